@@ -1,0 +1,142 @@
+// The model graph: typed operators over values with symbolic shapes.
+//
+// Composite operators (embedding, linear, RMS norm, ...) say what a model means; primitive ones say how to compute it.
+// `decompose` rewrites the composites that a backend does not take natively. Weights are names of checkpoint tensors:
+// no weight data is in the graph.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "diffulex_edge/dtype.h"
+
+namespace diffulex_edge {
+
+enum class Op {
+  // Sources.
+  kInput,      // a method's argument
+  kWeight,     // WeightAttributes: a checkpoint tensor
+  kConstant,   // ConstantAttributes: small computed data, float32
+  kPositions,  // (ids [1, seq]) -> 0, 1, ..., seq-1 as float32 [seq]
+  // Composites; D = head_dim, H = query heads, K = key/value heads.
+  kEmbedding,        // (weight [V, C], ids [1, seq]) -> [1, seq, C]
+  kLinear,           // (x [..., in], weight [out, in], bias [out]?) -> [..., out]
+  kRmsNorm,          // (x [..., C], weight [C]) -> x / sqrt(mean(x^2) + epsilon) * weight over the last dimension
+  kRope,             // (x [seq, heads, D], cos [seq, 1, D], signed_sin [seq, 1, D]) -> x*cos + swap_halves(x)*signed_sin
+  kAttention,        // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [seq, seq]?) -> [1, seq, H*D]
+  kSwiGlu,           // (gate, up) -> gate * sigmoid(gate) * up
+  kBlockCausalMask,  // (positions [seq]) -> [seq, seq]: 0 where floor(j/block) <= floor(i/block), else very negative
+  // Primitives.
+  kAdd,  // with NumPy broadcasting, as are kSubtract and kMultiply
+  kSubtract,
+  kMultiply,
+  kNegate,
+  kSquare,
+  kReciprocalSquareRoot,
+  kSigmoid,
+  kSin,
+  kCos,
+  kFloor,
+  kClamp,       // ClampAttributes
+  kReduceMean,  // over the last dimension, which stays with size 1
+  kSoftmax,     // over the last dimension
+  kMatMul,      // MatMulAttributes; leading dimensions broadcast
+  kReshape,     // ShapeAttributes; at most one sequence dimension
+  kTranspose,   // AxesAttributes: the permutation
+  kSlice,       // SliceAttributes
+  kConcat,      // AxesAttributes: one axis
+  kGather,      // (table [V, C], ids [1, seq]) -> [1, seq, C]
+};
+
+std::string_view to_string(Op op);
+bool is_composite(Op op);
+
+struct NoAttributes {};
+struct WeightAttributes {
+  std::string tensor;  // its name in the checkpoint
+};
+struct ConstantAttributes {
+  std::vector<float> values;  // row-major
+};
+struct RmsNormAttributes {
+  float epsilon = 0.0F;
+};
+struct AttentionAttributes {
+  float scale = 1.0F;  // applied to q
+};
+struct BlockCausalMaskAttributes {
+  std::int64_t block_length = 1;
+};
+struct ClampAttributes {
+  float min = 0.0F;
+  float max = 0.0F;
+};
+struct MatMulAttributes {
+  bool transpose_b = false;  // b is [..., n, k] instead of [..., k, n]
+};
+struct ShapeAttributes {
+  Shape shape;
+};
+struct AxesAttributes {
+  std::vector<std::int64_t> axes;
+};
+struct SliceAttributes {
+  std::int64_t axis = 0;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+using Attributes =
+    std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes, AttentionAttributes,
+                 BlockCausalMaskAttributes, ClampAttributes, MatMulAttributes, ShapeAttributes, AxesAttributes,
+                 SliceAttributes>;
+
+using ValueId = std::int32_t;  // the index of the node that makes the value
+
+// One operator and the one value that it makes.
+struct Node {
+  Op op = Op::kInput;
+  std::string name;  // a layer's canonical name ("layers.3.q_proj") or empty
+  std::vector<ValueId> inputs;
+  Attributes attributes;
+  DType dtype = DType::kF32;
+  Shape shape;
+};
+
+// Nodes in topological order: a node's inputs come before it.
+class Graph {
+ public:
+  ValueId input(std::string name, DType dtype, Shape shape);
+  ValueId weight(std::string tensor, Shape shape);
+  ValueId constant(std::vector<float> values, Shape shape);
+  // Infers dtype and shape. Throws Error{kInternal} where inputs or attributes do not fit the operator.
+  ValueId add(Op op, std::vector<ValueId> inputs, Attributes attributes = {}, std::string name = {});
+  void set_output(ValueId value, std::string name);
+
+  const std::vector<Node>& nodes() const { return nodes_; }
+  const Node& node(ValueId value) const { return nodes_.at(static_cast<std::size_t>(value)); }
+  const Shape& shape(ValueId value) const { return node(value).shape; }
+  ValueId output() const { return output_; }
+  const std::string& output_name() const { return output_name_; }
+
+ private:
+  ValueId append(Node node);
+
+  std::vector<Node> nodes_;
+  ValueId output_ = -1;
+  std::string output_name_;
+};
+
+// Rewrites every composite operator for which `keep` is false into primitives. Values that nothing uses any more are
+// left out.
+Graph decompose(const Graph& graph, const std::function<bool(Op)>& keep);
+
+// What a masked attention score gets added; exp() of it is 0 beside any other score, and it is finite in float32.
+inline constexpr float kMaskedScore = -1e9F;
+
+}  // namespace diffulex_edge

@@ -1,0 +1,93 @@
+// From a Hugging Face model folder to a graph.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "diffulex_edge/checkpoint.h"
+#include "diffulex_edge/graph.h"
+
+namespace diffulex_edge {
+
+// Rotary position embedding: inverse frequencies theta^(-2i/head_dim), scaled as `type` says.
+struct RopeConfig {
+  enum class Type { kDefault, kLinear, kLlama3, kYarn };
+
+  double theta = 10000.0;
+  Type type = Type::kDefault;
+  double factor = 1.0;
+  std::int64_t original_max_positions = 0;
+  double low_freq_factor = 1.0;   // llama3
+  double high_freq_factor = 4.0;  // llama3
+  double beta_fast = 32.0;        // yarn
+  double beta_slow = 1.0;         // yarn
+  bool truncate = true;           // yarn
+  double attention_factor = 1.0;  // yarn: multiplies cos and sin
+};
+
+// head_dim / 2 inverse frequencies, in radians per position. Formulas: docs/ARCHITECTURE.md, "RoPE".
+std::vector<float> rope_inverse_frequencies(const RopeConfig& rope, std::int64_t head_dim);
+
+// What a decoder's configuration means, whichever family spells it.
+struct ModelConfig {
+  std::string family;        // "llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"
+  std::string architecture;  // as in config.json, such as "LLaDAModelLM"
+  std::int64_t hidden_size = 0;
+  std::int64_t num_layers = 0;
+  std::int64_t num_heads = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t intermediate_size = 0;
+  std::int64_t vocab_size = 0;  // rows of the embedding and width of the logits
+  std::int64_t max_positions = 0;
+  double rms_norm_eps = 1e-6;
+  bool qkv_bias = false;
+  bool attention_output_bias = false;
+  bool mlp_bias = false;
+  bool head_bias = false;
+  bool qk_norm = false;  // RMS norm of each query and key head
+  bool tie_word_embeddings = false;
+  std::int64_t block_length = 0;  // 0: bidirectional; B: position i sees j where floor(j/B) <= floor(i/B)
+  std::optional<std::int64_t> mask_token_id;
+  RopeConfig rope;
+};
+
+struct ModelOptions {
+  // The longest input, in tokens. Default: max_positions, at most 1024.
+  std::optional<std::int64_t> seq_len;
+  // Overrides the configuration's block length; 0 makes the model fully bidirectional.
+  std::optional<std::int64_t> block_length;
+  // config.json keys that this library does not know and the caller declares harmless.
+  std::vector<std::string> ignored_config_keys;
+};
+
+// What `diffulex-edge quantize` noted in config.json: the defaults for exporting that checkpoint.
+struct StoredQuantization {
+  std::string dtype;
+  std::string mode;
+  std::int64_t group_size = 0;
+};
+
+// A model ready to quantize and export: `forward(input_ids int64 [1, seq]) -> logits float32 [1, seq, vocab]`.
+struct Model {
+  std::filesystem::path path;
+  ModelConfig config;
+  std::int64_t seq_len = 0;
+  Graph graph;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::optional<StoredQuantization> stored_quantization;
+  std::vector<std::string> warnings;
+};
+
+// Reads config.json. Throws Error{kBadFile} for missing or contradictory keys and Error{kUnsupported} for another
+// architecture or a key that changes the mathematics in a way that is not covered, unknown keys included.
+ModelConfig read_model_config(const std::filesystem::path& folder, const ModelOptions& options = {});
+
+// Reads the folder's config.json and checkpoint, checks every weight's shape and builds the graph.
+Model load_model(const std::filesystem::path& folder, const ModelOptions& options = {});
+
+}  // namespace diffulex_edge

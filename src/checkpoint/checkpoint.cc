@@ -1,0 +1,123 @@
+// A model's folder as one set of tensors.
+
+#include "diffulex_edge/checkpoint.h"
+
+#include <utility>
+
+#include "core/json.h"
+#include "core/mapped_file.h"
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxIndexBytes = 64U << 20U;
+
+// The shard of each tensor, from model.safetensors.index.json.
+std::map<std::string, std::string> read_index(const fs::path& path) {
+  const nlohmann::json index = read_json_file(path, kMaxIndexBytes);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    throw Error(ErrorCode::kBadFile, path.string(), "has no object \"weight_map\"");
+  }
+  std::map<std::string, std::string> shards;
+  for (const auto& [tensor, shard] : index["weight_map"].items()) {
+    if (!shard.is_string()) {
+      throw Error(ErrorCode::kBadFile, path.string(), "the shard of '" + tensor + "' is not a string");
+    }
+    const auto name = shard.get<std::string>();
+    if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos || name == "..") {
+      throw Error(ErrorCode::kBadFile, path.string(), "the shard '" + name + "' is not the name of a file in this folder");
+    }
+    shards[tensor] = name;
+  }
+  return shards;
+}
+
+[[noreturn]] void fail_without_weights(const fs::path& folder) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string extension = entry.path().extension().string();
+    if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
+      throw Error(ErrorCode::kBadFile, folder.string(), "has no model.safetensors, but " +
+                                                            entry.path().filename().string(),
+                  "pickled weights are not read: convert them to safetensors");
+    }
+  }
+  throw Error(ErrorCode::kBadFile, folder.string(), "has no model.safetensors and no model.safetensors.index.json");
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(const fs::path& path) : path_(path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    throw Error(ErrorCode::kBadFile, path.string(), "no such file or folder");
+  }
+  if (!fs::is_directory(status)) {
+    add(SafetensorsFile(path));
+    return;
+  }
+  if (fs::exists(path / "model.safetensors", error)) {
+    add(SafetensorsFile(path / "model.safetensors"));
+    return;
+  }
+  const fs::path index_path = path / "model.safetensors.index.json";
+  if (!fs::exists(index_path, error)) {
+    fail_without_weights(path);
+  }
+  const auto index = read_index(index_path);
+  std::map<std::string, bool> shards;
+  for (const auto& [tensor, shard] : index) {
+    shards[shard] = true;
+  }
+  for (const auto& [shard, used] : shards) {
+    if (!fs::exists(path / shard, error)) {
+      throw Error(ErrorCode::kBadFile, (path / shard).string(), "the index names this shard, but it is missing",
+                  "download it again");
+    }
+    add(SafetensorsFile(path / shard));
+  }
+  for (const auto& [tensor, shard] : index) {
+    const TensorView* view = find(tensor);
+    if (view == nullptr || view->file->path().filename() != shard) {
+      throw Error(ErrorCode::kBadFile, (path / shard).string(),
+                  "lacks tensor '" + tensor + "', which the index places there", "download it again");
+    }
+  }
+}
+
+void Checkpoint::add(SafetensorsFile file) {
+  for (const TensorView& view : file.tensors()) {
+    const auto [position, inserted] = tensors_.emplace(view.name, view);
+    if (!inserted) {
+      throw Error(ErrorCode::kBadFile, view.where(),
+                  "is also in " + position->second.file->path().filename().string());
+    }
+  }
+  files_.push_back(std::move(file));
+}
+
+const TensorView* Checkpoint::find(std::string_view name) const {
+  const auto position = tensors_.find(name);
+  return position == tensors_.end() ? nullptr : &position->second;
+}
+
+const TensorView& Checkpoint::at(std::string_view name) const {
+  const TensorView* view = find(name);
+  if (view == nullptr) {
+    throw Error(ErrorCode::kBadFile, path_.string(), "the checkpoint has no tensor '" + std::string(name) + "'");
+  }
+  return *view;
+}
+
+std::int64_t Checkpoint::total_bytes() const {
+  std::int64_t total = 0;
+  for (const auto& [name, view] : tensors_) {
+    total += static_cast<std::int64_t>(view.bytes.size());
+  }
+  return total;
+}
+
+}  // namespace diffulex_edge

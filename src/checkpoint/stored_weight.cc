@@ -1,0 +1,90 @@
+#include "checkpoint/stored_weight.h"
+
+#include <optional>
+#include <string>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+namespace {
+
+std::string shape_text(const TensorView& view) { return to_string(static_shape(view.shape)); }
+
+[[noreturn]] void fail_scales(const TensorView& scales, const TensorView& values) {
+  throw Error(ErrorCode::kBadFile, scales.where(),
+              "its type " + std::string(to_string(scales.dtype)) + " and shape " + shape_text(scales) +
+                  " do not fit the weight of shape " + shape_text(values));
+}
+
+void describe_int8(StoredWeight& weight) {
+  if (weight.scales->dtype != DType::kF32 || weight.scales->shape != std::vector{weight.rows}) {
+    fail_scales(*weight.scales, *weight.values);
+  }
+  weight.format = int8_per_channel();
+}
+
+void describe_int4(StoredWeight& weight) {
+  const TensorView& scales = *weight.scales;
+  weight.columns *= 2;
+  if (scales.dtype == DType::kF32 && scales.shape == std::vector{weight.rows}) {
+    weight.format = int4_per_channel();
+    return;
+  }
+  const bool shaped = scales.dtype == DType::kBF16 && scales.shape.size() == 2 && scales.shape[0] == weight.rows &&
+                      scales.shape[1] > 0 && weight.columns % scales.shape[1] == 0;
+  const std::int64_t group_size = shaped ? weight.columns / scales.shape[1] : 0;
+  if (group_size != 32 && group_size != 64 && group_size != 128 && group_size != 256) {
+    fail_scales(scales, *weight.values);
+  }
+  weight.format = int4_groups(group_size, ElementType::kBF16);
+}
+
+std::optional<ElementType> float_element(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return ElementType::kF32;
+    case DType::kF16:
+      return ElementType::kF16;
+    case DType::kBF16:
+      return ElementType::kBF16;
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
+std::int64_t StoredWeight::source_bytes() const {
+  return static_cast<std::int64_t>(values->bytes.size() + (scales != nullptr ? scales->bytes.size() : 0));
+}
+
+StoredWeight find_stored_weight(const Checkpoint& checkpoint, std::string_view name) {
+  const TensorView& values = checkpoint.at(name);
+  if (values.shape.empty() || values.shape.size() > 2 || values.bytes.empty()) {
+    throw Error(ErrorCode::kBadFile, values.where(),
+                "has the shape " + shape_text(values) + "; a weight has one or two dimensions and is not empty");
+  }
+  StoredWeight weight{.values = &values};
+  weight.rows = values.shape.size() == 2 ? values.shape[0] : 1;
+  weight.columns = values.shape.back();
+  if (const auto element = float_element(values.dtype)) {
+    weight.format = float_format(*element);
+    return weight;
+  }
+  const bool packed = values.dtype == DType::kI8 || values.dtype == DType::kU8;
+  weight.scales = packed ? checkpoint.find(std::string(name) + "_scale") : nullptr;
+  if (!packed || weight.scales == nullptr || values.shape.size() != 2) {
+    throw Error(ErrorCode::kBadFile, values.where(),
+                "is of type " + std::string(to_string(values.dtype)) +
+                    (packed ? " but has no '" + std::string(name) + "_scale'" : std::string()),
+                "weights are F32, F16 or BF16, or written by `diffulex-edge quantize`");
+  }
+  if (values.dtype == DType::kI8) {
+    describe_int8(weight);
+  } else {
+    describe_int4(weight);
+  }
+  return weight;
+}
+
+}  // namespace diffulex_edge

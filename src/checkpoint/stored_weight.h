@@ -1,0 +1,29 @@
+// A weight as a checkpoint stores it: plain floats, or our own quantized layout.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "diffulex_edge/checkpoint.h"
+#include "diffulex_edge/weight_format.h"
+
+namespace diffulex_edge {
+
+// The stored layout of `diffulex-edge quantize`, for a weight named NAME:
+//   INT8  NAME int8 [rows, columns],      NAME_scale float32 [rows]
+//   INT4  NAME uint8 [rows, columns / 2], NAME_scale bfloat16 [rows, columns / group] or float32 [rows]
+struct StoredWeight {
+  const TensorView* values = nullptr;
+  const TensorView* scales = nullptr;  // nullptr for floats
+  WeightFormat format;
+  std::int64_t rows = 1;  // 1 for vectors
+  std::int64_t columns = 0;
+
+  std::int64_t source_bytes() const;
+};
+
+// Throws Error{kBadFile} where the tensor is absent, of another type, or of more than two dimensions, or where its
+// scales are missing or of a shape that does not fit.
+StoredWeight find_stored_weight(const Checkpoint& checkpoint, std::string_view name);
+
+}  // namespace diffulex_edge

@@ -1,0 +1,62 @@
+#include "diffulex_edge/error.h"
+
+#include <utility>
+
+namespace diffulex_edge {
+namespace {
+
+// Names from a hostile file end up in messages: keep each message on one line and of bounded length.
+std::string printable(std::string_view text) {
+  constexpr std::size_t kMaxLength = 300;
+  std::string result;
+  for (const char c : text.substr(0, kMaxLength)) {
+    const auto byte = static_cast<unsigned char>(c);
+    result += byte < 0x20 || byte == 0x7f ? '?' : c;
+  }
+  if (text.size() > kMaxLength) {
+    result += "...";
+  }
+  return result;
+}
+
+std::string compose(const std::string& where, const std::string& what, const std::string& advice) {
+  std::string message;
+  if (!where.empty()) {
+    message += printable(where) + ": ";
+  }
+  message += printable(what);
+  if (!advice.empty()) {
+    message += " (" + printable(advice) + ")";
+  }
+  return message;
+}
+
+}  // namespace
+
+std::string_view to_string(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return "InvalidArgument";
+    case ErrorCode::kBadFile:
+      return "BadFile";
+    case ErrorCode::kUnsupported:
+      return "Unsupported";
+    case ErrorCode::kIo:
+      return "Io";
+    case ErrorCode::kOutOfMemory:
+      return "OutOfMemory";
+    case ErrorCode::kCancelled:
+      return "Cancelled";
+    case ErrorCode::kInternal:
+      break;
+  }
+  return "Internal";
+}
+
+Error::Error(ErrorCode code, std::string where, std::string what, std::string advice)
+    : std::runtime_error(compose(where, what, advice)),
+      code_(code),
+      where_(std::move(where)),
+      advice_(std::move(advice)) {}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,49 @@
+#include "core/json.h"
+
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/mapped_file.h"
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+
+std::string json_error_text(const nlohmann::json::exception& error) {
+  const std::string_view text = error.what();
+  const std::size_t end = text.find("] ");
+  return std::string(end == std::string_view::npos ? text : text.substr(end + 2));
+}
+
+nlohmann::json read_json_file(const std::filesystem::path& path, std::size_t max_bytes) {
+  constexpr int kMaxDepth = 64;
+  const MappedFile file(path);
+  if (file.bytes().size() > max_bytes) {
+    throw Error(ErrorCode::kBadFile, path.string(),
+                std::to_string(file.bytes().size()) + " bytes are more than such a file may have (" +
+                    std::to_string(max_bytes) + ")");
+  }
+  std::vector<std::set<std::string>> keys;
+  const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
+    if (depth > kMaxDepth) {
+      throw Error(ErrorCode::kBadFile, path.string(), "the JSON is nested deeper than " + std::to_string(kMaxDepth));
+    }
+    if (event == nlohmann::json::parse_event_t::object_start) {
+      keys.emplace_back();
+    } else if (event == nlohmann::json::parse_event_t::object_end) {
+      keys.pop_back();
+    } else if (event == nlohmann::json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
+      throw Error(ErrorCode::kBadFile, path.string(), "the key '" + value.get<std::string>() + "' appears twice");
+    }
+    return true;
+  };
+  const auto* begin = reinterpret_cast<const char*>(file.bytes().data());
+  try {
+    return nlohmann::json::parse(begin, begin + file.bytes().size(), check);
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(ErrorCode::kBadFile, path.string(), "not valid JSON: " + json_error_text(error));
+  }
+}
+
+}  // namespace diffulex_edge

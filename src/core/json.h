@@ -1,0 +1,16 @@
+// Reading JSON files from strangers: bounded in size and depth, duplicate keys refused.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+namespace diffulex_edge {
+
+// Throws Error{kBadFile} naming the file: missing, over `max_bytes`, not JSON (with the position), nested deeper than
+// 64, or with a key twice in one object.
+nlohmann::json read_json_file(const std::filesystem::path& path, std::size_t max_bytes);
+
+// nlohmann's message without its "[json.exception...]" prefix.
+std::string json_error_text(const nlohmann::json::exception& error);
+
+}  // namespace diffulex_edge

@@ -1,0 +1,39 @@
+// An output file that appears under its name only when complete.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+namespace diffulex_edge {
+
+// Bytes go to an unnamed file in the target's folder (where the file system can do that: then even SIGKILL leaves
+// nothing behind) or to a hidden temporary file beside it. `commit` gives it its name in one step; without it the
+// destructor removes all traces and an older file of that name stays as it was.
+// All errors are Error{kIo} and name the target.
+class OutputFile {
+ public:
+  // `size` is reserved on disk at once, so that a full disk shows before any work is done.
+  OutputFile(const std::filesystem::path& target, std::int64_t size);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+  OutputFile(OutputFile&&) = delete;
+  OutputFile& operator=(OutputFile&&) = delete;
+
+  // May be called from several threads at once, for ranges that do not overlap, inside the reserved size.
+  void write(std::int64_t offset, std::span<const std::byte> bytes);
+  void commit();
+
+ private:
+  [[noreturn]] void fail(const char* action, int error_number) const;
+  void open_named();
+
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;  // empty while the file has no name
+  int descriptor_ = -1;
+  std::int64_t size_;
+};
+
+}  // namespace diffulex_edge

@@ -1,0 +1,17 @@
+#include "core/process_memory.h"
+
+#include <sys/resource.h>
+
+namespace diffulex_edge {
+
+std::int64_t peak_rss_bytes() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+  return static_cast<std::int64_t>(usage.ru_maxrss);
+#else
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+#endif
+}
+
+}  // namespace diffulex_edge

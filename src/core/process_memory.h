@@ -1,0 +1,11 @@
+// What the system says about this process's memory.
+#pragma once
+
+#include <cstdint>
+
+namespace diffulex_edge {
+
+// The largest resident set size so far, in bytes (getrusage).
+std::int64_t peak_rss_bytes();
+
+}  // namespace diffulex_edge

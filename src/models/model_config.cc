@@ -1,0 +1,118 @@
+// config.json to ModelConfig: finds the architecture, reads its keys, checks that they fit together.
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "core/json.h"
+#include "diffulex_edge/error.h"
+#include "models/architecture.h"
+#include "models/parsed_config.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::size_t kMaxConfigBytes = 16U << 20U;
+
+const Architecture& find_architecture(ConfigReader& reader) {
+  const std::string model_type = reader.text("model_type").value_or("");
+  if (model_type.empty()) {
+    reader.fail("model_type", "is missing");
+  }
+  const nlohmann::json* listed = reader.value("architectures");
+  if (listed != nullptr && (!listed->is_array() || listed->empty())) {
+    reader.fail("architectures", "is " + listed->dump() + ", not a list of names");
+  }
+  std::string supported;
+  for (const Architecture& candidate : architectures()) {
+    if (candidate.model_type == model_type) {
+      if (listed != nullptr && std::ranges::find(*listed, candidate.architecture) == listed->end()) {
+        reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type +
+                                                     "\" only " + std::string(candidate.architecture) +
+                                                     " is supported");
+      }
+      return candidate;
+    }
+    supported += (supported.empty() ? "" : ", ") + std::string(candidate.model_type);
+  }
+  reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + supported);
+}
+
+// Keys of transformers' PretrainedConfig and of generation that have no part in the forward pass.
+void ignore_bookkeeping(ConfigReader& reader) {
+  reader.ignore({"architectures", "model_type", "auto_map", "torch_dtype", "dtype", "transformers_version",
+                 "initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id",
+                 "bos_token", "eos_token", "name_or_path", "return_dict", "output_hidden_states", "output_attentions",
+                 "torchscript", "use_bfloat16", "is_encoder_decoder", "is_decoder", "tokenizer_class", "task_specific_params",
+                 "finetuning_task", "id2label", "label2id", "problem_type", "chunk_size_feed_forward", "pruned_heads",
+                 "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "attn_implementation",
+                 "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty",
+                 "num_beams", "num_return_sequences", "use_flash_attention_2", "unsloth_fixed", "unsloth_version"});
+}
+
+std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
+  auto quantization = reader.object("quantization_config");
+  if (!quantization) {
+    return std::nullopt;
+  }
+  const std::string method = quantization->text("quant_method").value_or("");
+  if (method != "diffulex_edge") {
+    reader.fail_unsupported("quantization_config", "has the quant_method \"" + method +
+                                                       "\"; start from the unquantized checkpoint, or from one "
+                                                       "that `diffulex-edge quantize` wrote");
+  }
+  return StoredQuantization{.dtype = quantization->text("dtype").value_or(""),
+                            .mode = quantization->text("mode").value_or("weight_only"),
+                            .group_size = quantization->integer("group_size").value_or(0)};
+}
+
+void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
+  if (config.num_heads % config.num_kv_heads != 0) {
+    throw Error(ErrorCode::kBadFile, reader.where(),
+                std::to_string(config.num_heads) + " attention heads are not a multiple of " +
+                    std::to_string(config.num_kv_heads) + " key/value heads");
+  }
+  if (config.head_dim < 2 || config.head_dim % 2 != 0) {
+    throw Error(ErrorCode::kBadFile, reader.where(),
+                "the head dimension " + std::to_string(config.head_dim) + " is not even, as rotary embedding needs it");
+  }
+}
+
+}  // namespace
+
+std::span<const Architecture> architectures() {
+  static const std::array kAll = {llada(), dream(), sdar(), fast_dllm_v2(), llama(), qwen2(), qwen3()};
+  return kAll;
+}
+
+ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOptions& options) {
+  if (!std::filesystem::is_directory(folder)) {
+    throw Error(ErrorCode::kBadFile, folder.string(), "is not a folder",
+                "name a model folder with config.json and safetensors files");
+  }
+  const std::filesystem::path path = folder / "config.json";
+  ConfigReader reader(read_json_file(path, kMaxConfigBytes), path.string());
+  const Architecture& architecture = find_architecture(reader);
+  ParsedConfig parsed{.config = architecture.read_config(reader), .names = architecture.names()};
+  parsed.config.family = architecture.family;
+  parsed.config.architecture = architecture.architecture;
+  parsed.quantization = read_quantization(reader);
+  ignore_bookkeeping(reader);
+  reader.ignore(options.ignored_config_keys);
+  reader.finish();
+  check_consistency(reader, parsed.config);
+  if (options.block_length) {
+    if (*options.block_length < 0) {
+      throw Error(ErrorCode::kInvalidArgument, "block length",
+                  std::to_string(*options.block_length) + " is negative", "0 makes the model bidirectional");
+    }
+    parsed.config.block_length = *options.block_length;
+  }
+  return parsed;
+}
+
+ModelConfig read_model_config(const std::filesystem::path& folder, const ModelOptions& options) {
+  return parse_config(folder, options).config;
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,33 @@
+// SDAR (SDARForCausalLM, JetLM/SDAR-*-Chat): Qwen3's arithmetic with a block-causal mask. Published configurations have
+// no block length (training ones say "block_size"); its sampler's default is 4.
+
+#include "models/architecture.h"
+
+namespace diffulex_edge {
+namespace {
+
+ModelConfig read_config(ConfigReader& reader) {
+  ModelConfig config = read_transformers_config(reader, 32);
+  config.head_dim = reader.size("head_dim").value_or(128);
+  config.qkv_bias = reader.boolean("attention_bias").value_or(false);
+  config.attention_output_bias = config.qkv_bias;
+  config.qk_norm = true;
+  const auto block_size = reader.size("block_size");
+  config.block_length = reader.size("block_length").value_or(block_size.value_or(4));
+  if (block_size && *block_size != config.block_length) {
+    reader.fail("block_size", "is " + std::to_string(*block_size) + ", block_length " +
+                                  std::to_string(config.block_length) + ": they contradict each other");
+  }
+  reader.ignore({"attn_implementation", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep", "debug",
+                 "ep_size"});
+  return config;
+}
+
+}  // namespace
+
+Architecture sdar() {
+  return {.family = "sdar", .model_type = "sdar", .architecture = "SDARForCausalLM", .read_config = read_config,
+          .names = transformers_names};
+}
+
+}  // namespace diffulex_edge

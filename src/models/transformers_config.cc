@@ -1,0 +1,59 @@
+// What transformers' Llama, Qwen2 and Qwen3 and the diffusion models derived from them share.
+
+#include "models/architecture.h"
+
+namespace diffulex_edge {
+
+DecoderNames transformers_names() {
+  return {.embedding = "model.embed_tokens",
+          .norm = "model.norm",
+          .head = "lm_head",
+          .layer = [](std::int64_t layer) {
+            const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+            return LayerNames{.input_norm = prefix + "input_layernorm",
+                              .q_proj = prefix + "self_attn.q_proj",
+                              .k_proj = prefix + "self_attn.k_proj",
+                              .v_proj = prefix + "self_attn.v_proj",
+                              .o_proj = prefix + "self_attn.o_proj",
+                              .q_norm = prefix + "self_attn.q_norm",
+                              .k_norm = prefix + "self_attn.k_norm",
+                              .post_attention_norm = prefix + "post_attention_layernorm",
+                              .gate_proj = prefix + "mlp.gate_proj",
+                              .up_proj = prefix + "mlp.up_proj",
+                              .down_proj = prefix + "mlp.down_proj"};
+          }};
+}
+
+ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_kv_heads) {
+  ModelConfig config;
+  config.hidden_size = reader.require_size("hidden_size");
+  config.intermediate_size = reader.require_size("intermediate_size");
+  config.num_layers = reader.require_size("num_hidden_layers");
+  config.num_heads = reader.require_size("num_attention_heads");
+  config.vocab_size = reader.require_size("vocab_size");
+  const bool kv_heads_absent = !reader.has("num_key_value_heads") && !reader.is_null("num_key_value_heads");
+  config.num_kv_heads = reader.size("num_key_value_heads")
+                            .value_or(kv_heads_absent && default_kv_heads > 0 ? default_kv_heads : config.num_heads);
+  config.head_dim = config.hidden_size / config.num_heads;
+  config.max_positions = reader.size("max_position_embeddings").value_or(32768);
+  config.rms_norm_eps = reader.positive("rms_norm_eps", 1e-6);
+  config.rope = read_rope(reader, config.max_positions);
+  config.tie_word_embeddings = reader.boolean("tie_word_embeddings").value_or(false);
+  config.mask_token_id = reader.integer("mask_token_id");
+
+  reader.expect("hidden_act", "silu");
+  reader.expect("use_sliding_window", false);
+  reader.expect("use_mrope", false);
+  reader.expect("partial_rotary_factor", 1.0);
+  if (const nlohmann::json* layer_types = reader.value("layer_types")) {
+    for (const nlohmann::json& type : *layer_types) {
+      if (type != "full_attention") {
+        reader.fail_unsupported("layer_types", "has " + type.dump() + "; supported is \"full_attention\"");
+      }
+    }
+  }
+  reader.ignore({"pretraining_tp", "sliding_window", "max_window_layers", "attention_dropout"});
+  return config;
+}
+
+}  // namespace diffulex_edge

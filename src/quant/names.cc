@@ -1,0 +1,66 @@
+// Spellings of the quantization enumerations.
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/quantization.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::array kDtypes = {
+    std::pair{QuantizationDtype::FP32, std::string_view("fp32")},
+    std::pair{QuantizationDtype::FP16, std::string_view("fp16")},
+    std::pair{QuantizationDtype::INT8, std::string_view("int8")},
+    std::pair{QuantizationDtype::INT4, std::string_view("int4")},
+};
+constexpr std::array kModes = {
+    std::pair{QuantizationMode::DYNAMIC, std::string_view("dynamic")},
+    std::pair{QuantizationMode::STATIC, std::string_view("static")},
+    std::pair{QuantizationMode::WEIGHT_ONLY, std::string_view("weight_only")},
+};
+
+template <typename Table, typename Enum>
+std::string_view name_of(const Table& table, Enum value) {
+  return std::ranges::find(table, value, [](const auto& entry) { return entry.first; })->second;
+}
+
+template <typename Table>
+auto value_of(const Table& table, std::string_view text, const std::string& what) {
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::string choices;
+  for (const auto& [value, name] : table) {
+    if (name == lower) {
+      return value;
+    }
+    choices += (choices.empty() ? "" : ", ") + std::string(name);
+  }
+  throw Error(ErrorCode::kInvalidArgument, what, "'" + std::string(text) + "' is not one of " + choices);
+}
+
+}  // namespace
+
+std::string_view to_string(QuantizationDtype dtype) { return name_of(kDtypes, dtype); }
+std::string_view to_string(QuantizationMode mode) { return name_of(kModes, mode); }
+QuantizationDtype parse_quantization_dtype(std::string_view text) { return value_of(kDtypes, text, "dtype"); }
+QuantizationMode parse_quantization_mode(std::string_view text) { return value_of(kModes, text, "mode"); }
+
+std::string_view to_string(LayerRole role) {
+  switch (role) {
+    case LayerRole::kLinear:
+      return "linear";
+    case LayerRole::kEmbedding:
+      return "embedding";
+    case LayerRole::kNorm:
+      return "norm";
+    case LayerRole::kBias:
+      return "bias";
+  }
+  throw Error(ErrorCode::kInternal, {}, "unknown layer role");
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,212 @@
+#include "quant/planner.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <map>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include "checkpoint/stored_weight.h"
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::array<std::int64_t, 4> kGroupSizes = {32, 64, 128, 256};
+constexpr double kMebibyte = 1024.0 * 1024.0;
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::ranges::transform(result, result.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
+bool matches(const std::vector<std::string>& patterns, const LayerPlan& layer) {
+  return std::ranges::any_of(patterns, [&](const std::string& pattern) {
+    const std::string wanted = lower(pattern);
+    return !wanted.empty() && (lower(layer.layer).find(wanted) != std::string::npos ||
+                               lower(layer.tensor).find(wanted) != std::string::npos);
+  });
+}
+
+void check_config(const QuantizationConfig& config) {
+  if (config.group_size != 0 && std::ranges::find(kGroupSizes, config.group_size) == kGroupSizes.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "group size",
+                std::to_string(config.group_size) + " is not one of 32, 64, 128, 256, or 0 for one scale per channel");
+  }
+  if (config.mode == QuantizationMode::STATIC) {
+    throw Error(ErrorCode::kUnsupported, "mode static",
+                "needs activation scales from calibration, which this version does not make",
+                "use weight_only or dynamic");
+  }
+}
+
+class Planner {
+ public:
+  Planner(const Model& model, const QuantizationConfig& config) : model_(model), config_(config) {
+    result_.plan.config = config;
+  }
+
+  QuantizationResult run() {
+    for (const Node& node : model_.graph.nodes()) {
+      for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+        const Node& input = model_.graph.node(node.inputs[i]);
+        if (input.op == Op::kWeight) {
+          result_.plan.layers.push_back(plan_layer(node, i, std::get<WeightAttributes>(input.attributes).tensor));
+        }
+      }
+    }
+    warn_about_unused_patterns();
+    sum_up();
+    return std::move(result_);
+  }
+
+ private:
+  LayerPlan plan_layer(const Node& node, std::size_t input, const std::string& tensor) {
+    const StoredWeight stored = find_stored_weight(*model_.checkpoint, tensor);
+    LayerPlan layer{.layer = node.name, .tensor = tensor, .rows = stored.rows, .columns = stored.columns,
+                    .source = stored.format};
+    layer.role = role_of(node, input);
+    if (layer.role == LayerRole::kNorm || layer.role == LayerRole::kBias) {
+      layer.format = float_format(ElementType::kF32);
+      return layer;
+    }
+    layer.dtype = choose_dtype(layer);
+    layer.format = choose_format(layer);
+    if (layer.source.is_quantized()) {
+      keep_stored_format(layer);
+    }
+    return layer;
+  }
+
+  static LayerRole role_of(const Node& node, std::size_t input) {
+    switch (node.op) {
+      case Op::kEmbedding:
+        return LayerRole::kEmbedding;
+      case Op::kRmsNorm:
+        return LayerRole::kNorm;
+      case Op::kLinear:
+        return input == 1 ? LayerRole::kLinear : LayerRole::kBias;
+      default:
+        throw Error(ErrorCode::kInternal, std::string(to_string(node.op)), "has a weight that no plan covers");
+    }
+  }
+
+  QuantizationDtype choose_dtype(LayerPlan& layer) const {
+    const bool is_head = layer.layer == "lm_head";
+    const auto& chosen = layer.role == LayerRole::kEmbedding ? config_.embedding_dtype
+                         : is_head                           ? config_.head_dtype
+                                                             : std::optional<QuantizationDtype>();
+    if (chosen) {
+      return *chosen;
+    }
+    layer.excluded = matches(config_.exclude_layers, layer);
+    return layer.excluded ? QuantizationDtype::FP32 : config_.dtype;
+  }
+
+  WeightFormat choose_format(const LayerPlan& layer) {
+    switch (layer.dtype) {
+      case QuantizationDtype::FP32:
+        return float_format(ElementType::kF32);
+      case QuantizationDtype::FP16:
+        return float_format(ElementType::kF16);
+      case QuantizationDtype::INT8:
+        return int8_per_channel();
+      case QuantizationDtype::INT4:
+        return choose_int4(layer);
+    }
+    throw Error(ErrorCode::kInternal, layer.layer, "unknown dtype");
+  }
+
+  WeightFormat choose_int4(const LayerPlan& layer) {
+    if (config_.group_size == 0) {
+      return int4_per_channel();
+    }
+    for (auto size = kGroupSizes.rbegin(); size != kGroupSizes.rend(); ++size) {
+      if (*size > config_.group_size || layer.columns % *size != 0 || layer.source.is_quantized()) {
+        continue;
+      }
+      if (*size != config_.group_size && config_.strict_group_size) {
+        break;
+      }
+      if (*size != config_.group_size) {
+        result_.warnings.push_back(layer.layer + ": groups of " + std::to_string(config_.group_size) +
+                                   " do not divide its input of " + std::to_string(layer.columns) + "; it gets groups of " +
+                                   std::to_string(*size));
+      }
+      return int4_groups(*size, ElementType::kBF16);
+    }
+    if (layer.source.is_quantized()) {
+      return layer.source;
+    }
+    throw Error(ErrorCode::kInvalidArgument, layer.layer,
+                "groups of " + std::to_string(config_.group_size) + " do not divide its input of " +
+                    std::to_string(layer.columns) + (config_.strict_group_size ? "" : ", nor does a smaller group size"),
+                "exclude the layer, use INT8, or group size 0 for one scale per channel");
+  }
+
+  // A quantized checkpoint's integers are final: they go out as they are, or not at all.
+  void keep_stored_format(LayerPlan& layer) const {
+    const bool int8 = layer.source.element == ElementType::kI8;
+    const QuantizationDtype stored = int8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
+    const bool group_differs = !int8 && layer.dtype == stored && layer.source.granularity != layer.format.granularity;
+    if (layer.dtype != stored || group_differs) {
+      throw Error(ErrorCode::kInvalidArgument, layer.tensor,
+                  "the checkpoint already stores it as " + to_string(layer.source) + ", it can't become " +
+                      (group_differs ? to_string(layer.format) : std::string(to_string(layer.dtype))),
+                  "start from the unquantized checkpoint");
+    }
+    layer.format = layer.source;
+  }
+
+  void warn_about_unused_patterns() {
+    const QuantizationConfig defaults;
+    for (const std::string& pattern : config_.exclude_layers) {
+      const bool is_default =
+          std::ranges::find(defaults.exclude_layers, pattern) != defaults.exclude_layers.end();
+      const bool used = std::ranges::any_of(result_.plan.layers, [&](const LayerPlan& layer) {
+        return matches({pattern}, layer);
+      });
+      if (!used && !is_default) {
+        result_.warnings.push_back("exclude pattern '" + pattern + "' matches no layer");
+      }
+    }
+  }
+
+  void sum_up() {
+    std::set<std::string> seen;
+    for (const LayerPlan& layer : result_.plan.layers) {
+      if (seen.insert(layer.tensor).second) {
+        result_.parameters += layer.parameters();
+      }
+    }
+    result_.original_memory_mb = 4.0 * static_cast<double>(result_.parameters) / kMebibyte;
+    result_.quantized_memory_mb = static_cast<double>(planned_bytes(result_.plan)) / kMebibyte;
+  }
+
+  const Model& model_;
+  const QuantizationConfig& config_;
+  QuantizationResult result_;
+};
+
+}  // namespace
+
+QuantizationResult make_plan(const Model& model, const QuantizationConfig& config) {
+  check_config(config);
+  return Planner(model, config).run();
+}
+
+std::int64_t planned_bytes(const QuantizationPlan& plan) {
+  std::set<std::pair<std::string, std::string>> seen;
+  std::int64_t total = 0;
+  for (const LayerPlan& layer : plan.layers) {
+    if (seen.emplace(layer.tensor, to_string(layer.format)).second) {
+      total += layer.value_bytes() + layer.scale_bytes();
+    }
+  }
+  return total;
+}
+
+}  // namespace diffulex_edge
