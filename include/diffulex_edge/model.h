@@ -70,6 +70,9 @@ struct StoredQuantization {
   std::string dtype;
   std::string mode;
   std::int64_t group_size = 0;
+  std::vector<std::string> exclude_layers;
+  std::optional<std::string> embedding_dtype;
+  std::optional<std::string> head_dtype;
 };
 
 // A model ready to quantize and export: `forward(input_ids int64 [1, seq]) -> logits float32 [1, seq, vocab]`.

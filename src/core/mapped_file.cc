@@ -49,20 +49,19 @@ MappedFile::~MappedFile() {
   ::munmap(const_cast<std::byte*>(data_), size_);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
 }
 
-void MappedFile::will_need(std::span<const std::byte> range) const {
+namespace {
+
+void advise(std::span<const std::byte> range, int advice) {
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(range.data()) / page * page;
-  const auto end = reinterpret_cast<std::uintptr_t>(range.data()) + range.size();
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);  // NOLINT(performance-no-int-to-ptr)
+  const auto address = reinterpret_cast<std::uintptr_t>(range.data());
+  const std::uintptr_t begin = address / page * page;
+  ::madvise(reinterpret_cast<void*>(begin), address + range.size() - begin, advice);  // NOLINT(performance-no-int-to-ptr)
 }
 
-void MappedFile::release(std::span<const std::byte> range) const {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<std::uintptr_t>(range.data()) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<std::uintptr_t>(range.data()) + range.size()) / page * page;
-  if (begin < end) {
-    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // NOLINT(performance-no-int-to-ptr)
-  }
-}
+}  // namespace
+
+void MappedFile::will_need(std::span<const std::byte> range) const { advise(range, MADV_WILLNEED); }
+
+void MappedFile::release(std::span<const std::byte> range) const { advise(range, MADV_DONTNEED); }
 
 }  // namespace diffulex_edge

@@ -20,8 +20,8 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
-  // Asks the system to read ahead, or to drop the pages that lie wholly inside `range` from this process (they stay in
-  // the page cache and come back when touched). Hints: they change no result.
+  // Asks the system to read ahead, or to drop the pages that `range` touches from this process (they stay in the page
+  // cache and come back when touched again). Hints: they change no result.
   void will_need(std::span<const std::byte> range) const;
   void release(std::span<const std::byte> range) const;
 

@@ -61,9 +61,21 @@ std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
                                                        "\"; start from the unquantized checkpoint, or from one "
                                                        "that `diffulex-edge quantize` wrote");
   }
-  return StoredQuantization{.dtype = quantization->text("dtype").value_or(""),
-                            .mode = quantization->text("mode").value_or("weight_only"),
-                            .group_size = quantization->integer("group_size").value_or(0)};
+  StoredQuantization stored;
+  stored.dtype = quantization->text("dtype").value_or("");
+  stored.mode = quantization->text("mode").value_or("");
+  stored.group_size = quantization->integer("group_size").value_or(0);
+  stored.embedding_dtype = quantization->text("embedding_dtype");
+  stored.head_dtype = quantization->text("head_dtype");
+  if (const nlohmann::json* patterns = quantization->value("exclude_layers")) {
+    for (const nlohmann::json& pattern : *patterns) {
+      if (!pattern.is_string()) {
+        quantization->fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
+      }
+      stored.exclude_layers.push_back(pattern.get<std::string>());
+    }
+  }
+  return stored;
 }
 
 void check_consistency(const ConfigReader& reader, const ModelConfig& config) {

@@ -14,7 +14,7 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::array<std::int64_t, 4> kGroupSizes = {32, 64, 128, 256};
+constexpr std::array<std::int64_t, 4> kGroupSizes = {256, 128, 64, 32};
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
 std::string lower(std::string_view text) {
@@ -66,17 +66,22 @@ class Planner {
  private:
   LayerPlan plan_layer(const Node& node, std::size_t input, const std::string& tensor) {
     const StoredWeight stored = find_stored_weight(*model_.checkpoint, tensor);
-    LayerPlan layer{.layer = node.name, .tensor = tensor, .rows = stored.rows, .columns = stored.columns,
-                    .source = stored.format};
+    LayerPlan layer;
+    layer.layer = node.name;
+    layer.tensor = tensor;
+    layer.rows = stored.rows;
+    layer.columns = stored.columns;
+    layer.source = stored.format;
     layer.role = role_of(node, input);
     if (layer.role == LayerRole::kNorm || layer.role == LayerRole::kBias) {
       layer.format = float_format(ElementType::kF32);
       return layer;
     }
     layer.dtype = choose_dtype(layer);
-    layer.format = choose_format(layer);
     if (layer.source.is_quantized()) {
       keep_stored_format(layer);
+    } else {
+      layer.format = choose_format(layer);
     }
     return layer;
   }
@@ -124,40 +129,37 @@ class Planner {
     if (config_.group_size == 0) {
       return int4_per_channel();
     }
-    for (auto size = kGroupSizes.rbegin(); size != kGroupSizes.rend(); ++size) {
-      if (*size > config_.group_size || layer.columns % *size != 0 || layer.source.is_quantized()) {
-        continue;
-      }
-      if (*size != config_.group_size && config_.strict_group_size) {
-        break;
-      }
-      if (*size != config_.group_size) {
-        result_.warnings.push_back(layer.layer + ": groups of " + std::to_string(config_.group_size) +
-                                   " do not divide its input of " + std::to_string(layer.columns) + "; it gets groups of " +
-                                   std::to_string(*size));
-      }
-      return int4_groups(*size, ElementType::kBF16);
+    const auto fits = [&](std::int64_t size) { return size <= config_.group_size && layer.columns % size == 0; };
+    const auto size = std::ranges::find_if(kGroupSizes, fits);
+    if (size == kGroupSizes.end() || (*size != config_.group_size && config_.strict_group_size)) {
+      throw Error(ErrorCode::kInvalidArgument, layer.layer,
+                  "groups of " + std::to_string(config_.group_size) + " do not divide its input of " +
+                      std::to_string(layer.columns) + (config_.strict_group_size ? "" : ", nor does a smaller group size"),
+                  "exclude the layer, use INT8, or group size 0 for one scale per channel");
     }
-    if (layer.source.is_quantized()) {
-      return layer.source;
+    if (*size != config_.group_size) {
+      result_.warnings.push_back(layer.layer + ": groups of " + std::to_string(config_.group_size) +
+                                 " do not divide its input of " + std::to_string(layer.columns) +
+                                 "; it gets groups of " + std::to_string(*size));
     }
-    throw Error(ErrorCode::kInvalidArgument, layer.layer,
-                "groups of " + std::to_string(config_.group_size) + " do not divide its input of " +
-                    std::to_string(layer.columns) + (config_.strict_group_size ? "" : ", nor does a smaller group size"),
-                "exclude the layer, use INT8, or group size 0 for one scale per channel");
+    return int4_groups(*size, ElementType::kBF16);
   }
 
   // A quantized checkpoint's integers are final: they go out as they are, or not at all.
   void keep_stored_format(LayerPlan& layer) const {
-    const bool int8 = layer.source.element == ElementType::kI8;
-    const QuantizationDtype stored = int8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
-    const bool group_differs = !int8 && layer.dtype == stored && layer.source.granularity != layer.format.granularity;
-    if (layer.dtype != stored || group_differs) {
+    const QuantizationDtype stored =
+        layer.source.element == ElementType::kI8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
+    const std::int64_t stored_group = layer.source.group_size;
+    const bool group_differs = stored == QuantizationDtype::INT4 && stored_group != config_.group_size &&
+                               (stored_group == 0 || config_.group_size < stored_group);
+    if (!layer.excluded && (layer.dtype != stored || group_differs)) {
       throw Error(ErrorCode::kInvalidArgument, layer.tensor,
-                  "the checkpoint already stores it as " + to_string(layer.source) + ", it can't become " +
-                      (group_differs ? to_string(layer.format) : std::string(to_string(layer.dtype))),
+                  "the checkpoint stores it as " + to_string(layer.source) + ", it can't become " +
+                      std::string(to_string(layer.dtype)) +
+                      (group_differs ? " in groups of " + std::to_string(config_.group_size) : std::string()),
                   "start from the unquantized checkpoint");
     }
+    layer.dtype = stored;
     layer.format = layer.source;
   }
 

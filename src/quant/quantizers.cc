@@ -50,12 +50,24 @@ QuantizationResult quantize_model(const Model& model, const QuantizationConfig& 
 
 QuantizationConfig default_quantization_config(const Model& model) {
   QuantizationConfig config;
-  if (model.stored_quantization) {
-    config.dtype = parse_quantization_dtype(model.stored_quantization->dtype);
-    config.mode = parse_quantization_mode(model.stored_quantization->mode);
-    if (config.dtype == QuantizationDtype::INT4) {
-      config.group_size = model.stored_quantization->group_size;
-    }
+  if (!model.stored_quantization) {
+    return config;
+  }
+  const StoredQuantization& stored = *model.stored_quantization;
+  const auto optional_dtype = [](const std::optional<std::string>& text) {
+    return text ? std::optional(parse_quantization_dtype(*text)) : std::nullopt;
+  };
+  try {
+    config.dtype = parse_quantization_dtype(stored.dtype);
+    config.mode = parse_quantization_mode(stored.mode);
+    config.embedding_dtype = optional_dtype(stored.embedding_dtype);
+    config.head_dtype = optional_dtype(stored.head_dtype);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kBadFile, (model.path / "config.json").string() + ": 'quantization_config'", error.what());
+  }
+  config.exclude_layers = stored.exclude_layers;
+  if (config.dtype == QuantizationDtype::INT4) {
+    config.group_size = stored.group_size;
   }
   return config;
 }

@@ -30,7 +30,8 @@ void f16_to_f32(const std::uint16_t* source, float* target, std::size_t n);
 void bf16_to_f32(const std::uint16_t* source, float* target, std::size_t n);
 
 // --- Narrowing. Rounds to nearest even. A magnitude that rounds beyond 65504 becomes infinity with the IEEE rule in
-// f32_to_f16 (the caller checks `abs_max` first) and ±65504 in f32_to_f16_saturate (infinities too). NaN stays NaN (quiet).
+// f32_to_f16 (the caller checks `abs_max` first) and ±65504 in f32_to_f16_saturate (infinities too). NaN stays NaN
+// (quiet).
 void f32_to_f16(const float* source, std::uint16_t* target, std::size_t n);
 void f32_to_f16_saturate(const float* source, std::uint16_t* target, std::size_t n);
 // Rounds to nearest even; NaN stays NaN (quiet).

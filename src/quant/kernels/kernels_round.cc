@@ -78,35 +78,40 @@ float F32AbsMax(const float* source, std::size_t n) {
   return largest > kInfinity ? std::numeric_limits<float>::quiet_NaN() : std::bit_cast<float>(largest);
 }
 
-// `n` is a positive multiple of the number of lanes. A zero may be of either sign.
-HWY_INLINE MinMax MinMaxOfVectors(const float* source, std::size_t n) {
+// Smallest and largest value of each lane; `n` is a positive multiple of the number of lanes.
+HWY_INLINE void LanewiseMinMax(const float* source, std::size_t n, FloatVector& min, FloatVector& max) {
   const Float df;
   const std::size_t lanes = hn::Lanes(df);
-  FloatVector min0 = hn::LoadU(df, source);
-  FloatVector max0 = min0;
-  FloatVector min1 = min0;
-  FloatVector max1 = min0;
+  min = hn::LoadU(df, source);
+  max = min;
+  FloatVector min1 = min;
+  FloatVector max1 = min;
   std::size_t i = lanes;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
     const FloatVector a = hn::LoadU(df, source + i);
     const FloatVector b = hn::LoadU(df, source + i + lanes);
-    min0 = hn::Min(min0, a);
-    max0 = hn::Max(max0, a);
+    min = hn::Min(min, a);
+    max = hn::Max(max, a);
     min1 = hn::Min(min1, b);
     max1 = hn::Max(max1, b);
   }
   if (i < n) {
     const FloatVector last = hn::LoadU(df, source + i);
-    min0 = hn::Min(min0, last);
-    max0 = hn::Max(max0, last);
+    min = hn::Min(min, last);
+    max = hn::Max(max, last);
   }
-  return {hn::GetLane(hn::MinOfLanes(df, hn::Min(min0, min1))), hn::GetLane(hn::MaxOfLanes(df, hn::Max(max0, max1)))};
+  min = hn::Min(min, min1);
+  max = hn::Max(max, max1);
 }
 
 MinMax F32MinMax(const float* source, std::size_t n) {
-  const std::size_t whole = n - n % hn::Lanes(Float());
+  const Float df;
+  const std::size_t whole = n - n % hn::Lanes(df);
   if (whole == 0) return scalar::f32_min_max(source, n);
-  MinMax range = MinMaxOfVectors(source, whole);
+  FloatVector min;
+  FloatVector max;
+  LanewiseMinMax(source, whole, min, max);
+  MinMax range = {hn::GetLane(hn::MinOfLanes(df, min)), hn::GetLane(hn::MaxOfLanes(df, max))};
   if (whole < n) {
     const MinMax rest = scalar::f32_min_max(source + whole, n - whole);
     range = {std::min(range.min, rest.min), std::max(range.max, rest.max)};
@@ -149,8 +154,7 @@ HWY_INLINE void StoreNibbles(FloatVector value, FloatVector scale, std::uint8_t*
   hn::StoreU(hn::TruncateTo(du8, hn::Or(pairs, hn::ShiftRight<28>(pairs))), du8, target);
 }
 
-// Groups are measured in blocks that stay in the L1 cache, so that the divisions and the rounding of their scales fill
-// whole vectors.
+// Groups are measured in blocks that stay in the L1 cache, so that their scales are computed in whole vectors.
 constexpr std::size_t kBlockElements = 2048;
 constexpr std::size_t kMaxBlockGroups = 64;
 
@@ -174,13 +178,48 @@ HWY_INLINE FloatVector I4GroupScales(FloatVector min, FloatVector max) {
   return hn::IfThenElse(all_zero, hn::Set(df, 1.0F), hn::BitCast(df, rounded));
 }
 
+// Folds the lanes of four vectors at once: target[k] is the fold of vector k. Two transpositions fold each block of
+// four lanes, then the blocks are folded.
+template <class Fold>
+HWY_INLINE void FoldFour(FloatVector a, FloatVector b, FloatVector c, FloatVector d, const Fold& fold, float* target) {
+  const Float df;
+  const hn::Repartition<double, Float> df64;
+  const hn::CappedTag<float, 4> d4;
+  const FloatVector ab = fold(hn::InterleaveLower(df, a, b), hn::InterleaveUpper(df, a, b));
+  const FloatVector cd = fold(hn::InterleaveLower(df, c, d), hn::InterleaveUpper(df, c, d));
+  const auto ab64 = hn::BitCast(df64, ab);
+  const auto cd64 = hn::BitCast(df64, cd);
+  const FloatVector abcd = fold(hn::BitCast(df, hn::InterleaveLower(df64, ab64, cd64)),
+                                hn::BitCast(df, hn::InterleaveUpper(df64, ab64, cd64)));
+  HWY_ALIGN float blocks[hn::MaxLanes(df)];
+  hn::Store(abcd, df, blocks);
+  auto folded = hn::Load(d4, blocks);
+  for (std::size_t i = 4; i < hn::Lanes(df); i += 4) folded = fold(folded, hn::Load(d4, blocks + i));
+  hn::Store(folded, d4, target);
+}
+
+HWY_INLINE void MeasureFourGroups(const float* HWY_RESTRICT source, std::size_t group_size, float* min, float* max) {
+  FloatVector min0, min1, min2, min3;
+  FloatVector max0, max1, max2, max3;
+  LanewiseMinMax(source, group_size, min0, max0);
+  LanewiseMinMax(source + group_size, group_size, min1, max1);
+  LanewiseMinMax(source + 2 * group_size, group_size, min2, max2);
+  LanewiseMinMax(source + 3 * group_size, group_size, min3, max3);
+  FoldFour(min0, min1, min2, min3, [](auto a, auto b) HWY_ATTR { return hn::Min(a, b); }, min);
+  FoldFour(max0, max1, max2, max3, [](auto a, auto b) HWY_ATTR { return hn::Max(a, b); }, max);
+}
+
 HWY_INLINE void MeasureGroups(const float* HWY_RESTRICT source, std::uint16_t* HWY_RESTRICT scales,
                               std::size_t groups, std::size_t group_size, GroupBlock& block) {
   const Float df;
-  for (std::size_t group = 0; group < groups; ++group) {
-    const MinMax range = MinMaxOfVectors(source + group * group_size, group_size);
-    block.min[group] = range.min;
-    block.max[group] = range.max;
+  std::size_t measured = 0;
+  for (; measured + 4 <= groups; measured += 4) {
+    MeasureFourGroups(source + measured * group_size, group_size, block.min + measured, block.max + measured);
+  }
+  for (; measured < groups; ++measured) {
+    const MinMax range = F32MinMax(source + measured * group_size, group_size);
+    block.min[measured] = range.min;
+    block.max[measured] = range.max;
   }
   for (std::size_t group = 0; group < groups; group += hn::Lanes(df)) {
     hn::Store(I4GroupScales(hn::Load(df, block.min + group), hn::Load(df, block.max + group)), df,
@@ -191,11 +230,10 @@ HWY_INLINE void MeasureGroups(const float* HWY_RESTRICT source, std::uint16_t* H
   }
 }
 
-void F32ToI4GroupRtn(const float* HWY_RESTRICT source, std::uint8_t* HWY_RESTRICT target,
-                     std::uint16_t* HWY_RESTRICT scales, std::size_t n, std::size_t group_size) {
+HWY_INLINE void QuantizeGroups(const float* HWY_RESTRICT source, std::uint8_t* HWY_RESTRICT target,
+                               std::uint16_t* HWY_RESTRICT scales, std::size_t n, std::size_t group_size) {
   const Float df;
   const std::size_t lanes = hn::Lanes(df);
-  if (group_size % lanes != 0) return scalar::f32_to_i4_group_rtn(source, target, scales, n, group_size);
   const std::size_t all_groups = n / group_size;
   const std::size_t block_groups = std::clamp(kBlockElements / group_size, std::size_t{1}, kMaxBlockGroups);
   GroupBlock block;
@@ -210,6 +248,13 @@ void F32ToI4GroupRtn(const float* HWY_RESTRICT source, std::uint8_t* HWY_RESTRIC
       }
     }
   }
+}
+
+void F32ToI4GroupRtn(const float* source, std::uint8_t* target, std::uint16_t* scales, std::size_t n,
+                     std::size_t group_size) {
+  if (group_size % hn::Lanes(Float()) != 0) return scalar::f32_to_i4_group_rtn(source, target, scales, n, group_size);
+  if (group_size == 32) return QuantizeGroups(source, target, scales, n, 32);  // the compiler unrolls it
+  QuantizeGroups(source, target, scales, n, group_size);
 }
 
 void F32ToI4Rtn(const float* HWY_RESTRICT source, std::uint8_t* HWY_RESTRICT target, std::size_t n, float scale) {

@@ -440,6 +440,24 @@ TEST(F32ToI4GroupRtn, RoundsAgainstTheStoredScale) {
   EXPECT_EQ(target[15], 0xBB);
 }
 
+TEST(F32ToI4GroupRtn, RoundsTheScaleToNearestEven) {
+  // 1.00390625 and 1.01171875 lie halfway between two bfloat16 values.
+  std::vector<float> source(4 * 32, 0.0F);
+  source[0] = 7.0F * 1.00390625F;
+  source[32] = 7.0F * 1.01171875F;
+  source[64] = -8.0F * 1.00390625F;
+  source[96] = -8.0F * 1.01171875F;
+  const std::vector<std::uint16_t> expected = {0x3F80, 0x3F82, 0x3F80, 0x3F82};
+  std::vector<std::uint8_t> target(source.size() / 2);
+  std::vector<std::uint16_t> scales(4);
+  scalar::f32_to_i4_group_rtn(source.data(), target.data(), scales.data(), source.size(), 32);
+  EXPECT_EQ(scales, expected);
+  on_every_target([&] {
+    f32_to_i4_group_rtn(source.data(), target.data(), scales.data(), source.size(), 32);
+    EXPECT_EQ(scales, expected);
+  });
+}
+
 TEST(F32ToI4GroupRtn, RaisesSubnormalScalesToTheLeastNormal) {
   std::vector<float> source(64, 0.0F);
   source[0] = kLeastSubnormal;
@@ -482,7 +500,8 @@ TEST(F32ToI4GroupRtn, MatchesScalarOnEveryTarget) {
   for (std::size_t i = 0; i < one_sign.size(); ++i) one_sign[i] = std::copysign(one_sign[i], i < 4096 ? 1.0F : -1.0F);
   std::vector<float> ties(8192);
   for (std::size_t i = 0; i < ties.size(); ++i) {
-    ties[i] = static_cast<float>(static_cast<int>(i * 7 % 31) - 16) * 0.5F * std::ldexp(1.0F, static_cast<int>(i / 512));
+    const auto halves = static_cast<float>(static_cast<int>(i * 7 % 31) - 16);
+    ties[i] = halves * std::ldexp(0.5F, static_cast<int>(i / 512));
   }
 
   on_every_target([&] {

@@ -1,0 +1,16 @@
+# Warnings, sanitizers and floating-point rules that every target of this project shares.
+add_library(diffulex_edge_settings INTERFACE)
+target_compile_options(diffulex_edge_settings INTERFACE
+  -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+  # Designated initializers leave members to their defaults on purpose.
+  -Wno-missing-field-initializers
+  # The stored formats are defined bit by bit: no contraction of a * b + c.
+  -ffp-contract=off)
+if(DIFFULEX_EDGE_WERROR)
+  target_compile_options(diffulex_edge_settings INTERFACE -Werror)
+endif()
+if(DIFFULEX_EDGE_SANITIZE)
+  target_compile_options(diffulex_edge_settings INTERFACE
+    -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(diffulex_edge_settings INTERFACE -fsanitize=address,undefined)
+endif()

@@ -1,0 +1,132 @@
+// From a quantized model to an artefact that a device's runtime executes.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
+#include "diffulex_edge/quantization.h"
+
+namespace diffulex_edge {
+
+// The type in which activations flow between operators.
+enum class ActivationDtype { FP32, FP16, INT16, INT8 };
+std::string_view to_string(ActivationDtype dtype);
+ActivationDtype parse_activation_dtype(std::string_view text);
+
+struct BackendConfig {
+  QuantizationConfig quant_config;
+  std::optional<ActivationDtype> activation_dtype;  // default: the backend's own, FP32 for XNNPACK
+  std::map<std::string, std::string> backend_options;  // unknown ones are Error{kInvalidArgument}
+};
+
+// One stored weight of an artefact.
+struct StoredLayer {
+  LayerPlan plan;
+  std::string kernel;            // what computes with it, such as "qd8 x qb4w"
+  std::int64_t stored_bytes = 0;  // values and scales in the file; 0 where another entry's bytes are shared
+};
+
+struct ExportMetadata {
+  std::string backend;
+  std::string method;               // "forward"
+  std::int64_t seq_len = 0;         // upper bound
+  std::string activation_dtype;
+  std::int64_t parameters = 0;
+  double original_memory_mb = 0.0;   // MiB of the weights in FP32
+  double quantized_memory_mb = 0.0;  // MiB of the weights and scales as stored in the file
+  std::int64_t file_bytes = 0;       // of the artefact; in a dry run as predicted, which is exact
+  bool dry_run = false;
+  double seconds = 0.0;
+  std::int64_t peak_rss_bytes = 0;   // of this process, so far
+  std::vector<std::string> operators_outside_delegate;  // in order of execution
+  std::vector<StoredLayer> layers;
+  std::vector<std::string> warnings;
+
+  double memory_reduction_pct() const;
+  double compression_ratio() const;
+};
+
+struct ExportResult {
+  bool success = false;
+  std::string error_message;                // one line; empty on success
+  std::optional<ErrorCode> error_code;
+  ExportMetadata metadata;
+};
+
+// What a backend can do with a quantization format.
+enum class SupportLevel { kFull, kPartial, kUnsupported };
+struct Support {
+  SupportLevel level = SupportLevel::kUnsupported;
+  std::string note;  // what happens, or why not
+};
+
+class EdgeBackend {
+ public:
+  explicit EdgeBackend(BackendConfig config) : config_(std::move(config)) {}
+  virtual ~EdgeBackend() = default;
+  EdgeBackend(const EdgeBackend&) = delete;
+  EdgeBackend& operator=(const EdgeBackend&) = delete;
+  EdgeBackend(EdgeBackend&&) = delete;
+  EdgeBackend& operator=(EdgeBackend&&) = delete;
+
+  const BackendConfig& config() const { return config_; }
+
+  // Quantizes, lowers and writes `model` to `target`. Never throws Error: failures come back in the result, and `target`
+  // is then as it was before.
+  ExportResult export_model(const Model& model, const std::filesystem::path& target, const RunControl& control = {});
+  // The same without reading weights or writing a file: metadata as export_model would return it.
+  ExportResult dry_run(const Model& model);
+
+  virtual std::string_view name() const = 0;
+  virtual Support support(QuantizationDtype dtype, QuantizationMode mode) const = 0;
+
+ protected:
+  // Writes the file, or only predicts where `target` is null. Throws Error.
+  virtual ExportMetadata run(const Model& model, const std::filesystem::path* target, const RunControl& control) = 0;
+
+ private:
+  ExportResult guarded(const std::function<ExportMetadata()>& work);
+
+  BackendConfig config_;
+};
+
+// ExecuTorch programs (.pte) with one XNNPACK delegate call. See docs/FORMATS.md.
+class XNNPACKBackend final : public EdgeBackend {
+ public:
+  explicit XNNPACKBackend(BackendConfig config = {}) : EdgeBackend(std::move(config)) {}
+  std::string_view name() const override { return "xnnpack"; }
+  Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
+
+ protected:
+  ExportMetadata run(const Model& model, const std::filesystem::path* target, const RunControl& control) override;
+};
+
+// Backends by name. The library's own are registered from the start; others can be added at any time, from any thread.
+class BackendRegistry {
+ public:
+  using Factory = std::function<std::unique_ptr<EdgeBackend>(BackendConfig)>;
+
+  static BackendRegistry& instance();
+  // Error{kInvalidArgument} if the name is taken.
+  void register_backend(std::string name, Factory factory);
+  // Error{kUnsupported} for an unknown name, listing the known ones.
+  std::unique_ptr<EdgeBackend> create(std::string_view name, BackendConfig config) const;
+  std::vector<std::string> list() const;
+
+ private:
+  BackendRegistry();
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace diffulex_edge

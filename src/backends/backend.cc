@@ -1,0 +1,131 @@
+// What all backends share: the facade that turns errors into results, and the registry.
+
+#include "diffulex_edge/backend.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#include "core/process_memory.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::array kActivationDtypes = {
+    std::pair{ActivationDtype::FP32, std::string_view("fp32")},
+    std::pair{ActivationDtype::FP16, std::string_view("fp16")},
+    std::pair{ActivationDtype::INT16, std::string_view("int16")},
+    std::pair{ActivationDtype::INT8, std::string_view("int8")},
+};
+
+}  // namespace
+
+std::string_view to_string(ActivationDtype dtype) {
+  return std::ranges::find(kActivationDtypes, dtype, [](const auto& entry) { return entry.first; })->second;
+}
+
+ActivationDtype parse_activation_dtype(std::string_view text) {
+  const auto found = std::ranges::find(kActivationDtypes, text, [](const auto& entry) { return entry.second; });
+  if (found == kActivationDtypes.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "activation dtype",
+                "'" + std::string(text) + "' is not one of fp32, fp16, int16, int8");
+  }
+  return found->first;
+}
+
+double ExportMetadata::memory_reduction_pct() const {
+  return original_memory_mb > 0.0 ? 100.0 * (1.0 - quantized_memory_mb / original_memory_mb) : 0.0;
+}
+
+double ExportMetadata::compression_ratio() const {
+  return quantized_memory_mb > 0.0 ? original_memory_mb / quantized_memory_mb : 1.0;
+}
+
+ExportResult EdgeBackend::guarded(const std::function<ExportMetadata()>& work) {
+  ExportResult result;
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    result.metadata = work();
+    result.success = true;
+  } catch (const Error& error) {
+    result.error_message = error.what();
+    result.error_code = error.code();
+  } catch (const std::bad_alloc&) {
+    result.error_message = "out of memory";
+    result.error_code = ErrorCode::kOutOfMemory;
+  } catch (const std::exception& error) {
+    result.error_message = std::string("internal error: ") + error.what();
+    result.error_code = ErrorCode::kInternal;
+  }
+  result.metadata.backend = name();
+  result.metadata.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.metadata.peak_rss_bytes = peak_rss_bytes();
+  return result;
+}
+
+ExportResult EdgeBackend::export_model(const Model& model, const std::filesystem::path& target,
+                                       const RunControl& control) {
+  return guarded([&] { return run(model, &target, control); });
+}
+
+ExportResult EdgeBackend::dry_run(const Model& model) {
+  ExportResult result = guarded([&] { return run(model, nullptr, {}); });
+  result.metadata.dry_run = true;
+  return result;
+}
+
+struct BackendRegistry::State {
+  mutable std::mutex mutex;
+  std::map<std::string, Factory, std::less<>> factories;
+};
+
+BackendRegistry::BackendRegistry() : state_(std::make_shared<State>()) {
+  state_->factories["xnnpack"] = [](BackendConfig config) {
+    return std::make_unique<XNNPACKBackend>(std::move(config));
+  };
+}
+
+BackendRegistry& BackendRegistry::instance() {
+  static BackendRegistry registry;
+  return registry;
+}
+
+void BackendRegistry::register_backend(std::string name, Factory factory) {
+  const std::scoped_lock lock(state_->mutex);
+  if (!state_->factories.emplace(name, std::move(factory)).second) {
+    throw Error(ErrorCode::kInvalidArgument, "backend '" + name + "'", "is registered already");
+  }
+}
+
+std::unique_ptr<EdgeBackend> BackendRegistry::create(std::string_view name, BackendConfig config) const {
+  Factory factory;
+  std::string known;
+  {
+    const std::scoped_lock lock(state_->mutex);
+    const auto found = state_->factories.find(name);
+    if (found != state_->factories.end()) {
+      factory = found->second;
+    }
+    for (const auto& [candidate, unused] : state_->factories) {
+      known += (known.empty() ? "" : ", ") + candidate;
+    }
+  }
+  if (!factory) {
+    throw Error(ErrorCode::kUnsupported, "backend '" + std::string(name) + "'", "this build has only " + known);
+  }
+  return factory(std::move(config));
+}
+
+std::vector<std::string> BackendRegistry::list() const {
+  const std::scoped_lock lock(state_->mutex);
+  std::vector<std::string> names;
+  for (const auto& [name, factory] : state_->factories) {
+    names.push_back(name);
+  }
+  return names;
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,531 @@
+#include "backends/xnnpack/lowering.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+#include "quant/kernels/kernels.h"
+
+namespace diffulex_edge::xnnpack {
+namespace {
+
+using executorch::schema::ScalarType;
+
+constexpr std::uint32_t kTransposeB = 1;
+
+bool taken_natively(Op op) { return op == Op::kEmbedding || op == Op::kLinear || op == Op::kRmsNorm; }
+
+Datatype datatype(DType dtype) { return dtype == DType::kF16 ? Datatype::fp16 : Datatype::fp32; }
+
+std::vector<std::uint32_t> upper_bounds(const Shape& shape) {
+  std::vector<std::uint32_t> dims;
+  for (const Dim& dim : shape) {
+    dims.push_back(static_cast<std::uint32_t>(dim.value));
+  }
+  return dims;
+}
+
+// How a linear layer is computed.
+struct LinearKernel {
+  std::string name;              // input x weight, in XNNPACK's terms
+  bool quantizes_input = false;  // per token, at run time
+  DType input = DType::kF32;     // where it does not
+  DType output = DType::kF32;
+  bool bias_inside = true;       // false: a separate Add, in the output's type
+};
+
+// Every value of the model graph exists in the delegate in one type at first, and in others where a consumer needs it:
+// the conversions are made once.
+struct Mapped {
+  std::optional<XnnId> f32;
+  std::optional<XnnId> f16;
+  std::optional<XnnId> per_token;
+  DType native = DType::kF32;
+
+  std::optional<XnnId>& in(DType dtype) { return dtype == DType::kF16 ? f16 : f32; }
+};
+
+class Lowering {
+ public:
+  Lowering(const Model& model, const QuantizationResult& quantization, ActivationDtype activation_dtype)
+      : quantization_(quantization),
+        plan_(quantization.plan),
+        graph_(decompose(model.graph, taken_natively)),
+        compute_(activation_dtype == ActivationDtype::FP16 ? DType::kF16 : DType::kF32),
+        result_(std::make_unique<LoweredProgram>(
+            WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
+        mapped_(graph_.nodes().size()) {
+    result_->warnings = quantization.warnings;
+  }
+
+  std::unique_ptr<LoweredProgram> run() {
+    for (std::size_t i = 0; i < graph_.nodes().size(); ++i) {
+      lower_node(static_cast<ValueId>(i));
+    }
+    finish();
+    return std::move(result_);
+  }
+
+ private:
+  DelegateGraph& delegate() { return result_->delegate; }
+  executorch::ProgramBuilder& program() { return result_->program; }
+  Mapped& mapped(ValueId value) { return mapped_[static_cast<std::size_t>(value)]; }
+  const Node& node(ValueId value) const { return graph_.node(value); }
+
+  // --- Values.
+
+  // The value in the wanted type, converted if need be.
+  XnnId get(ValueId value, DType dtype) {
+    std::optional<XnnId>& slot = mapped(value).in(dtype);
+    if (!slot) {
+      slot = node(value).op == Op::kConstant ? constant(value, dtype) : convert(value, dtype);
+    }
+    return *slot;
+  }
+
+  XnnId convert(ValueId value, DType dtype) {
+    const std::optional<XnnId> source = mapped(value).in(mapped(value).native);
+    if (!source) {
+      throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no value in the delegate");
+    }
+    const XnnId target = delegate().value(datatype(dtype), upper_bounds(node(value).shape));
+    delegate().unary(NodeUnion::Convert, *source, target);
+    return target;
+  }
+
+  XnnId per_token(ValueId value) {
+    std::optional<XnnId>& slot = mapped(value).per_token;
+    if (!slot) {
+      const DType source = mapped(value).f32 ? DType::kF32 : mapped(value).native;
+      slot = delegate().quantized_value(Datatype::qdint8, upper_bounds(node(value).shape), PerToken{});
+      delegate().unary(NodeUnion::Convert, get(value, source), *slot);
+    }
+    return *slot;
+  }
+
+  XnnId constant(ValueId value, DType dtype) {
+    const auto& values = std::get<ConstantAttributes>(node(value).attributes).values;
+    return computed_constant(values, upper_bounds(node(value).shape), dtype);
+  }
+
+  XnnId computed_constant(const std::vector<float>& values, std::vector<std::uint32_t> dims, DType dtype) {
+    std::vector<std::uint16_t> halves(values.size());
+    kernels::f32_to_f16(values.data(), halves.data(), values.size());
+    const auto bytes = dtype == DType::kF16 ? std::as_bytes(std::span(halves)) : std::as_bytes(std::span(values));
+    const std::string key = "constant." + std::to_string(result_->weights.segments().size());
+    const std::uint32_t segment = result_->weights.add_computed(key, bytes);
+    return delegate().constant_value(datatype(dtype), std::move(dims), constant_index(segment, bytes.size()));
+  }
+
+  // The delegate's own number for a segment of which it uses `bytes`.
+  std::uint32_t constant_index(std::uint32_t segment, std::size_t bytes) {
+    const auto [position, inserted] = constant_indices_.emplace(std::pair(segment, bytes), 0);
+    if (inserted) {
+      position->second = delegate().constant(result_->weights.segments()[segment].key, bytes);
+    }
+    return position->second;
+  }
+
+  // A new value of the delegate that stands for `value`; the graph's output becomes the delegate's.
+  XnnId define(ValueId value, DType dtype) {
+    const std::vector<std::uint32_t> dims = upper_bounds(node(value).shape);
+    const bool is_output = value == graph_.output() && dtype == DType::kF32;
+    const XnnId id = is_output ? define_output(dims) : delegate().value(datatype(dtype), dims);
+    mapped(value).native = dtype;
+    mapped(value).in(dtype) = id;
+    return id;
+  }
+
+  XnnId define_output(const std::vector<std::uint32_t>& dims) {
+    output_defined_ = true;
+    return delegate().external_output(Datatype::fp32, dims);
+  }
+
+  // The type in which an operator computes that takes one or two values: FP16 as soon as one of them flows in FP16.
+  DType common_type(const Node& node) {
+    const bool half = std::ranges::any_of(node.inputs, [&](ValueId input) {
+      return this->node(input).op != Op::kConstant && mapped(input).native == DType::kF16;
+    });
+    return half ? DType::kF16 : DType::kF32;
+  }
+
+  // --- Operators.
+
+  void lower_node(ValueId value) {
+    const Node& current = node(value);
+    switch (current.op) {
+      case Op::kInput:
+        ids_ = program().planned_tensor(ScalarType::LONG, current.shape);
+        program().set_input(ids_);
+        return;
+      case Op::kWeight:
+      case Op::kConstant:
+        return;  // made where they are used
+      case Op::kPositions:
+        return positions(value);
+      case Op::kEmbedding:
+      case Op::kGather:
+        return embedding(value);
+      case Op::kLinear:
+        return linear(value);
+      case Op::kRmsNorm:
+        return rms_norm(value);
+      case Op::kReduceMean: {
+        const XnnId input = get(current.inputs[0], DType::kF32);
+        return row_mean(input, upper_bounds(node(current.inputs[0]).shape), 0.0F, define(value, DType::kF32));
+      }
+      case Op::kAdd:
+        return binary(value, NodeUnion::Add);
+      case Op::kSubtract:
+        return binary(value, NodeUnion::Subtract);
+      case Op::kMultiply:
+        return binary(value, NodeUnion::Multiply);
+      case Op::kNegate:
+        return unary(value, NodeUnion::Negate);
+      case Op::kSquare:
+        return unary(value, NodeUnion::Square);
+      case Op::kReciprocalSquareRoot:
+        return unary(value, NodeUnion::ReciprocalSquareRoot);
+      case Op::kSigmoid:
+        return unary(value, NodeUnion::Sigmoid);
+      case Op::kSin:
+        return unary(value, NodeUnion::Sin);
+      case Op::kCos:
+        return unary(value, NodeUnion::Cos);
+      case Op::kFloor:
+        return unary(value, NodeUnion::Floor);
+      case Op::kSoftmax:
+        return unary(value, NodeUnion::Softmax);
+      case Op::kClamp: {
+        const auto& range = std::get<ClampAttributes>(current.attributes);
+        const DType type = common_type(current);
+        const XnnId input = get(current.inputs[0], type);
+        return delegate().clamp(input, define(value, type), range.min, range.max);
+      }
+      case Op::kMatMul: {
+        const bool transpose_b = std::get<MatMulAttributes>(current.attributes).transpose_b;
+        return binary(value, NodeUnion::BatchMatrixMultiply, transpose_b ? kTransposeB : 0);
+      }
+      case Op::kReshape:
+      case Op::kTranspose:
+      case Op::kSlice:
+      case Op::kConcat:
+        return rearrange(value);
+      case Op::kRope:
+      case Op::kAttention:
+      case Op::kSwiGlu:
+      case Op::kBlockCausalMask:
+        break;
+    }
+    throw Error(ErrorCode::kInternal, std::string(to_string(current.op)), "was not decomposed");
+  }
+
+  void unary(ValueId value, NodeUnion kind) {
+    const DType type = common_type(node(value));
+    const XnnId input = get(node(value).inputs[0], type);
+    delegate().unary(kind, input, define(value, type));
+  }
+
+  void binary(ValueId value, NodeUnion kind, std::uint32_t flags = 0) {
+    const DType type = common_type(node(value));
+    const XnnId a = get(node(value).inputs[0], type);
+    const XnnId b = get(node(value).inputs[1], type);
+    delegate().binary(kind, a, b, define(value, type), flags);
+  }
+
+  void rearrange(ValueId value) {
+    const Node& current = node(value);
+    const DType type = common_type(current);
+    std::vector<XnnId> inputs;
+    for (const ValueId input : current.inputs) {
+      inputs.push_back(get(input, type));
+    }
+    const XnnId output = define(value, type);
+    if (current.op == Op::kReshape) {
+      std::vector<std::uint32_t> shape;
+      for (const Dim& dim : current.shape) {
+        shape.push_back(dim.is_sequence ? 0 : static_cast<std::uint32_t>(dim.value));
+      }
+      delegate().reshape(inputs[0], output, std::move(shape));
+    } else if (current.op == Op::kTranspose) {
+      const auto& axes = std::get<AxesAttributes>(current.attributes).axes;
+      delegate().transpose(inputs[0], output, {axes.begin(), axes.end()});
+    } else if (current.op == Op::kSlice) {
+      const auto& range = std::get<SliceAttributes>(current.attributes);
+      std::vector<std::uint32_t> offsets(current.shape.size(), 0);
+      std::vector<std::uint32_t> sizes(current.shape.size(), 0);  // 0: the whole axis
+      offsets[static_cast<std::size_t>(range.axis)] = static_cast<std::uint32_t>(range.begin);
+      sizes[static_cast<std::size_t>(range.axis)] = static_cast<std::uint32_t>(range.end - range.begin);
+      delegate().slice(inputs[0], output, std::move(offsets), std::move(sizes));
+    } else {
+      const auto axis = std::get<AxesAttributes>(current.attributes).axes[0];
+      delegate().concatenate(inputs, output, static_cast<std::uint32_t>(axis));
+    }
+  }
+
+  // Mean over the last axis plus a constant: XNNPACK has no mean, but a fully-connected layer with one row of 1/size.
+  void row_mean(XnnId input, const std::vector<std::uint32_t>& dims, float shift, XnnId output) {
+    const std::uint32_t size = dims.back();
+    const std::vector<float> row(size, 1.0F / static_cast<float>(size));
+    const XnnId filter = computed_constant(row, {1, size}, DType::kF32);
+    const XnnId bias = shift == 0.0F ? kNoValue : computed_constant({shift}, {1}, DType::kF32);
+    delegate().fully_connected(input, filter, bias, output);
+  }
+
+  // Always in FP32: squares overflow FP16 from 256 on.
+  void rms_norm(ValueId value) {
+    const Node& current = node(value);
+    const XnnId x = get(current.inputs[0], DType::kF32);
+    const std::vector<std::uint32_t> dims = upper_bounds(node(current.inputs[0]).shape);
+    std::vector<std::uint32_t> row_dims = dims;
+    row_dims.back() = 1;
+    const XnnId square = delegate().value(Datatype::fp32, dims);
+    const XnnId mean = delegate().value(Datatype::fp32, row_dims);
+    const XnnId reciprocal = delegate().value(Datatype::fp32, row_dims);
+    const XnnId normalized = delegate().value(Datatype::fp32, dims);
+    delegate().unary(NodeUnion::Square, x, square);
+    row_mean(square, dims, std::get<RmsNormAttributes>(current.attributes).epsilon, mean);
+    delegate().unary(NodeUnion::ReciprocalSquareRoot, mean, reciprocal);
+    delegate().binary(NodeUnion::Multiply, x, reciprocal, normalized);
+    const XnnId weight = vector_weight(current, current.inputs[1], DType::kF32);
+    delegate().binary(NodeUnion::Multiply, normalized, weight, define(value, DType::kF32));
+    if (compute_ == DType::kF16) {
+      get(value, DType::kF16);
+      mapped(value).native = DType::kF16;
+    }
+  }
+
+  // --- Weights.
+
+  const LayerPlan& layer_plan(const Node& user, ValueId weight) const {
+    return plan_.at(user.name, std::get<WeightAttributes>(node(weight).attributes).tensor);
+  }
+
+  void note_layer(const LayerPlan& plan, std::string kernel, std::int64_t stored_bytes) {
+    result_->layers.push_back({.plan = plan, .kernel = std::move(kernel), .stored_bytes = stored_bytes});
+  }
+
+  // A norm's weight or a bias.
+  XnnId vector_weight(const Node& user, ValueId weight, DType dtype) {
+    const LayerPlan& plan = layer_plan(user, weight);
+    const ElementType element = dtype == DType::kF16 ? ElementType::kF16 : ElementType::kF32;
+    const StoredParts parts = result_->weights.add_vector(plan, element);
+    LayerPlan stored = plan;
+    stored.format = float_format(element);
+    note_layer(stored, "", parts.is_new ? parts.values_bytes : 0);
+    const auto bytes = static_cast<std::size_t>(parts.values_bytes);
+    return delegate().constant_value(datatype(dtype), upper_bounds(node(weight).shape),
+                                     constant_index(parts.values_segment, bytes));
+  }
+
+  LinearKernel choose_kernel(const LayerPlan& plan) {
+    const bool dynamic = plan_.config.mode == QuantizationMode::DYNAMIC;
+    const bool half = compute_ == DType::kF16;
+    const std::string compute = half ? "f16" : "f32";
+    LinearKernel kernel;
+    switch (plan.format.element) {
+      case ElementType::kF32:
+        kernel.name = "f32 x f32";
+        return kernel;
+      case ElementType::kF16:
+        kernel.name = compute + " x f16";
+        kernel.input = kernel.output = compute_;
+        kernel.bias_inside = !half;
+        expands_fp16_ = expands_fp16_ || !half;
+        return kernel;
+      case ElementType::kI8:
+      case ElementType::kI4:
+        break;
+      case ElementType::kBF16:
+        throw Error(ErrorCode::kInternal, plan.layer, "bf16 is not a stored format here");
+    }
+    const bool grouped = plan.format.granularity == Granularity::kGroup;
+    const std::string weight = plan.format.element == ElementType::kI8 ? "qc8w" : grouped ? "qb4w" : "qc4w";
+    if (dynamic || grouped) {
+      kernel.name = "qd8 x " + weight;
+      kernel.quantizes_input = true;
+      kernel.output = compute_;
+      kernel.bias_inside = !half;
+      forced_dynamic_ = forced_dynamic_ || !dynamic;
+      return kernel;
+    }
+    if (half) {
+      throw Error(ErrorCode::kUnsupported, plan.layer,
+                  "XNNPACK has no kernel for FP16 activations with " + to_string(plan.format) + " weights",
+                  "use --mode dynamic, or FP32 activations");
+    }
+    kernel.name = "f32 x " + weight;
+    kernel.bias_inside = false;  // these kernels scale the bias like a weight
+    return kernel;
+  }
+
+  XnnId filter(const LayerPlan& plan) {
+    const StoredParts parts = result_->weights.add_filter(plan);
+    const bool channel_scales = plan.format.granularity == Granularity::kChannel;
+    const std::vector<std::uint32_t> dims = {static_cast<std::uint32_t>(plan.rows),
+                                             static_cast<std::uint32_t>(plan.columns)};
+    const std::uint32_t index = constant_index(parts.values_segment, static_cast<std::size_t>(parts.values_bytes));
+    const std::int64_t own_scales = channel_scales || parts.is_new ? plan.scale_bytes() : 0;
+    stored_bytes_ = (parts.is_new ? parts.values_bytes : 0) + own_scales;
+    switch (plan.format.element) {
+      case ElementType::kF32:
+        return delegate().constant_value(Datatype::fp32, dims, index);
+      case ElementType::kF16:
+        return delegate().constant_value(Datatype::fp16, dims, index);
+      default:
+        break;
+    }
+    if (!channel_scales) {
+      const PerGroupScales scales{
+          .group_size = static_cast<std::uint32_t>(plan.format.group_size),
+          .constant_index = constant_index(*parts.scales_segment, static_cast<std::size_t>(parts.scales_bytes)),
+          .count = static_cast<std::uint32_t>(parts.scales_bytes / 2)};
+      return delegate().constant_value(Datatype::qbint4, dims, index, scales);
+    }
+    const Datatype type = plan.format.element == ElementType::kI8 ? Datatype::qcint8 : Datatype::qcint4;
+    PerChannelScales scales{.scales = std::vector<float>(static_cast<std::size_t>(plan.rows), 1.0F)};
+    const XnnId id = delegate().constant_value(type, dims, index, std::move(scales));
+    DelegateGraph* graph = &delegate();
+    result_->weights.on_channel_scales(plan, [graph, id](std::int64_t row, std::span<const float> values) {
+      std::ranges::copy(values, graph->channel_scales(id).begin() + row);
+    });
+    return id;
+  }
+
+  void linear(ValueId value) {
+    const Node& current = node(value);
+    const LayerPlan& plan = layer_plan(current, current.inputs[1]);
+    const LinearKernel kernel = choose_kernel(plan);
+    const XnnId weight = filter(plan);
+    note_layer(plan, kernel.name, stored_bytes_);
+    const XnnId input =
+        kernel.quantizes_input ? per_token(current.inputs[0]) : get(current.inputs[0], kernel.input);
+    const bool has_bias = current.inputs.size() == 3;
+    if (!has_bias || kernel.bias_inside) {
+      const XnnId bias = has_bias ? vector_weight(current, current.inputs[2], DType::kF32) : kNoValue;
+      delegate().fully_connected(input, weight, bias, define(value, kernel.output));
+      return;
+    }
+    const XnnId product = delegate().value(datatype(kernel.output), upper_bounds(current.shape));
+    delegate().fully_connected(input, weight, kNoValue, product);
+    const XnnId bias = vector_weight(current, current.inputs[2], kernel.output);
+    delegate().binary(NodeUnion::Add, product, bias, define(value, kernel.output));
+  }
+
+  // --- Outside the delegate.
+
+  void embedding(ValueId value) {
+    const Node& current = node(value);
+    const LayerPlan& plan = layer_plan(current, current.inputs[0]);
+    if (plan.format.element == ElementType::kI4 && plan.columns % 2 != 0) {
+      throw Error(ErrorCode::kUnsupported, plan.layer, "an INT4 embedding needs an even width");
+    }
+    const StoredParts parts = result_->weights.add_embedding(plan);
+    result_->constant_segment = parts.values_segment;
+    result_->constant_offsets.push_back(0);
+    const bool half = plan.format.element == ElementType::kF16;
+    const auto output =
+        program().planned_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, current.shape);
+    std::string kernel;
+    if (plan.format.is_quantized()) {
+      kernel = quantized_embedding(plan, parts, output);
+    } else {
+      kernel = "aten::embedding";
+      const auto table =
+          program().constant_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, {plan.rows, plan.columns}, 1);
+      program().kernel_call(kernel, "out", {table, ids_, program().integer(-1), program().boolean(false),
+                                            program().boolean(false), output, output});
+    }
+    note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
+    delegate_input(value, output, half ? DType::kF16 : DType::kF32);
+    if (mapped(value).native != compute_) {
+      get(value, compute_);
+      mapped(value).native = compute_;
+    }
+  }
+
+  std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t output) {
+    const bool packed = plan.format.element == ElementType::kI4;
+    result_->constant_offsets.push_back(static_cast<std::uint64_t>(parts.scales_offset));
+    const auto table = program().constant_tensor(packed ? ScalarType::BYTE : ScalarType::CHAR,
+                                                 {plan.rows, packed ? plan.columns / 2 : plan.columns}, 1);
+    std::vector<std::int64_t> scale_sizes = {plan.rows};
+    if (plan.format.granularity == Granularity::kGroup) {
+      scale_sizes.push_back(plan.format.scales_per_row(plan.columns));
+    }
+    const auto scales = program().constant_tensor(ScalarType::FLOAT, scale_sizes, 2);
+    const std::string kernel =
+        packed ? "quantized_decomposed::embedding_4bit" : "quantized_decomposed::embedding_byte";
+    program().kernel_call(kernel, "out",
+                          {table, scales, program().null(), program().integer(packed ? -8 : -128),
+                           program().integer(packed ? 7 : 127), ids_, output, output});
+    return kernel;
+  }
+
+  void positions(ValueId value) {
+    const auto length = program().integer(0);
+    program().kernel_call("aten::sym_size", "int", {ids_, program().integer(1), length});
+    const auto tensor = program().planned_tensor(ScalarType::FLOAT, node(value).shape);
+    program().kernel_call("aten::arange", "out", {length, tensor, tensor});
+    delegate_input(value, tensor, DType::kF32);
+  }
+
+  void delegate_input(ValueId value, std::int32_t tensor, DType dtype) {
+    mapped(value).native = dtype;
+    mapped(value).in(dtype) = delegate().external_input(datatype(dtype), upper_bounds(node(value).shape));
+    arguments_.push_back(tensor);
+  }
+
+  void finish() {
+    const ValueId output = graph_.output();
+    if (!output_defined_) {
+      const XnnId source = get(output, mapped(output).native);
+      delegate().unary(NodeUnion::Convert, source, define_output(upper_bounds(node(output).shape)));
+    }
+    const auto logits = program().planned_tensor(ScalarType::FLOAT, node(output).shape);
+    program().set_output(logits);
+    arguments_.push_back(logits);
+    const auto payload_segment = static_cast<std::uint32_t>(result_->weights.segments().size());
+    program().delegate_call("XnnpackBackend", arguments_, payload_segment);
+    add_warnings();
+  }
+
+  void add_warnings() {
+    if (forced_dynamic_) {
+      result_->warnings.emplace_back(
+          "INT4 in groups runs with activations quantized to 8 bits for each token (qd8 x qb4w): XNNPACK has no kernel "
+          "for groups with floating-point activations");
+    }
+    if (expands_fp16_) {
+      result_->warnings.emplace_back(
+          "FP16 weights are half the size in the file; XNNPACK expands them to FP32 in memory when it loads them "
+          "(--activation-dtype fp16 keeps them in FP16)");
+    }
+  }
+
+  const QuantizationResult& quantization_;
+  const QuantizationPlan& plan_;
+  diffulex_edge::Graph graph_;
+  DType compute_;
+  std::unique_ptr<LoweredProgram> result_;
+  std::vector<Mapped> mapped_;
+  std::map<std::pair<std::uint32_t, std::size_t>, std::uint32_t> constant_indices_;
+  std::vector<std::int32_t> arguments_;  // of the delegate call
+  std::int32_t ids_ = -1;
+  std::int64_t stored_bytes_ = 0;        // of the last filter
+  bool output_defined_ = false;
+  bool forced_dynamic_ = false;
+  bool expands_fp16_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<LoweredProgram> lower(const Model& model, const QuantizationResult& quantization,
+                                      ActivationDtype activation_dtype) {
+  return Lowering(model, quantization, activation_dtype).run();
+}
+
+}  // namespace diffulex_edge::xnnpack

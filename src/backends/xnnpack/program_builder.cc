@@ -1,0 +1,206 @@
+#include "backends/xnnpack/program_builder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <string_view>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge::executorch {
+namespace {
+
+constexpr std::int64_t kArenaAlignment = 16;
+
+std::int64_t align(std::int64_t value, std::int64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+
+std::int32_t to_int32(std::int64_t size) {
+  if (size > std::numeric_limits<std::int32_t>::max()) {
+    throw Error(ErrorCode::kUnsupported, "ExecuTorch program", "a tensor's size " + std::to_string(size) +
+                                                                   " does not fit in 31 bits");
+  }
+  return static_cast<std::int32_t>(size);
+}
+
+// The extended header lies inside the flatbuffer, behind its first 8 bytes (root offset and identifier), so the root
+// offset grows by the header's 32 bytes.
+std::vector<std::byte> with_header(const std::uint8_t* flatbuffer, std::size_t size,
+                                   const ProgramBuilder::Layout& layout) {
+  constexpr std::size_t kHeaderBytes = 32;
+  constexpr std::size_t kHead = 8;
+  const std::uint64_t program_size = size + kHeaderBytes;
+  const auto base = static_cast<std::uint64_t>(align(static_cast<std::int64_t>(program_size), layout.segment_alignment));
+  const auto data_size = static_cast<std::uint64_t>(layout.segments_end);
+  std::uint32_t root = 0;
+  std::memcpy(&root, flatbuffer, sizeof(root));
+  root += kHeaderBytes;
+  const std::uint32_t header_length = kHeaderBytes;
+
+  std::vector<std::byte> bytes(base);
+  const auto put = [&](std::size_t offset, const void* data, std::size_t count) {
+    std::memcpy(bytes.data() + offset, data, count);
+  };
+  put(0, &root, sizeof(root));
+  put(4, flatbuffer + 4, 4);
+  put(8, "eh00", 4);
+  put(12, &header_length, sizeof(header_length));
+  put(16, &program_size, sizeof(program_size));
+  put(24, &base, sizeof(base));
+  put(32, &data_size, sizeof(data_size));
+  put(kHead + kHeaderBytes, flatbuffer + kHead, size - kHead);
+  return bytes;
+}
+
+}  // namespace
+
+std::int64_t element_bytes(schema::ScalarType type) {
+  switch (type) {
+    case schema::ScalarType::BYTE:
+    case schema::ScalarType::CHAR:
+      return 1;
+    case schema::ScalarType::HALF:
+      return 2;
+    case schema::ScalarType::FLOAT:
+      return 4;
+    case schema::ScalarType::LONG:
+      return 8;
+    default:
+      throw Error(ErrorCode::kInternal, "ExecuTorch program", "a tensor type that is never written");
+  }
+}
+
+ProgramBuilder::ValueIndex ProgramBuilder::append(Entry entry) {
+  values_.push_back(std::move(entry));
+  return static_cast<ValueIndex>(values_.size() - 1);
+}
+
+ProgramBuilder::ValueIndex ProgramBuilder::planned_tensor(schema::ScalarType type, const Shape& shape) {
+  TensorEntry entry{.type = type, .arena_offset = arena_bytes_};
+  for (const Dim& dim : shape) {
+    entry.sizes.push_back(to_int32(dim.value));
+    entry.dynamic = entry.dynamic || dim.is_sequence;
+  }
+  arena_bytes_ = align(arena_bytes_ + element_count(shape) * element_bytes(type), kArenaAlignment);
+  return append(std::move(entry));
+}
+
+ProgramBuilder::ValueIndex ProgramBuilder::constant_tensor(schema::ScalarType type,
+                                                           const std::vector<std::int64_t>& sizes,
+                                                           ConstantIndex constant) {
+  TensorEntry entry{.type = type, .constant = constant};
+  for (const std::int64_t size : sizes) {
+    entry.sizes.push_back(to_int32(size));
+  }
+  return append(std::move(entry));
+}
+
+ProgramBuilder::ValueIndex ProgramBuilder::integer(std::int64_t value) { return append(IntEntry{value}); }
+ProgramBuilder::ValueIndex ProgramBuilder::boolean(bool value) { return append(BoolEntry{value}); }
+ProgramBuilder::ValueIndex ProgramBuilder::null() { return append(NullEntry{}); }
+
+void ProgramBuilder::kernel_call(const std::string& name, const std::string& overload,
+                                 std::vector<ValueIndex> arguments) {
+  const std::pair wanted(name, overload);
+  auto position = std::ranges::find(operators_, wanted);
+  if (position == operators_.end()) {
+    position = operators_.insert(operators_.end(), wanted);
+  }
+  calls_.push_back({.index = static_cast<std::int32_t>(position - operators_.begin()), .arguments = std::move(arguments)});
+  kernel_names_.push_back(overload.empty() ? name : name + "." + overload);
+}
+
+void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> arguments,
+                                   std::uint32_t payload_segment) {
+  calls_.push_back({.is_delegate = true,
+                    .index = static_cast<std::int32_t>(delegates_.size()),
+                    .arguments = std::move(arguments)});
+  delegates_.push_back({.backend = std::move(backend), .segment = payload_segment});
+}
+
+flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers::FlatBufferBuilder& builder,
+                                                                    const Entry& entry) {
+  if (const auto* integer = std::get_if<IntEntry>(&entry)) {
+    return schema::CreateEValue(builder, schema::KernelTypes::Int, schema::CreateInt(builder, integer->value).Union());
+  }
+  if (const auto* boolean = std::get_if<BoolEntry>(&entry)) {
+    return schema::CreateEValue(builder, schema::KernelTypes::Bool,
+                                schema::CreateBool(builder, boolean->value).Union());
+  }
+  const auto* tensor = std::get_if<TensorEntry>(&entry);
+  if (tensor == nullptr) {
+    return schema::CreateEValue(builder, schema::KernelTypes::Null, schema::CreateNull(builder).Union());
+  }
+  std::vector<std::uint8_t> dim_order(tensor->sizes.size());
+  std::iota(dim_order.begin(), dim_order.end(), std::uint8_t{0});
+  flatbuffers::Offset<schema::AllocationDetails> allocation;
+  if (tensor->arena_offset >= 0) {
+    const auto offset = static_cast<std::uint64_t>(tensor->arena_offset);
+    allocation = schema::CreateAllocationDetails(builder, 1, static_cast<std::uint32_t>(offset),
+                                                 static_cast<std::uint32_t>(offset >> 32U));
+  }
+  const auto dynamism =
+      tensor->dynamic ? schema::TensorShapeDynamism::DYNAMIC_BOUND : schema::TensorShapeDynamism::STATIC;
+  const auto table = schema::CreateTensorDirect(builder, tensor->type, 0, &tensor->sizes, &dim_order, false,
+                                                tensor->constant, allocation, 0, dynamism);
+  return schema::CreateEValue(builder, schema::KernelTypes::Tensor, table.Union());
+}
+
+flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
+    flatbuffers::FlatBufferBuilder& builder) const {
+  std::vector<flatbuffers::Offset<schema::EValue>> values;
+  for (const Entry& entry : values_) {
+    values.push_back(serialize_value(builder, entry));
+  }
+  std::vector<flatbuffers::Offset<schema::Instruction>> instructions;
+  for (const Call& call : calls_) {
+    const auto type = call.is_delegate ? schema::InstructionArguments::DelegateCall
+                                       : schema::InstructionArguments::KernelCall;
+    const auto arguments =
+        call.is_delegate ? schema::CreateDelegateCallDirect(builder, call.index, &call.arguments).Union()
+                         : schema::CreateKernelCallDirect(builder, call.index, &call.arguments).Union();
+    instructions.push_back(schema::CreateInstruction(builder, type, arguments));
+  }
+  const std::vector<std::int32_t> none;
+  const std::vector chains = {schema::CreateChainDirect(builder, &none, &none, &instructions)};
+  std::vector<flatbuffers::Offset<schema::Operator>> operators;
+  for (const auto& [name, overload] : operators_) {
+    operators.push_back(schema::CreateOperatorDirect(builder, name.c_str(), overload.c_str()));
+  }
+  std::vector<flatbuffers::Offset<schema::BackendDelegate>> delegates;
+  const std::vector<flatbuffers::Offset<schema::CompileSpec>> no_specs;
+  for (const Delegate& delegate : delegates_) {
+    const auto payload =
+        schema::CreateBackendDelegateDataReference(builder, schema::DataLocation::SEGMENT, delegate.segment);
+    delegates.push_back(schema::CreateBackendDelegateDirect(builder, delegate.backend.c_str(), payload, &no_specs));
+  }
+  const std::vector<std::int64_t> buffers = {0, arena_bytes_};
+  return schema::CreateExecutionPlanDirect(builder, method_.c_str(),
+                                           schema::CreateContainerMetadataDirect(builder, "", ""), &values, &inputs_,
+                                           &outputs_, &chains, &operators, &delegates, &buffers);
+}
+
+std::vector<std::byte> ProgramBuilder::serialize(const Layout& layout) const {
+  flatbuffers::FlatBufferBuilder builder;
+  // A segment's offset of 0 would be left out of the buffer; the runtime reads it back as 0 all the same.
+  std::vector<flatbuffers::Offset<schema::DataSegment>> segments;
+  for (const Segment& segment : layout.segments) {
+    segments.push_back(schema::CreateDataSegment(builder, static_cast<std::uint64_t>(segment.offset),
+                                                 static_cast<std::uint64_t>(segment.size)));
+  }
+  std::vector<flatbuffers::Offset<schema::NamedData>> named;
+  for (const auto& [key, segment] : layout.named) {
+    named.push_back(schema::CreateNamedDataDirect(builder, key.c_str(), segment));
+  }
+  const std::vector plans = {serialize_plan(builder)};
+  const std::vector<flatbuffers::Offset<schema::Buffer>> no_buffers;
+  const std::vector<flatbuffers::Offset<schema::BackendDelegateInlineData>> no_inline_data;
+  const auto constants =
+      schema::CreateSubsegmentOffsetsDirect(builder, layout.constant_segment, &layout.constant_offsets);
+  schema::FinishProgramBuffer(
+      builder, schema::CreateProgramDirect(builder, 0, &plans, &no_buffers, &no_inline_data, &segments, constants,
+                                           nullptr, &named));
+  return with_header(builder.GetBufferPointer(), builder.GetSize(), layout);
+}
+
+}  // namespace diffulex_edge::executorch

@@ -1,0 +1,89 @@
+// The artefact's data segments: which weights are stored, in which layout, shared where equal.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "checkpoint/stored_weight.h"
+#include "diffulex_edge/checkpoint.h"
+#include "diffulex_edge/quantization.h"
+#include "quant/weight_stream.h"
+
+namespace diffulex_edge::xnnpack {
+
+// One segment. Streamed parts are zero until `stream` fills them.
+struct Segment {
+  std::string key;               // of the program's named data
+  std::int64_t size = 0;
+  std::vector<std::byte> bytes;  // known from the start; empty where the segment is streamed
+};
+
+// Where a stored weight's parts are.
+struct StoredParts {
+  std::uint32_t values_segment = 0;
+  std::int64_t values_bytes = 0;
+  std::optional<std::uint32_t> scales_segment;  // bfloat16 group scales of a linear layer
+  std::int64_t scales_bytes = 0;
+  std::int64_t scales_offset = 0;  // embeddings: float32 scales in the values' segment
+  bool is_new = true;              // false: an equal weight in this layout was stored before
+};
+
+class WeightStore {
+ public:
+  WeightStore(const Checkpoint& checkpoint, bool saturate_fp16) : checkpoint_(checkpoint), saturate_fp16_(saturate_fp16) {}
+
+  // A linear layer's matrix, as XNNPACK's filters want it: even elements in the low nibble, bfloat16 group scales in a
+  // segment of their own. Per-channel scales go to `channel_scales` of the receiver that `on_channel_scales` names.
+  StoredParts add_filter(const LayerPlan& plan);
+  // An embedding table, as ExecuTorch's operators want it: even elements in the high nibble, float32 scales behind the
+  // values. FP32, FP16 and INT8 tables have the bytes of a filter and share its segment.
+  StoredParts add_embedding(const LayerPlan& plan);
+  // A vector in float format, with the room behind it that XNNPACK may read beyond the end of an unpacked constant.
+  StoredParts add_vector(const LayerPlan& plan, ElementType element);
+  // Small computed data, with the same room behind it. Equal bytes share a segment.
+  std::uint32_t add_computed(const std::string& key, std::span<const std::byte> bytes);
+
+  // Receives the float32 scales of the filter stored by the last add_filter, row by row, while streaming.
+  void on_channel_scales(const LayerPlan& plan, std::function<void(std::int64_t row, std::span<const float>)> receiver);
+
+  const std::vector<Segment>& segments() const { return segments_; }
+
+  // Streams every weight; write(segment, offset in it, bytes) is called from several threads.
+  using Write = std::function<void(std::uint32_t segment, std::int64_t offset, std::span<const std::byte> bytes)>;
+  void stream(const Write& write, const RunControl& control) const;
+
+ private:
+  enum class Layout { kFilter, kEmbedding };
+  struct Stream {
+    StoredWeight source;
+    WeightFormat format;
+    Layout layout = Layout::kFilter;
+    StoredParts parts;
+    bool appended_scales = false;
+    std::vector<std::function<void(std::int64_t, std::span<const float>)>> receivers;
+  };
+  using Key = std::tuple<std::string, std::string, Layout>;  // content, format, layout
+
+  Stream& find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout, bool& is_new);
+  // The first tensor of the checkpoint that was stored with the same type, shape and bytes.
+  const std::string& content_of(const std::string& tensor);
+  std::uint32_t add_segment(std::string key, std::int64_t size);
+  static void write_tile(const Stream& stream, const EncodedTile& tile, const Write& write);
+
+  const Checkpoint& checkpoint_;
+  bool saturate_fp16_;
+  std::vector<Segment> segments_;
+  std::vector<Stream> streams_;
+  std::map<Key, std::size_t> by_key_;
+  std::map<std::string, std::string> content_;
+  std::map<std::vector<std::byte>, std::uint32_t> computed_;
+};
+
+}  // namespace diffulex_edge::xnnpack

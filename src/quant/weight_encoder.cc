@@ -1,0 +1,175 @@
+#include "quant/weight_encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "diffulex_edge/error.h"
+#include "quant/kernels/kernels.h"
+
+namespace diffulex_edge {
+namespace {
+
+// The runtimes refuse subnormal scales; a channel of zeros gets scale 1 and stays exact.
+float usable_scale(float scale) {
+  return scale == 0.0F ? 1.0F : std::max(scale, std::numeric_limits<float>::min());
+}
+
+class RowEncoder {
+ public:
+  RowEncoder(const StoredWeight& source, const WeightFormat& format, bool saturate_fp16, EncodeScratch& scratch)
+      : source_(source),
+        format_(format),
+        saturate_fp16_(saturate_fp16),
+        scratch_(scratch),
+        columns_(static_cast<std::size_t>(source.columns)) {
+    scratch_.row.resize(columns_);
+  }
+
+  void encode(std::int64_t row, std::byte* values, std::byte* scales) {
+    load(row);
+    const float* weights = scratch_.row.data();
+    const float largest = kernels::f32_abs_max(weights, columns_);
+    if (!std::isfinite(largest)) {
+      fail_at(row, [](float value) { return !std::isfinite(value); }, "is not finite", "the checkpoint is broken");
+    }
+    switch (format_.element) {
+      case ElementType::kF32:
+        std::memcpy(values, weights, columns_ * sizeof(float));
+        return;
+      case ElementType::kF16:
+        encode_f16(row, largest, values);
+        return;
+      case ElementType::kBF16:
+        kernels::f32_to_bf16(weights, reinterpret_cast<std::uint16_t*>(values), columns_);
+        return;
+      case ElementType::kI8: {
+        const float scale = usable_scale(largest / 127.0F);
+        kernels::f32_to_i8_rtn(weights, reinterpret_cast<std::int8_t*>(values), columns_, scale);
+        std::memcpy(scales, &scale, sizeof(scale));
+        return;
+      }
+      case ElementType::kI4:
+        encode_i4(values, scales);
+        return;
+    }
+  }
+
+ private:
+  void load(std::int64_t row) {
+    const std::size_t bytes = columns_ * byte_size(source_.values->dtype);
+    const std::byte* data = source_.values->bytes.data() + static_cast<std::size_t>(row) * bytes;
+    if (source_.format.element == ElementType::kF32) {
+      std::memcpy(scratch_.row.data(), data, bytes);
+      return;
+    }
+    // A safetensors header may leave its data unaligned.
+    if (reinterpret_cast<std::uintptr_t>(data) % alignof(std::uint16_t) != 0) {
+      scratch_.aligned.assign(data, data + bytes);
+      data = scratch_.aligned.data();
+    }
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(data);
+    if (source_.format.element == ElementType::kF16) {
+      kernels::f16_to_f32(halves, scratch_.row.data(), columns_);
+    } else {
+      kernels::bf16_to_f32(halves, scratch_.row.data(), columns_);
+    }
+  }
+
+  void encode_f16(std::int64_t row, float largest, std::byte* values) {
+    auto* target = reinterpret_cast<std::uint16_t*>(values);
+    if (largest <= kernels::kMaxFinite16) {
+      kernels::f32_to_f16(scratch_.row.data(), target, columns_);
+    } else if (saturate_fp16_) {
+      kernels::f32_to_f16_saturate(scratch_.row.data(), target, columns_);
+    } else {
+      fail_at(row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; }, "does not fit in FP16 (65504)",
+              "exclude the layer, or saturate with --saturate-fp16");
+    }
+  }
+
+  void encode_i4(std::byte* values, std::byte* scales) {
+    auto* target = reinterpret_cast<std::uint8_t*>(values);
+    if (format_.granularity == Granularity::kGroup) {
+      kernels::f32_to_i4_group_rtn(scratch_.row.data(), target, reinterpret_cast<std::uint16_t*>(scales), columns_,
+                                   static_cast<std::size_t>(format_.group_size));
+      return;
+    }
+    const kernels::MinMax range = kernels::f32_min_max(scratch_.row.data(), columns_);
+    const float scale = usable_scale(std::max(range.max / 7.0F, -range.min / 8.0F));
+    kernels::f32_to_i4_rtn(scratch_.row.data(), target, columns_, scale);
+    std::memcpy(scales, &scale, sizeof(scale));
+  }
+
+  template <typename Predicate>
+  [[noreturn]] void fail_at(std::int64_t row, Predicate wrong, const std::string& what, const std::string& advice) const {
+    const auto position = std::ranges::find_if(scratch_.row, wrong);
+    const auto column = position - scratch_.row.begin();
+    throw Error(ErrorCode::kBadFile, source_.values->where(),
+                "element [" + std::to_string(row) + ", " + std::to_string(column) + "] = " + std::to_string(*position) +
+                    " " + what,
+                advice);
+  }
+
+  const StoredWeight& source_;
+  const WeightFormat& format_;
+  bool saturate_fp16_;
+  EncodeScratch& scratch_;
+  std::size_t columns_;
+};
+
+// Scales of a quantized checkpoint must be what the runtimes take: finite, positive, normal.
+void check_scales(const StoredWeight& source, std::span<const std::byte> scales, std::int64_t first) {
+  const bool wide = source.scales->dtype == DType::kF32;
+  const std::size_t size = wide ? 4 : 2;
+  for (std::size_t i = 0; i < scales.size() / size; ++i) {
+    float scale = 0.0F;
+    if (wide) {
+      std::memcpy(&scale, scales.data() + i * size, size);
+    } else {
+      std::uint16_t bits = 0;
+      std::memcpy(&bits, scales.data() + i * size, size);
+      scale = kernels::scalar::bf16_to_f32_one(bits);
+    }
+    if (!std::isnormal(scale) || scale < 0.0F) {
+      throw Error(ErrorCode::kBadFile, source.scales->where(),
+                  "scale " + std::to_string(first + static_cast<std::int64_t>(i)) + " = " + std::to_string(scale) +
+                      " is not a positive, normal number");
+    }
+  }
+}
+
+void copy_quantized(const StoredWeight& source, std::int64_t row_begin, std::int64_t rows, std::span<std::byte> values,
+                    std::span<std::byte> scales) {
+  const auto part = [&](std::span<const std::byte> whole, std::span<std::byte> target) {
+    const std::size_t row_bytes = target.size() / static_cast<std::size_t>(rows);
+    const auto range = whole.subspan(static_cast<std::size_t>(row_begin) * row_bytes, target.size());
+    std::ranges::copy(range, target.begin());
+  };
+  part(source.values->bytes, values);
+  part(source.scales->bytes, scales);
+  check_scales(source, scales, row_begin * source.format.scales_per_row(source.columns));
+}
+
+}  // namespace
+
+void encode_rows(const StoredWeight& source, const WeightFormat& format, bool saturate_fp16, std::int64_t row_begin,
+                 std::int64_t rows, EncodeScratch& scratch, std::span<std::byte> values, std::span<std::byte> scales) {
+  if (source.format.is_quantized()) {
+    if (format != source.format) {
+      throw Error(ErrorCode::kInternal, source.values->where(), "a quantized weight can't change its format");
+    }
+    copy_quantized(source, row_begin, rows, values, scales);
+    return;
+  }
+  RowEncoder encoder(source, format, saturate_fp16, scratch);
+  const std::int64_t value_bytes = format.row_bytes(source.columns);
+  const std::int64_t scale_bytes = format.scales_per_row(source.columns) * format.scale_bytes();
+  for (std::int64_t i = 0; i < rows; ++i) {
+    encoder.encode(row_begin + i, values.data() + i * value_bytes, scales.data() + i * scale_bytes);
+  }
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,107 @@
+#include "quant/weight_stream.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+
+#include "core/mapped_file.h"
+#include "core/parallel.h"
+#include "quant/weight_encoder.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::int64_t kTileBytes = std::int64_t{1} << 20U;  // of source
+constexpr std::size_t kTilesAhead = 16;                      // read-ahead
+
+struct Tile {
+  const StreamJob* job = nullptr;
+  std::int64_t row_begin = 0;
+  std::int64_t rows = 0;
+
+  std::span<const std::byte> source_bytes() const {
+    const auto bytes = job->source.values->bytes;
+    const std::size_t row_bytes = bytes.size() / static_cast<std::size_t>(job->source.rows);
+    return bytes.subspan(static_cast<std::size_t>(row_begin) * row_bytes, static_cast<std::size_t>(rows) * row_bytes);
+  }
+};
+
+std::vector<Tile> make_tiles(std::span<const StreamJob> jobs) {
+  std::vector<Tile> tiles;
+  for (const StreamJob& job : jobs) {
+    const auto row_bytes = static_cast<std::int64_t>(job.source.values->bytes.size()) / job.source.rows;
+    const std::int64_t rows = std::max<std::int64_t>(1, kTileBytes / std::max<std::int64_t>(1, row_bytes));
+    for (std::int64_t row = 0; row < job.source.rows; row += rows) {
+      tiles.push_back({.job = &job, .row_begin = row, .rows = std::min(rows, job.source.rows - row)});
+    }
+  }
+  return tiles;
+}
+
+// Adds up finished bytes and calls the callback at most 20 times a second.
+class ProgressMeter {
+ public:
+  ProgressMeter(const RunControl& control, std::int64_t total) : control_(control) {
+    progress_ = {.stage = "weights", .done_bytes = 0, .total_bytes = total};
+  }
+
+  void add(std::int64_t bytes) {
+    if (!control_.on_progress) {
+      return;
+    }
+    const std::scoped_lock lock(mutex_);
+    progress_.done_bytes += bytes;
+    const auto now = std::chrono::steady_clock::now();
+    if (progress_.done_bytes == progress_.total_bytes || now - last_call_ > std::chrono::milliseconds(50)) {
+      last_call_ = now;
+      control_.on_progress(progress_);
+    }
+  }
+
+ private:
+  const RunControl& control_;
+  std::mutex mutex_;
+  Progress progress_;
+  std::chrono::steady_clock::time_point last_call_;
+};
+
+struct Worker {
+  EncodeScratch scratch;
+  std::vector<std::byte> values;
+  std::vector<std::byte> scales;
+};
+
+void encode_tile(const Tile& tile, Worker& worker) {
+  const StreamJob& job = *tile.job;
+  const std::int64_t columns = job.source.columns;
+  const std::int64_t scales = job.format.scales_per_row(columns) * job.format.scale_bytes();
+  worker.values.resize(static_cast<std::size_t>(tile.rows * job.format.row_bytes(columns)));
+  worker.scales.resize(static_cast<std::size_t>(tile.rows * scales));
+  encode_rows(job.source, job.format, job.saturate_fp16, tile.row_begin, tile.rows, worker.scratch, worker.values,
+              worker.scales);
+  job.sink({.row_begin = tile.row_begin, .rows = tile.rows, .values = worker.values, .scales = worker.scales});
+}
+
+}  // namespace
+
+void stream_weights(std::span<const StreamJob> jobs, const RunControl& control) {
+  const std::vector<Tile> tiles = make_tiles(jobs);
+  std::int64_t total = 0;
+  for (const Tile& tile : tiles) {
+    total += static_cast<std::int64_t>(tile.source_bytes().size());
+  }
+  ProgressMeter meter(control, total);
+  std::vector<Worker> workers(thread_count(control));
+  parallel_for(tiles.size(), control, [&](std::size_t item, std::size_t worker) {
+    if (item + kTilesAhead < tiles.size()) {
+      const Tile& ahead = tiles[item + kTilesAhead];
+      ahead.job->source.values->file->will_need(ahead.source_bytes());
+    }
+    const Tile& tile = tiles[item];
+    encode_tile(tile, workers[worker]);
+    tile.job->source.values->file->release(tile.source_bytes());
+    meter.add(static_cast<std::int64_t>(tile.source_bytes().size()));
+  });
+}
+
+}  // namespace diffulex_edge
