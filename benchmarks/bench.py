@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+
 from latency import compare_logits, measure
 from make_checkpoint import SHAPES, make_checkpoint
 
@@ -103,6 +104,16 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's size, first MiB (its header) and last MiB: tells checkpoints apart without reading them."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(b"%d" % size + file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read())
+    return digest.hexdigest()
+
+
 def used_bytes(folder: Path) -> int:
     """Bytes of the tensors a model is made of: a head that is stored though it is tied to the embedding is not read."""
     config = json.loads((folder / "config.json").read_text())
@@ -178,6 +189,11 @@ def measure_ours(options: argparse.Namespace, model: Path, work: Path, name: str
     if options.threads:
         command += ["--threads", str(options.threads)]
     copies = work / "copy"
+    needed = 3 * sum(path.stat().st_size for path in checkpoint_files(model))  # a copy, and at most twice the artefact
+    if shutil.disk_usage(work).free < needed:
+        raise MeasurementError(
+            f"{work} has less than {needed / 1e9:.0f} GB of free space, for a copy of the checkpoint"
+        )
     rounds: list[dict] = []
     say("our export: " + " ".join(command[1:]))
     settle(model, options.cold)
@@ -228,11 +244,10 @@ def measure_ours(options: argparse.Namespace, model: Path, work: Path, name: str
 
 def official_key(options: argparse.Namespace, model: Path, arguments: list[str]) -> dict:
     """What an official result depends on; a cached one counts only if all of it is the same."""
-    weights = {path.name: path.stat().st_size for path in checkpoint_files(model)}
     return {
         "arguments": arguments,
         "config": json.loads((model / "config.json").read_text()),
-        "weights": weights,
+        "weights": {path.name: fingerprint(path) for path in checkpoint_files(model)},
         "route": hashlib.sha256((HERE / "official_route.py").read_bytes()).hexdigest(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(),
@@ -245,6 +260,7 @@ def measure_official(options: argparse.Namespace, model: Path, work: Path, name:
     if route is None:
         return None
     arguments = [*route, "--seq-len", str(options.seq_len), "--attention", options.attention]
+    arguments += ["--qparams", options.qparams]
     if name == "int4":
         arguments += ["--group-size", str(options.group_size)]
     key = official_key(options, model, arguments)
@@ -289,13 +305,13 @@ def add_latency(options: argparse.Namespace, work: Path, name: str, row: dict, r
         return
     say(f"latency, {name}")
     paths = [work / f"{side}-{name}.pte" for side in sides]
-    result, logits = measure(paths, options.seq_len, options.turns, per_turn=2)
+    result, logits = measure(paths, options.seq_len, options.seconds)
     for side, file, values in zip(sides, result["files"], logits, strict=True):
         row[side]["runtime"] = file
         if reference is not None:
             row[side]["against_reference"] = compare_logits(values, reference)
     if len(sides) == 2:
-        row["latency_ratio"] = {key: result[key] for key in ("ratio_of_medians", "ratio_of_minima")}
+        row["latency_ratio"] = result["ratio"]
 
 
 # ---- the table
@@ -346,7 +362,8 @@ def print_table(result: dict) -> None:
           f"INT4 groups of {result['group_size']}")  # fmt: skip
     print(f"page cache {result['page_cache']} before every export and copy, dirty pages written back")
     print(f"{m['cpu']}, {m['cores']} cores, {m['memory_bytes'] / 1e9:.1f} GB; {result['date']}; {result['exporter']}")
-    print("official: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
+    if result["versions"]:
+        print("official: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
     print("ratio = official / ours: over 1, ours is faster or smaller\n")
     print(f"{'format':7} {'':28} {'ours':>12} {'official':>12} {'ratio':>9}")
     for name, row in result["formats"].items():
@@ -359,6 +376,9 @@ def print_table(result: dict) -> None:
             ratio = f"{theirs / ours:.2f}x" if has_ratio and ours and theirs else ""
             print(f"{label:7} {text:28} {cells[0]:>12} {cells[1]:>12} {ratio:>9}")
             label = ""
+        if latency := row.get("latency_ratio"):
+            low, high = (1 / ratio for ratio in reversed(latency["by_turn_quartiles"]))
+            print(f"{'':7} latency by turn: {1 / latency['by_turn']:.2f}x (quartiles {low:.2f} to {high:.2f})")
         if copy := (row.get("ours") or {}).get("copy"):
             speed = result["used_bytes"] / 1e9 / row["ours"]["seconds"]
             cp_speed = result["disk_bytes"] / 1e9 / copy["cp_seconds"]
@@ -439,6 +459,7 @@ def main() -> int:
     parser.add_argument("--ours", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--latency", action=argparse.BooleanOptionalAction, help="default: yes, but for llada-8b")
     parser.add_argument("--attention", choices=("matmul", "sdpa"), default="matmul", help="of the official route")
+    parser.add_argument("--qparams", choices=("affine", "hqq_scale_only"), default="affine", help="of torchao")
     parser.add_argument(
         "--page-cache",
         choices=("auto", "warm", "cold"),
@@ -446,7 +467,7 @@ def main() -> int:
         help="state of the checkpoint's pages; auto: cold where it is larger than half of the free memory",
     )
     parser.add_argument("--rounds", type=int, default=2, help="exports beside copies; the order alternates")
-    parser.add_argument("--turns", type=int, default=10, help="latency turns of each file")
+    parser.add_argument("--seconds", type=float, default=10, help="how long the latency of a format is measured")
     parser.add_argument("--threads", type=int, help="of our exporter; default: its own")
     parser.add_argument("--fresh", action="store_true", help="measure the official route again")
     parser.add_argument("--exporter", type=Path, default=ROOT / "build/release/bin/diffulex-edge")

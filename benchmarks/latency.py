@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 SEED = 20261124
+TURN_SECONDS = 0.1
+LEAST_TURNS = 6
 PAUSE_SECONDS = 0.01  # lets the other process's worker threads go to sleep
 
 
@@ -112,45 +114,58 @@ def compare_logits(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     }
 
 
-def measure(paths: list[Path], seq_len: int, turns: int, per_turn: int) -> tuple[dict, list[np.ndarray]]:
-    """Measures one or two files and returns their logits too, each float32 [1, seq_len, vocab].
+def measure(paths: list[Path], seq_len: int, seconds: float) -> tuple[dict, list[np.ndarray]]:
+    """Measures one or two files for about `seconds`; returns the numbers and each file's logits [1, seq_len, vocab].
 
-    The first run of every turn warms up and is not counted. Times are in milliseconds, memory in bytes above what the
-    process held before it loaded the file.
+    A turn is as many runs as fill TURN_SECONDS, after one that is not counted; who begins changes with every pair of
+    turns. Times are in milliseconds, memory in bytes above what the process held before it loaded the file.
     """
-    children: list[Child] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        children = []
         for path in paths:
             children.append(Child(path))
-        vocab = min(child.ready["vocab"] for child in children)
-        files: list[dict] = [
-            {"path": str(child.path), "load_ms": child.ready["load_ms"], "ms": []} for child in children
-        ]
-        with tempfile.TemporaryDirectory() as folder:
-            np.save(f"{folder}/ids.npy", input_ids(vocab, seq_len))
-            for child in children:
-                child.ask(f"input {folder}/ids.npy")
-                child.ask("run 2")
-            for _ in range(turns):
-                for child, file in zip(children, files, strict=True):
-                    time.sleep(PAUSE_SECONDS)
-                    answer = child.ask(f"run {per_turn + 1}")
-                    file["ms"] += answer["ms"][1:]
-                    file["memory_bytes"] = answer["memory_bytes"]
-            for i, child in enumerate(children):
-                child.ask(f"save {folder}/{i}.npy")
-            logits = [np.load(f"{folder}/{i}.npy") for i in range(len(children))]
-    finally:
+            stack.callback(children[-1].close)
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        np.save(f"{folder}/ids.npy", input_ids(min(child.ready["vocab"] for child in children), seq_len))
         for child in children:
-            child.close()
-    for file in files:
-        times = file.pop("ms")
-        file |= {"median_ms": float(np.median(times)), "min_ms": float(np.min(times)), "runs": len(times)}
-    result: dict = {"seq_len": seq_len, "files": files}
-    if len(files) == 2:
-        a, b = files
-        result["ratio_of_medians"] = a["median_ms"] / b["median_ms"]
-        result["ratio_of_minima"] = a["min_ms"] / b["min_ms"]
+            child.ask(f"input {folder}/ids.npy")
+        slowest_ms = max(min(child.ask("run 3")["ms"]) for child in children)
+        per_turn = max(1, min(20, round(TURN_SECONDS * 1e3 / slowest_ms)))
+        turns: list[list[list[float]]] = [[] for _ in children]  # [file][turn][run], ms
+        memory: list[dict[str, int]] = [{} for _ in children]
+        order = list(range(len(children)))
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(turns[0]) < LEAST_TURNS:
+            for i in order:
+                time.sleep(PAUSE_SECONDS)
+                answer = children[i].ask(f"run {per_turn + 1}")
+                turns[i].append(answer["ms"][1:])
+                memory[i] = answer["memory_bytes"]
+            order.reverse()
+        for i, child in enumerate(children):
+            child.ask(f"save {folder}/{i}.npy")
+        logits = [np.load(f"{folder}/{i}.npy") for i in range(len(children))]
+    result: dict = {"seq_len": seq_len, "turns": len(turns[0]), "runs_per_turn": per_turn, "files": []}
+    for child, times, used in zip(children, turns, memory, strict=True):
+        result["files"].append(
+            {
+                "path": str(child.path),
+                "load_ms": child.ready["load_ms"],
+                "median_ms": float(np.median(times)),
+                "min_ms": float(np.min(times)),
+                "memory_bytes": used,
+            }
+        )
+    if len(children) == 2:
+        by_turn = np.median(turns[0], axis=1) / np.median(turns[1], axis=1)
+        quartiles = [float(q) for q in np.quantile(by_turn, (0.25, 0.5, 0.75))]
+        a, b = result["files"]
+        result["ratio"] = {
+            "by_turn": quartiles[1],
+            "by_turn_quartiles": [quartiles[0], quartiles[2]],
+            "of_medians": a["median_ms"] / b["median_ms"],
+            "of_minima": a["min_ms"] / b["min_ms"],
+        }
         result["logits"] = compare_logits(logits[0], logits[1])
     return result, logits
 
@@ -160,8 +175,7 @@ def main() -> int:
     parser.add_argument("a", type=Path, help="our file: the ratio is a / b")
     parser.add_argument("b", type=Path, nargs="?")
     parser.add_argument("--seq-len", type=int, default=128)
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--per-turn", type=int, default=2, help="counted runs in each turn")
+    parser.add_argument("--seconds", type=float, default=10, help="how long to measure")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -170,7 +184,7 @@ def main() -> int:
         return 0
     try:
         paths = [path for path in (options.a, options.b) if path]
-        result, _ = measure(paths, options.seq_len, options.turns, options.per_turn)
+        result, _ = measure(paths, options.seq_len, options.seconds)
     except (OSError, RuntimeError) as error:
         print(f"latency: {error}", file=sys.stderr)
         return 1
@@ -186,7 +200,10 @@ def main() -> int:
         )
     if options.b:
         logits = result["logits"]
-        print(f"a / b: {result['ratio_of_medians']:.3f} of medians, {result['ratio_of_minima']:.3f} of minima")
+        ratio = result["ratio"]
+        low, high = ratio["by_turn_quartiles"]
+        print(f"a / b, {result['turns']} turns of {result['runs_per_turn']} runs: {ratio['by_turn']:.3f} by turn "
+              f"(quartiles {low:.3f} to {high:.3f}), {ratio['of_minima']:.3f} of minima")  # fmt: skip
         print(f"logits: max abs {logits['max_abs']:.4g}, cosine {logits['cosine']:.6f}, "
               f"same best token {logits['same_argmax']:.1%}")  # fmt: skip
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from latency import input_ids
 from official_route import load_decoder, read_config
 

@@ -30,12 +30,17 @@ constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWO
 }  // namespace
 
 OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size) : target_(target), size_(size) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(target, ignored)) {
-    throw Error(ErrorCode::kIo, target.string(), "is a folder", "name a file with -o");
+  std::error_code error;
+  if (std::filesystem::is_symlink(target, error)) {
+    target_ = std::filesystem::weakly_canonical(target, error);  // replace the file, not the link to it
+  }
+  const auto status = std::filesystem::status(target_, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    const bool folder = std::filesystem::is_directory(status);
+    throw Error(ErrorCode::kIo, target_.string(), folder ? "is a folder" : "is not a regular file", "name another file");
   }
 #ifdef O_TMPFILE
-  descriptor_ = ::open(folder_of(target).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode);
+  descriptor_ = ::open(folder_of(target_).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode);
   if (descriptor_ < 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL) {
     fail("can't create", errno);
   }

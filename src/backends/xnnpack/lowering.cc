@@ -51,8 +51,7 @@ struct Mapped {
 class Lowering {
  public:
   Lowering(const Model& model, const QuantizationResult& quantization, ActivationDtype activation_dtype)
-      : quantization_(quantization),
-        plan_(quantization.plan),
+      : plan_(quantization.plan),
         graph_(decompose(model.graph, taken_natively)),
         compute_(activation_dtype == ActivationDtype::FP16 ? DType::kF16 : DType::kF32),
         result_(std::make_unique<LoweredProgram>(
@@ -96,12 +95,13 @@ class Lowering {
     return target;
   }
 
+  // Quantized from the type in which the layer's result will be: XNNPACK's FP16 kernels read the scales that a
+  // conversion from FP16 leaves, and give NaN with those of a conversion from FP32.
   XnnId per_token(ValueId value) {
     std::optional<XnnId>& slot = mapped(value).per_token;
     if (!slot) {
-      const DType source = mapped(value).f32 ? DType::kF32 : mapped(value).native;
       slot = delegate().quantized_value(Datatype::qdint8, upper_bounds(node(value).shape), PerToken{});
-      delegate().unary(NodeUnion::Convert, get(value, source), *slot);
+      delegate().unary(NodeUnion::Convert, get(value, compute_), *slot);
     }
     return *slot;
   }
@@ -506,7 +506,6 @@ class Lowering {
     }
   }
 
-  const QuantizationResult& quantization_;
   const QuantizationPlan& plan_;
   diffulex_edge::Graph graph_;
   DType compute_;

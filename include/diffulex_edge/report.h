@@ -1,0 +1,47 @@
+// Results as JSON, as text for a terminal, and as an HTML page.
+#pragma once
+
+#include <string>
+
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/inspection.h"
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/quantization.h"
+
+namespace diffulex_edge {
+
+// What an export was asked for, beside what came of it.
+struct ExportReport {
+  const Model& model;
+  const BackendConfig& config;
+  const ExportMetadata& metadata;
+  std::string output;  // path as given
+};
+
+// One object; keys as in docs/USER_GUIDE.md.
+std::string to_json(const ExportReport& report);
+// Some lines: formats, sizes, warnings. `with_layers` adds a table with a row for each kind of layer.
+std::string to_text(const ExportReport& report);
+// A self-contained page with every layer.
+std::string to_html(const ExportReport& report);
+
+// What `quantize` did.
+struct QuantizeReport {
+  const Model& model;
+  const QuantizationResult& result;
+  std::string output;
+  std::int64_t file_bytes = 0;
+  double seconds = 0.0;
+  std::int64_t peak_rss_bytes = 0;
+};
+std::string to_json(const QuantizeReport& report);
+std::string to_text(const QuantizeReport& report);
+
+std::string to_json(const Inspection& inspection);
+std::string to_text(const Inspection& inspection);
+
+// The specification's compatibility matrix, six formats by three backends, as the registered backends answer it.
+std::string matrix_json();
+std::string matrix_text();
+
+}  // namespace diffulex_edge

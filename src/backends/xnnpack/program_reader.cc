@@ -1,0 +1,315 @@
+#include "backends/xnnpack/program_reader.h"
+
+#include <cstring>
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+#include "executorch_program_generated.h"
+#include "xnnpack_graph_generated.h"
+
+namespace diffulex_edge::executorch {
+namespace {
+
+namespace xnn = xnnpack::schema;
+
+constexpr std::size_t kIdentifierAt = 4;
+constexpr std::size_t kHeaderAt = 8;
+constexpr std::size_t kHeaderBytes = 32;
+
+template <typename T>
+T load(std::span<const std::byte> bytes, std::size_t offset) {
+  T value{};
+  std::memcpy(&value, bytes.data() + offset, sizeof(value));
+  return value;
+}
+
+std::string text(const flatbuffers::String* string) { return string == nullptr ? std::string() : string->str(); }
+
+template <typename Vector>
+std::vector<std::int64_t> sizes_of(const Vector* sizes) {
+  std::vector<std::int64_t> result;
+  if (sizes != nullptr) {
+    result.assign(sizes->begin(), sizes->end());
+  }
+  return result;
+}
+
+class ProgramReader {
+ public:
+  ProgramReader(std::span<const std::byte> file, const std::string& name) : file_(file), name_(name) {}
+
+  ProgramContents read() {
+    program_ = verified_program();
+    for (const schema::NamedData* named : list(program_->named_data())) {
+      named_.emplace(text(named->key()), named->segment_index());
+    }
+    for (const schema::ExecutionPlan* plan : list(program_->execution_plan())) {
+      read_method(*plan);
+    }
+    return std::move(contents_);
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(ErrorCode::kBadFile, name_, what, "the file is truncated or damaged");
+  }
+
+  // An absent vector reads as an empty one.
+  template <typename T>
+  static std::vector<const T*> list(const flatbuffers::Vector<flatbuffers::Offset<T>>* vector) {
+    std::vector<const T*> result;
+    if (vector != nullptr) {
+      result.assign(vector->begin(), vector->end());
+    }
+    return result;
+  }
+
+  const schema::Program* verified_program() {
+    std::uint64_t program_size = file_.size();
+    if (std::memcmp(file_.data() + kHeaderAt, "eh00", 4) == 0) {
+      if (file_.size() < kHeaderAt + kHeaderBytes) {
+        fail("the header is cut off");
+      }
+      program_size = load<std::uint64_t>(file_, 16);
+      segment_base_ = load<std::uint64_t>(file_, 24);
+      const bool has_data_size = load<std::uint32_t>(file_, 12) >= kHeaderBytes;
+      const std::uint64_t data_size = has_data_size ? load<std::uint64_t>(file_, 32) : 0;
+      if (program_size > file_.size() || segment_base_ > file_.size() || data_size > file_.size() - segment_base_) {
+        fail("the header's sizes exceed the file's " + std::to_string(file_.size()) + " bytes");
+      }
+    }
+    flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(file_.data()), program_size, 128, 100'000'000);
+    if (!schema::VerifyProgramBuffer(verifier)) {
+      fail("the program's flatbuffer is not valid");
+    }
+    return schema::GetProgram(file_.data());
+  }
+
+  std::span<const std::byte> segment(std::uint32_t index) const {
+    const auto* segments = program_->segments();
+    if (segments == nullptr || index >= segments->size()) {
+      fail("segment " + std::to_string(index) + " does not exist");
+    }
+    const std::uint64_t offset = segments->Get(index)->offset();
+    const std::uint64_t size = segments->Get(index)->size();
+    if (offset > file_.size() - segment_base_ || size > file_.size() - segment_base_ - offset) {
+      fail("segment " + std::to_string(index) + " lies beyond the end of the file");
+    }
+    return file_.subspan(segment_base_ + offset, size);
+  }
+
+  const schema::EValue& value(const schema::ExecutionPlan& plan, std::int32_t index) const {
+    const auto* values = plan.values();
+    if (index < 0 || values == nullptr || static_cast<std::uint32_t>(index) >= values->size()) {
+      fail("value " + std::to_string(index) + " does not exist");
+    }
+    return *values->Get(static_cast<std::uint32_t>(index));
+  }
+
+  InspectedValue describe(const schema::ExecutionPlan& plan, std::int32_t index) const {
+    const schema::Tensor* tensor = value(plan, index).val_as_Tensor();
+    if (tensor == nullptr) {
+      return {.type = schema::EnumNameKernelTypes(value(plan, index).val_type())};
+    }
+    return {.type = schema::EnumNameScalarType(tensor->scalar_type()),
+            .sizes = sizes_of(tensor->sizes()),
+            .dynamic = tensor->shape_dynamism() != schema::TensorShapeDynamism::STATIC};
+  }
+
+  void read_method(const schema::ExecutionPlan& plan) {
+    InspectedMethod method{.name = text(plan.name())};
+    for (const std::int64_t index : sizes_of(plan.inputs())) {
+      method.inputs.push_back(describe(plan, static_cast<std::int32_t>(index)));
+    }
+    for (const std::int64_t index : sizes_of(plan.outputs())) {
+      method.outputs.push_back(describe(plan, static_cast<std::int32_t>(index)));
+    }
+    for (const std::int64_t bytes : sizes_of(plan.non_const_buffer_sizes())) {
+      method.arena_bytes += bytes;
+    }
+    const auto operators = list(plan.operators());
+    for (const schema::Chain* chain : list(plan.chains())) {
+      for (const schema::Instruction* instruction : list(chain->instructions())) {
+        if (const schema::KernelCall* call = instruction->instr_args_as_KernelCall()) {
+          if (call->op_index() < 0 || static_cast<std::size_t>(call->op_index()) >= operators.size()) {
+            fail("operator " + std::to_string(call->op_index()) + " does not exist");
+          }
+          const schema::Operator& op = *operators[static_cast<std::size_t>(call->op_index())];
+          const std::string overload = text(op.overload());
+          method.operators.push_back(text(op.name()) + (overload.empty() ? "" : "." + overload));
+        }
+      }
+    }
+    for (const schema::BackendDelegate* delegate : list(plan.delegates())) {
+      method.delegates.push_back(read_delegate(*delegate));
+    }
+    read_constant_tensors(plan);
+    contents_.methods.push_back(std::move(method));
+  }
+
+  InspectedDelegate read_delegate(const schema::BackendDelegate& delegate) {
+    InspectedDelegate result{.id = text(delegate.id())};
+    if (delegate.processed() == nullptr || delegate.processed()->location() != schema::DataLocation::SEGMENT) {
+      return result;
+    }
+    const std::span<const std::byte> payload = segment(delegate.processed()->index());
+    result.bytes = static_cast<std::int64_t>(payload.size());
+    if (result.id == "XnnpackBackend") {
+      read_xnnpack(payload, result);
+    }
+    return result;
+  }
+
+  void read_xnnpack(std::span<const std::byte> payload, InspectedDelegate& delegate) {
+    constexpr std::size_t kXnnHeaderBytes = 30;
+    if (payload.size() < kXnnHeaderBytes || std::memcmp(payload.data() + 4, "XH00", 4) != 0) {
+      return;  // an older layout without a header
+    }
+    const std::uint64_t offset = load<std::uint32_t>(payload, 10);
+    const std::uint64_t size = load<std::uint32_t>(payload, 14);
+    const std::uint64_t constants = load<std::uint32_t>(payload, 18);
+    if (offset > payload.size() || size > payload.size() - offset || constants > payload.size()) {
+      fail("the XNNPACK payload's sizes exceed it");
+    }
+    std::vector<std::uint64_t> buffer((size + 7) / 8);  // a copy, aligned as flatbuffers needs it
+    std::memcpy(buffer.data(), payload.data() + offset, size);
+    const auto* data = reinterpret_cast<const std::uint8_t*>(buffer.data());
+    flatbuffers::Verifier verifier(data, size, 128, 100'000'000);
+    if (size < 8 || !xnn::VerifyGraphBuffer(verifier)) {
+      fail("the XNNPACK payload's flatbuffer is not valid");
+    }
+    const xnn::Graph* graph = xnn::GetGraph(data);
+    for (const xnn::Node* node : list(graph->xnodes())) {
+      ++delegate.nodes[xnn::EnumNameNodeUnion(node->xnode_union_type())];
+    }
+    read_delegate_constants(*graph, payload, constants);
+  }
+
+  void read_delegate_constants(const xnn::Graph& graph, std::span<const std::byte> payload, std::uint64_t base) {
+    const auto constants = list(graph.constant_data());
+    const auto add = [&](std::uint32_t index, const std::string& type, std::vector<std::int64_t> shape,
+                         std::int64_t group_size) {
+      if (index == 0) {
+        return;
+      }
+      if (index >= constants.size()) {
+        fail("constant " + std::to_string(index) + " of the XNNPACK payload does not exist");
+      }
+      const xnn::ConstantData& constant = *constants[index];
+      std::span<const std::byte> bytes;
+      if (constant.offset() == UINT64_MAX) {
+        bytes = named_data(text(constant.named_key()));
+      } else if (constant.offset() <= payload.size() - base) {
+        bytes = payload.subspan(base + constant.offset());
+      }
+      if (constant.size() > bytes.size()) {
+        fail("constant " + std::to_string(index) + " of the XNNPACK payload is larger than its data");
+      }
+      std::string key = text(constant.named_key());
+      add_weight(key.empty() ? "constant " + std::to_string(index) : std::move(key), type, std::move(shape), group_size,
+                 bytes.first(constant.size()));
+    };
+    for (const xnn::Value* value : list(graph.xvalues())) {
+      const xnn::QuantizedTensorValue* quantized = value->xvalue_union_as_QuantizedTensorValue();
+      const xnn::TensorValue* tensor =
+          quantized != nullptr ? quantized->tensor_value() : value->xvalue_union_as_TensorValue();
+      if (tensor == nullptr) {
+        continue;
+      }
+      const xnn::PerChannelGroupQuant* groups =
+          quantized != nullptr ? quantized->quant_params_as_PerChannelGroupQuant() : nullptr;
+      const std::int64_t group_size = groups != nullptr ? groups->group_size() : 0;
+      add(tensor->constant_buffer_idx(), xnn::EnumNameDatatype(tensor->datatype()), sizes_of(tensor->dims()),
+          group_size);
+      if (groups != nullptr) {
+        add(groups->scale_buffer_idx(), "bf16", {groups->num_scales()}, 0);
+      }
+    }
+  }
+
+  std::span<const std::byte> named_data(const std::string& key) const {
+    const auto found = named_.find(key);
+    if (found == named_.end()) {
+      fail("the named data '" + key + "' is missing");
+    }
+    return segment(found->second);
+  }
+
+  // Constants of operators outside delegates, such as the embedding's table.
+  void read_constant_tensors(const schema::ExecutionPlan& plan) {
+    const schema::SubsegmentOffsets* constants = program_->constant_segment();
+    if (constants == nullptr || constants->offsets() == nullptr) {
+      return;
+    }
+    for (const schema::EValue* entry : list(plan.values())) {
+      const schema::Tensor* tensor = entry->val_as_Tensor();
+      if (tensor == nullptr || tensor->data_buffer_idx() == 0) {
+        continue;
+      }
+      if (tensor->data_buffer_idx() >= constants->offsets()->size()) {
+        fail("constant tensor " + std::to_string(tensor->data_buffer_idx()) + " does not exist");
+      }
+      const std::span<const std::byte> whole = segment(constants->segment_index());
+      const std::uint64_t offset = constants->offsets()->Get(tensor->data_buffer_idx());
+      const auto bytes = tensor_bytes(*tensor);
+      if (!bytes || offset > whole.size() || static_cast<std::uint64_t>(*bytes) > whole.size() - offset) {
+        fail("constant tensor " + std::to_string(tensor->data_buffer_idx()) + " lies beyond its segment");
+      }
+      add_weight("constant tensor " + std::to_string(tensor->data_buffer_idx()),
+                 schema::EnumNameScalarType(tensor->scalar_type()), sizes_of(tensor->sizes()), 0,
+                 whole.subspan(offset, static_cast<std::size_t>(*bytes)));
+    }
+  }
+
+  static std::optional<std::int64_t> tensor_bytes(const schema::Tensor& tensor) {
+    static const std::map<schema::ScalarType, std::int64_t> kBytes = {
+        {schema::ScalarType::BYTE, 1},     {schema::ScalarType::CHAR, 1},  {schema::ScalarType::BOOL, 1},
+        {schema::ScalarType::SHORT, 2},    {schema::ScalarType::HALF, 2},  {schema::ScalarType::BFLOAT16, 2},
+        {schema::ScalarType::UINT16, 2},   {schema::ScalarType::INT, 4},   {schema::ScalarType::FLOAT, 4},
+        {schema::ScalarType::UINT32, 4},   {schema::ScalarType::LONG, 8},  {schema::ScalarType::DOUBLE, 8},
+        {schema::ScalarType::UINT64, 8}};
+    const auto found = kBytes.find(tensor.scalar_type());
+    std::optional<std::int64_t> bytes = found == kBytes.end() ? std::nullopt : std::optional(found->second);
+    for (const std::int64_t size : sizes_of(tensor.sizes())) {
+      bytes = bytes ? checked_multiply(*bytes, size) : bytes;
+    }
+    return bytes;
+  }
+
+  void add_weight(std::string name, std::string type, std::vector<std::int64_t> shape, std::int64_t group_size,
+                  std::span<const std::byte> bytes) {
+    const std::pair key(name, bytes.data());
+    if (!seen_.insert(key).second) {
+      return;
+    }
+    contents_.weights.push_back({.name = std::move(name),
+                                 .type = std::move(type),
+                                 .shape = std::move(shape),
+                                 .group_size = group_size,
+                                 .bytes = static_cast<std::int64_t>(bytes.size()),
+                                 .offset = bytes.data() - file_.data()});
+  }
+
+  std::span<const std::byte> file_;
+  const std::string& name_;
+  const schema::Program* program_ = nullptr;
+  std::uint64_t segment_base_ = 0;
+  std::map<std::string, std::uint32_t> named_;
+  ProgramContents contents_;
+  std::set<std::pair<std::string, const std::byte*>> seen_;
+};
+
+}  // namespace
+
+bool is_program(std::span<const std::byte> file) {
+  return file.size() > kHeaderAt + 4 && std::memcmp(file.data() + kIdentifierAt, "ET12", 4) == 0;
+}
+
+ProgramContents read_program(std::span<const std::byte> file, const std::string& name) {
+  return ProgramReader(file, name).read();
+}
+
+}  // namespace diffulex_edge::executorch

@@ -1,0 +1,21 @@
+// The subcommands. Each adds itself to the command line and returns what runs when it was chosen.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <functional>
+#include <stop_token>
+
+namespace diffulex_edge::cli {
+
+struct Command {
+  CLI::App* app = nullptr;
+  const bool* json = nullptr;                    // whether --json was given
+  std::function<void(std::stop_token)> run;      // throws Error
+};
+
+Command add_export(CLI::App& app);
+Command add_quantize(CLI::App& app);
+Command add_inspect(CLI::App& app);
+Command add_matrix(CLI::App& app);
+
+}  // namespace diffulex_edge::cli

@@ -1,0 +1,98 @@
+// diffulex-edge export MODEL -o FILE
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/progress_bar.h"
+#include "core/output_file.h"
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/report.h"
+
+namespace diffulex_edge::cli {
+namespace {
+
+struct ExportArguments {
+  ModelArguments model;
+  QuantizationArguments quantization;
+  OutputOptions output_options;
+  std::string output;
+  std::string backend = "xnnpack";
+  std::optional<std::string> activation_dtype;
+  std::optional<std::int64_t> seq_len;
+  std::optional<std::string> minimum_deployment_target;
+  std::optional<std::string> soc;
+  std::string report;
+  bool dry_run = false;
+};
+
+void write_text(const std::string& path, const std::string& text) {
+  OutputFile file(path, static_cast<std::int64_t>(text.size()));
+  file.write(0, std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+void run(const ExportArguments& arguments, std::stop_token stop) {
+  refuse(arguments.minimum_deployment_target, "--minimum-deployment-target", "belongs to the Core ML backend");
+  refuse(arguments.soc, "--soc", "belongs to the QNN backend");
+  BackendConfig config;
+  if (arguments.activation_dtype) {
+    config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
+  }
+  // An unknown backend shows before the model is read.
+  BackendRegistry::instance().create(arguments.backend, config);
+
+  ModelOptions options = arguments.model.options();
+  options.seq_len = arguments.seq_len;
+  const Model model = load_model(arguments.model.path, options);
+  config.quant_config = arguments.quantization.config(model);
+  const auto backend = BackendRegistry::instance().create(arguments.backend, config);
+  const ExportResult result = [&] {
+    if (arguments.dry_run) {
+      return backend->dry_run(model);
+    }
+    ProgressBar bar(arguments.output_options.quiet);
+    return backend->export_model(model, arguments.output,
+                                 {.threads = arguments.output_options.threads,
+                                  .stop = std::move(stop),
+                                  .on_progress = [&](const Progress& progress) { bar.show(progress); }});
+  }();
+  if (!result.success) {
+    throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
+  }
+  const ExportReport report{model, config, result.metadata, arguments.output};
+  if (!arguments.report.empty()) {
+    write_text(arguments.report, to_html(report));
+  }
+  fmt::print("{}\n", arguments.output_options.json ? to_json(report) : to_text(report));
+}
+
+}  // namespace
+
+Command add_export(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("export", "Quantize and compile a model for a device's runtime");
+  const auto arguments = std::make_shared<ExportArguments>();
+  arguments->model.add_to(*command);
+  command->add_option("-o,--output", arguments->output, "The file to write")->required();
+  command->add_option("--backend", arguments->backend, "xnnpack (default)");
+  arguments->quantization.add_to(*command);
+  command->add_option("--activation-dtype", arguments->activation_dtype,
+                      "Type in which activations flow: fp32 (default) or fp16");
+  command->add_option("--seq-len", arguments->seq_len,
+                      "Longest input in tokens; shorter ones run too (default: the model's limit, at most 1024)");
+  command->add_option("--minimum-deployment-target", arguments->minimum_deployment_target, "Core ML")->group("");
+  command->add_option("--soc", arguments->soc, "QNN")->group("");
+  command->add_option("--report", arguments->report, "Also write an HTML report to this file");
+  command->add_flag("--dry-run", arguments->dry_run, "Predict the exact size and the formats; read no weights, write nothing");
+  arguments->output_options.add_to(*command);
+  return {.app = command,
+          .json = &arguments->output_options.json,
+          .run = [arguments](std::stop_token stop) { run(*arguments, std::move(stop)); }};
+}
+
+}  // namespace diffulex_edge::cli

@@ -1,0 +1,39 @@
+// diffulex-edge inspect FILE|DIR
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "diffulex_edge/inspection.h"
+#include "diffulex_edge/report.h"
+
+namespace diffulex_edge::cli {
+namespace {
+
+struct InspectArguments {
+  std::string path;
+  bool no_hash = false;
+  OutputOptions output_options;
+};
+
+}  // namespace
+
+Command add_inspect(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("inspect", "Show what is in a checkpoint or a .pte file");
+  const auto arguments = std::make_shared<InspectArguments>();
+  command->add_option("PATH", arguments->path, "A model folder, a .safetensors file or a .pte file")->required();
+  command->add_flag("--no-hash", arguments->no_hash, "Don't read every byte for SHA-256");
+  arguments->output_options.add_to(*command);
+  const auto run = [arguments](std::stop_token stop) {
+    const Inspection inspection = inspect(arguments->path, {.hashes = !arguments->no_hash},
+                                          {.threads = arguments->output_options.threads, .stop = std::move(stop)});
+    fmt::print("{}\n", arguments->output_options.json ? to_json(inspection) : to_text(inspection));
+  };
+  return {.app = command, .json = &arguments->output_options.json, .run = run};
+}
+
+}  // namespace diffulex_edge::cli

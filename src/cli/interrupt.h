@@ -1,0 +1,39 @@
+// Ctrl-C and friends: stop the work, clean up, then die of the signal as a shell expects.
+#pragma once
+
+#include <atomic>
+#include <stop_token>
+#include <thread>
+
+namespace diffulex_edge::cli {
+
+// While this lives, SIGINT and SIGTERM trigger a stop token; a second one ends the process at once. Must be made before
+// any other thread.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+  InterruptGuard(InterruptGuard&&) = delete;
+  InterruptGuard& operator=(InterruptGuard&&) = delete;
+
+  std::stop_token token() const { return stop_.get_token(); }
+  // The signal that came, or 0.
+  int signal() const { return signal_; }
+
+ private:
+  void watch(const std::stop_token& done);
+
+  std::stop_source stop_;
+  std::atomic<int> signal_{0};
+  std::jthread watcher_;
+};
+
+// Ends this process with the signal's default action.
+[[noreturn]] void die_of(int signal);
+
+// A mapped input file that shrinks while it is read raises SIGBUS: says so and exits with the code for a bad input file.
+void explain_shrinking_files();
+
+}  // namespace diffulex_edge::cli

@@ -1,0 +1,109 @@
+// The command: parses arguments, runs a subcommand, turns errors into one line and the documented exit code.
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/version.h"
+
+namespace {
+
+using diffulex_edge::Error;
+using diffulex_edge::ErrorCode;
+namespace cli = diffulex_edge::cli;
+
+int exit_code(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return 2;
+    case ErrorCode::kBadFile:
+      return 3;
+    case ErrorCode::kUnsupported:
+      return 4;
+    case ErrorCode::kIo:
+      return 5;
+    case ErrorCode::kOutOfMemory:
+    case ErrorCode::kCancelled:
+    case ErrorCode::kInternal:
+      break;
+  }
+  return 1;
+}
+
+int report(const Error& error, bool json) {
+  fmt::print(stderr, "diffulex-edge: error: {}\n", error.what());
+  if (json) {
+    const nlohmann::ordered_json document{
+        {"success", false}, {"error", error.what()}, {"code", diffulex_edge::to_string(error.code())}};
+    fmt::print("{}\n", document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  }
+  return exit_code(error.code());
+}
+
+int run(const cli::Command& command) {
+  const bool json = *command.json;
+  int signal = 0;
+  int code = 0;
+  {
+    const cli::InterruptGuard interrupt;
+    try {
+      command.run(interrupt.token());
+      if (std::fflush(stdout) != 0) {
+        throw Error(ErrorCode::kIo, "stdout", "could not be written");
+      }
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled) {
+        fmt::print(stderr, "diffulex-edge: stopped, nothing was written\n");
+        code = exit_code(error.code());
+        signal = interrupt.signal();
+      } else {
+        code = report(error, json);
+      }
+    } catch (const std::bad_alloc&) {
+      code = report(Error(ErrorCode::kOutOfMemory, {}, "out of memory"), json);
+    } catch (const std::exception& error) {
+      code = report(Error(ErrorCode::kInternal, "internal error", error.what(), "please report this"), json);
+    }
+  }
+  if (signal != 0) {
+    cli::die_of(signal);
+  }
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  cli::explain_shrinking_files();
+  CLI::App app("Takes a diffusion language model from its Hugging Face checkpoint to an edge device.", "diffulex-edge");
+  app.set_version_flag("--version", fmt::format("diffulex-edge {} ({} kernels)", diffulex_edge::version(),
+                                                diffulex_edge::instruction_set()));
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
+             "1 anything else.");
+  const std::vector<cli::Command> commands = {cli::add_export(app), cli::add_quantize(app), cli::add_inspect(app),
+                                              cli::add_matrix(app)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr, "diffulex-edge: error: {} (see diffulex-edge --help)\n", error.what());
+    return exit_code(ErrorCode::kInvalidArgument);
+  }
+  for (const cli::Command& command : commands) {
+    if (command.app->parsed()) {
+      return run(command);
+    }
+  }
+  return exit_code(ErrorCode::kInternal);
+}

@@ -1,0 +1,80 @@
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge::cli {
+
+void OutputOptions::add_to(CLI::App& command) {
+  command.add_flag("--json", json, "Print one JSON object on stdout and nothing else there");
+  command.add_flag("--quiet", quiet, "No progress on stderr");
+  command.add_option("--threads", threads, "Worker threads; 0: one for each processor")->check(CLI::Range(0, 1024));
+}
+
+void ModelArguments::add_to(CLI::App& command) {
+  command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
+  command.add_option("--block-length", block_length,
+                     "Block of a block-causal model, in tokens; 0: fully bidirectional (default: the model's)");
+  command.add_option("--ignore-config-key", ignored_config_keys,
+                     "A config.json key that you know to be harmless (repeatable)")
+      ->allow_extra_args(false);
+}
+
+ModelOptions ModelArguments::options() const {
+  return {.seq_len = {}, .block_length = block_length, .ignored_config_keys = ignored_config_keys};
+}
+
+void QuantizationArguments::add_to(CLI::App& command) {
+  command.add_option("--dtype", dtype, "fp32, fp16, int8 or int4 (default: fp32, or what a quantized MODEL has)");
+  command.add_option("--mode", mode, "weight_only (default), dynamic or static");
+  command.add_option("--group-size", group_size,
+                     "INT4: inputs that share a scale, 32 (default), 64, 128 or 256; 0: one scale per output channel");
+  command.add_option("--exclude", exclude,
+                     "Keep layers whose name contains this in FP32 (repeatable; beside lm_head, norm, embedding)")
+      ->allow_extra_args(false);
+  command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
+  command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");
+  command.add_option("--method", method, "Rounding method: rtn (round to nearest)");
+  command.add_option("--calibration", calibration, "Calibration data (not in this version)")->group("");
+  command.add_option("--plan", plan, "Mixed-precision plan (not in this version)")->group("");
+  command.add_flag("--saturate-fp16", saturate_fp16, "Write +-65504 for weights beyond FP16 instead of failing");
+  command.add_flag("--strict-group-size", strict_group_size,
+                   "Fail where the group size does not divide a row instead of taking a smaller one");
+}
+
+void refuse(const std::optional<std::string>& value, const std::string& option, const std::string& reason) {
+  if (value) {
+    throw Error(ErrorCode::kUnsupported, option, reason);
+  }
+}
+
+QuantizationConfig QuantizationArguments::config(const Model& model) const {
+  refuse(calibration, "--calibration", "is not available in this version");
+  refuse(plan, "--plan", "is not available in this version");
+  if (method != "rtn") {
+    refuse(method, "--method " + method, "is not available in this version, which rounds to nearest (rtn)");
+  }
+  QuantizationConfig config = default_quantization_config(model);
+  if (dtype) {
+    config.dtype = parse_quantization_dtype(*dtype);
+  }
+  if (mode) {
+    config.mode = parse_quantization_mode(*mode);
+  }
+  if (group_size) {
+    config.group_size = *group_size;
+  }
+  config.exclude_layers.insert(config.exclude_layers.end(), exclude.begin(), exclude.end());
+  if (embedding_dtype) {
+    config.embedding_dtype = parse_quantization_dtype(*embedding_dtype);
+  }
+  if (head_dtype) {
+    config.head_dtype = parse_quantization_dtype(*head_dtype);
+  }
+  config.saturate_fp16 = saturate_fp16;
+  config.strict_group_size = strict_group_size;
+  return config;
+}
+
+}  // namespace diffulex_edge::cli

@@ -1,0 +1,55 @@
+// Options that several subcommands share, and how they become library configurations.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/quantization.h"
+
+namespace diffulex_edge::cli {
+
+// How a subcommand talks to the terminal.
+struct OutputOptions {
+  bool json = false;
+  bool quiet = false;
+  int threads = 0;
+
+  void add_to(CLI::App& command);
+};
+
+struct ModelArguments {
+  std::string path;
+  std::optional<std::int64_t> block_length;
+  std::vector<std::string> ignored_config_keys;
+
+  void add_to(CLI::App& command);
+  ModelOptions options() const;
+};
+
+struct QuantizationArguments {
+  std::optional<std::string> dtype;
+  std::optional<std::string> mode;
+  std::optional<std::int64_t> group_size;
+  std::vector<std::string> exclude;
+  std::optional<std::string> embedding_dtype;
+  std::optional<std::string> head_dtype;
+  std::string method = "rtn";
+  std::optional<std::string> calibration;
+  std::optional<std::string> plan;
+  bool saturate_fp16 = false;
+  bool strict_group_size = false;
+
+  void add_to(CLI::App& command);
+  // What the command line says over what the model's own config.json says over the defaults.
+  QuantizationConfig config(const Model& model) const;
+};
+
+// Throws Error{kUnsupported} if an option of a later version was given.
+void refuse(const std::optional<std::string>& value, const std::string& option, const std::string& reason);
+
+}  // namespace diffulex_edge::cli

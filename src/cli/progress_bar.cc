@@ -1,0 +1,51 @@
+#include "cli/progress_bar.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+
+namespace diffulex_edge::cli {
+namespace {
+
+constexpr double kSilentSeconds = 0.5;  // short work shows nothing
+constexpr double kLineSeconds = 5.0;    // between plain lines
+
+}  // namespace
+
+ProgressBar::ProgressBar(bool quiet)
+    : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_line_(start_) {}
+
+ProgressBar::~ProgressBar() {
+  if (drawn_) {
+    fmt::print(stderr, "\r\x1b[K");
+  }
+}
+
+void ProgressBar::show(const Progress& progress) {
+  const auto now = Clock::now();
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  if (quiet_ || seconds < kSilentSeconds || progress.total_bytes == 0) {
+    return;
+  }
+  if (!terminal_ && std::chrono::duration<double>(now - last_line_).count() < kLineSeconds) {
+    return;
+  }
+  last_line_ = now;
+  const double done = static_cast<double>(progress.done_bytes);
+  const double total = static_cast<double>(progress.total_bytes);
+  const double rate = done / seconds;
+  const double left = rate > 0.0 ? (total - done) / rate : 0.0;
+  const std::string line = fmt::format("{} {:3.0f}%  {:.2f} of {:.2f} GB  {:.2f} GB/s  {:.0f} s left", progress.stage,
+                                       100.0 * done / total, done / 1e9, total / 1e9, rate / 1e9, left);
+  if (terminal_) {
+    drawn_ = true;
+    fmt::print(stderr, "\r\x1b[K{}", line);
+  } else {
+    fmt::print(stderr, "{}\n", line);
+  }
+  std::fflush(stderr);
+}
+
+}  // namespace diffulex_edge::cli

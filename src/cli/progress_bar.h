@@ -1,0 +1,32 @@
+// Shows progress on stderr: one line that is redrawn on a terminal, plain lines elsewhere.
+#pragma once
+
+#include <chrono>
+
+#include "diffulex_edge/progress.h"
+
+namespace diffulex_edge::cli {
+
+class ProgressBar {
+ public:
+  explicit ProgressBar(bool quiet);
+  // Ends the redrawn line.
+  ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  ProgressBar(ProgressBar&&) = delete;
+  ProgressBar& operator=(ProgressBar&&) = delete;
+
+  void show(const Progress& progress);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  bool quiet_;
+  bool terminal_;
+  bool drawn_ = false;
+  Clock::time_point start_;
+  Clock::time_point last_line_;
+};
+
+}  // namespace diffulex_edge::cli

@@ -1,0 +1,231 @@
+// Writes a model's weights as a plan says, in the stored layout that find_stored_weight reads back.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/safetensors_writer.h"
+#include "core/output_file.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/quantization.h"
+#include "quant/weight_stream.h"
+
+namespace diffulex_edge {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A folder that gets its name when complete and leaves nothing behind otherwise.
+class OutputFolder {
+ public:
+  explicit OutputFolder(const fs::path& target) : target_(target) {
+    std::error_code error;
+    if (fs::exists(target) && !(fs::is_directory(target) && fs::is_empty(target, error))) {
+      throw Error(ErrorCode::kIo, target.string(), "exists and is not an empty folder", "name a new folder with -o");
+    }
+    const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
+    partial_ = parent / ("." + target.filename().string() + ".partial-" + std::to_string(::getpid()));
+    fs::create_directory(partial_, error);
+    if (error) {
+      throw Error(ErrorCode::kIo, target.string(), "can't create: " + error.message());
+    }
+  }
+  ~OutputFolder() {
+    std::error_code ignored;
+    fs::remove_all(partial_, ignored);
+  }
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  OutputFolder(OutputFolder&&) = delete;
+  OutputFolder& operator=(OutputFolder&&) = delete;
+
+  const fs::path& path() const { return partial_; }
+
+  void commit() {
+    std::error_code error;
+    fs::rename(partial_, target_, error);
+    if (error) {
+      throw Error(ErrorCode::kIo, target_.string(), "can't give the folder its name: " + error.message());
+    }
+  }
+
+ private:
+  fs::path target_;
+  fs::path partial_;
+};
+
+// The plan of each tensor. A tied weight has several uses but one place in the file.
+std::map<std::string, const LayerPlan*> plan_by_tensor(const QuantizationPlan& plan) {
+  std::map<std::string, const LayerPlan*> tensors;
+  for (const LayerPlan& layer : plan.layers) {
+    const auto [position, inserted] = tensors.emplace(layer.tensor, &layer);
+    if (!inserted && position->second->format != layer.format) {
+      throw Error(ErrorCode::kInvalidArgument, layer.tensor,
+                  "is shared by " + position->second->layer + " (" + to_string(position->second->format) + ") and " +
+                      layer.layer + " (" + to_string(layer.format) + "), and a checkpoint stores it once",
+                  "give --embedding-dtype and --head-dtype the same value");
+    }
+  }
+  return tensors;
+}
+
+bool is_converted(const LayerPlan& layer) {
+  return layer.dtype != QuantizationDtype::FP32 && !layer.source.is_quantized();
+}
+
+DType stored_dtype(const WeightFormat& format) {
+  switch (format.element) {
+    case ElementType::kF32:
+      return DType::kF32;
+    case ElementType::kF16:
+      return DType::kF16;
+    case ElementType::kBF16:
+      return DType::kBF16;
+    case ElementType::kI8:
+      return DType::kI8;
+    case ElementType::kI4:
+      return DType::kU8;
+  }
+  throw Error(ErrorCode::kInternal, {}, "unknown element type");
+}
+
+void add_converted(std::vector<TensorToWrite>& tensors, const LayerPlan& layer) {
+  const WeightFormat& format = layer.format;
+  if (format.element == ElementType::kI4 && layer.columns % 2 != 0) {
+    throw Error(ErrorCode::kUnsupported, layer.layer, "INT4 rows of odd length can't be stored in a checkpoint");
+  }
+  const std::int64_t width = format.element == ElementType::kI4 ? layer.columns / 2 : layer.columns;
+  tensors.push_back({.name = layer.tensor, .dtype = stored_dtype(format), .shape = {layer.rows, width}});
+  if (format.is_quantized()) {
+    TensorToWrite scales{.name = layer.tensor + "_scale", .shape = {layer.rows}};
+    if (format.granularity == Granularity::kGroup) {
+      scales.dtype = DType::kBF16;
+      scales.shape.push_back(format.scales_per_row(layer.columns));
+    }
+    tensors.push_back(std::move(scales));
+  }
+}
+
+StreamJob make_job(const Model& model, const QuantizationPlan& plan, const LayerPlan& layer, OutputFile& file,
+                   std::int64_t values_offset, std::int64_t scales_offset) {
+  StreamJob job{.source = find_stored_weight(*model.checkpoint, layer.tensor),
+                .format = layer.format,
+                .saturate_fp16 = plan.config.saturate_fp16};
+  const std::int64_t value_row = layer.format.row_bytes(layer.columns);
+  const std::int64_t scale_row = layer.format.scales_per_row(layer.columns) * layer.format.scale_bytes();
+  job.sink = [=, &file](const EncodedTile& tile) {
+    file.write(values_offset + tile.row_begin * value_row, tile.values);
+    if (!tile.scales.empty()) {
+      file.write(scales_offset + tile.row_begin * scale_row, tile.scales);
+    }
+  };
+  return job;
+}
+
+// What is not converted goes out byte for byte: a copy is a stream of bytes through the same tiles.
+void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset) {
+  constexpr std::size_t kPiece = std::size_t{4} << 20U;
+  for (std::size_t at = 0; at < view.bytes.size(); at += kPiece) {
+    file.write(offset + static_cast<std::int64_t>(at), view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at)));
+  }
+}
+
+std::int64_t write_weights(const Model& model, const QuantizationPlan& plan, const fs::path& path,
+                           const RunControl& control) {
+  const auto plans = plan_by_tensor(plan);
+  std::vector<TensorToWrite> tensors;
+  std::vector<std::string> copied;
+  for (const auto& [name, layer] : plans) {
+    if (is_converted(*layer)) {
+      add_converted(tensors, *layer);
+      continue;
+    }
+    copied.push_back(name);
+    if (layer->source.is_quantized()) {
+      copied.push_back(name + "_scale");
+    }
+  }
+  for (const std::string& name : copied) {
+    const TensorView& view = model.checkpoint->at(name);
+    tensors.push_back({.name = name, .dtype = view.dtype, .shape = view.shape});
+  }
+  std::int64_t file_bytes = 0;
+  const std::string head = lay_out_safetensors(tensors, file_bytes);
+  std::map<std::string, std::int64_t> offsets;
+  for (const TensorToWrite& tensor : tensors) {
+    offsets[tensor.name] = tensor.offset;
+  }
+
+  OutputFile file(path, file_bytes);
+  file.write(0, std::as_bytes(std::span(head)));
+  std::vector<StreamJob> jobs;
+  for (const auto& [name, layer] : plans) {
+    if (is_converted(*layer)) {
+      const std::int64_t scales_offset = layer->format.is_quantized() ? offsets.at(name + "_scale") : 0;
+      jobs.push_back(make_job(model, plan, *layer, file, offsets.at(name), scales_offset));
+    }
+  }
+  stream_weights(jobs, control);
+  for (const std::string& name : copied) {
+    copy_tensor(model.checkpoint->at(name), file, offsets.at(name));
+  }
+  file.commit();
+  return file_bytes;
+}
+
+void write_config(const Model& model, const QuantizationConfig& config, const fs::path& path) {
+  std::ifstream source(model.path / "config.json");
+  nlohmann::ordered_json document = nlohmann::ordered_json::parse(source);
+  nlohmann::ordered_json& note = document["quantization_config"];
+  note = {{"quant_method", "diffulex_edge"},
+          {"dtype", to_string(config.dtype)},
+          {"mode", to_string(config.mode)},
+          {"exclude_layers", config.exclude_layers}};
+  if (config.dtype == QuantizationDtype::INT4) {
+    note["group_size"] = config.group_size;
+  }
+  if (config.embedding_dtype) {
+    note["embedding_dtype"] = to_string(*config.embedding_dtype);
+  }
+  if (config.head_dtype) {
+    note["head_dtype"] = to_string(*config.head_dtype);
+  }
+  const std::string text = document.dump(2) + "\n";
+  OutputFile file(path, static_cast<std::int64_t>(text.size()));
+  file.write(0, std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+void copy_tokenizer(const fs::path& source, const fs::path& target) {
+  constexpr std::array kNames = {"tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
+                                 "added_tokens.json",  "vocab.json",            "merges.txt",
+                                 "generation_config.json", "tokenizer.model",   "chat_template.jinja"};
+  for (const char* name : kNames) {
+    std::error_code error;
+    if (fs::is_regular_file(source / name, error)) {
+      fs::copy_file(source / name, target / name, error);
+      if (error) {
+        throw Error(ErrorCode::kIo, (target / name).string(), "can't copy: " + error.message());
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::int64_t write_quantized_checkpoint(const Model& model, const QuantizationPlan& plan, const fs::path& target,
+                                        const RunControl& control) {
+  const fs::path clean = target.has_filename() ? target : target.parent_path();
+  OutputFolder folder(clean);
+  const std::int64_t bytes = write_weights(model, plan, folder.path() / "model.safetensors", control);
+  write_config(model, plan.config, folder.path() / "config.json");
+  copy_tokenizer(model.path, folder.path());
+  folder.commit();
+  return bytes;
+}
+
+}  // namespace diffulex_edge

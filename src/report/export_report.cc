@@ -1,0 +1,250 @@
+// What an export or a quantization did.
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <tuple>
+
+#include "diffulex_edge/report.h"
+#include "diffulex_edge/version.h"
+#include "report/text_table.h"
+
+namespace diffulex_edge {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
+
+Json layer_json(const LayerPlan& plan) {
+  return {{"layer", plan.layer},
+          {"tensor", plan.tensor},
+          {"role", to_string(plan.role)},
+          {"rows", plan.rows},
+          {"columns", plan.columns},
+          {"source", to_string(plan.source)},
+          {"format", to_string(plan.format)},
+          {"dtype", to_string(plan.dtype)},
+          {"excluded", plan.excluded}};
+}
+
+void add_config(Json& json, const QuantizationConfig& config) {
+  json["dtype"] = to_string(config.dtype);
+  json["mode"] = to_string(config.mode);
+  json["group_size"] = config.group_size;
+}
+
+// Rows of one table: what all layers of one kind have in common, such as every layer's q_proj.
+struct Summary {
+  std::string layers;
+  std::string format;
+  std::string kernel;
+  std::int64_t parameters = 0;
+  std::int64_t bytes = 0;
+};
+
+// "layers.3.q_proj" and "layers.4.q_proj" are one kind.
+std::string kind_of(const LayerPlan& plan) {
+  std::string kind = plan.layer;
+  if (kind.starts_with("layers.")) {
+    kind = "layers.*" + kind.substr(kind.find('.', 7));
+  }
+  return plan.role == LayerRole::kBias ? kind + " bias" : kind;
+}
+
+std::vector<Summary> summarize(const std::vector<StoredLayer>& layers) {
+  std::vector<Summary> rows;
+  std::map<std::tuple<std::string, std::string, std::string>, std::size_t> index;
+  for (const StoredLayer& layer : layers) {
+    const std::tuple key(kind_of(layer.plan), to_string(layer.plan.format), layer.kernel);
+    const auto [position, inserted] = index.emplace(key, rows.size());
+    if (inserted) {
+      rows.push_back({.layers = std::get<0>(key), .format = std::get<1>(key), .kernel = layer.kernel});
+    }
+    rows[position->second].parameters += layer.plan.parameters();
+    rows[position->second].bytes += layer.stored_bytes;
+  }
+  return rows;
+}
+
+std::string describe(const QuantizationConfig& config) {
+  std::string text(to_string(config.dtype));
+  if (config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4) {
+    text += " " + std::string(to_string(config.mode));
+  }
+  if (config.dtype == QuantizationDtype::INT4) {
+    text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
+  }
+  return text;
+}
+
+std::string mask_text(std::int64_t block_length) {
+  return block_length == 0 ? "bidirectional" : "block-causal, blocks of " + std::to_string(block_length);
+}
+
+std::string warning_text(const std::vector<std::string>& warnings) {
+  std::string text;
+  for (const std::string& warning : warnings) {
+    text += "warning: " + warning + "\n";
+  }
+  return text;
+}
+
+std::string sizes_text(double original, double quantized, double reduction, double ratio) {
+  return "weights: " + format_mib(original) + " as FP32, " + format_mib(quantized) + " stored; " +
+         format_number(reduction, 1) + "% less, " + format_number(ratio, 2) + "x\n";
+}
+
+std::string escape_html(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    switch (c) {
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      case '&':
+        result += "&amp;";
+        break;
+      case '"':
+        result += "&quot;";
+        break;
+      default:
+        result += c;
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string to_json(const ExportReport& report) {
+  const ExportMetadata& metadata = report.metadata;
+  Json json{{"success", true},
+            {"output", report.output},
+            {"model", report.model.path.string()},
+            {"family", report.model.config.family},
+            {"backend", metadata.backend},
+            {"method", metadata.method},
+            {"seq_len", metadata.seq_len},
+            {"block_length", report.model.config.block_length}};
+  add_config(json, report.config.quant_config);
+  json["activation_dtype"] = metadata.activation_dtype;
+  json["dry_run"] = metadata.dry_run;
+  json["file_bytes"] = metadata.file_bytes;
+  json["parameters"] = metadata.parameters;
+  json["original_mib"] = metadata.original_memory_mb;
+  json["quantized_mib"] = metadata.quantized_memory_mb;
+  json["reduction_pct"] = metadata.memory_reduction_pct();
+  json["compression_ratio"] = metadata.compression_ratio();
+  json["seconds"] = metadata.seconds;
+  json["peak_rss_bytes"] = metadata.peak_rss_bytes;
+  json["operators_outside_delegate"] = metadata.operators_outside_delegate;
+  json["warnings"] = metadata.warnings;
+  json["layers"] = Json::array();
+  for (const StoredLayer& layer : metadata.layers) {
+    Json entry = layer_json(layer.plan);
+    entry["kernel"] = layer.kernel;
+    entry["stored_bytes"] = layer.stored_bytes;
+    json["layers"].push_back(std::move(entry));
+  }
+  return dump(json);
+}
+
+std::string to_text(const ExportReport& report) {
+  const ExportMetadata& metadata = report.metadata;
+  std::string text = report.output + ": " + (metadata.dry_run ? "would be " : "") + format_count(metadata.file_bytes) +
+                     " bytes (" + format_bytes(metadata.file_bytes) + ")" + (metadata.dry_run ? ", nothing written" : "") +
+                     "\n";
+  text += report.model.config.family + ", " + format_count(metadata.parameters) + " parameters, " +
+          describe(report.config.quant_config) + ", activations " + metadata.activation_dtype + ", " +
+          mask_text(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + " tokens\n";
+  text += sizes_text(metadata.original_memory_mb, metadata.quantized_memory_mb, metadata.memory_reduction_pct(),
+                     metadata.compression_ratio());
+  text += format_number(metadata.seconds, 3) + " s, peak RSS " + format_bytes(metadata.peak_rss_bytes) + "\n\n";
+  TextTable table({"layers", "format", "kernel", "parameters", "bytes"});
+  for (const Summary& row : summarize(metadata.layers)) {
+    table.add({row.layers, row.format, row.kernel, format_count(row.parameters), format_count(row.bytes)});
+  }
+  text += table.render();
+  for (const std::string& op : metadata.operators_outside_delegate) {
+    text += "outside the delegate: " + op + "\n";
+  }
+  return text + warning_text(metadata.warnings);
+}
+
+std::string to_html(const ExportReport& report) {
+  const ExportMetadata& metadata = report.metadata;
+  std::string text = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>" +
+                     escape_html(report.output) +
+                     "</title><style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;"
+                     "padding:0 1rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;"
+                     "border-bottom:1px solid #ddd}td.n{text-align:right;font-variant-numeric:tabular-nums}"
+                     ".w{background:#fff4ce;padding:.5rem 1rem;margin:.5rem 0}</style></head><body>";
+  text += "<h1>" + escape_html(report.output) + "</h1><table>";
+  const auto fact = [&](const std::string& name, const std::string& value) {
+    text += "<tr><th>" + name + "</th><td>" + escape_html(value) + "</td></tr>";
+  };
+  fact("Model", report.model.path.string() + " (" + report.model.config.family + ", " +
+                    mask_text(report.model.config.block_length) + ")");
+  fact("Format", describe(report.config.quant_config) + ", activations " + metadata.activation_dtype);
+  fact("Input", "up to " + std::to_string(metadata.seq_len) + " tokens");
+  fact("File", format_count(metadata.file_bytes) + " bytes (" + format_bytes(metadata.file_bytes) + ")");
+  fact("Weights", format_mib(metadata.original_memory_mb) + " as FP32, " + format_mib(metadata.quantized_memory_mb) +
+                      " stored: " + format_number(metadata.memory_reduction_pct(), 1) + "% less, " +
+                      format_number(metadata.compression_ratio(), 2) + "x");
+  fact("Export", format_number(metadata.seconds, 3) + " s, peak RSS " + format_bytes(metadata.peak_rss_bytes) +
+                     ", diffulex-edge " + std::string(version()));
+  text += "</table>";
+  for (const std::string& warning : metadata.warnings) {
+    text += "<p class=\"w\">" + escape_html(warning) + "</p>";
+  }
+  text += "<h2>Layers</h2><table><tr><th>Layer</th><th>Tensor</th><th>Shape</th><th>Source</th><th>Stored</th>"
+          "<th>Kernel</th><th>Bytes</th></tr>";
+  for (const StoredLayer& layer : metadata.layers) {
+    const LayerPlan& plan = layer.plan;
+    text += "<tr><td>" + escape_html(plan.layer) + "</td><td>" + escape_html(plan.tensor) + "</td><td>" +
+            std::to_string(plan.rows) + " x " + std::to_string(plan.columns) + "</td><td>" + to_string(plan.source) +
+            "</td><td>" + to_string(plan.format) + "</td><td>" + layer.kernel + "</td><td class=\"n\">" +
+            format_count(layer.stored_bytes) + "</td></tr>";
+  }
+  return text + "</table></body></html>\n";
+}
+
+std::string to_json(const QuantizeReport& report) {
+  const QuantizationResult& result = report.result;
+  Json json{{"success", true},
+            {"output", report.output},
+            {"model", report.model.path.string()},
+            {"family", report.model.config.family}};
+  add_config(json, result.plan.config);
+  json["file_bytes"] = report.file_bytes;
+  json["parameters"] = result.parameters;
+  json["original_mib"] = result.original_memory_mb;
+  json["quantized_mib"] = result.quantized_memory_mb;
+  json["reduction_pct"] = result.memory_reduction_pct();
+  json["compression_ratio"] = result.compression_ratio();
+  json["seconds"] = report.seconds;
+  json["peak_rss_bytes"] = report.peak_rss_bytes;
+  json["warnings"] = result.warnings;
+  json["layers"] = Json::array();
+  for (const LayerPlan& plan : result.plan.layers) {
+    json["layers"].push_back(layer_json(plan));
+  }
+  return dump(json);
+}
+
+std::string to_text(const QuantizeReport& report) {
+  const QuantizationResult& result = report.result;
+  return report.output + ": model.safetensors has " + format_count(report.file_bytes) + " bytes (" +
+         format_bytes(report.file_bytes) + ")\n" + report.model.config.family + ", " +
+         format_count(result.parameters) + " parameters, " + describe(result.plan.config) + "\n" +
+         sizes_text(result.original_memory_mb, result.quantized_memory_mb, result.memory_reduction_pct(),
+                    result.compression_ratio()) +
+         format_number(report.seconds, 3) + " s, peak RSS " + format_bytes(report.peak_rss_bytes) + "\n" +
+         warning_text(result.warnings);
+}
+
+}  // namespace diffulex_edge
