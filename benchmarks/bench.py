@@ -477,6 +477,8 @@ def main() -> int:
     options.formats = options.formats.split(",")
     if unknown := set(options.formats) - set(FORMATS):
         parser.error(f"unknown format {', '.join(sorted(unknown))}")
+    if options.model and not (options.model / "config.json").exists():
+        parser.error(f"{options.model} is not a checkpoint folder: it has no config.json")
     if options.ours and not options.exporter.exists():
         parser.error(f"{options.exporter} does not exist; run `make build` first")
     shapes = [options.model.resolve().name] if options.model else options.shape or ["tiny", "qwen3-0.6b"]

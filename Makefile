@@ -1,0 +1,80 @@
+# A thin front to CMake presets, pip and pytest. Installs what is missing, uses what is already built.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := build/release/bin/diffulex-edge
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+
+.PHONY: build demo test test-unit test-asan test-aarch64 test-integration test-package bench lint format clean
+
+build: build/packages.stamp
+	@cmake --preset release >build/configure.log || { cat build/configure.log; exit 1; }
+	cmake --build --preset release
+
+## The main job on the bundled model: every format, run in ExecuTorch, in one table.
+demo: build $(VENV)/test.stamp
+	$(VENV)/bin/python examples/demo.py --command $(BIN)
+
+test: test-unit test-asan test-aarch64 test-package test-integration
+
+test-unit: build
+	ctest --preset release
+
+test-asan: build/packages.stamp
+	@mkdir -p build; cmake --preset asan >build/configure-asan.log || { cat build/configure-asan.log; exit 1; }
+	cmake --build --preset asan
+	ctest --preset asan
+
+test-aarch64: build/packages-cross.stamp
+	@mkdir -p build; cmake --preset aarch64 >build/configure-aarch64.log || { cat build/configure-aarch64.log; exit 1; }
+	cmake --build --preset aarch64
+	ctest --preset aarch64
+
+## Installs the library and builds a program against it with find_package.
+test-package: build
+	tests/package/run build/release build/package-test
+
+test-integration: build test-asan $(VENV)/test.stamp
+	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
+	  $(VENV)/bin/python -m pytest -q tests/integration
+
+bench: build $(VENV)/test.stamp
+	build/release/bin/kernels_benchmark
+	$(VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
+
+lint: build $(VENV)/lint.stamp
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PYTHON) scripts/check_rooms.py
+	cmake --preset release -B build/werror -DDIFFULEX_EDGE_WERROR=ON >build/configure-werror.log
+	cmake --build build/werror
+	$(PYTHON) scripts/run_clang_tidy.py --clang-tidy $(VENV)/bin/clang-tidy --build build/release
+
+format: $(VENV)/lint.stamp
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf build
+
+CXX_FILES = $(shell git ls-files --cached --others --exclude-standard '*.cc' '*.h')
+
+build/packages.stamp: scripts/install-packages
+	@mkdir -p build
+	scripts/install-packages build
+	@touch $@
+
+build/packages-cross.stamp: scripts/install-packages
+	@mkdir -p build
+	scripts/install-packages build cross
+	@touch $@
+
+$(VENV)/bin/python:
+	scripts/install-packages python
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/%.stamp: requirements/%.txt $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@

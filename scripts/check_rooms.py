@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Checks that every room of src/ includes only rooms to its left (docs/ARCHITECTURE.md)."""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ["core", "checkpoint", "graph", "models", "quant", "runtime", "diffusion", "backends", "report", "cli"]
+# The room that each public header belongs to.
+PUBLIC = {
+    "error": "core",
+    "dtype": "core",
+    "progress": "core",
+    "weight_format": "core",
+    "version": "core",
+    "checkpoint": "checkpoint",
+    "graph": "graph",
+    "model": "models",
+    "quantization": "quant",
+    "backend": "backends",
+    "inspection": "backends",
+    "report": "report",
+}
+NEVER = {("backends", "runtime"), ("backends", "diffusion")}
+INCLUDE = re.compile(r'#include "([^"]+)"')
+
+
+def room_of(include: str) -> str | None:
+    """The room of an included path, or None for generated and foreign headers."""
+    first, _, rest = include.partition("/")
+    if first == "diffulex_edge":
+        name = rest.removesuffix(".h")
+        if name == "diffulex_edge":
+            return None
+        if name not in PUBLIC:
+            sys.exit(f"{include}: add this public header to PUBLIC in {__file__}")
+        return PUBLIC[name]
+    return first if first in ROOMS else None
+
+
+def violations() -> list[str]:
+    found = []
+    files = [(path, path.relative_to(ROOT / "src").parts[0]) for path in (ROOT / "src").rglob("*.[ch]*")]
+    files += [
+        (path, PUBLIC[path.stem])
+        for path in (ROOT / "include/diffulex_edge").glob("*.h")
+        if path.stem != "diffulex_edge"
+    ]
+    for path, room in files:
+        if room not in ROOMS or path.suffix not in {".h", ".cc"}:
+            continue
+        for include in INCLUDE.findall(path.read_text()):
+            target = room_of(include)
+            if target and (ROOMS.index(target) > ROOMS.index(room) or (room, target) in NEVER):
+                found.append(f"{path.relative_to(ROOT)}: room '{room}' must not include '{include}' of '{target}'")
+    return found
+
+
+if __name__ == "__main__":
+    problems = violations()
+    print("\n".join(problems) or "every room includes only rooms to its left")
+    sys.exit(1 if problems else 0)

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Runs clang-tidy over the files of src/ on all cores; skips files that passed unchanged before.
+
+A file's verdict is remembered under the hash of its preprocessed text, of .clang-tidy and of the tool's version, so that
+a second run costs seconds.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def preprocessed_hash(entry: dict, salt: bytes) -> str:
+    """SHA-256 of what the compiler sees, with the settings that the verdict depends on."""
+    command = [word for word in shlex.split(entry["command"]) if "ccache" not in word]
+    output = command.index("-o")
+    del command[output : output + 2]
+    command.remove("-c")
+    result = subprocess.run([*command, "-E"], cwd=entry["directory"], capture_output=True, check=True)
+    return hashlib.sha256(salt + result.stdout).hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clang-tidy", required=True, type=Path)
+    parser.add_argument("--build", required=True, type=Path, help="folder with compile_commands.json")
+    arguments = parser.parse_args()
+    cache = arguments.build / "clang-tidy-passed"
+    cache.mkdir(exist_ok=True)
+    tidy = str(arguments.clang_tidy.resolve())
+    version = subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout
+    salt = version + (ROOT / ".clang-tidy").read_bytes()
+    commands = json.loads((arguments.build / "compile_commands.json").read_text())
+    entries = [entry for entry in commands if Path(entry["file"]).is_relative_to(ROOT / "src")]
+
+    def check(entry: dict) -> tuple[str, str]:
+        stamp = cache / preprocessed_hash(entry, salt)
+        if stamp.exists():
+            return entry["file"], ""
+        result = subprocess.run(
+            [tidy, "--quiet", "-p", str(arguments.build), entry["file"]], capture_output=True, text=True, check=False
+        )
+        if result.returncode == 0:
+            stamp.touch()
+            return entry["file"], ""
+        return entry["file"], result.stdout + result.stderr
+
+    failed = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for file, output in pool.map(check, entries):
+            if output:
+                failed += 1
+                print(f"--- {file}\n{output}", flush=True)
+    print(f"clang-tidy: {len(entries)} files, {failed} with findings")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
