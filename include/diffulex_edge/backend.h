@@ -25,21 +25,21 @@ ActivationDtype parse_activation_dtype(std::string_view text);
 
 struct BackendConfig {
   QuantizationConfig quant_config;
-  std::optional<ActivationDtype> activation_dtype;  // default: the backend's own, FP32 for XNNPACK
+  std::optional<ActivationDtype> activation_dtype;     // default: the backend's own, FP32 for XNNPACK
   std::map<std::string, std::string> backend_options;  // unknown ones are Error{kInvalidArgument}
 };
 
 // One stored weight of an artefact.
 struct StoredLayer {
   LayerPlan plan;
-  std::string kernel;            // what computes with it, such as "qd8 x qb4w"
+  std::string kernel;             // what computes with it, such as "qd8 x qb4w"
   std::int64_t stored_bytes = 0;  // values and scales in the file; 0 where another entry's bytes are shared
 };
 
 struct ExportMetadata {
   std::string backend;
-  std::string method;               // "forward"
-  std::int64_t seq_len = 0;         // upper bound
+  std::string method;        // "forward"
+  std::int64_t seq_len = 0;  // upper bound
   std::string activation_dtype;
   std::int64_t parameters = 0;
   double original_memory_mb = 0.0;   // MiB of the weights in FP32
@@ -47,7 +47,7 @@ struct ExportMetadata {
   std::int64_t file_bytes = 0;       // of the artefact; in a dry run as predicted, which is exact
   bool dry_run = false;
   double seconds = 0.0;
-  std::int64_t peak_rss_bytes = 0;   // of this process, so far
+  std::int64_t peak_rss_bytes = 0;                      // of this process, so far
   std::vector<std::string> operators_outside_delegate;  // in order of execution
   std::vector<StoredLayer> layers;
   std::vector<std::string> warnings;
@@ -58,7 +58,7 @@ struct ExportMetadata {
 
 struct ExportResult {
   bool success = false;
-  std::string error_message;                // one line; empty on success
+  std::string error_message;  // one line; empty on success
   std::optional<ErrorCode> error_code;
   ExportMetadata metadata;
 };
@@ -81,8 +81,8 @@ class EdgeBackend {
 
   const BackendConfig& config() const { return config_; }
 
-  // Quantizes, lowers and writes `model` to `target`. Never throws Error: failures come back in the result, and `target`
-  // is then as it was before.
+  // Quantizes, lowers and writes `model` to `target`. Never throws Error: failures come back in the result, and
+  // `target` is then as it was before.
   ExportResult export_model(const Model& model, const std::filesystem::path& target, const RunControl& control = {});
   // The same without reading weights or writing a file: metadata as export_model would return it.
   ExportResult dry_run(const Model& model);

@@ -13,8 +13,8 @@ enum class ErrorCode {
   kUnsupported,      // well-formed, but this build can't do it
   kIo,               // an output could not be written
   kOutOfMemory,
-  kCancelled,        // the caller's stop token was triggered
-  kInternal,         // a defect of this library
+  kCancelled,  // the caller's stop token was triggered
+  kInternal,   // a defect of this library
 };
 
 std::string_view to_string(ErrorCode code);

@@ -24,12 +24,12 @@ enum class Op {
   kConstant,   // ConstantAttributes: small computed data, float32
   kPositions,  // (ids [1, seq]) -> 0, 1, ..., seq-1 as float32 [seq]
   // Composites; D = head_dim, H = query heads, K = key/value heads.
-  kEmbedding,        // (weight [V, C], ids [1, seq]) -> [1, seq, C]
-  kLinear,           // (x [..., in], weight [out, in], bias [out]?) -> [..., out]
-  kRmsNorm,          // (x [..., C], weight [C]) -> x / sqrt(mean(x^2) + epsilon) * weight over the last dimension
-  kRope,             // (x [seq, heads, D], cos [seq, 1, D], signed_sin [seq, 1, D]) -> x*cos + swap_halves(x)*signed_sin
-  kAttention,        // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [seq, seq]?) -> [1, seq, H*D]
-  kSwiGlu,           // (gate, up) -> gate * sigmoid(gate) * up
+  kEmbedding,  // (weight [V, C], ids [1, seq]) -> [1, seq, C]
+  kLinear,     // (x [..., in], weight [out, in], bias [out]?) -> [..., out]
+  kRmsNorm,    // (x [..., C], weight [C]) -> x / sqrt(mean(x^2) + epsilon) * weight over the last dimension
+  kRope,       // (x [seq, heads, D], cos [seq, 1, D], signed_sin [seq, 1, D]) -> x*cos + swap_halves(x)*signed_sin
+  kAttention,  // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [seq, seq]?) -> [1, seq, H*D]
+  kSwiGlu,     // (gate, up) -> gate * sigmoid(gate) * up
   kBlockCausalMask,  // (positions [seq]) -> [seq, seq]: 0 where floor(j/block) <= floor(i/block), else very negative
   // Primitives.
   kAdd,  // with NumPy broadcasting, as are kSubtract and kMultiply
@@ -91,10 +91,9 @@ struct SliceAttributes {
   std::int64_t end = 0;
 };
 
-using Attributes =
-    std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes, AttentionAttributes,
-                 BlockCausalMaskAttributes, ClampAttributes, MatMulAttributes, ShapeAttributes, AxesAttributes,
-                 SliceAttributes>;
+using Attributes = std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes,
+                                AttentionAttributes, BlockCausalMaskAttributes, ClampAttributes, MatMulAttributes,
+                                ShapeAttributes, AxesAttributes, SliceAttributes>;
 
 using ValueId = std::int32_t;  // the index of the node that makes the value
 

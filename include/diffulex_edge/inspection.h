@@ -19,9 +19,9 @@ struct InspectedTensor {
   std::vector<std::int64_t> shape;  // logical: an INT4 weight counts its elements, not its bytes
   std::int64_t group_size = 0;      // elements that share a scale; 0: none or a whole row
   std::int64_t bytes = 0;
-  std::int64_t offset = 0;          // in its file
-  std::string file;                 // name of the file
-  std::string sha256;               // of the bytes; empty without hashes
+  std::int64_t offset = 0;  // in its file
+  std::string file;         // name of the file
+  std::string sha256;       // of the bytes; empty without hashes
 };
 
 struct InspectedValue {
@@ -42,7 +42,7 @@ struct InspectedMethod {
   std::vector<InspectedValue> outputs;
   std::vector<std::string> operators;  // outside the delegates, in order of execution
   std::vector<InspectedDelegate> delegates;
-  std::int64_t arena_bytes = 0;        // planned memory for inputs, outputs and what passes between instructions
+  std::int64_t arena_bytes = 0;  // planned memory for inputs, outputs and what passes between instructions
 };
 
 struct Inspection {

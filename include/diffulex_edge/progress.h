@@ -9,14 +9,14 @@
 namespace diffulex_edge {
 
 struct Progress {
-  std::string stage;               // "weights"
-  std::int64_t done_bytes = 0;     // source bytes consumed so far
+  std::string stage;            // "weights"
+  std::int64_t done_bytes = 0;  // source bytes consumed so far
   std::int64_t total_bytes = 0;
 };
 
 struct RunControl {
-  int threads = 0;                 // worker threads; 0: one for each processor
-  std::stop_token stop;            // when triggered, the operation throws Error{kCancelled} within one tile of work
+  int threads = 0;       // worker threads; 0: one for each processor
+  std::stop_token stop;  // when triggered, the operation throws Error{kCancelled} within one tile of work
   // Called from one thread at a time, at most some tens of times a second.
   std::function<void(const Progress&)> on_progress;
 };

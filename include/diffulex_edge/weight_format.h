@@ -8,8 +8,8 @@ namespace diffulex_edge {
 
 enum class ElementType { kF32, kF16, kBF16, kI8, kI4 };
 
-// What shares one scale: nothing is scaled, a whole tensor, a row (output channel), or `group_size` neighbours along the
-// input of a row.
+// What shares one scale: nothing is scaled, a whole tensor, a row (output channel), or `group_size` neighbours along
+// the input of a row.
 enum class Granularity { kNone, kTensor, kChannel, kGroup };
 
 // Which nibble of a byte holds the element with the even index.
@@ -22,8 +22,8 @@ struct WeightFormat {
   ElementType element = ElementType::kF32;
   bool symmetric = true;
   Granularity granularity = Granularity::kNone;
-  std::int64_t group_size = 0;                      // with Granularity::kGroup: 32, 64, 128 or 256
-  ElementType scale_type = ElementType::kF32;       // kF32 or kBF16
+  std::int64_t group_size = 0;                 // with Granularity::kGroup: 32, 64, 128 or 256
+  ElementType scale_type = ElementType::kF32;  // kF32 or kBF16
   NibbleOrder nibble_order = NibbleOrder::kLowFirst;
 
   bool is_quantized() const { return element == ElementType::kI8 || element == ElementType::kI4; }

@@ -73,7 +73,8 @@ Inspection inspect_program(const MappedFile& file, const InspectOptions& options
   if (options.hashes) {
     std::vector<std::span<const std::byte>> bytes;
     for (const InspectedTensor& tensor : inspection.tensors) {
-      bytes.push_back(file.bytes().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.bytes)));
+      bytes.push_back(
+          file.bytes().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.bytes)));
     }
     add_hashes(inspection.tensors, bytes, std::vector<const MappedFile*>(bytes.size(), &file), control);
     inspection.sha256 = sha256_hex(file.bytes());

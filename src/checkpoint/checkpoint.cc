@@ -28,7 +28,8 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
     }
     const auto name = shard.get<std::string>();
     if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos || name == "..") {
-      throw Error(ErrorCode::kBadFile, path.string(), "the shard '" + name + "' is not the name of a file in this folder");
+      throw Error(ErrorCode::kBadFile, path.string(),
+                  "the shard '" + name + "' is not the name of a file in this folder");
     }
     shards[tensor] = name;
   }
@@ -39,8 +40,8 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string extension = entry.path().extension().string();
     if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
-      throw Error(ErrorCode::kBadFile, folder.string(), "has no model.safetensors, but " +
-                                                            entry.path().filename().string(),
+      throw Error(ErrorCode::kBadFile, folder.string(),
+                  "has no model.safetensors, but " + entry.path().filename().string(),
                   "pickled weights are not read: convert them to safetensors");
     }
   }
@@ -92,8 +93,7 @@ void Checkpoint::add(SafetensorsFile file) {
   for (const TensorView& view : file.tensors()) {
     const auto [position, inserted] = tensors_.emplace(view.name, view);
     if (!inserted) {
-      throw Error(ErrorCode::kBadFile, view.where(),
-                  "is also in " + position->second.file->path().filename().string());
+      throw Error(ErrorCode::kBadFile, view.where(), "is also in " + position->second.file->path().filename().string());
     }
   }
   files_.push_back(std::move(file));

@@ -20,18 +20,21 @@ std::string_view header_text(const MappedFile& file) {
   const auto bytes = file.bytes();
   const std::string name = file.path().string();
   if (bytes.size() < kLengthBytes) {
-    throw Error(ErrorCode::kBadFile, name, "a safetensors file has at least 8 bytes, this one " +
-                                               std::to_string(bytes.size()), "download it again");
+    throw Error(ErrorCode::kBadFile, name,
+                "a safetensors file has at least 8 bytes, this one " + std::to_string(bytes.size()),
+                "download it again");
   }
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), kLengthBytes);
   if (length > kMaxHeaderBytes) {
-    throw Error(ErrorCode::kBadFile, name, "the header claims " + std::to_string(length) +
-                                               " bytes, the format allows 100000000", "is it a safetensors file?");
+    throw Error(ErrorCode::kBadFile, name,
+                "the header claims " + std::to_string(length) + " bytes, the format allows 100000000",
+                "is it a safetensors file?");
   }
   if (length > bytes.size() - kLengthBytes) {
-    throw Error(ErrorCode::kBadFile, name, "the header claims " + std::to_string(length) + " bytes, the file has " +
-                                               std::to_string(bytes.size()), "the file is truncated: download it again");
+    throw Error(ErrorCode::kBadFile, name,
+                "the header claims " + std::to_string(length) + " bytes, the file has " + std::to_string(bytes.size()),
+                "the file is truncated: download it again");
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kLengthBytes, length);
   if (text.empty() || text.front() != '{') {
@@ -48,7 +51,8 @@ void check_size(const HeaderEntry& entry, const std::string& file) {
   if (!bytes || entry.end < entry.begin || *bytes != entry.end - entry.begin) {
     throw Error(ErrorCode::kBadFile, file + ": tensor '" + entry.name + "'",
                 "dtype and shape need " + (bytes ? std::to_string(*bytes) : "more than 2^63") +
-                    " bytes, data_offsets give [" + std::to_string(entry.begin) + ", " + std::to_string(entry.end) + "]");
+                    " bytes, data_offsets give [" + std::to_string(entry.begin) + ", " + std::to_string(entry.end) +
+                    "]");
   }
 }
 
@@ -76,9 +80,10 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
                       std::to_string(entry.begin) + " of the data");
     }
     if (entry.end > static_cast<std::int64_t>(data.size())) {
-      throw Error(ErrorCode::kBadFile, name + ": tensor '" + entry.name + "'",
-                  "ends at byte " + std::to_string(entry.end) + " of the data, which have " +
-                      std::to_string(data.size()), "the file is truncated: download it again");
+      throw Error(
+          ErrorCode::kBadFile, name + ": tensor '" + entry.name + "'",
+          "ends at byte " + std::to_string(entry.end) + " of the data, which have " + std::to_string(data.size()),
+          "the file is truncated: download it again");
     }
     expected = entry.end;
     tensors_.push_back({.name = std::move(entry.name),
@@ -89,15 +94,14 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
                         .file = file_.get()});
   }
   if (expected != static_cast<std::int64_t>(data.size())) {
-    throw Error(ErrorCode::kBadFile, name, "the tensors end at byte " + std::to_string(expected) +
-                                               " of the data, which have " + std::to_string(data.size()));
+    throw Error(ErrorCode::kBadFile, name,
+                "the tensors end at byte " + std::to_string(expected) + " of the data, which have " +
+                    std::to_string(data.size()));
   }
   metadata_ = std::move(header.metadata);
 }
 
-std::int64_t TensorView::elements() const {
-  return static_cast<std::int64_t>(bytes.size() / byte_size(dtype));
-}
+std::int64_t TensorView::elements() const { return static_cast<std::int64_t>(bytes.size() / byte_size(dtype)); }
 
 std::string TensorView::where() const { return file->path().string() + ": tensor '" + name + "'"; }
 

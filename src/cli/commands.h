@@ -9,8 +9,8 @@ namespace diffulex_edge::cli {
 
 struct Command {
   CLI::App* app = nullptr;
-  const bool* json = nullptr;                    // whether --json was given
-  std::function<void(std::stop_token)> run;      // throws Error
+  const bool* json = nullptr;                // whether --json was given
+  std::function<void(std::stop_token)> run;  // throws Error
 };
 
 Command add_export(CLI::App& app);

@@ -88,11 +88,12 @@ Command add_export(CLI::App& app) {
   command->add_option("--minimum-deployment-target", arguments->minimum_deployment_target, "Core ML")->group("");
   command->add_option("--soc", arguments->soc, "QNN")->group("");
   command->add_option("--report", arguments->report, "Also write an HTML report to this file");
-  command->add_flag("--dry-run", arguments->dry_run, "Predict the exact size and the formats; read no weights, write nothing");
+  command->add_flag("--dry-run", arguments->dry_run,
+                    "Predict the exact size and the formats; read no weights, write nothing");
   arguments->output_options.add_to(*command);
-  return {.app = command,
-          .json = &arguments->output_options.json,
-          .run = [arguments](std::stop_token stop) { run(*arguments, std::move(stop)); }};
+  return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
+            run(*arguments, std::move(stop));
+          }};
 }
 
 }  // namespace diffulex_edge::cli

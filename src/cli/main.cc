@@ -88,8 +88,9 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", fmt::format("diffulex-edge {} ({} kernels)", diffulex_edge::version(),
                                                 diffulex_edge::instruction_set()));
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
-             "1 anything else.");
+  app.footer(
+      "Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
+      "1 anything else.");
   const std::vector<cli::Command> commands = {cli::add_export(app), cli::add_quantize(app), cli::add_inspect(app),
                                               cli::add_matrix(app)};
   try {

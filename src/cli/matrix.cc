@@ -14,9 +14,9 @@ Command add_matrix(CLI::App& app) {
   CLI::App* command = app.add_subcommand("matrix", "Print which format runs on which backend in this build");
   const auto json = std::make_shared<bool>(false);
   command->add_flag("--json", *json, "Print one JSON object on stdout and nothing else there");
-  return {.app = command,
-          .json = json.get(),
-          .run = [json](const std::stop_token&) { fmt::print("{}\n", *json ? matrix_json() : matrix_text()); }};
+  return {.app = command, .json = json.get(), .run = [json](const std::stop_token&) {
+            fmt::print("{}\n", *json ? matrix_json() : matrix_text());
+          }};
 }
 
 }  // namespace diffulex_edge::cli

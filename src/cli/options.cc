@@ -16,8 +16,9 @@ void ModelArguments::add_to(CLI::App& command) {
   command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
   command.add_option("--block-length", block_length,
                      "Block of a block-causal model, in tokens; 0: fully bidirectional (default: the model's)");
-  command.add_option("--ignore-config-key", ignored_config_keys,
-                     "A config.json key that you know to be harmless (repeatable)")
+  command
+      .add_option("--ignore-config-key", ignored_config_keys,
+                  "A config.json key that you know to be harmless (repeatable)")
       ->allow_extra_args(false);
 }
 
@@ -30,8 +31,9 @@ void QuantizationArguments::add_to(CLI::App& command) {
   command.add_option("--mode", mode, "weight_only (default), dynamic or static");
   command.add_option("--group-size", group_size,
                      "INT4: inputs that share a scale, 32 (default), 64, 128 or 256; 0: one scale per output channel");
-  command.add_option("--exclude", exclude,
-                     "Keep layers whose name contains this in FP32 (repeatable; beside lm_head, norm, embedding)")
+  command
+      .add_option("--exclude", exclude,
+                  "Keep layers whose name contains this in FP32 (repeatable; beside lm_head, norm, embedding)")
       ->allow_extra_args(false);
   command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
   command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");

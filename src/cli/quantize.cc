@@ -50,9 +50,9 @@ Command add_quantize(CLI::App& app) {
   command->add_option("-o,--output", arguments->output, "The folder to write")->required();
   arguments->quantization.add_to(*command);
   arguments->output_options.add_to(*command);
-  return {.app = command,
-          .json = &arguments->output_options.json,
-          .run = [arguments](std::stop_token stop) { run(*arguments, std::move(stop)); }};
+  return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
+            run(*arguments, std::move(stop));
+          }};
 }
 
 }  // namespace diffulex_edge::cli

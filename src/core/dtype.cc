@@ -16,11 +16,11 @@ struct Spelling {
 
 // https://github.com/huggingface/safetensors: the format's dtype names.
 constexpr std::array kSpellings = {
-    Spelling{DType::kBool, "BOOL", 1},   Spelling{DType::kU8, "U8", 1},   Spelling{DType::kI8, "I8", 1},
+    Spelling{DType::kBool, "BOOL", 1},      Spelling{DType::kU8, "U8", 1},          Spelling{DType::kI8, "I8", 1},
     Spelling{DType::kF8E5M2, "F8_E5M2", 1}, Spelling{DType::kF8E4M3, "F8_E4M3", 1}, Spelling{DType::kU16, "U16", 2},
-    Spelling{DType::kI16, "I16", 2},     Spelling{DType::kF16, "F16", 2}, Spelling{DType::kBF16, "BF16", 2},
-    Spelling{DType::kU32, "U32", 4},     Spelling{DType::kI32, "I32", 4}, Spelling{DType::kF32, "F32", 4},
-    Spelling{DType::kU64, "U64", 8},     Spelling{DType::kI64, "I64", 8}, Spelling{DType::kF64, "F64", 8},
+    Spelling{DType::kI16, "I16", 2},        Spelling{DType::kF16, "F16", 2},        Spelling{DType::kBF16, "BF16", 2},
+    Spelling{DType::kU32, "U32", 4},        Spelling{DType::kI32, "I32", 4},        Spelling{DType::kF32, "F32", 4},
+    Spelling{DType::kU64, "U64", 8},        Spelling{DType::kI64, "I64", 8},        Spelling{DType::kF64, "F64", 8},
 };
 
 const Spelling& spelling(DType dtype) {

@@ -26,7 +26,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   if (descriptor < 0) {
     fail(path, std::string("can't open: ") + std::strerror(errno));
   }
-  struct stat status {};
+  struct stat status{};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor);
     fail(path, "not a regular file");
@@ -55,7 +55,8 @@ void advise(std::span<const std::byte> range, int advice) {
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<std::uintptr_t>(range.data());
   const std::uintptr_t begin = address / page * page;
-  ::madvise(reinterpret_cast<void*>(begin), address + range.size() - begin, advice);  // NOLINT(performance-no-int-to-ptr)
+  ::madvise(reinterpret_cast<void*>(begin), address + range.size() - begin,
+            advice);  // NOLINT(performance-no-int-to-ptr)
 }
 
 }  // namespace

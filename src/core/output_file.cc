@@ -37,7 +37,8 @@ OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size) :
   const auto status = std::filesystem::status(target_, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
     const bool folder = std::filesystem::is_directory(status);
-    throw Error(ErrorCode::kIo, target_.string(), folder ? "is a folder" : "is not a regular file", "name another file");
+    throw Error(ErrorCode::kIo, target_.string(), folder ? "is a folder" : "is not a regular file",
+                "name another file");
   }
 #ifdef O_TMPFILE
   descriptor_ = ::open(folder_of(target_).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode);

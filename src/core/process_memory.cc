@@ -5,7 +5,7 @@
 namespace diffulex_edge {
 
 std::int64_t peak_rss_bytes() {
-  struct rusage usage {};
+  struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
 #ifdef __APPLE__
   return static_cast<std::int64_t>(usage.ru_maxrss);

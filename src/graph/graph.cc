@@ -9,12 +9,36 @@
 namespace diffulex_edge {
 
 std::string_view to_string(Op op) {
-  constexpr std::array<std::string_view, 30> kNames = {
-      "input",    "weight",    "constant", "positions", "embedding", "linear", "rms_norm",
-      "rope",     "attention", "swiglu",   "block_causal_mask", "add", "subtract", "multiply",
-      "negate",   "square",    "rsqrt",    "sigmoid",   "sin",       "cos",    "floor",
-      "clamp",    "reduce_mean", "softmax", "matmul",   "reshape",   "transpose", "slice",
-      "concat",   "gather"};
+  constexpr std::array<std::string_view, 30> kNames = {"input",
+                                                       "weight",
+                                                       "constant",
+                                                       "positions",
+                                                       "embedding",
+                                                       "linear",
+                                                       "rms_norm",
+                                                       "rope",
+                                                       "attention",
+                                                       "swiglu",
+                                                       "block_causal_mask",
+                                                       "add",
+                                                       "subtract",
+                                                       "multiply",
+                                                       "negate",
+                                                       "square",
+                                                       "rsqrt",
+                                                       "sigmoid",
+                                                       "sin",
+                                                       "cos",
+                                                       "floor",
+                                                       "clamp",
+                                                       "reduce_mean",
+                                                       "softmax",
+                                                       "matmul",
+                                                       "reshape",
+                                                       "transpose",
+                                                       "slice",
+                                                       "concat",
+                                                       "gather"};
   return kNames.at(static_cast<std::size_t>(op));
 }
 
@@ -33,9 +57,8 @@ ValueId Graph::constant(std::vector<float> values, Shape shape) {
   if (element_count(shape) != static_cast<std::int64_t>(values.size())) {
     throw Error(ErrorCode::kInternal, "constant", "the values do not fill the shape " + to_string(shape));
   }
-  return append({.op = Op::kConstant,
-                 .attributes = ConstantAttributes{.values = std::move(values)},
-                 .shape = std::move(shape)});
+  return append(
+      {.op = Op::kConstant, .attributes = ConstantAttributes{.values = std::move(values)}, .shape = std::move(shape)});
 }
 
 ValueId Graph::add(Op op, std::vector<ValueId> inputs, Attributes attributes, std::string name) {

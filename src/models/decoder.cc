@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "checkpoint/same_bytes.h"
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/model.h"
@@ -110,7 +111,8 @@ class DecoderBuilder {
   }
 
   ValueId decoder_layer(ValueId x, const LayerNames& names, const std::string& layer) {
-    const ValueId attended = attention(norm(x, names.input_norm, config_.hidden_size, layer + "input_norm"), names, layer);
+    const ValueId attended =
+        attention(norm(x, names.input_norm, config_.hidden_size, layer + "input_norm"), names, layer);
     x = graph_.add(Op::kAdd, {x, attended});
     const ValueId normed = norm(x, names.post_attention_norm, config_.hidden_size, layer + "post_attention_norm");
     const std::int64_t hidden = config_.hidden_size;
@@ -168,7 +170,8 @@ class DecoderBuilder {
   std::set<std::string> used_;
 };
 
-std::int64_t choose_seq_len(const ModelConfig& config, const ModelOptions& options, std::vector<std::string>& warnings) {
+std::int64_t choose_seq_len(const ModelConfig& config, const ModelOptions& options,
+                            std::vector<std::string>& warnings) {
   if (!options.seq_len) {
     return std::min(config.max_positions, kDefaultSeqLen);
   }
@@ -188,9 +191,8 @@ void check_tied_head(const ParsedConfig& parsed, const Checkpoint& checkpoint) {
   const TensorView* head = checkpoint.find(parsed.names.head + ".weight");
   const TensorView* embedding = checkpoint.find(parsed.names.embedding + ".weight");
   if (parsed.config.tie_word_embeddings && head != nullptr && embedding != nullptr &&
-      (head->dtype != embedding->dtype || !std::ranges::equal(head->bytes, embedding->bytes))) {
-    throw Error(ErrorCode::kBadFile, head->where(),
-                "differs from the embedding, but config.json ties the two",
+      (head->dtype != embedding->dtype || !same_bytes(*head, *embedding))) {
+    throw Error(ErrorCode::kBadFile, head->where(), "differs from the embedding, but config.json ties the two",
                 "remove the tensor, or set the tie to false if the head counts");
   }
 }

@@ -18,7 +18,10 @@ ModelConfig read_config(ConfigReader& reader) {
 }  // namespace
 
 Architecture dream() {
-  return {.family = "dream", .model_type = "Dream", .architecture = "DreamModel", .read_config = read_config,
+  return {.family = "dream",
+          .model_type = "Dream",
+          .architecture = "DreamModel",
+          .read_config = read_config,
           .names = transformers_names};
 }
 

@@ -18,8 +18,11 @@ ModelConfig read_config(ConfigReader& reader) {
 }  // namespace
 
 Architecture fast_dllm_v2() {
-  return {.family = "fast_dllm_v2", .model_type = "Fast_dLLM_Qwen", .architecture = "Fast_dLLM_QwenForCausalLM",
-          .read_config = read_config, .names = transformers_names};
+  return {.family = "fast_dllm_v2",
+          .model_type = "Fast_dLLM_Qwen",
+          .architecture = "Fast_dLLM_QwenForCausalLM",
+          .read_config = read_config,
+          .names = transformers_names};
 }
 
 }  // namespace diffulex_edge

@@ -20,7 +20,8 @@ std::int64_t read_vocabulary(ConfigReader& reader) {
   const std::int64_t vocab_size = reader.require_size("vocab_size");
   const std::int64_t rows = reader.size("embedding_size").value_or(vocab_size);
   if (rows < vocab_size) {
-    reader.fail("embedding_size", "is " + std::to_string(rows) + ", less than vocab_size " + std::to_string(vocab_size));
+    reader.fail("embedding_size",
+                "is " + std::to_string(rows) + ", less than vocab_size " + std::to_string(vocab_size));
   }
   return rows;
 }
@@ -70,8 +71,8 @@ ModelConfig read_config(ConfigReader& reader) {
   // tie_word_embeddings is transformers' key; the model itself reads weight_tying.
   reader.ignore({"tie_word_embeddings", "rope_full_precision", "attention_layer_norm_with_affine", "alibi_bias_max",
                  "flash_attention", "flash_attn_varlen", "attention_dropout", "embedding_dropout", "residual_dropout",
-                 "init_cutoff_factor", "init_device", "init_fn", "init_std", "precision",
-                 "train_max_sequence_length", "mup_init", "mup_base_n_heads"});
+                 "init_cutoff_factor", "init_device", "init_fn", "init_std", "precision", "train_max_sequence_length",
+                 "mup_init", "mup_base_n_heads"});
   return config;
 }
 
@@ -98,7 +99,10 @@ DecoderNames names() {
 }  // namespace
 
 Architecture llada() {
-  return {.family = "llada", .model_type = "llada", .architecture = "LLaDAModelLM", .read_config = read_config,
+  return {.family = "llada",
+          .model_type = "llada",
+          .architecture = "LLaDAModelLM",
+          .read_config = read_config,
           .names = names};
 }
 

@@ -18,7 +18,10 @@ ModelConfig read_config(ConfigReader& reader) {
 }  // namespace
 
 Architecture llama() {
-  return {.family = "llama", .model_type = "llama", .architecture = "LlamaForCausalLM", .read_config = read_config,
+  return {.family = "llama",
+          .model_type = "llama",
+          .architecture = "LlamaForCausalLM",
+          .read_config = read_config,
           .names = transformers_names};
 }
 

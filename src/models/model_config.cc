@@ -40,14 +40,52 @@ const Architecture& find_architecture(ConfigReader& reader) {
 
 // Keys of transformers' PretrainedConfig and of generation that have no part in the forward pass.
 void ignore_bookkeeping(ConfigReader& reader) {
-  reader.ignore({"architectures", "model_type", "auto_map", "torch_dtype", "dtype", "transformers_version",
-                 "initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id",
-                 "bos_token", "eos_token", "name_or_path", "return_dict", "output_hidden_states", "output_attentions",
-                 "torchscript", "use_bfloat16", "is_encoder_decoder", "is_decoder", "tokenizer_class", "task_specific_params",
-                 "finetuning_task", "id2label", "label2id", "problem_type", "chunk_size_feed_forward", "pruned_heads",
-                 "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "attn_implementation",
-                 "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty",
-                 "num_beams", "num_return_sequences", "use_flash_attention_2", "unsloth_fixed", "unsloth_version"});
+  reader.ignore({"architectures",
+                 "model_type",
+                 "auto_map",
+                 "torch_dtype",
+                 "dtype",
+                 "transformers_version",
+                 "initializer_range",
+                 "use_cache",
+                 "bos_token_id",
+                 "eos_token_id",
+                 "pad_token_id",
+                 "mask_token_id",
+                 "bos_token",
+                 "eos_token",
+                 "name_or_path",
+                 "return_dict",
+                 "output_hidden_states",
+                 "output_attentions",
+                 "torchscript",
+                 "use_bfloat16",
+                 "is_encoder_decoder",
+                 "is_decoder",
+                 "tokenizer_class",
+                 "task_specific_params",
+                 "finetuning_task",
+                 "id2label",
+                 "label2id",
+                 "problem_type",
+                 "chunk_size_feed_forward",
+                 "pruned_heads",
+                 "cross_attention_hidden_size",
+                 "add_cross_attention",
+                 "tie_encoder_decoder",
+                 "attn_implementation",
+                 "max_length",
+                 "min_length",
+                 "do_sample",
+                 "temperature",
+                 "top_k",
+                 "top_p",
+                 "repetition_penalty",
+                 "num_beams",
+                 "num_return_sequences",
+                 "use_flash_attention_2",
+                 "unsloth_fixed",
+                 "unsloth_version"});
 }
 
 std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
@@ -115,8 +153,8 @@ ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOption
   check_consistency(reader, parsed.config);
   if (options.block_length) {
     if (*options.block_length < 0) {
-      throw Error(ErrorCode::kInvalidArgument, "block length",
-                  std::to_string(*options.block_length) + " is negative", "0 makes the model bidirectional");
+      throw Error(ErrorCode::kInvalidArgument, "block length", std::to_string(*options.block_length) + " is negative",
+                  "0 makes the model bidirectional");
     }
     parsed.config.block_length = *options.block_length;
   }

@@ -17,7 +17,10 @@ ModelConfig read_config(ConfigReader& reader) {
 }  // namespace
 
 Architecture qwen2() {
-  return {.family = "qwen2", .model_type = "qwen2", .architecture = "Qwen2ForCausalLM", .read_config = read_config,
+  return {.family = "qwen2",
+          .model_type = "qwen2",
+          .architecture = "Qwen2ForCausalLM",
+          .read_config = read_config,
           .names = transformers_names};
 }
 

@@ -19,7 +19,10 @@ ModelConfig read_config(ConfigReader& reader) {
 }  // namespace
 
 Architecture qwen3() {
-  return {.family = "qwen3", .model_type = "qwen3", .architecture = "Qwen3ForCausalLM", .read_config = read_config,
+  return {.family = "qwen3",
+          .model_type = "qwen3",
+          .architecture = "Qwen3ForCausalLM",
+          .read_config = read_config,
           .names = transformers_names};
 }
 

@@ -72,8 +72,7 @@ double llama3_frequency(const RopeConfig& rope, double frequency) {
   if (wavelength > context / rope.low_freq_factor) {
     return frequency / rope.factor;
   }
-  const double smooth =
-      (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  const double smooth = (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
   return (1.0 - smooth) * frequency / rope.factor + smooth * frequency;
 }
 

@@ -26,7 +26,10 @@ ModelConfig read_config(ConfigReader& reader) {
 }  // namespace
 
 Architecture sdar() {
-  return {.family = "sdar", .model_type = "sdar", .architecture = "SDARForCausalLM", .read_config = read_config,
+  return {.family = "sdar",
+          .model_type = "sdar",
+          .architecture = "SDARForCausalLM",
+          .read_config = read_config,
           .names = transformers_names};
 }
 

@@ -5,10 +5,7 @@
 namespace diffulex_edge {
 
 DecoderNames transformers_names() {
-  return {.embedding = "model.embed_tokens",
-          .norm = "model.norm",
-          .head = "lm_head",
-          .layer = [](std::int64_t layer) {
+  return {.embedding = "model.embed_tokens", .norm = "model.norm", .head = "lm_head", .layer = [](std::int64_t layer) {
             const std::string prefix = "model.layers." + std::to_string(layer) + ".";
             return LayerNames{.input_norm = prefix + "input_layernorm",
                               .q_proj = prefix + "self_attn.q_proj",

@@ -134,7 +134,8 @@ class Planner {
     if (size == kGroupSizes.end() || (*size != config_.group_size && config_.strict_group_size)) {
       throw Error(ErrorCode::kInvalidArgument, layer.layer,
                   "groups of " + std::to_string(config_.group_size) + " do not divide its input of " +
-                      std::to_string(layer.columns) + (config_.strict_group_size ? "" : ", nor does a smaller group size"),
+                      std::to_string(layer.columns) +
+                      (config_.strict_group_size ? "" : ", nor does a smaller group size"),
                   "exclude the layer, use INT8, or group size 0 for one scale per channel");
     }
     if (*size != config_.group_size) {
@@ -166,11 +167,9 @@ class Planner {
   void warn_about_unused_patterns() {
     const QuantizationConfig defaults;
     for (const std::string& pattern : config_.exclude_layers) {
-      const bool is_default =
-          std::ranges::find(defaults.exclude_layers, pattern) != defaults.exclude_layers.end();
-      const bool used = std::ranges::any_of(result_.plan.layers, [&](const LayerPlan& layer) {
-        return matches({pattern}, layer);
-      });
+      const bool is_default = std::ranges::find(defaults.exclude_layers, pattern) != defaults.exclude_layers.end();
+      const bool used =
+          std::ranges::any_of(result_.plan.layers, [&](const LayerPlan& layer) { return matches({pattern}, layer); });
       if (!used && !is_default) {
         result_.warnings.push_back("exclude pattern '" + pattern + "' matches no layer");
       }

@@ -130,7 +130,8 @@ StreamJob make_job(const Model& model, const QuantizationPlan& plan, const Layer
 void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset) {
   constexpr std::size_t kPiece = std::size_t{4} << 20U;
   for (std::size_t at = 0; at < view.bytes.size(); at += kPiece) {
-    file.write(offset + static_cast<std::int64_t>(at), view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at)));
+    file.write(offset + static_cast<std::int64_t>(at),
+               view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at)));
   }
 }
 
@@ -201,9 +202,9 @@ void write_config(const Model& model, const QuantizationConfig& config, const fs
 }
 
 void copy_tokenizer(const fs::path& source, const fs::path& target) {
-  constexpr std::array kNames = {"tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
-                                 "added_tokens.json",  "vocab.json",            "merges.txt",
-                                 "generation_config.json", "tokenizer.model",   "chat_template.jinja"};
+  constexpr std::array kNames = {
+      "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",  "vocab.json",
+      "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja"};
   for (const char* name : kNames) {
     std::error_code error;
     if (fs::is_regular_file(source / name, error)) {

@@ -13,9 +13,7 @@ namespace diffulex_edge {
 namespace {
 
 // The runtimes refuse subnormal scales; a channel of zeros gets scale 1 and stays exact.
-float usable_scale(float scale) {
-  return scale == 0.0F ? 1.0F : std::max(scale, std::numeric_limits<float>::min());
-}
+float usable_scale(float scale) { return scale == 0.0F ? 1.0F : std::max(scale, std::numeric_limits<float>::min()); }
 
 class RowEncoder {
  public:
@@ -85,8 +83,9 @@ class RowEncoder {
     } else if (saturate_fp16_) {
       kernels::f32_to_f16_saturate(scratch_.row.data(), target, columns_);
     } else {
-      fail_at(row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; }, "does not fit in FP16 (65504)",
-              "exclude the layer, or saturate with --saturate-fp16");
+      fail_at(
+          row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; }, "does not fit in FP16 (65504)",
+          "exclude the layer, or saturate with --saturate-fp16");
     }
   }
 
@@ -104,7 +103,8 @@ class RowEncoder {
   }
 
   template <typename Predicate>
-  [[noreturn]] void fail_at(std::int64_t row, Predicate wrong, const std::string& what, const std::string& advice) const {
+  [[noreturn]] void fail_at(std::int64_t row, Predicate wrong, const std::string& what,
+                            const std::string& advice) const {
     const auto position = std::ranges::find_if(scratch_.row, wrong);
     const auto column = position - scratch_.row.begin();
     throw Error(ErrorCode::kBadFile, source_.values->where(),

@@ -14,7 +14,8 @@
 
 namespace diffulex_edge {
 
-// Some whole rows of a weight in its target format. The spans are valid during the sink's call and may be changed by it.
+// Some whole rows of a weight in its target format. The spans are valid during the sink's call and may be changed by
+// it.
 struct EncodedTile {
   std::int64_t row_begin = 0;
   std::int64_t rows = 0;

@@ -156,8 +156,8 @@ std::string to_json(const ExportReport& report) {
 std::string to_text(const ExportReport& report) {
   const ExportMetadata& metadata = report.metadata;
   std::string text = report.output + ": " + (metadata.dry_run ? "would be " : "") + format_count(metadata.file_bytes) +
-                     " bytes (" + format_bytes(metadata.file_bytes) + ")" + (metadata.dry_run ? ", nothing written" : "") +
-                     "\n";
+                     " bytes (" + format_bytes(metadata.file_bytes) + ")" +
+                     (metadata.dry_run ? ", nothing written" : "") + "\n";
   text += report.model.config.family + ", " + format_count(metadata.parameters) + " parameters, " +
           describe(report.config.quant_config) + ", activations " + metadata.activation_dtype + ", " +
           mask_text(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + " tokens\n";
@@ -201,8 +201,9 @@ std::string to_html(const ExportReport& report) {
   for (const std::string& warning : metadata.warnings) {
     text += "<p class=\"w\">" + escape_html(warning) + "</p>";
   }
-  text += "<h2>Layers</h2><table><tr><th>Layer</th><th>Tensor</th><th>Shape</th><th>Source</th><th>Stored</th>"
-          "<th>Kernel</th><th>Bytes</th></tr>";
+  text +=
+      "<h2>Layers</h2><table><tr><th>Layer</th><th>Tensor</th><th>Shape</th><th>Source</th><th>Stored</th>"
+      "<th>Kernel</th><th>Bytes</th></tr>";
   for (const StoredLayer& layer : metadata.layers) {
     const LayerPlan& plan = layer.plan;
     text += "<tr><td>" + escape_html(plan.layer) + "</td><td>" + escape_html(plan.tensor) + "</td><td>" +
@@ -239,8 +240,8 @@ std::string to_json(const QuantizeReport& report) {
 std::string to_text(const QuantizeReport& report) {
   const QuantizationResult& result = report.result;
   return report.output + ": model.safetensors has " + format_count(report.file_bytes) + " bytes (" +
-         format_bytes(report.file_bytes) + ")\n" + report.model.config.family + ", " +
-         format_count(result.parameters) + " parameters, " + describe(result.plan.config) + "\n" +
+         format_bytes(report.file_bytes) + ")\n" + report.model.config.family + ", " + format_count(result.parameters) +
+         " parameters, " + describe(result.plan.config) + "\n" +
          sizes_text(result.original_memory_mb, result.quantized_memory_mb, result.memory_reduction_pct(),
                     result.compression_ratio()) +
          format_number(report.seconds, 3) + " s, peak RSS " + format_bytes(report.peak_rss_bytes) + "\n" +

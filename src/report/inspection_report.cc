@@ -133,11 +133,12 @@ std::string to_text(const Inspection& inspection) {
   }
   if (inspection.config) {
     const ModelConfig& config = *inspection.config;
-    text += config.family + " (" + config.architecture + "): " + std::to_string(config.num_layers) + " layers, hidden " +
-            std::to_string(config.hidden_size) + ", " + std::to_string(config.num_heads) + " heads, " +
-            std::to_string(config.num_kv_heads) + " kv heads, head_dim " + std::to_string(config.head_dim) +
-            ", intermediate " + std::to_string(config.intermediate_size) + ", vocabulary " +
-            std::to_string(config.vocab_size) + ", " + format_count(inspection.parameters()) + " parameters\n";
+    text += config.family + " (" + config.architecture + "): " + std::to_string(config.num_layers) +
+            " layers, hidden " + std::to_string(config.hidden_size) + ", " + std::to_string(config.num_heads) +
+            " heads, " + std::to_string(config.num_kv_heads) + " kv heads, head_dim " +
+            std::to_string(config.head_dim) + ", intermediate " + std::to_string(config.intermediate_size) +
+            ", vocabulary " + std::to_string(config.vocab_size) + ", " + format_count(inspection.parameters()) +
+            " parameters\n";
   }
   for (const InspectedMethod& method : inspection.methods) {
     text += "\n" + method_text(method);

@@ -88,13 +88,11 @@ void DelegateGraph::fully_connected(XnnId input, XnnId filter, XnnId bias, XnnId
 }
 
 void DelegateGraph::reshape(XnnId input, XnnId output, std::vector<std::uint32_t> shape) {
-  nodes_.push_back(
-      {.kind = NodeUnion::StaticReshape, .inputs = {input}, .output = output, .shape = std::move(shape)});
+  nodes_.push_back({.kind = NodeUnion::StaticReshape, .inputs = {input}, .output = output, .shape = std::move(shape)});
 }
 
 void DelegateGraph::transpose(XnnId input, XnnId output, std::vector<std::uint32_t> axes) {
-  nodes_.push_back(
-      {.kind = NodeUnion::StaticTranspose, .inputs = {input}, .output = output, .shape = std::move(axes)});
+  nodes_.push_back({.kind = NodeUnion::StaticTranspose, .inputs = {input}, .output = output, .shape = std::move(axes)});
 }
 
 void DelegateGraph::slice(XnnId input, XnnId output, std::vector<std::uint32_t> offsets,
@@ -119,10 +117,12 @@ std::vector<float>& DelegateGraph::channel_scales(XnnId value) {
   return std::get<PerChannelScales>(values_.at(value).quantization).scales;
 }
 
-flatbuffers::Offset<schema::Value> DelegateGraph::serialize_value(flatbuffers::FlatBufferBuilder& builder, XnnId id) const {
+flatbuffers::Offset<schema::Value> DelegateGraph::serialize_value(flatbuffers::FlatBufferBuilder& builder,
+                                                                  XnnId id) const {
   const ValueEntry& entry = values_[id];
-  const auto tensor = schema::CreateTensorValueDirect(builder, entry.type, static_cast<std::uint32_t>(entry.dims.size()),
-                                              &entry.dims, entry.constant_index, entry.external_id, entry.flags, id);
+  const auto tensor =
+      schema::CreateTensorValueDirect(builder, entry.type, static_cast<std::uint32_t>(entry.dims.size()), &entry.dims,
+                                      entry.constant_index, entry.external_id, entry.flags, id);
   schema::QuantParams kind = schema::QuantParams::NONE;
   flatbuffers::Offset<void> quantization;
   if (const auto* channel = std::get_if<PerChannelScales>(&entry.quantization)) {
@@ -131,7 +131,7 @@ flatbuffers::Offset<schema::Value> DelegateGraph::serialize_value(flatbuffers::F
   } else if (const auto* group = std::get_if<PerGroupScales>(&entry.quantization)) {
     kind = schema::QuantParams::PerChannelGroupQuant;
     quantization = schema::CreatePerChannelGroupQuant(builder, 0, 0, static_cast<std::int32_t>(group->group_size),
-                                              group->constant_index, group->count)
+                                                      group->constant_index, group->count)
                        .Union();
   } else if (std::holds_alternative<PerToken>(entry.quantization)) {
     kind = schema::QuantParams::PerTokenDynamicQuant;
@@ -140,7 +140,7 @@ flatbuffers::Offset<schema::Value> DelegateGraph::serialize_value(flatbuffers::F
     return schema::CreateValue(builder, schema::ValueUnion::TensorValue, tensor.Union());
   }
   return schema::CreateValue(builder, schema::ValueUnion::QuantizedTensorValue,
-                     schema::CreateQuantizedTensorValue(builder, tensor, kind, quantization).Union());
+                             schema::CreateQuantizedTensorValue(builder, tensor, kind, quantization).Union());
 }
 
 flatbuffers::Offset<void> DelegateGraph::serialize_node(flatbuffers::FlatBufferBuilder& builder,
@@ -161,8 +161,8 @@ flatbuffers::Offset<void> DelegateGraph::serialize_node(flatbuffers::FlatBufferB
     case NodeUnion::Concatenate3:
     case NodeUnion::Concatenate4:
     case NodeUnion::Concatenate5:
-      return schema::CreateNodeConcatenate(builder, node.shape.at(0), input(0), input(1), input(2), input(3), node.output,
-                                   node.flags, input(4))
+      return schema::CreateNodeConcatenate(builder, node.shape.at(0), input(0), input(1), input(2), input(3),
+                                           node.output, node.flags, input(4))
           .Union();
     default:
       break;
@@ -175,7 +175,8 @@ flatbuffers::Offset<void> DelegateGraph::serialize_node(flatbuffers::FlatBufferB
 
 std::vector<std::byte> DelegateGraph::serialize() const {
   flatbuffers::FlatBufferBuilder builder;
-  std::vector<flatbuffers::Offset<schema::ConstantData>> constants = {schema::CreateConstantDataDirect(builder, kNamed, 0, "")};
+  std::vector<flatbuffers::Offset<schema::ConstantData>> constants = {
+      schema::CreateConstantDataDirect(builder, kNamed, 0, "")};
   for (const Constant& constant : constants_) {
     constants.push_back(schema::CreateConstantDataDirect(builder, kNamed, constant.size, constant.key.c_str()));
   }
@@ -192,7 +193,8 @@ std::vector<std::byte> DelegateGraph::serialize() const {
     }
     nodes.push_back(schema::CreateNode(builder, entry.kind, node, static_cast<std::uint32_t>(nodes.size()), min_max));
   }
-  schema::FinishGraphBuffer(builder, schema::CreateGraphDirect(builder, "0", &nodes, &values, externals_, &inputs_, &outputs_, &constants));
+  schema::FinishGraphBuffer(
+      builder, schema::CreateGraphDirect(builder, "0", &nodes, &values, externals_, &inputs_, &outputs_, &constants));
   return with_header(builder.GetBufferPointer(), builder.GetSize());
 }
 

@@ -34,7 +34,7 @@ struct LinearKernel {
   bool quantizes_input = false;  // per token, at run time
   DType input = DType::kF32;     // where it does not
   DType output = DType::kF32;
-  bool bias_inside = true;       // false: a separate Add, in the output's type
+  bool bias_inside = true;  // false: a separate Add, in the output's type
 };
 
 // Every value of the model graph exists in the delegate in one type at first, and in others where a consumer needs it:
@@ -54,8 +54,8 @@ class Lowering {
       : plan_(quantization.plan),
         graph_(decompose(model.graph, taken_natively)),
         compute_(activation_dtype == ActivationDtype::FP16 ? DType::kF16 : DType::kF32),
-        result_(std::make_unique<LoweredProgram>(
-            WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
+        result_(
+            std::make_unique<LoweredProgram>(WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
         mapped_(graph_.nodes().size()) {
     result_->warnings = quantization.warnings;
   }
@@ -401,8 +401,7 @@ class Lowering {
     const LinearKernel kernel = choose_kernel(plan);
     const XnnId weight = filter(plan);
     note_layer(plan, kernel.name, stored_bytes_);
-    const XnnId input =
-        kernel.quantizes_input ? per_token(current.inputs[0]) : get(current.inputs[0], kernel.input);
+    const XnnId input = kernel.quantizes_input ? per_token(current.inputs[0]) : get(current.inputs[0], kernel.input);
     const bool has_bias = current.inputs.size() == 3;
     if (!has_bias || kernel.bias_inside) {
       const XnnId bias = has_bias ? vector_weight(current, current.inputs[2], DType::kF32) : kNoValue;
@@ -427,8 +426,7 @@ class Lowering {
     result_->constant_segment = parts.values_segment;
     result_->constant_offsets.push_back(0);
     const bool half = plan.format.element == ElementType::kF16;
-    const auto output =
-        program().planned_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, current.shape);
+    const auto output = program().planned_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, current.shape);
     std::string kernel;
     if (plan.format.is_quantized()) {
       kernel = quantized_embedding(plan, parts, output);
@@ -436,8 +434,9 @@ class Lowering {
       kernel = "aten::embedding";
       const auto table =
           program().constant_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, {plan.rows, plan.columns}, 1);
-      program().kernel_call(kernel, "out", {table, ids_, program().integer(-1), program().boolean(false),
-                                            program().boolean(false), output, output});
+      program().kernel_call(
+          kernel, "out",
+          {table, ids_, program().integer(-1), program().boolean(false), program().boolean(false), output, output});
     }
     note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
     delegate_input(value, output, half ? DType::kF16 : DType::kF32);
@@ -457,8 +456,7 @@ class Lowering {
       scale_sizes.push_back(plan.format.scales_per_row(plan.columns));
     }
     const auto scales = program().constant_tensor(ScalarType::FLOAT, scale_sizes, 2);
-    const std::string kernel =
-        packed ? "quantized_decomposed::embedding_4bit" : "quantized_decomposed::embedding_byte";
+    const std::string kernel = packed ? "quantized_decomposed::embedding_4bit" : "quantized_decomposed::embedding_byte";
     program().kernel_call(kernel, "out",
                           {table, scales, program().null(), program().integer(packed ? -8 : -128),
                            program().integer(packed ? 7 : 127), ids_, output, output});
@@ -514,7 +512,7 @@ class Lowering {
   std::map<std::pair<std::uint32_t, std::size_t>, std::uint32_t> constant_indices_;
   std::vector<std::int32_t> arguments_;  // of the delegate call
   std::int32_t ids_ = -1;
-  std::int64_t stored_bytes_ = 0;        // of the last filter
+  std::int64_t stored_bytes_ = 0;  // of the last filter
   bool output_defined_ = false;
   bool forced_dynamic_ = false;
   bool expands_fp16_ = false;

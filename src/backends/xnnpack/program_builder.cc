@@ -13,12 +13,14 @@ namespace {
 
 constexpr std::int64_t kArenaAlignment = 16;
 
-std::int64_t align(std::int64_t value, std::int64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+std::int64_t align(std::int64_t value, std::int64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
 
 std::int32_t to_int32(std::int64_t size) {
   if (size > std::numeric_limits<std::int32_t>::max()) {
-    throw Error(ErrorCode::kUnsupported, "ExecuTorch program", "a tensor's size " + std::to_string(size) +
-                                                                   " does not fit in 31 bits");
+    throw Error(ErrorCode::kUnsupported, "ExecuTorch program",
+                "a tensor's size " + std::to_string(size) + " does not fit in 31 bits");
   }
   return static_cast<std::int32_t>(size);
 }
@@ -30,7 +32,8 @@ std::vector<std::byte> with_header(const std::uint8_t* flatbuffer, std::size_t s
   constexpr std::size_t kHeaderBytes = 32;
   constexpr std::size_t kHead = 8;
   const std::uint64_t program_size = size + kHeaderBytes;
-  const auto base = static_cast<std::uint64_t>(align(static_cast<std::int64_t>(program_size), layout.segment_alignment));
+  const auto base =
+      static_cast<std::uint64_t>(align(static_cast<std::int64_t>(program_size), layout.segment_alignment));
   const auto data_size = static_cast<std::uint64_t>(layout.segments_end);
   std::uint32_t root = 0;
   std::memcpy(&root, flatbuffer, sizeof(root));
@@ -106,15 +109,15 @@ void ProgramBuilder::kernel_call(const std::string& name, const std::string& ove
   if (position == operators_.end()) {
     position = operators_.insert(operators_.end(), wanted);
   }
-  calls_.push_back({.index = static_cast<std::int32_t>(position - operators_.begin()), .arguments = std::move(arguments)});
+  calls_.push_back(
+      {.index = static_cast<std::int32_t>(position - operators_.begin()), .arguments = std::move(arguments)});
   kernel_names_.push_back(overload.empty() ? name : name + "." + overload);
 }
 
 void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> arguments,
                                    std::uint32_t payload_segment) {
-  calls_.push_back({.is_delegate = true,
-                    .index = static_cast<std::int32_t>(delegates_.size()),
-                    .arguments = std::move(arguments)});
+  calls_.push_back(
+      {.is_delegate = true, .index = static_cast<std::int32_t>(delegates_.size()), .arguments = std::move(arguments)});
   delegates_.push_back({.backend = std::move(backend), .segment = payload_segment});
 }
 
@@ -154,11 +157,11 @@ flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
   }
   std::vector<flatbuffers::Offset<schema::Instruction>> instructions;
   for (const Call& call : calls_) {
-    const auto type = call.is_delegate ? schema::InstructionArguments::DelegateCall
-                                       : schema::InstructionArguments::KernelCall;
-    const auto arguments =
-        call.is_delegate ? schema::CreateDelegateCallDirect(builder, call.index, &call.arguments).Union()
-                         : schema::CreateKernelCallDirect(builder, call.index, &call.arguments).Union();
+    const auto type =
+        call.is_delegate ? schema::InstructionArguments::DelegateCall : schema::InstructionArguments::KernelCall;
+    const auto arguments = call.is_delegate
+                               ? schema::CreateDelegateCallDirect(builder, call.index, &call.arguments).Union()
+                               : schema::CreateKernelCallDirect(builder, call.index, &call.arguments).Union();
     instructions.push_back(schema::CreateInstruction(builder, type, arguments));
   }
   const std::vector<std::int32_t> none;
@@ -197,9 +200,8 @@ std::vector<std::byte> ProgramBuilder::serialize(const Layout& layout) const {
   const std::vector<flatbuffers::Offset<schema::BackendDelegateInlineData>> no_inline_data;
   const auto constants =
       schema::CreateSubsegmentOffsetsDirect(builder, layout.constant_segment, &layout.constant_offsets);
-  schema::FinishProgramBuffer(
-      builder, schema::CreateProgramDirect(builder, 0, &plans, &no_buffers, &no_inline_data, &segments, constants,
-                                           nullptr, &named));
+  schema::FinishProgramBuffer(builder, schema::CreateProgramDirect(builder, 0, &plans, &no_buffers, &no_inline_data,
+                                                                   &segments, constants, nullptr, &named));
   return with_header(builder.GetBufferPointer(), builder.GetSize(), layout);
 }
 

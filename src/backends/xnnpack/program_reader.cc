@@ -266,10 +266,10 @@ class ProgramReader {
 
   static std::optional<std::int64_t> tensor_bytes(const schema::Tensor& tensor) {
     static const std::map<schema::ScalarType, std::int64_t> kBytes = {
-        {schema::ScalarType::BYTE, 1},     {schema::ScalarType::CHAR, 1},  {schema::ScalarType::BOOL, 1},
-        {schema::ScalarType::SHORT, 2},    {schema::ScalarType::HALF, 2},  {schema::ScalarType::BFLOAT16, 2},
-        {schema::ScalarType::UINT16, 2},   {schema::ScalarType::INT, 4},   {schema::ScalarType::FLOAT, 4},
-        {schema::ScalarType::UINT32, 4},   {schema::ScalarType::LONG, 8},  {schema::ScalarType::DOUBLE, 8},
+        {schema::ScalarType::BYTE, 1},   {schema::ScalarType::CHAR, 1}, {schema::ScalarType::BOOL, 1},
+        {schema::ScalarType::SHORT, 2},  {schema::ScalarType::HALF, 2}, {schema::ScalarType::BFLOAT16, 2},
+        {schema::ScalarType::UINT16, 2}, {schema::ScalarType::INT, 4},  {schema::ScalarType::FLOAT, 4},
+        {schema::ScalarType::UINT32, 4}, {schema::ScalarType::LONG, 8}, {schema::ScalarType::DOUBLE, 8},
         {schema::ScalarType::UINT64, 8}};
     const auto found = kBytes.find(tensor.scalar_type());
     std::optional<std::int64_t> bytes = found == kBytes.end() ? std::nullopt : std::optional(found->second);

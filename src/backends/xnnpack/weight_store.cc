@@ -1,10 +1,9 @@
 #include "backends/xnnpack/weight_store.h"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "core/mapped_file.h"
+#include "checkpoint/same_bytes.h"
 #include "quant/kernels/kernels.h"
 
 namespace diffulex_edge::xnnpack {
@@ -14,7 +13,9 @@ namespace {
 constexpr std::int64_t kReadBeyond = 128;
 constexpr std::int64_t kScalesAlignment = 16;
 
-std::int64_t align(std::int64_t value, std::int64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+std::int64_t align(std::int64_t value, std::int64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
 
 std::vector<float> to_float(std::span<const std::byte> scales, ElementType type) {
   std::vector<float> result(scales.size() / (type == ElementType::kF32 ? 4 : 2));
@@ -46,18 +47,16 @@ const std::string& WeightStore::content_of(const std::string& tensor) {
   const TensorView& view = checkpoint_.at(tensor);
   const auto equals = [&](const std::string& other_name) {
     const TensorView& other = checkpoint_.at(other_name);
-    if (other.dtype != view.dtype || other.shape != view.shape ||
-        std::memcmp(other.bytes.data(), view.bytes.data(), view.bytes.size()) != 0) {
+    if (other.dtype != view.dtype || other.shape != view.shape || !same_bytes(other, view)) {
       return false;
     }
     const TensorView* scales = checkpoint_.find(tensor + "_scale");
     const TensorView* other_scales = checkpoint_.find(other_name + "_scale");
     return (scales == nullptr) == (other_scales == nullptr) &&
-           (scales == nullptr || std::ranges::equal(scales->bytes, other_scales->bytes));
+           (scales == nullptr || same_bytes(*scales, *other_scales));
   };
   for (const auto& [other, content] : content_) {
     if (other == content && equals(other)) {
-      view.file->release(view.bytes);
       return content_[tensor] = other;
     }
   }
@@ -101,8 +100,8 @@ StoredParts WeightStore::add_embedding(const LayerPlan& plan) {
   Stream& stream = find_or_add(plan, plan.format, packed ? Layout::kEmbedding : Layout::kFilter, is_new);
   const std::int64_t scales = plan.rows * plan.format.scales_per_row(plan.columns);
   if (is_new) {
-    stream.parts.values_segment = add_segment(key_of(plan, plan.format) + (packed ? ":embedding" : ""),
-                                              stream.parts.values_bytes);
+    stream.parts.values_segment =
+        add_segment(key_of(plan, plan.format) + (packed ? ":embedding" : ""), stream.parts.values_bytes);
     stream.parts.scales_bytes = plan.scale_bytes();
   }
   if (scales > 0 && !stream.appended_scales) {

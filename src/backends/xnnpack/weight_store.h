@@ -20,7 +20,7 @@ namespace diffulex_edge::xnnpack {
 
 // One segment. Streamed parts are zero until `stream` fills them.
 struct Segment {
-  std::string key;               // of the program's named data
+  std::string key;  // of the program's named data
   std::int64_t size = 0;
   std::vector<std::byte> bytes;  // known from the start; empty where the segment is streamed
 };
@@ -37,7 +37,8 @@ struct StoredParts {
 
 class WeightStore {
  public:
-  WeightStore(const Checkpoint& checkpoint, bool saturate_fp16) : checkpoint_(checkpoint), saturate_fp16_(saturate_fp16) {}
+  WeightStore(const Checkpoint& checkpoint, bool saturate_fp16)
+      : checkpoint_(checkpoint), saturate_fp16_(saturate_fp16) {}
 
   // A linear layer's matrix, as XNNPACK's filters want it: even elements in the low nibble, bfloat16 group scales in a
   // segment of their own. Per-channel scales go to `channel_scales` of the receiver that `on_channel_scales` names.

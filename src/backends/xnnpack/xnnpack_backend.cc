@@ -13,7 +13,9 @@ namespace {
 constexpr std::int64_t kSegmentAlignment = 128;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
-std::int64_t align(std::int64_t value) { return (value + kSegmentAlignment - 1) / kSegmentAlignment * kSegmentAlignment; }
+std::int64_t align(std::int64_t value) {
+  return (value + kSegmentAlignment - 1) / kSegmentAlignment * kSegmentAlignment;
+}
 
 // The file: program, weights' segments, and the delegate's payload as the last segment, since it holds scales that are
 // known only when the weights have been streamed.

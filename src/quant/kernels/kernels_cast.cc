@@ -58,8 +58,7 @@ HWY_INLINE FloatVector Widen16(Bits16Vector half) {
   const BitsVector sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000U)));
   const BitsVector magnitude = hn::And(bits, hn::Set(du, 0x7FFFU));
   // Moved into place, the exponent is 112 too small. The product is exact and normalizes subnormals.
-  const FloatVector finite =
-      hn::Mul(hn::BitCast(df, hn::ShiftLeft<13>(magnitude)), hn::Set(df, 0x1p112F));
+  const FloatVector finite = hn::Mul(hn::BitCast(df, hn::ShiftLeft<13>(magnitude)), hn::Set(df, 0x1p112F));
   const BitsVector special = hn::Or(hn::ShiftLeft<13>(magnitude), hn::Set(du, 0x7F800000U));
   const auto is_special = hn::Gt(magnitude, hn::Set(du, 0x7BFFU));
   const auto is_nan = hn::Gt(magnitude, hn::Set(du, 0x7C00U));
@@ -82,8 +81,7 @@ HWY_INLINE Bits16Vector Narrow16(FloatVector value) {
   const FloatVector half = hn::Set(df, 0.5F);
   const BitsVector subnormal =
       hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(df, magnitude), half)), hn::BitCast(du, half));
-  const BitsVector nan =
-      hn::Or(hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 0x1FFU)), hn::Set(du, 0x7E00U));
+  const BitsVector nan = hn::Or(hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 0x1FFU)), hn::Set(du, 0x7E00U));
 
   BitsVector result = hn::IfThenElse(hn::Lt(magnitude, hn::Set(du, 0x38800000U)), subnormal, normal);
   result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x477FEFFFU)), hn::Set(du, 0x7C00U), result);
@@ -120,8 +118,8 @@ HWY_INLINE Bits16Vector NarrowBf16(FloatVector value) {
 
 // Applies `convert` to whole vectors and returns how many elements that covered.
 template <class Convert>
-HWY_INLINE std::size_t WidenVectors(const std::uint16_t* HWY_RESTRICT source, float* HWY_RESTRICT target,
-                                    std::size_t n, const Convert& convert) {
+HWY_INLINE std::size_t WidenVectors(const std::uint16_t* HWY_RESTRICT source, float* HWY_RESTRICT target, std::size_t n,
+                                    const Convert& convert) {
   const Float df;
   const Bits16 du16;
   const std::size_t lanes = hn::Lanes(df);

@@ -171,8 +171,7 @@ HWY_INLINE FloatVector I4GroupScales(FloatVector min, FloatVector max) {
   const FloatVector normal = hn::Max(exact, hn::Set(df, std::numeric_limits<float>::min()));
   const BitsVector bits = hn::BitCast(du, normal);
   const BitsVector odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1U));
-  const BitsVector rounded =
-      hn::And(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFFU)), odd), hn::Set(du, 0xFFFF0000U));
+  const BitsVector rounded = hn::And(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFFU)), odd), hn::Set(du, 0xFFFF0000U));
   const FloatVector zero = hn::Zero(df);
   const auto all_zero = hn::And(hn::Eq(min, zero), hn::Eq(max, zero));
   return hn::IfThenElse(all_zero, hn::Set(df, 1.0F), hn::BitCast(df, rounded));
@@ -209,8 +208,8 @@ HWY_INLINE void MeasureFourGroups(const float* HWY_RESTRICT source, std::size_t 
   FoldFour(max0, max1, max2, max3, [](auto a, auto b) HWY_ATTR { return hn::Max(a, b); }, max);
 }
 
-HWY_INLINE void MeasureGroups(const float* HWY_RESTRICT source, std::uint16_t* HWY_RESTRICT scales,
-                              std::size_t groups, std::size_t group_size, GroupBlock& block) {
+HWY_INLINE void MeasureGroups(const float* HWY_RESTRICT source, std::uint16_t* HWY_RESTRICT scales, std::size_t groups,
+                              std::size_t group_size, GroupBlock& block) {
   const Float df;
   std::size_t measured = 0;
   for (; measured + 4 <= groups; measured += 4) {
@@ -222,8 +221,7 @@ HWY_INLINE void MeasureGroups(const float* HWY_RESTRICT source, std::uint16_t* H
     block.max[measured] = range.max;
   }
   for (std::size_t group = 0; group < groups; group += hn::Lanes(df)) {
-    hn::Store(I4GroupScales(hn::Load(df, block.min + group), hn::Load(df, block.max + group)), df,
-              block.scale + group);
+    hn::Store(I4GroupScales(hn::Load(df, block.min + group), hn::Load(df, block.max + group)), df, block.scale + group);
   }
   for (std::size_t group = 0; group < groups; ++group) {
     scales[group] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(block.scale[group]) >> 16U);
