@@ -59,16 +59,14 @@ void narrow(benchmark::State& state) {
 
 template <auto kKernel>
 void reduce(benchmark::State& state) {
-  measure<float, float>(state, 4.0, [](const float* source, float*, std::size_t n) {
-    benchmark::DoNotOptimize(kKernel(source, n));
-  });
+  measure<float, float>(
+      state, 4.0, [](const float* source, float*, std::size_t n) { benchmark::DoNotOptimize(kKernel(source, n)); });
 }
 
 template <auto kKernel>
 void round_to_i8(benchmark::State& state) {
-  measure<float, std::int8_t>(state, 5.0, [](const float* source, std::int8_t* target, std::size_t n) {
-    kKernel(source, target, n, kScale);
-  });
+  measure<float, std::int8_t>(
+      state, 5.0, [](const float* source, std::int8_t* target, std::size_t n) { kKernel(source, target, n, kScale); });
 }
 
 template <auto kKernel>
@@ -104,8 +102,8 @@ void group_sizes(benchmark::internal::Benchmark* benchmark) {
   }
 }
 
-#define DIFFULEX_EDGE_KERNEL(shape, kernel, arguments)                                          \
-  BENCHMARK_TEMPLATE(shape, kernels::kernel)->Name(#kernel)->Apply(arguments);                  \
+#define DIFFULEX_EDGE_KERNEL(shape, kernel, arguments)                         \
+  BENCHMARK_TEMPLATE(shape, kernels::kernel)->Name(#kernel)->Apply(arguments); \
   BENCHMARK_TEMPLATE(shape, kernels::scalar::kernel)->Name("scalar::" #kernel)->Apply(arguments)
 
 BENCHMARK(copy)->Name("memcpy")->Apply(sizes);

@@ -18,6 +18,12 @@ COMMAND: Final = Path(os.environ.get("DIFFULEX_EDGE") or _REPOSITORY / "build/re
 _ASAN: Final = os.environ.get("DIFFULEX_EDGE_ASAN")
 SANITIZED_COMMAND: Final = Path(_ASAN).resolve() if _ASAN else None
 
+SANITIZER_OPTIONS: Final = {
+    "ASAN_OPTIONS": "exitcode=99:hard_rss_limit_mb=2048:allocator_may_return_null=0:detect_leaks=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99:print_stacktrace=1",
+}
+"""The environment of SANITIZED_COMMAND: whatever it finds ends it with exit code 99."""
+
 USAGE_ERROR, BAD_FILE, UNSUPPORTED, OUTPUT_ERROR = 2, 3, 4, 5
 """The documented exit codes; 0 is done, 1 anything else."""
 

@@ -1,7 +1,10 @@
-"""What the integration tests share: checkpoints of every family, written once for each session."""
+"""What the integration tests share: checkpoints, each written once for a session."""
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command import COMMAND, tiny_llada
-from families import make_checkpoint
+from families import make_checkpoint, make_config, read_architecture
 
 torch.set_num_threads(2)
 
@@ -40,3 +43,41 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
 def tiny() -> Path:
     """The bundled model: trained weights, with evaluation data."""
     return tiny_llada()
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bfloat16 checkpoint of 0.4 GB, so that an export takes long enough to be disturbed.
+
+    All zeros but for the first bytes of each tensor, since equal tensors are stored once: the file is sparse and takes
+    no time to write.
+    """
+    config = make_config(
+        "llama",
+        "bfloat16",
+        hidden_size=1024,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        intermediate_size=4096,
+        num_hidden_layers=8,
+        vocab_size=32000,
+    )
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "config.json").write_text(json.dumps(config))
+    architecture = read_architecture(config)
+    header: dict[str, Any] = {}
+    begins = []
+    end = 0
+    for module, (shape, _) in architecture.modules().items():
+        begins.append(end)
+        end += 2 * math.prod(shape)
+        entry = {"dtype": "BF16", "shape": shape, "data_offsets": [begins[-1], end]}
+        header[f"{architecture.module_name(module)}.weight"] = entry
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+        for number, begin in enumerate(begins):
+            file.seek(8 + len(text) + begin)
+            file.write(struct.pack("<H", 0x3F80 + number))  # 1.0 and a little more
+    return folder

@@ -16,8 +16,8 @@ def _import_quietly() -> None:
     with open(os.devnull, "w") as null:
         os.dup2(null.fileno(), 2)
     try:
-        import executorch.kernels.quantized  # noqa: F401, PLC0415  (registers the quantized embeddings)
-        import executorch.runtime  # noqa: F401, PLC0415
+        import executorch.kernels.quantized  # registers the quantized embeddings
+        import executorch.runtime  # noqa: F401
     finally:
         os.dup2(saved, 2)
         os.close(saved)

@@ -6,14 +6,13 @@ definitions in docs/QUANTIZATION.md have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from families import Architecture, Reference
+from families import Reference
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -64,11 +63,11 @@ class Format:
             return weight.astype(np.float16).astype(np.float32)
         if self.dtype == "int8":
             values, scale = quantize_int8(weight)
-            return values * scale[:, None]
+            return np.float32(values) * scale[:, None]
         if self.dtype == "int4":
             values, scale = quantize_int4(weight, self.group_size)
             size = self.group_size or weight.shape[1]
-            return values * np.repeat(scale.reshape(len(weight), -1), size, axis=1)
+            return np.float32(values) * np.repeat(scale.reshape(len(weight), -1), size, axis=1)
         return weight
 
     def stored_bytes(self, rows: int, columns: int, group_scale_bytes: int = 2) -> int:

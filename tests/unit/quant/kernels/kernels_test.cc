@@ -58,12 +58,24 @@ std::vector<float> finite_values(std::size_t n, std::uint32_t seed) {
   std::vector<float> values(n);
   for (float& value : values) {
     switch (random() % 8) {
-      case 0: value = static_cast<float>(half_steps(engine)) * 0.5F; break;
-      case 1: value = std::ldexp(static_cast<float>(half_steps(engine)), half_steps(engine) % 119); break;
-      case 2: value = float_of(random() & 0x807FFFFFU); break;
-      case 3: value = std::copysign(kMaxFloat, weight(engine)); break;
-      case 4: value = random() % 2 == 0 ? 0.0F : -0.0F; break;
-      default: value = weight(engine); break;
+      case 0:
+        value = static_cast<float>(half_steps(engine)) * 0.5F;
+        break;
+      case 1:
+        value = std::ldexp(static_cast<float>(half_steps(engine)), half_steps(engine) % 119);
+        break;
+      case 2:
+        value = float_of(random() & 0x807FFFFFU);
+        break;
+      case 3:
+        value = std::copysign(kMaxFloat, weight(engine));
+        break;
+      case 4:
+        value = random() % 2 == 0 ? 0.0F : -0.0F;
+        break;
+      default:
+        value = weight(engine);
+        break;
     }
   }
   return values;
@@ -76,13 +88,27 @@ std::vector<float> any_values(std::size_t n, std::uint32_t seed) {
   std::vector<float> values(n);
   for (float& value : values) {
     switch (random() % 8) {
-      case 0: value = float_of(random() | 0x7F800000U); break;
-      case 1: value = random() % 2 == 0 ? kInfinity : -kInfinity; break;
-      case 2: value = float_of((random() & 0x80000000U) | (0x477FE000U + random() % 0x3000U)); break;
-      case 3: value = float_of((random() & 0x80000000U) | (0x33000000U + random() % 0x06000000U)); break;
-      case 4: value = float_of((random() & 0xFFFFE000U) | 0x1000U); break;
-      case 5: value = float_of((random() & 0xFFFF0000U) | 0x8000U); break;
-      default: value = float_of(random()); break;
+      case 0:
+        value = float_of(random() | 0x7F800000U);
+        break;
+      case 1:
+        value = random() % 2 == 0 ? kInfinity : -kInfinity;
+        break;
+      case 2:
+        value = float_of((random() & 0x80000000U) | (0x477FE000U + random() % 0x3000U));
+        break;
+      case 3:
+        value = float_of((random() & 0x80000000U) | (0x33000000U + random() % 0x06000000U));
+        break;
+      case 4:
+        value = float_of((random() & 0xFFFFE000U) | 0x1000U);
+        break;
+      case 5:
+        value = float_of((random() & 0xFFFF0000U) | 0x8000U);
+        break;
+      default:
+        value = float_of(random());
+        break;
     }
   }
   return values;
@@ -416,9 +442,9 @@ TEST(F32ToI8Rtn, MatchesScalarOnEveryTarget) {
 
 TEST(F32ToI4GroupRtn, KnownGroups) {
   // max 7, min -8: scale 1. Ties go to even: 0.5 -> 0, 1.5 -> 2, -2.5 -> -2.
-  const std::vector<float> source = {7.0F, -8.0F, 0.5F, 1.5F, -2.5F, 0.0F,    // scale max(1, 1)
-                                     -4.0F, 1.0F, 0.25F, 0.75F, -0.0F, 3.0F,  // scale max(3 / 7, 0.5)
-                                     0.0F, -0.0F, 0.0F, 0.0F, 0.0F, -0.0F};   // zeros: scale 1
+  const std::vector<float> source = {7.0F,  -8.0F, 0.5F,  1.5F,  -2.5F, 0.0F,    // scale max(1, 1)
+                                     -4.0F, 1.0F,  0.25F, 0.75F, -0.0F, 3.0F,    // scale max(3 / 7, 0.5)
+                                     0.0F,  -0.0F, 0.0F,  0.0F,  0.0F,  -0.0F};  // zeros: scale 1
   std::vector<std::uint8_t> target(9);
   std::vector<std::uint16_t> scales(3);
   scalar::f32_to_i4_group_rtn(source.data(), target.data(), scales.data(), source.size(), 6);
@@ -544,9 +570,8 @@ TEST(F32ToI4Rtn, MatchesScalarOnEveryTarget) {
     for (const float scale : {1.0F, 0.5F, 0.00123F, 0.02F, kLeastNormal, kLeastSubnormal, kMaxFloat}) {
       for (const std::size_t n : awkward_lengths()) {
         const std::vector<float> row(source.begin(), source.begin() + static_cast<std::ptrdiff_t>(n));
-        const auto actual = run<std::uint8_t>(row, (n + 1) / 2, n % 5, [&](const float* from, std::uint8_t* to) {
-          f32_to_i4_rtn(from, to, n, scale);
-        });
+        const auto actual = run<std::uint8_t>(
+            row, (n + 1) / 2, n % 5, [&](const float* from, std::uint8_t* to) { f32_to_i4_rtn(from, to, n, scale); });
         const auto expected = run<std::uint8_t>(row, (n + 1) / 2, 0, [&](const float* from, std::uint8_t* to) {
           scalar::f32_to_i4_rtn(from, to, n, scale);
         });
