@@ -60,7 +60,7 @@ def test_config_is_honoured(name: str, options: Options, checkpoint: MakeCheckpo
     assert_agrees(Program(tmp_path / "model.pte"), model, options)
 
 
-@pytest.mark.parametrize("block_length", [0, 1, 8, 64])
+@pytest.mark.parametrize("block_length", [0, 1, 8, 47, 10**12])
 @pytest.mark.parametrize("family", ["llada", "sdar", "fast_dllm_v2", "qwen2"])
 def test_block_length_option_sets_the_mask(
     family: str, block_length: int, checkpoint: MakeCheckpoint, tmp_path: Path

@@ -128,6 +128,23 @@ def test_the_model_itself_is_never_overwritten(name: str, how: str, checkpoint: 
     assert contents(model) == before
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_the_report_never_overwrites_the_model(name: str, tiny: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    before = contents(model)
+    result = run("export", model, "-o", tmp_path / "x.pte", "--report", model / name)
+    assert contents(model) == before
+    assert_fails(result, USAGE_ERROR, "the model itself")
+
+
+def test_report_and_output_are_two_files(tiny: Path, tmp_path: Path) -> None:
+    for other in ("x.pte", "./x.pte"):
+        result = run("export", tiny, "-o", "x.pte", "--report", other, cwd=tmp_path)
+        assert_fails(result, USAGE_ERROR, "x.pte")
+        assert not contents(tmp_path)
+
+
 def test_link_as_output_replaces_the_file_behind_it(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files/real.pte").write_bytes(OLD)
