@@ -95,7 +95,7 @@ class EdgeBackend {
   virtual ExportMetadata run(const Model& model, const std::filesystem::path* target, const RunControl& control) = 0;
 
  private:
-  ExportResult guarded(const std::function<ExportMetadata()>& work);
+  ExportResult guarded(const std::function<ExportMetadata()>& work) const;
 
   BackendConfig config_;
 };

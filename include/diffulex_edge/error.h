@@ -25,7 +25,7 @@ std::string_view to_string(ErrorCode code);
 //   advice  what the user can do about it
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, std::string where, std::string what, std::string advice = {});
+  Error(ErrorCode code, std::string where, const std::string& what, std::string advice = {});
 
   ErrorCode code() const noexcept { return code_; }
   const std::string& where() const noexcept { return where_; }

@@ -64,7 +64,7 @@ void refuse_input_as_target(const Model& model, const std::filesystem::path& tar
 
 }  // namespace
 
-ExportResult EdgeBackend::guarded(const std::function<ExportMetadata()>& work) {
+ExportResult EdgeBackend::guarded(const std::function<ExportMetadata()>& work) const {
   ExportResult result;
   const auto start = std::chrono::steady_clock::now();
   try {

@@ -20,10 +20,10 @@ namespace fs = std::filesystem;
 
 // The tensors' bytes, in the order of Inspection::tensors, hashed on all cores.
 void add_hashes(std::vector<InspectedTensor>& tensors, const std::vector<std::span<const std::byte>>& bytes,
-                const std::vector<const MappedFile*>& files, const RunControl& control) {
+                const RunControl& control) {
   parallel_for(tensors.size(), control, [&](std::size_t i, std::size_t) {
     tensors[i].sha256 = sha256_hex(bytes[i]);
-    files[i]->release(bytes[i]);
+    MappedFile::release(bytes[i]);
   });
 }
 
@@ -44,7 +44,6 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
     inspection.config = read_model_config(path);
   }
   std::vector<std::span<const std::byte>> bytes;
-  std::vector<const MappedFile*> files;
   for (const auto& [name, view] : checkpoint.tensors()) {
     InspectedTensor tensor = describe(view);
     if (view.dtype == DType::kU8 && checkpoint.find(name + "_scale") != nullptr) {
@@ -55,10 +54,9 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
     }
     inspection.tensors.push_back(std::move(tensor));
     bytes.push_back(view.bytes);
-    files.push_back(view.file);
   }
   if (options.hashes) {
-    add_hashes(inspection.tensors, bytes, files, control);
+    add_hashes(inspection.tensors, bytes, control);
   }
   return inspection;
 }
@@ -76,7 +74,7 @@ Inspection inspect_program(const MappedFile& file, const InspectOptions& options
       bytes.push_back(
           file.bytes().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.bytes)));
     }
-    add_hashes(inspection.tensors, bytes, std::vector<const MappedFile*>(bytes.size(), &file), control);
+    add_hashes(inspection.tensors, bytes, control);
     inspection.sha256 = sha256_hex(file.bytes());
   }
   return inspection;

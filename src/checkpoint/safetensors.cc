@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string_view>
+#include <tuple>
 
 #include "checkpoint/safetensors_header.h"
 #include "core/mapped_file.h"
@@ -68,7 +69,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
   SafetensorsHeader header = parse_safetensors_header(text, name);
   const auto data = file_->bytes().subspan(kLengthBytes + text.size());
 
-  std::sort(header.entries.begin(), header.entries.end(), [](const HeaderEntry& a, const HeaderEntry& b) {
+  std::ranges::sort(header.entries, [](const HeaderEntry& a, const HeaderEntry& b) {
     return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
   });
   std::int64_t expected = 0;

@@ -83,7 +83,7 @@ class HeaderHandler final : public nlohmann::json_sax<Json> {
         throw Error(ErrorCode::kBadFile, file_, "the header's metadata name '" + value + "' twice");
       }
     } else {
-      const unsigned bit = value == "dtype" ? 1U : value == "shape" ? 2U : value == "data_offsets" ? 4U : 0U;
+      const unsigned bit = field_bit(value);
       if (bit == 0 || (fields_ & bit) != 0) {
         fail(bit == 0 ? "has the unknown key '" + value + "'" : "has the key '" + value + "' twice");
       }
@@ -129,6 +129,17 @@ class HeaderHandler final : public nlohmann::json_sax<Json> {
  private:
   enum class State { kStart, kTop, kMetadata, kTensor, kShape, kOffsets, kEnd };
   static constexpr std::size_t kMaxRank = 16;
+
+  // One bit for each key of a tensor's object, 0 for any other.
+  static unsigned field_bit(std::string_view key) {
+    if (key == "dtype") {
+      return 1U;
+    }
+    if (key == "shape") {
+      return 2U;
+    }
+    return key == "data_offsets" ? 4U : 0U;
+  }
 
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(ErrorCode::kBadFile, file_ + ": tensor '" + entry_.name + "'", what);

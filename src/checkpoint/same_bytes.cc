@@ -18,8 +18,8 @@ bool same_bytes(const TensorView& a, const TensorView& b) {
     const auto left = a.bytes.subspan(at, size);
     const auto right = b.bytes.subspan(at, size);
     same = std::memcmp(left.data(), right.data(), size) == 0;
-    a.file->release(left);
-    b.file->release(right);
+    MappedFile::release(left);
+    MappedFile::release(right);
   }
   return same;
 }

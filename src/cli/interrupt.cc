@@ -1,7 +1,7 @@
 #include "cli/interrupt.h"
 
 #include <pthread.h>
-#include <signal.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, sigset_t
 #include <unistd.h>
 
 #include <cstdlib>

@@ -80,9 +80,7 @@ int run(const cli::Command& command) {
   return code;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run_command_line(int argc, char** argv) {
   cli::explain_shrinking_files();
   CLI::App app("Takes a diffusion language model from its Hugging Face checkpoint to an edge device.", "diffulex-edge");
   app.set_version_flag("--version", fmt::format("diffulex-edge {} ({} kernels)", diffulex_edge::version(),
@@ -107,4 +105,15 @@ int main(int argc, char** argv) {
     }
   }
   return exit_code(ErrorCode::kInternal);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run_command_line(argc, argv);
+  } catch (...) {
+    std::fputs("diffulex-edge: error: out of memory\n", stderr);
+    return exit_code(ErrorCode::kOutOfMemory);
+  }
 }

@@ -33,8 +33,8 @@ void ProgressBar::show(const Progress& progress) {
     return;
   }
   last_line_ = now;
-  const double done = static_cast<double>(progress.done_bytes);
-  const double total = static_cast<double>(progress.total_bytes);
+  const auto done = static_cast<double>(progress.done_bytes);
+  const auto total = static_cast<double>(progress.total_bytes);
   const double rate = done / seconds;
   const double left = rate > 0.0 ? (total - done) / rate : 0.0;
   const std::string line = fmt::format("{} {:3.0f}%  {:.2f} of {:.2f} GB  {:.2f} GB/s  {:.0f} s left", progress.stage,

@@ -53,7 +53,7 @@ std::string_view to_string(ErrorCode code) {
   return "Internal";
 }
 
-Error::Error(ErrorCode code, std::string where, std::string what, std::string advice)
+Error::Error(ErrorCode code, std::string where, const std::string& what, std::string advice)
     : std::runtime_error(compose(where, what, advice)),
       code_(code),
       where_(std::move(where)),

@@ -55,14 +55,14 @@ void advise(std::span<const std::byte> range, int advice) {
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<std::uintptr_t>(range.data());
   const std::uintptr_t begin = address / page * page;
-  ::madvise(reinterpret_cast<void*>(begin), address + range.size() - begin,
-            advice);  // NOLINT(performance-no-int-to-ptr)
+  auto* start = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr)
+  ::madvise(start, address + range.size() - begin, advice);
 }
 
 }  // namespace
 
-void MappedFile::will_need(std::span<const std::byte> range) const { advise(range, MADV_WILLNEED); }
+void MappedFile::will_need(std::span<const std::byte> range) { advise(range, MADV_WILLNEED); }
 
-void MappedFile::release(std::span<const std::byte> range) const { advise(range, MADV_DONTNEED); }
+void MappedFile::release(std::span<const std::byte> range) { advise(range, MADV_DONTNEED); }
 
 }  // namespace diffulex_edge

@@ -22,8 +22,8 @@ class MappedFile {
 
   // Asks the system to read ahead, or to drop the pages that `range` touches from this process (they stay in the page
   // cache and come back when touched again). Hints: they change no result.
-  void will_need(std::span<const std::byte> range) const;
-  void release(std::span<const std::byte> range) const;
+  static void will_need(std::span<const std::byte> range);
+  static void release(std::span<const std::byte> range);
 
  private:
   std::filesystem::path path_;

@@ -14,6 +14,10 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = 16U << 20U;
 
+bool contains(const nlohmann::json& list, std::string_view text) {
+  return std::any_of(list.begin(), list.end(), [&](const nlohmann::json& entry) { return entry == text; });
+}
+
 const Architecture& find_architecture(ConfigReader& reader) {
   const std::string model_type = reader.text("model_type").value_or("");
   if (model_type.empty()) {
@@ -26,7 +30,7 @@ const Architecture& find_architecture(ConfigReader& reader) {
   std::string supported;
   for (const Architecture& candidate : architectures()) {
     if (candidate.model_type == model_type) {
-      if (listed != nullptr && std::ranges::find(*listed, candidate.architecture) == listed->end()) {
+      if (listed != nullptr && !contains(*listed, candidate.architecture)) {
         reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type +
                                                      "\" only " + std::string(candidate.architecture) +
                                                      " is supported");

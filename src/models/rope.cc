@@ -59,13 +59,13 @@ void read_scaling(ConfigReader& reader, RopeConfig& rope, std::int64_t max_posit
 
 // The index at which a frequency makes `rotations` turns over the original context, as a real number.
 double yarn_dimension(const RopeConfig& rope, double rotations, double head_dim) {
-  const double positions = static_cast<double>(rope.original_max_positions);
+  const auto positions = static_cast<double>(rope.original_max_positions);
   return head_dim * std::log(positions / (rotations * 2.0 * std::numbers::pi)) / (2.0 * std::log(rope.theta));
 }
 
 double llama3_frequency(const RopeConfig& rope, double frequency) {
   const double wavelength = 2.0 * std::numbers::pi / frequency;
-  const double context = static_cast<double>(rope.original_max_positions);
+  const auto context = static_cast<double>(rope.original_max_positions);
   if (wavelength < context / rope.high_freq_factor) {
     return frequency;
   }

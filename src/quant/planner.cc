@@ -100,10 +100,12 @@ class Planner {
   }
 
   QuantizationDtype choose_dtype(LayerPlan& layer) const {
-    const bool is_head = layer.layer == "lm_head";
-    const auto& chosen = layer.role == LayerRole::kEmbedding ? config_.embedding_dtype
-                         : is_head                           ? config_.head_dtype
-                                                             : std::optional<QuantizationDtype>();
+    std::optional<QuantizationDtype> chosen;
+    if (layer.role == LayerRole::kEmbedding) {
+      chosen = config_.embedding_dtype;
+    } else if (layer.layer == "lm_head") {
+      chosen = config_.head_dtype;
+    }
     if (chosen) {
       return *chosen;
     }

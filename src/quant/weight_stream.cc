@@ -95,11 +95,11 @@ void stream_weights(std::span<const StreamJob> jobs, const RunControl& control) 
   parallel_for(tiles.size(), control, [&](std::size_t item, std::size_t worker) {
     if (item + kTilesAhead < tiles.size()) {
       const Tile& ahead = tiles[item + kTilesAhead];
-      ahead.job->source.values->file->will_need(ahead.source_bytes());
+      MappedFile::will_need(ahead.source_bytes());
     }
     const Tile& tile = tiles[item];
     encode_tile(tile, workers[worker]);
-    tile.job->source.values->file->release(tile.source_bytes());
+    MappedFile::release(tile.source_bytes());
     meter.add(static_cast<std::int64_t>(tile.source_bytes().size()));
   });
 }

@@ -144,7 +144,7 @@ flatbuffers::Offset<schema::Value> DelegateGraph::serialize_value(flatbuffers::F
 }
 
 flatbuffers::Offset<void> DelegateGraph::serialize_node(flatbuffers::FlatBufferBuilder& builder,
-                                                        const NodeEntry& node) const {
+                                                        const NodeEntry& node) {
   const auto input = [&](std::size_t index) { return index < node.inputs.size() ? node.inputs[index] : 0; };
   const auto rank = static_cast<std::uint32_t>(node.shape.size());
   switch (node.kind) {

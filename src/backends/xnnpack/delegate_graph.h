@@ -87,7 +87,7 @@ class DelegateGraph {
 
   XnnId append(ValueEntry entry);
   flatbuffers::Offset<schema::Value> serialize_value(flatbuffers::FlatBufferBuilder& builder, XnnId id) const;
-  flatbuffers::Offset<void> serialize_node(flatbuffers::FlatBufferBuilder& builder, const NodeEntry& node) const;
+  static flatbuffers::Offset<void> serialize_node(flatbuffers::FlatBufferBuilder& builder, const NodeEntry& node);
 
   std::vector<ValueEntry> values_;
   std::vector<NodeEntry> nodes_;

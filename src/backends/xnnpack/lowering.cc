@@ -343,7 +343,8 @@ class Lowering {
         throw Error(ErrorCode::kInternal, plan.layer, "bf16 is not a stored format here");
     }
     const bool grouped = plan.format.granularity == Granularity::kGroup;
-    const std::string weight = plan.format.element == ElementType::kI8 ? "qc8w" : grouped ? "qb4w" : "qc4w";
+    const std::string int4 = grouped ? "qb4w" : "qc4w";
+    const std::string weight = plan.format.element == ElementType::kI8 ? "qc8w" : int4;
     if (dynamic || grouped) {
       kernel.name = "qd8 x " + weight;
       kernel.quantizes_input = true;

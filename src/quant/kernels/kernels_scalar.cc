@@ -25,7 +25,9 @@ unsigned nibble(float value, float scale) {
 std::uint8_t nibble_pair(unsigned low, unsigned high) { return static_cast<std::uint8_t>(low | (high << 4U)); }
 
 std::uint16_t i4_group_scale(MinMax range) {
-  if (range.min == 0.0F && range.max == 0.0F) return f32_to_bf16_one(1.0F);
+  if (range.min == 0.0F && range.max == 0.0F) {
+    return f32_to_bf16_one(1.0F);
+  }
   const float scale = std::max(range.max / 7.0F, -range.min / 8.0F);
   return f32_to_bf16_one(std::max(scale, std::numeric_limits<float>::min()));
 }
@@ -71,27 +73,37 @@ std::uint16_t f32_to_f16_one(float value) {
     const std::uint32_t remainder = mantissa & ((1U << shift) - 1U);
     const std::uint32_t half = 1U << (shift - 1U);
     result = mantissa >> shift;
-    if (remainder > half || (remainder == half && (result & 1U) != 0)) ++result;
+    if (remainder > half || (remainder == half && (result & 1U) != 0)) {
+      ++result;
+    }
   }
   return static_cast<std::uint16_t>(sign | result);
 }
 
 std::uint16_t f32_to_bf16_one(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & ~kSignBit32) > kInfinity32) return static_cast<std::uint16_t>((bits >> 16U) | 0x40U);
+  if ((bits & ~kSignBit32) > kInfinity32) {
+    return static_cast<std::uint16_t>((bits >> 16U) | 0x40U);
+  }
   return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U);
 }
 
 void f16_to_f32(const std::uint16_t* source, float* target, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) target[i] = f16_to_f32_one(source[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    target[i] = f16_to_f32_one(source[i]);
+  }
 }
 
 void bf16_to_f32(const std::uint16_t* source, float* target, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) target[i] = bf16_to_f32_one(source[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    target[i] = bf16_to_f32_one(source[i]);
+  }
 }
 
 void f32_to_f16(const float* source, std::uint16_t* target, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) target[i] = f32_to_f16_one(source[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    target[i] = f32_to_f16_one(source[i]);
+  }
 }
 
 void f32_to_f16_saturate(const float* source, std::uint16_t* target, std::size_t n) {
@@ -102,7 +114,9 @@ void f32_to_f16_saturate(const float* source, std::uint16_t* target, std::size_t
 }
 
 void f32_to_bf16(const float* source, std::uint16_t* target, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) target[i] = f32_to_bf16_one(source[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    target[i] = f32_to_bf16_one(source[i]);
+  }
 }
 
 // Magnitudes order like their bits, with NaN above infinity.
@@ -115,7 +129,9 @@ float f32_abs_max(const float* source, std::size_t n) {
 }
 
 MinMax f32_min_max(const float* source, std::size_t n) {
-  if (n == 0) return {};
+  if (n == 0) {
+    return {};
+  }
   const auto [min, max] = std::minmax_element(source, source + n);
   return {*min + 0.0F, *max + 0.0F};  // -0.0 + 0.0 is 0.0
 }
@@ -139,7 +155,9 @@ void f32_to_i4_rtn(const float* source, std::uint8_t* target, std::size_t n, flo
   for (std::size_t i = 0; i + 1 < n; i += 2) {
     target[i / 2] = nibble_pair(nibble(source[i], scale), nibble(source[i + 1], scale));
   }
-  if (n % 2 != 0) target[n / 2] = nibble_pair(nibble(source[n - 1], scale), 8U);
+  if (n % 2 != 0) {
+    target[n / 2] = nibble_pair(nibble(source[n - 1], scale), 8U);
+  }
 }
 
 void swap_nibbles(const std::uint8_t* source, std::uint8_t* target, std::size_t bytes) {
