@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-
 from latency import compare_logits, measure
 from make_checkpoint import SHAPES, make_checkpoint
 

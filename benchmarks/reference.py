@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from latency import input_ids
 from official_route import load_decoder, read_config
 

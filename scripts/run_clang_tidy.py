@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs clang-tidy over the files of src/ on all cores; skips files that passed unchanged before.
 
-A file's verdict is remembered under the hash of its preprocessed text, of .clang-tidy and of the tool's version, so that
-a second run costs seconds.
+A file's verdict is remembered under the hash of its preprocessed text, of .clang-tidy and of the tool's version, so
+that a second run costs seconds.
 """
 
 import argparse
