@@ -1,0 +1,25 @@
+#include "diffulex_edge/error.h"
+
+#include <gtest/gtest.h>
+
+namespace diffulex_edge {
+namespace {
+
+TEST(Error, SaysWhereWhatAndWhatToDo) {
+  const Error error(ErrorCode::kBadFile, "model.safetensors", "is cut off", "download it again");
+  EXPECT_STREQ(error.what(), "model.safetensors: is cut off (download it again)");
+  EXPECT_EQ(error.where(), "model.safetensors");
+  EXPECT_EQ(error.advice(), "download it again");
+}
+
+TEST(Error, LeavesOutAbsentParts) { EXPECT_STREQ(Error(ErrorCode::kIo, {}, "disk full").what(), "disk full"); }
+
+TEST(Error, KeepsHostileNamesOnOneBoundedLine) {
+  const std::string what = Error(ErrorCode::kBadFile, std::string(5000, 'x'), "a\nb\x1b[31m").what();
+  EXPECT_EQ(what.find('\n'), std::string::npos);
+  EXPECT_EQ(what.find('\x1b'), std::string::npos);
+  EXPECT_LT(what.size(), 1000U);
+}
+
+}  // namespace
+}  // namespace diffulex_edge
