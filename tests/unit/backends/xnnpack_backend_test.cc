@@ -1,0 +1,136 @@
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/inspection.h"
+#include "support/expect_error.h"
+#include "support/tiny_model.h"
+
+namespace diffulex_edge {
+namespace {
+
+class XnnpackBackend : public ::testing::Test {
+ protected:
+  ExportResult run(const QuantizationConfig& quantization, bool tied = false, int threads = 0,
+                   std::optional<ActivationDtype> activation = {}) {
+    testing::write_sdar(folder_ / "model", tied);
+    BackendConfig config{.quant_config = quantization, .activation_dtype = activation, .backend_options = {}};
+    XNNPACKBackend backend(config);
+    const Model model = load_model(folder_ / "model");
+    ExportResult result = backend.export_model(model, folder_ / "x.pte", {.threads = threads});
+    if (result.success) {
+      EXPECT_EQ(result.metadata.file_bytes, static_cast<std::int64_t>(std::filesystem::file_size(folder_ / "x.pte")));
+      EXPECT_EQ(backend.dry_run(model).metadata.file_bytes, result.metadata.file_bytes);
+    }
+    return result;
+  }
+  testing::TemporaryFolder folder_;
+};
+
+const QuantizationConfig kFormats[] = {
+    {.dtype = QuantizationDtype::FP32},
+    {.dtype = QuantizationDtype::FP16},
+    {.dtype = QuantizationDtype::INT8},
+    {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::DYNAMIC},
+    {.dtype = QuantizationDtype::INT4},
+    {.dtype = QuantizationDtype::INT4, .group_size = 0},
+    {.dtype = QuantizationDtype::INT4, .embedding_dtype = QuantizationDtype::INT4, .head_dtype = QuantizationDtype::INT4},
+    {.dtype = QuantizationDtype::INT8, .embedding_dtype = QuantizationDtype::INT8, .head_dtype = QuantizationDtype::INT8},
+};
+
+TEST_F(XnnpackBackend, PredictsSizesAndMakesOneDelegateCall) {
+  for (const QuantizationConfig& format : kFormats) {
+    for (const bool tied : {false, true}) {
+      const ExportResult result = run(format, tied);
+      ASSERT_TRUE(result.success) << result.error_message;
+      const Inspection inspection = inspect(folder_ / "x.pte");
+      ASSERT_EQ(inspection.methods.size(), 1U);
+      EXPECT_EQ(inspection.methods[0].delegates.size(), 1U);
+      EXPECT_EQ(inspection.methods[0].operators.size(), 3U);
+      EXPECT_EQ(inspection.methods[0].operators, result.metadata.operators_outside_delegate);
+    }
+  }
+}
+
+TEST_F(XnnpackBackend, WritesTheSameBytesWithAnyNumberOfThreads) {
+  for (const QuantizationConfig& format : kFormats) {
+    run(format, false, 1);
+    const std::string one = testing::read_file(folder_ / "x.pte");
+    run(format, false, 3);
+    EXPECT_EQ(testing::read_file(folder_ / "x.pte"), one);
+  }
+}
+
+TEST_F(XnnpackBackend, StoresTiedWeightsOnceWhereTheLayoutsAgree) {
+  constexpr std::int64_t kTable = 50 * 64;
+  const auto size = [&](QuantizationDtype dtype, bool tied) {
+    return run({.dtype = QuantizationDtype::INT8, .embedding_dtype = dtype, .head_dtype = dtype}, tied)
+        .metadata.file_bytes;
+  };
+  const auto saved = [&](QuantizationDtype dtype) { return size(dtype, false) - size(dtype, true); };
+  EXPECT_GE(saved(QuantizationDtype::FP32), 4 * kTable);
+  EXPECT_GE(saved(QuantizationDtype::FP16), 2 * kTable);
+  EXPECT_GE(saved(QuantizationDtype::INT8), kTable);
+  EXPECT_LT(saved(QuantizationDtype::INT4), kTable / 4);  // nibble orders differ: stored twice
+}
+
+TEST_F(XnnpackBackend, ReturnsFailuresAndLeavesTheTargetAlone) {
+  testing::write_file(folder_ / "x.pte", "old");
+  const ExportResult result = run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
+  EXPECT_FALSE(result.success);
+  EXPECT_EQ(result.error_code, ErrorCode::kUnsupported);
+  EXPECT_NE(result.error_message.find("calibration"), std::string::npos);
+  EXPECT_EQ(testing::read_file(folder_ / "x.pte"), "old");
+  EXPECT_EQ(run({.dtype = QuantizationDtype::INT8}, false, 0, ActivationDtype::FP16).error_code,
+            ErrorCode::kUnsupported);
+  EXPECT_EQ(run({}, false, 0, ActivationDtype::INT8).error_code, ErrorCode::kUnsupported);
+}
+
+TEST_F(XnnpackBackend, RefusesToWriteOverTheModel) {
+  testing::write_sdar(folder_ / "model");
+  const Model model = load_model(folder_ / "model");
+  for (const char* name : {"model/model.safetensors", "model/config.json"}) {
+    const ExportResult result = XNNPACKBackend().export_model(model, folder_ / name);
+    EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument) << name;
+  }
+  EXPECT_NO_THROW(load_model(folder_ / "model"));
+}
+
+// Whatever is done to a file, inspecting it ends in an answer or in one error: run under ASan and UBSan.
+TEST_F(XnnpackBackend, InspectionSurvivesDamagedFiles) {
+  run({.dtype = QuantizationDtype::INT4, .embedding_dtype = QuantizationDtype::INT8});
+  const std::string whole = testing::read_file(folder_ / "x.pte");
+  const auto survives = [&](const std::string& bytes) {
+    testing::write_file(folder_ / "damaged.pte", bytes);
+    try {
+      inspect(folder_ / "damaged.pte");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadFile) << error.what();
+    }
+  };
+  std::mt19937 generator(1);
+  for (int i = 0; i < 200; ++i) {
+    survives(whole.substr(0, generator() % whole.size()));
+  }
+  for (int i = 0; i < 600; ++i) {
+    std::string flipped = whole;
+    // The program at the front and the delegate's payload at the end are what is parsed.
+    const std::size_t range = std::min<std::size_t>(whole.size(), 24'000);
+    const std::size_t at = i % 2 == 0 ? generator() % range : whole.size() - 1 - generator() % range;
+    flipped[at] = static_cast<char>(generator());
+    survives(flipped);
+  }
+}
+
+TEST(BackendRegistry, KnowsItsBackends) {
+  BackendRegistry& registry = BackendRegistry::instance();
+  EXPECT_EQ(registry.create("xnnpack", {})->name(), "xnnpack");
+  testing::expect_error(ErrorCode::kUnsupported, {"'nope'", "xnnpack"}, [&] { registry.create("nope", {}); });
+  testing::expect_error(ErrorCode::kInvalidArgument, {"registered already"}, [&] {
+    registry.register_backend("xnnpack", [](BackendConfig) { return std::unique_ptr<EdgeBackend>(); });
+  });
+}
+
+}  // namespace
+}  // namespace diffulex_edge
