@@ -35,8 +35,12 @@ const QuantizationConfig kFormats[] = {
     {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::DYNAMIC},
     {.dtype = QuantizationDtype::INT4},
     {.dtype = QuantizationDtype::INT4, .group_size = 0},
-    {.dtype = QuantizationDtype::INT4, .embedding_dtype = QuantizationDtype::INT4, .head_dtype = QuantizationDtype::INT4},
-    {.dtype = QuantizationDtype::INT8, .embedding_dtype = QuantizationDtype::INT8, .head_dtype = QuantizationDtype::INT8},
+    {.dtype = QuantizationDtype::INT4,
+     .embedding_dtype = QuantizationDtype::INT4,
+     .head_dtype = QuantizationDtype::INT4},
+    {.dtype = QuantizationDtype::INT8,
+     .embedding_dtype = QuantizationDtype::INT8,
+     .head_dtype = QuantizationDtype::INT8},
 };
 
 TEST_F(XnnpackBackend, PredictsSizesAndMakesOneDelegateCall) {
@@ -69,9 +73,10 @@ TEST_F(XnnpackBackend, StoresTiedWeightsOnceWhereTheLayoutsAgree) {
         .metadata.file_bytes;
   };
   const auto saved = [&](QuantizationDtype dtype) { return size(dtype, false) - size(dtype, true); };
-  EXPECT_GE(saved(QuantizationDtype::FP32), 4 * kTable);
-  EXPECT_GE(saved(QuantizationDtype::FP16), 2 * kTable);
-  EXPECT_GE(saved(QuantizationDtype::INT8), kTable);
+  constexpr std::int64_t kNames = 64;  // names of tensors have different lengths
+  EXPECT_GE(saved(QuantizationDtype::FP32), 4 * kTable - kNames);
+  EXPECT_GE(saved(QuantizationDtype::FP16), 2 * kTable - kNames);
+  EXPECT_GE(saved(QuantizationDtype::INT8), kTable - kNames);
   EXPECT_LT(saved(QuantizationDtype::INT4), kTable / 4);  // nibble orders differ: stored twice
 }
 

@@ -34,8 +34,7 @@ TEST(CheckedArithmetic, RefusesOverflowAndNegativeOperands) {
 TEST(Shape, CountsElementsOrSaysThatTheyDoNotFit) {
   EXPECT_EQ(element_count({{.value = 3}, {.value = 4, .is_sequence = true}}), 12);
   EXPECT_EQ(element_count({}), 1);
-  testing::expect_error(ErrorCode::kBadFile, {"63 bits"},
-                        [] { element_count({{.value = kMost}, {.value = 2}}); });
+  testing::expect_error(ErrorCode::kBadFile, {"63 bits"}, [] { element_count({{.value = kMost}, {.value = 2}}); });
 }
 
 TEST(WeightFormat, SizesFollowTheLayout) {

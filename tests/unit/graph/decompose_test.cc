@@ -161,8 +161,8 @@ TEST(BlockCausalMask, HidesLaterBlocksAndNothingElse) {
     const Dim seq = {.value = 128, .is_sequence = true};
     const ValueId input = graph.input("input_ids", DType::kI64, {{.value = 1}, seq});
     const ValueId positions = graph.add(Op::kPositions, {input});
-    graph.set_output(
-        graph.add(Op::kBlockCausalMask, {positions}, BlockCausalMaskAttributes{.block_length = block}), "mask");
+    graph.set_output(graph.add(Op::kBlockCausalMask, {positions}, BlockCausalMaskAttributes{.block_length = block}),
+                     "mask");
     const Array mask = testing::interpret(decompose(graph, [](Op) { return false; }), ids, {});
     for (std::int64_t i = 0; i < 70; ++i) {
       for (std::int64_t j = 0; j < 70; ++j) {

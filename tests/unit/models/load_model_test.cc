@@ -50,7 +50,8 @@ TEST_F(LoadModel, AcceptsATiedHeadOnlyIfItIsTheEmbedding) {
   tensors.back().bytes = tensors.front().bytes;
   EXPECT_NO_THROW(load(true, tensors));
   EXPECT_NO_THROW(load(true, qwen3_tensors(false)));
-  testing::expect_error(ErrorCode::kBadFile, {"no tensor 'lm_head.weight'"}, [&] { load(false, qwen3_tensors(false)); });
+  testing::expect_error(ErrorCode::kBadFile, {"no tensor 'lm_head.weight'"},
+                        [&] { load(false, qwen3_tensors(false)); });
 }
 
 TEST_F(LoadModel, BoundsTheSequenceLength) {

@@ -52,11 +52,17 @@ TEST_F(ReadModelConfig, UnderstandsEveryFamily) {
 }
 
 TEST_F(ReadModelConfig, RefusesLladaValuesThatChangeTheMathematics) {
-  const std::pair<const char*, Json> kCases[] = {
-      {"rope", false},           {"alibi", true},          {"block_type", "sequential"},
-      {"activation_type", "gelu"}, {"layer_norm_type", "default"}, {"layer_norm_with_affine", false},
-      {"attention_layer_norm", true}, {"scale_logits", true}, {"input_emb_norm", true},
-      {"block_group_size", 2},   {"bias_for_layer_norm", true}};
+  const std::pair<const char*, Json> kCases[] = {{"rope", false},
+                                                 {"alibi", true},
+                                                 {"block_type", "sequential"},
+                                                 {"activation_type", "gelu"},
+                                                 {"layer_norm_type", "default"},
+                                                 {"layer_norm_with_affine", false},
+                                                 {"attention_layer_norm", true},
+                                                 {"scale_logits", true},
+                                                 {"input_emb_norm", true},
+                                                 {"block_group_size", 2},
+                                                 {"bias_for_layer_norm", true}};
   for (const auto& [key, value] : kCases) {
     Json config = llada_config();
     config[key] = value;
@@ -149,9 +155,8 @@ TEST_F(ReadModelConfig, TakesTheCallersBlockLength) {
   const Json config = transformers_config("sdar", "SDARForCausalLM");
   EXPECT_EQ(read(config, {.seq_len = {}, .block_length = 0, .ignored_config_keys = {}}).block_length, 0);
   EXPECT_EQ(read(config, {.seq_len = {}, .block_length = 16, .ignored_config_keys = {}}).block_length, 16);
-  testing::expect_error(ErrorCode::kInvalidArgument, {"negative"}, [&] {
-    read(config, {.seq_len = {}, .block_length = -1, .ignored_config_keys = {}});
-  });
+  testing::expect_error(ErrorCode::kInvalidArgument, {"negative"},
+                        [&] { read(config, {.seq_len = {}, .block_length = -1, .ignored_config_keys = {}}); });
 }
 
 TEST_F(ReadModelConfig, ReadsRopeUnderBothSpellings) {

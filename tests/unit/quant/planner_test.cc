@@ -53,17 +53,15 @@ TEST_F(Plan, TakesASmallerGroupWithAWarningOrFails) {
   EXPECT_EQ(layer(result, "layers.0.q_proj").format.group_size, 64);
   EXPECT_EQ(layer(result, "layers.0.down_proj").format.group_size, 32);
   EXPECT_EQ(result.warnings.size(), 2U);  // both layers' down_proj
-  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.down_proj", "groups of 64", "96"}, [&] {
-    plan({.dtype = QuantizationDtype::INT4, .group_size = 64, .strict_group_size = true});
-  });
+  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.down_proj", "groups of 64", "96"},
+                        [&] { plan({.dtype = QuantizationDtype::INT4, .group_size = 64, .strict_group_size = true}); });
 }
 
 TEST_F(Plan, RefusesImpossibleConfigurations) {
   testing::expect_error(ErrorCode::kInvalidArgument, {"48"},
                         [&] { plan({.dtype = QuantizationDtype::INT4, .group_size = 48}); });
-  testing::expect_error(ErrorCode::kUnsupported, {"static", "calibration"}, [&] {
-    plan({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
-  });
+  testing::expect_error(ErrorCode::kUnsupported, {"static", "calibration"},
+                        [&] { plan({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC}); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"fp16", "int8"}, [&] {
     FP16Quantizer().quantize(load_model(folder_.path()), {.dtype = QuantizationDtype::INT8});
   });
@@ -82,7 +80,8 @@ TEST_F(Plan, CountsParametersAndBytes) {
   const std::int64_t channels = 2 * (64 + 32 + 32 + 64 + 96 + 96 + 64);
   const std::int64_t bytes = 2 * per_layer + 4 * channels + 4 * (norms + tables);
   EXPECT_EQ(planned_bytes(result.plan), bytes);
-  EXPECT_DOUBLE_EQ(result.compression_ratio(), 4.0 * static_cast<double>(result.parameters) / static_cast<double>(bytes));
+  EXPECT_DOUBLE_EQ(result.compression_ratio(),
+                   4.0 * static_cast<double>(result.parameters) / static_cast<double>(bytes));
   EXPECT_NEAR(result.memory_reduction_pct(), 100.0 * (1.0 - 1.0 / result.compression_ratio()), 1e-9);
 }
 

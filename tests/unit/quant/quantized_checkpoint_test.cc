@@ -18,8 +18,8 @@ class QuantizedCheckpoint : public ::testing::Test {
     return load_model(folder_ / "q");
   }
   std::size_t entries() const {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder_.path()),
-                                                  std::filesystem::directory_iterator()));
+    return static_cast<std::size_t>(
+        std::distance(std::filesystem::directory_iterator(folder_.path()), std::filesystem::directory_iterator()));
   }
   testing::TemporaryFolder folder_;
 };

@@ -74,8 +74,8 @@ TEST_F(StreamWeights, Int8IsTheStoredFormatToTheLetter) {
 
 TEST_F(StreamWeights, Int4RoundsTheScaleBeforeTheWeights) {
   std::vector<float> row(32, 0.0F);
-  row[0] = 7.03F;   // scale bf16(7.03 / 7 = 1.00428...) = 1.0
-  row[1] = -8.6F;   // -8.6 / 8 = 1.075 is larger: scale bf16(1.075) = 1.078125 (nearest of 1.0703125, 1.078125)
+  row[0] = 7.03F;  // scale bf16(7.03 / 7 = 1.00428...) = 1.0
+  row[1] = -8.6F;  // -8.6 / 8 = 1.075 is larger: scale bf16(1.075) = 1.078125 (nearest of 1.0703125, 1.078125)
   row[2] = 3.3F;
   write_floats(row, {1, 32});
   const Result result = stream(int4_groups(32, ElementType::kBF16));
@@ -122,8 +122,10 @@ TEST_F(StreamWeights, EveryRowComesOnceAndThreadsChangeNothing) {
 TEST_F(StreamWeights, NamesTheElementThatIsNotFinite) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     write_floats({1.0F, 2.0F, 3.0F, bad}, {2, 2});
-    for (const WeightFormat& format : {float_format(ElementType::kF32), float_format(ElementType::kF16), int8_per_channel()}) {
-      testing::expect_error(ErrorCode::kBadFile, {"tensor 'w'", "element [1, 1]", "not finite"}, [&] { stream(format); });
+    for (const WeightFormat& format :
+         {float_format(ElementType::kF32), float_format(ElementType::kF16), int8_per_channel()}) {
+      testing::expect_error(ErrorCode::kBadFile, {"tensor 'w'", "element [1, 1]", "not finite"},
+                            [&] { stream(format); });
     }
   }
 }

@@ -24,11 +24,30 @@ class ExportReportTest : public ::testing::Test {
 
 TEST_F(ExportReportTest, JsonHasTheDocumentedKeys) {
   const Json json = Json::parse(to_json(report()));
-  for (const char* key :
-       {"success", "output", "model", "family", "backend", "method", "seq_len", "block_length", "dtype", "mode",
-        "group_size", "activation_dtype", "dry_run", "file_bytes", "parameters", "original_mib", "quantized_mib",
-        "reduction_pct", "compression_ratio", "seconds", "peak_rss_bytes", "operators_outside_delegate", "warnings",
-        "layers"}) {
+  for (const char* key : {"success",
+                          "output",
+                          "model",
+                          "family",
+                          "backend",
+                          "method",
+                          "seq_len",
+                          "block_length",
+                          "dtype",
+                          "mode",
+                          "group_size",
+                          "activation_dtype",
+                          "dry_run",
+                          "file_bytes",
+                          "parameters",
+                          "original_mib",
+                          "quantized_mib",
+                          "reduction_pct",
+                          "compression_ratio",
+                          "seconds",
+                          "peak_rss_bytes",
+                          "operators_outside_delegate",
+                          "warnings",
+                          "layers"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   EXPECT_EQ(json["family"], "llada");

@@ -15,8 +15,8 @@ struct Array {
   std::vector<double> values;
 };
 
-// Evaluates `graph`, in which no composite is left, for `ids` (any length up to the bound) and the weights by tensor name.
-// Returns the value of the graph's output.
+// Evaluates `graph`, in which no composite is left, for `ids` (any length up to the bound) and the weights by tensor
+// name. Returns the value of the graph's output.
 Array interpret(const Graph& graph, const std::vector<std::int64_t>& ids, const std::map<std::string, Array>& weights);
 
 }  // namespace diffulex_edge::testing
