@@ -7,11 +7,10 @@
 #include <chrono>
 #include <mutex>
 #include <new>
-#include <set>
 #include <utility>
 
-#include "core/mapped_file.h"
 #include "core/process_memory.h"
+#include "models/input_guard.h"
 
 namespace diffulex_edge {
 namespace {
@@ -45,24 +44,6 @@ double ExportMetadata::memory_reduction_pct() const {
 double ExportMetadata::compression_ratio() const {
   return quantized_memory_mb > 0.0 ? original_memory_mb / quantized_memory_mb : 1.0;
 }
-
-namespace {
-
-// Writing over a file that is being read would destroy the model.
-void refuse_input_as_target(const Model& model, const std::filesystem::path& target) {
-  std::set<std::filesystem::path> inputs = {model.path / "config.json"};
-  for (const auto& [name, view] : model.checkpoint->tensors()) {
-    inputs.insert(view.file->path());
-  }
-  for (const std::filesystem::path& input : inputs) {
-    std::error_code error;
-    if (std::filesystem::equivalent(input, target, error)) {
-      throw Error(ErrorCode::kInvalidArgument, target.string(), "is a file of the model itself", "name another output");
-    }
-  }
-}
-
-}  // namespace
 
 ExportResult EdgeBackend::guarded(const std::function<ExportMetadata()>& work) const {
   ExportResult result;

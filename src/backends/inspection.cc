@@ -38,9 +38,11 @@ InspectedTensor describe(const TensorView& view) {
 
 Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& options, const RunControl& control) {
   const Checkpoint checkpoint(path);
-  Inspection inspection{.kind = fs::is_directory(path) ? "checkpoint" : "safetensors", .path = path};
+  std::error_code error;
+  const bool is_folder = fs::is_directory(path, error);
+  Inspection inspection{.kind = is_folder ? "checkpoint" : "safetensors", .path = path};
   inspection.file_bytes = checkpoint.total_bytes();
-  if (fs::is_directory(path)) {
+  if (is_folder) {
     inspection.config = read_model_config(path);
   }
   std::vector<std::span<const std::byte>> bytes;

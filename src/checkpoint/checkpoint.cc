@@ -37,7 +37,8 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 }
 
 [[noreturn]] void fail_without_weights(const fs::path& folder) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     const std::string extension = entry.path().extension().string();
     if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
       throw Error(ErrorCode::kBadFile, folder.string(),

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -13,6 +14,7 @@
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/report.h"
+#include "models/input_guard.h"
 
 namespace diffulex_edge::cli {
 namespace {
@@ -37,6 +39,18 @@ void write_text(const std::string& path, const std::string& text) {
   file.commit();
 }
 
+void check_report_path(const ExportArguments& arguments, const Model& model) {
+  if (arguments.report.empty()) {
+    return;
+  }
+  refuse_input_as_target(model, arguments.report);
+  std::error_code error;
+  if (std::filesystem::weakly_canonical(arguments.report, error) ==
+      std::filesystem::weakly_canonical(arguments.output, error)) {
+    throw Error(ErrorCode::kInvalidArgument, "--report", "is the same file as the output", "name another file");
+  }
+}
+
 void run(const ExportArguments& arguments, std::stop_token stop) {
   refuse(arguments.minimum_deployment_target, "--minimum-deployment-target", "belongs to the Core ML backend");
   refuse(arguments.soc, "--soc", "belongs to the QNN backend");
@@ -50,6 +64,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   ModelOptions options = arguments.model.options();
   options.seq_len = arguments.seq_len;
   const Model model = load_model(arguments.model.path, options);
+  check_report_path(arguments, model);
   config.quant_config = arguments.quantization.config(model);
   const auto backend = BackendRegistry::instance().create(arguments.backend, config);
   const ExportResult result = [&] {

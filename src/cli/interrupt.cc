@@ -22,6 +22,10 @@ sigset_t interrupt_signals() {
 }
 
 void on_bus_error(int /*signal*/) {
+  static std::atomic_flag said;
+  while (said.test_and_set()) {
+    ::pause();  // another thread got here first and is ending the process
+  }
   constexpr std::string_view kMessage =
       "diffulex-edge: error: an input file was cut short while it was being read (copy it again)\n";
   const ssize_t ignored = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());

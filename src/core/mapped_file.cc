@@ -36,7 +36,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     ::close(descriptor);
     fail(path, "the file is empty");
   }
-  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  const void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
   const int map_error = errno;
   ::close(descriptor);
   if (address == MAP_FAILED) {

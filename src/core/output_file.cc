@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -21,8 +22,7 @@ std::filesystem::path folder_of(const std::filesystem::path& target) {
 
 std::filesystem::path hidden_name(const std::filesystem::path& target) {
   static std::atomic<unsigned> counter{0};
-  return folder_of(target) / ("." + target.filename().string() + ".partial-" + std::to_string(::getpid()) + "-" +
-                              std::to_string(counter++));
+  return folder_of(target) / (".diffulex-edge-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
 }
 
 constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH;  // less the umask
@@ -33,6 +33,9 @@ OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size) :
   std::error_code error;
   if (std::filesystem::is_symlink(target, error)) {
     target_ = std::filesystem::weakly_canonical(target, error);  // replace the file, not the link to it
+    if (error) {
+      throw Error(ErrorCode::kIo, target.string(), "can't follow the link: " + error.message());
+    }
   }
   const auto status = std::filesystem::status(target_, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
@@ -96,6 +99,23 @@ void OutputFile::write(std::int64_t offset, std::span<const std::byte> bytes) {
     }
     offset += count;
     bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+void OutputFile::flush(const std::stop_token& stop) {
+#ifdef __linux__
+  constexpr std::int64_t kPiece = std::int64_t{32} << 20U;
+  constexpr unsigned kWriteAndWait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  for (std::int64_t offset = 0; offset < size_; offset += kPiece) {
+    if (stop.stop_requested()) {
+      throw Error(ErrorCode::kCancelled, {}, "stopped");
+    }
+    // A hint: whether the data reached the disk is for commit's fdatasync to say.
+    ::sync_file_range(descriptor_, offset, std::min(kPiece, size_ - offset), kWriteAndWait);
+  }
+#endif
+  if (stop.stop_requested()) {
+    throw Error(ErrorCode::kCancelled, {}, "stopped");
   }
 }
 

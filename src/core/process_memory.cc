@@ -2,6 +2,9 @@
 
 #include <sys/resource.h>
 
+#include <fstream>
+#include <string>
+
 namespace diffulex_edge {
 
 std::int64_t peak_rss_bytes() {

@@ -5,7 +5,7 @@
 
 namespace diffulex_edge {
 
-// The largest resident set size so far, in bytes (getrusage).
+// The largest resident set size so far, in bytes.
 std::int64_t peak_rss_bytes();
 
 }  // namespace diffulex_edge

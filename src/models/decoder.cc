@@ -31,6 +31,7 @@ class DecoderBuilder {
     const std::string embedding_tensor = names_.embedding + ".weight";
     const ValueId table = weight(embedding_tensor, {config_.vocab_size, config_.hidden_size});
     ValueId x = graph_.add(Op::kEmbedding, {table, ids}, NoAttributes{}, "embedding");
+    check_head_dim();
     build_position_values(ids);
     for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
       x = decoder_layer(x, names_.layer(layer), "layers." + std::to_string(layer) + ".");
@@ -64,6 +65,17 @@ class DecoderBuilder {
       used_.insert(stored.scales->name);
     }
     return graph_.weight(tensor, static_shape(shape));
+  }
+
+  // Rotary tables are sized from the configuration: it must agree with a tensor first.
+  void check_head_dim() const {
+    const StoredWeight q_proj = find_stored_weight(checkpoint_, names_.layer(0).q_proj + ".weight");
+    const auto rows = checked_multiply(config_.num_heads, config_.head_dim);
+    if (!rows || *rows != q_proj.rows) {
+      throw Error(ErrorCode::kBadFile, q_proj.values->where(),
+                  "has " + std::to_string(q_proj.rows) + " rows, config.json asks for " +
+                      std::to_string(config_.num_heads) + " heads of " + std::to_string(config_.head_dim));
+    }
   }
 
   ValueId norm(ValueId x, const std::string& name, std::int64_t size, std::string layer) {

@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kMaxConfigBytes = 16U << 20U;
 
 bool contains(const nlohmann::json& list, std::string_view text) {
+  // NOLINTNEXTLINE(modernize-use-ranges): nlohmann-json's iterators are no ranges for every compiler
   return std::any_of(list.begin(), list.end(), [&](const nlohmann::json& entry) { return entry == text; });
 }
 
@@ -110,6 +111,9 @@ std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   stored.embedding_dtype = quantization->text("embedding_dtype");
   stored.head_dtype = quantization->text("head_dtype");
   if (const nlohmann::json* patterns = quantization->value("exclude_layers")) {
+    if (!patterns->is_array()) {
+      quantization->fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
+    }
     for (const nlohmann::json& pattern : *patterns) {
       if (!pattern.is_string()) {
         quantization->fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
@@ -140,7 +144,8 @@ std::span<const Architecture> architectures() {
 }
 
 ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOptions& options) {
-  if (!std::filesystem::is_directory(folder)) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) {
     throw Error(ErrorCode::kBadFile, folder.string(), "is not a folder",
                 "name a model folder with config.json and safetensors files");
   }

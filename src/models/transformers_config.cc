@@ -43,6 +43,9 @@ ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_
   reader.expect("use_mrope", false);
   reader.expect("partial_rotary_factor", 1.0);
   if (const nlohmann::json* layer_types = reader.value("layer_types")) {
+    if (!layer_types->is_array()) {
+      reader.fail("layer_types", "is " + layer_types->dump() + ", not a list");
+    }
     for (const nlohmann::json& type : *layer_types) {
       if (type != "full_attention") {
         reader.fail_unsupported("layer_types", "has " + type.dump() + "; supported is \"full_attention\"");

@@ -127,34 +127,39 @@ class Planner {
     throw Error(ErrorCode::kInternal, layer.layer, "unknown dtype");
   }
 
+  // The largest allowed group size up to the wanted one that divides a row; 0 if there is none, or for one scale a row.
+  std::int64_t usable_group_size(std::int64_t columns) const {
+    const auto fits = [&](std::int64_t size) { return size <= config_.group_size && columns % size == 0; };
+    const auto* size = std::ranges::find_if(kGroupSizes, fits);
+    return size == kGroupSizes.end() ? 0 : *size;
+  }
+
   WeightFormat choose_int4(const LayerPlan& layer) {
     if (config_.group_size == 0) {
       return int4_per_channel();
     }
-    const auto fits = [&](std::int64_t size) { return size <= config_.group_size && layer.columns % size == 0; };
-    const auto size = std::ranges::find_if(kGroupSizes, fits);
-    if (size == kGroupSizes.end() || (*size != config_.group_size && config_.strict_group_size)) {
+    const std::int64_t size = usable_group_size(layer.columns);
+    if (size == 0 || (size != config_.group_size && config_.strict_group_size)) {
       throw Error(ErrorCode::kInvalidArgument, layer.layer,
                   "groups of " + std::to_string(config_.group_size) + " do not divide its input of " +
                       std::to_string(layer.columns) +
                       (config_.strict_group_size ? "" : ", nor does a smaller group size"),
                   "exclude the layer, use INT8, or group size 0 for one scale per channel");
     }
-    if (*size != config_.group_size) {
+    if (size != config_.group_size) {
       result_.warnings.push_back(layer.layer + ": groups of " + std::to_string(config_.group_size) +
                                  " do not divide its input of " + std::to_string(layer.columns) +
-                                 "; it gets groups of " + std::to_string(*size));
+                                 "; it gets groups of " + std::to_string(size));
     }
-    return int4_groups(*size, ElementType::kBF16);
+    return int4_groups(size, ElementType::kBF16);
   }
 
   // A quantized checkpoint's integers are final: they go out as they are, or not at all.
   void keep_stored_format(LayerPlan& layer) const {
     const QuantizationDtype stored =
         layer.source.element == ElementType::kI8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
-    const std::int64_t stored_group = layer.source.group_size;
-    const bool group_differs = stored == QuantizationDtype::INT4 && stored_group != config_.group_size &&
-                               (stored_group == 0 || config_.group_size < stored_group);
+    const bool group_differs =
+        stored == QuantizationDtype::INT4 && layer.source.group_size != usable_group_size(layer.columns);
     if (!layer.excluded && (layer.dtype != stored || group_differs)) {
       throw Error(ErrorCode::kInvalidArgument, layer.tensor,
                   "the checkpoint stores it as " + to_string(layer.source) + ", it can't become " +

@@ -24,7 +24,8 @@ class OutputFolder {
  public:
   explicit OutputFolder(const fs::path& target) : target_(target) {
     std::error_code error;
-    if (fs::exists(target) && !(fs::is_directory(target) && fs::is_empty(target, error))) {
+    const bool exists = fs::exists(fs::symlink_status(target, error));
+    if (exists && !(fs::is_directory(target, error) && fs::is_empty(target, error))) {
       throw Error(ErrorCode::kIo, target.string(), "exists and is not an empty folder", "name a new folder with -o");
     }
     const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
@@ -174,6 +175,7 @@ std::int64_t write_weights(const Model& model, const QuantizationPlan& plan, con
   for (const std::string& name : copied) {
     copy_tensor(model.checkpoint->at(name), file, offsets.at(name));
   }
+  file.flush(control.stop);
   file.commit();
   return file_bytes;
 }

@@ -345,6 +345,11 @@ class Lowering {
     const bool grouped = plan.format.granularity == Granularity::kGroup;
     const std::string int4 = grouped ? "qb4w" : "qc4w";
     const std::string weight = plan.format.element == ElementType::kI8 ? "qc8w" : int4;
+    if (half && plan.format.element == ElementType::kI4 && !grouped) {
+      throw Error(ErrorCode::kUnsupported, plan.layer,
+                  "XNNPACK has no kernel for FP16 activations with INT4 weights that have one scale per channel",
+                  "use groups, or FP32 activations");
+    }
     if (dynamic || grouped) {
       kernel.name = "qd8 x " + weight;
       kernel.quantizes_input = true;
@@ -379,7 +384,7 @@ class Lowering {
       default:
         break;
     }
-    if (!channel_scales) {
+    if (parts.scales_segment.has_value()) {
       const PerGroupScales scales{
           .group_size = static_cast<std::uint32_t>(plan.format.group_size),
           .constant_index = constant_index(*parts.scales_segment, static_cast<std::size_t>(parts.scales_bytes)),

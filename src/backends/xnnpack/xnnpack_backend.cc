@@ -63,6 +63,7 @@ void write_file(const xnnpack::LoweredProgram& lowered, const FileLayout& layout
     throw Error(ErrorCode::kInternal, target.string(), "the delegate's payload changed its size");
   }
   write(static_cast<std::uint32_t>(segments.size() - 1), 0, payload);
+  file.flush(control.stop);
   file.commit();
 }
 

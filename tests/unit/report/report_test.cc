@@ -89,7 +89,8 @@ TEST(Matrix, HasSixFormatsAndThreeBackends) {
 
 TEST(Matrix, ClaimsWhatAnExportDoesAndNothingElse) {
   const Model model = load_model(DIFFULEX_EDGE_EXAMPLES_DIR "/tiny-llada");
-  for (const Json& row : Json::parse(matrix_json())["rows"]) {
+  const Json json = Json::parse(matrix_json());
+  for (const Json& row : json["rows"]) {
     BackendConfig config;
     config.quant_config.dtype = parse_quantization_dtype(row["dtype"].get<std::string>());
     config.quant_config.mode = parse_quantization_mode(row["mode"].get<std::string>());
