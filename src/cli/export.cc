@@ -47,7 +47,8 @@ void check_report_path(const ExportArguments& arguments, const Model& model) {
   std::error_code error;
   if (std::filesystem::weakly_canonical(arguments.report, error) ==
       std::filesystem::weakly_canonical(arguments.output, error)) {
-    throw Error(ErrorCode::kInvalidArgument, "--report", "is the same file as the output", "name another file");
+    throw Error(ErrorCode::kInvalidArgument, arguments.report, "is both the report and the output",
+                "name another file");
   }
 }
 
