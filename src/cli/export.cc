@@ -44,9 +44,11 @@ void check_report_path(const ExportArguments& arguments, const Model& model) {
     return;
   }
   refuse_input_as_target(model, arguments.report);
-  std::error_code error;
-  if (std::filesystem::weakly_canonical(arguments.report, error) ==
-      std::filesystem::weakly_canonical(arguments.output, error)) {
+  const auto resolved = [](const std::string& path) {
+    std::error_code error;
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error);
+  };
+  if (resolved(arguments.report) == resolved(arguments.output)) {
     throw Error(ErrorCode::kInvalidArgument, arguments.report, "is both the report and the output",
                 "name another file");
   }

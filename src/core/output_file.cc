@@ -102,7 +102,7 @@ void OutputFile::write(std::int64_t offset, std::span<const std::byte> bytes) {
   }
 }
 
-void OutputFile::flush(const std::stop_token& stop) {
+void OutputFile::flush(const std::stop_token& stop) const {
 #ifdef __linux__
   constexpr std::int64_t kPiece = std::int64_t{32} << 20U;
   constexpr unsigned kWriteAndWait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;

@@ -26,7 +26,7 @@ class OutputFile {
   // May be called from several threads at once, for ranges that do not overlap, inside the reserved size.
   void write(std::int64_t offset, std::span<const std::byte> bytes);
   // Brings what was written to the disk piece by piece; throws Error{kCancelled} when asked to stop.
-  void flush(const std::stop_token& stop);
+  void flush(const std::stop_token& stop) const;
   void commit();
 
  private:
