@@ -14,8 +14,7 @@ constexpr double kLineSeconds = 5.0;    // between plain lines
 
 }  // namespace
 
-ProgressBar::ProgressBar(bool quiet)
-    : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_line_(start_) {}
+ProgressBar::ProgressBar(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 ProgressBar::~ProgressBar() {
   if (drawn_) {
@@ -25,6 +24,9 @@ ProgressBar::~ProgressBar() {
 
 void ProgressBar::show(const Progress& progress) {
   const auto now = Clock::now();
+  if (start_ == Clock::time_point()) {
+    start_ = last_line_ = now;
+  }
   const double seconds = std::chrono::duration<double>(now - start_).count();
   if (quiet_ || seconds < kSilentSeconds || progress.total_bytes == 0) {
     return;

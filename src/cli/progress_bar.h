@@ -25,7 +25,7 @@ class ProgressBar {
   bool quiet_;
   bool terminal_;
   bool drawn_ = false;
-  Clock::time_point start_;
+  Clock::time_point start_;  // of the first call of show: what was done before is not part of the rate
   Clock::time_point last_line_;
 };
 

@@ -61,6 +61,8 @@ DecoderNames transformers_names();
 // Sizes, norm, rope, ties and activation under the keys of transformers' configurations. `default_kv_heads`: what
 // absence of num_key_value_heads means (0: as many as heads). head_dim is hidden_size / num_attention_heads.
 ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_kv_heads);
+// The same with what Qwen3 and its descendants add: head_dim of its own, optional biases, norms of queries and keys.
+ModelConfig read_qwen3_config(ConfigReader& reader);
 // "rope_theta" with "rope_scaling", or the newer "rope_parameters".
 RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions);
 

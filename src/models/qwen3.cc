@@ -6,11 +6,7 @@ namespace diffulex_edge {
 namespace {
 
 ModelConfig read_config(ConfigReader& reader) {
-  ModelConfig config = read_transformers_config(reader, 32);
-  config.head_dim = reader.size("head_dim").value_or(128);
-  config.qkv_bias = reader.boolean("attention_bias").value_or(false);
-  config.attention_output_bias = config.qkv_bias;
-  config.qk_norm = true;
+  ModelConfig config = read_qwen3_config(reader);
   config.block_length = 1;
   reader.ignore({"mlp_bias"});
   return config;

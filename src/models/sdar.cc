@@ -7,11 +7,7 @@ namespace diffulex_edge {
 namespace {
 
 ModelConfig read_config(ConfigReader& reader) {
-  ModelConfig config = read_transformers_config(reader, 32);
-  config.head_dim = reader.size("head_dim").value_or(128);
-  config.qkv_bias = reader.boolean("attention_bias").value_or(false);
-  config.attention_output_bias = config.qkv_bias;
-  config.qk_norm = true;
+  ModelConfig config = read_qwen3_config(reader);
   const auto block_size = reader.size("block_size");
   config.block_length = reader.size("block_length").value_or(block_size.value_or(4));
   if (block_size && *block_size != config.block_length) {

@@ -56,4 +56,13 @@ ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_
   return config;
 }
 
+ModelConfig read_qwen3_config(ConfigReader& reader) {
+  ModelConfig config = read_transformers_config(reader, 32);
+  config.head_dim = reader.size("head_dim").value_or(128);
+  config.qkv_bias = reader.boolean("attention_bias").value_or(false);
+  config.attention_output_bias = config.qkv_bias;
+  config.qk_norm = true;
+  return config;
+}
+
 }  // namespace diffulex_edge

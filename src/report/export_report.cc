@@ -34,6 +34,16 @@ void add_config(Json& json, const QuantizationConfig& config) {
   json["group_size"] = config.group_size;
 }
 
+// Of an ExportMetadata or a QuantizationResult.
+template <typename Result>
+void add_sizes(Json& json, const Result& result) {
+  json["parameters"] = result.parameters;
+  json["original_mib"] = result.original_memory_mb;
+  json["quantized_mib"] = result.quantized_memory_mb;
+  json["reduction_pct"] = result.memory_reduction_pct();
+  json["compression_ratio"] = result.compression_ratio();
+}
+
 // Rows of one table: what all layers of one kind have in common, such as every layer's q_proj.
 struct Summary {
   std::string layers;
@@ -134,11 +144,7 @@ std::string to_json(const ExportReport& report) {
   json["activation_dtype"] = metadata.activation_dtype;
   json["dry_run"] = metadata.dry_run;
   json["file_bytes"] = metadata.file_bytes;
-  json["parameters"] = metadata.parameters;
-  json["original_mib"] = metadata.original_memory_mb;
-  json["quantized_mib"] = metadata.quantized_memory_mb;
-  json["reduction_pct"] = metadata.memory_reduction_pct();
-  json["compression_ratio"] = metadata.compression_ratio();
+  add_sizes(json, metadata);
   json["seconds"] = metadata.seconds;
   json["peak_rss_bytes"] = metadata.peak_rss_bytes;
   json["operators_outside_delegate"] = metadata.operators_outside_delegate;
@@ -222,11 +228,7 @@ std::string to_json(const QuantizeReport& report) {
             {"family", report.model.config.family}};
   add_config(json, result.plan.config);
   json["file_bytes"] = report.file_bytes;
-  json["parameters"] = result.parameters;
-  json["original_mib"] = result.original_memory_mb;
-  json["quantized_mib"] = result.quantized_memory_mb;
-  json["reduction_pct"] = result.memory_reduction_pct();
-  json["compression_ratio"] = result.compression_ratio();
+  add_sizes(json, result);
   json["seconds"] = report.seconds;
   json["peak_rss_bytes"] = report.peak_rss_bytes;
   json["warnings"] = result.warnings;

@@ -30,8 +30,7 @@ USAGE_ERROR, BAD_FILE, UNSUPPORTED, OUTPUT_ERROR = 2, 3, 4, 5
 
 def tiny_llada() -> Path:
     """The folder of the bundled model: a trained checkpoint with evaluation data."""
-    bundled = _REPOSITORY / "examples/tiny-llada"
-    return bundled if (bundled / "config.json").exists() else Path("/work/shared/models/tiny-llada")
+    return _REPOSITORY / "examples/tiny-llada"
 
 
 def run(*arguments: object, command: Path = COMMAND, **popen: Any) -> subprocess.CompletedProcess[str]:
