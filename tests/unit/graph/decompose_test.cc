@@ -154,6 +154,61 @@ TEST_F(Composite, SwiGlu) {
   }
 }
 
+TEST_F(Composite, LinearWithoutBias) {
+  const ValueId x = value("x", {kBound, {.value = 3}}, 1);
+  const ValueId w = value("w", {{.value = 2}, {.value = 3}}, 2);
+  const Array result = evaluate(graph_.add(Op::kLinear, {x, w}));
+  ASSERT_EQ(result.shape, (std::vector<std::int64_t>{kSeq, 2}));
+  const auto& xs = data_["x"].values;
+  const auto& ws = data_["w"].values;
+  for (std::size_t i = 0; i < result.values.size(); ++i) {
+    const double* a = &xs[i / 2 * 3];
+    const double* b = &ws[i % 2 * 3];
+    EXPECT_NEAR(result.values[i], a[0] * b[0] + a[1] * b[1] + a[2] * b[2], 1e-12);
+  }
+}
+
+TEST_F(Composite, EmbeddingTakesTheRowsOfTheIds) {
+  const ValueId table = value("table", {{.value = 10}, {.value = 3}}, 1);
+  const ValueId ids = graph_.input("input_ids", DType::kI64, {{.value = 1}, kBound});
+  const Array result = evaluate(graph_.add(Op::kEmbedding, {table, ids}));
+  ASSERT_EQ(result.shape, (std::vector<std::int64_t>{1, kSeq, 3}));
+  for (std::size_t i = 0; i < result.values.size(); ++i) {
+    EXPECT_EQ(result.values[i], data_["table"].values[static_cast<std::size_t>(kIds[i / 3]) * 3 + i % 3]);
+  }
+}
+
+// Without a mask, and with keys that give equal scores, every token gets the mean of the values.
+TEST_F(Composite, AttentionWithoutAMaskSeesTheWholeSequence) {
+  const ValueId q = value("q", {kBound, {.value = 2}, {.value = 2}}, 1);
+  const ValueId k = value("k", {kBound, {.value = 2}, {.value = 2}}, 2);
+  const ValueId v = value("v", {kBound, {.value = 2}, {.value = 2}}, 3);
+  std::ranges::fill(data_["k"].values, 1.0);
+  const Array result = evaluate(graph_.add(Op::kAttention, {q, k, v}, AttentionAttributes{.scale = 0.3F}));
+  for (std::size_t channel = 0; channel < 4; ++channel) {
+    double mean = 0.0;
+    for (std::size_t s = 0; s < kSeq; ++s) {
+      mean += data_["v"].values[s * 4 + channel] / static_cast<double>(kSeq);
+    }
+    for (std::size_t t = 0; t < kSeq; ++t) {
+      EXPECT_NEAR(result.values[t * 4 + channel], mean, 1e-12);
+    }
+  }
+}
+
+TEST(Decompose, KeepsInputsThatNothingUsesAndNames) {
+  Graph graph;
+  graph.input("input_ids", DType::kI64, {{.value = 1}, kBound});
+  const ValueId x = graph.weight("x", {{.value = 2}, {.value = 2}});
+  graph.set_output(graph.add(Op::kLinear, {x, x}, NoAttributes{}, "lm_head"), "logits");
+  const Graph kept = decompose(graph, [](Op) { return true; });
+  EXPECT_EQ(kept.nodes().front().name, "input_ids");
+  EXPECT_EQ(kept.node(kept.output()).name, "lm_head");
+  EXPECT_EQ(kept.output_name(), "logits");
+  const Graph rewritten = decompose(graph, [](Op op) { return op == Op::kSwiGlu; });
+  EXPECT_EQ(rewritten.node(rewritten.output()).op, Op::kMatMul);
+}
+
 TEST(BlockCausalMask, HidesLaterBlocksAndNothingElse) {
   const std::vector<std::int64_t> ids(70, 0);
   for (const std::int64_t block : {1, 2, 3, 4, 7, 32, 100}) {

@@ -85,6 +85,74 @@ TEST_F(Plan, CountsParametersAndBytes) {
   EXPECT_NEAR(result.memory_reduction_pct(), 100.0 * (1.0 - 1.0 / result.compression_ratio()), 1e-9);
 }
 
+TEST_F(Plan, OverridesWinOverAnyExclusion) {
+  const auto result = plan({.dtype = QuantizationDtype::INT8,
+                            .exclude_layers = {"embed", "LM_HEAD"},
+                            .embedding_dtype = QuantizationDtype::FP16,
+                            .head_dtype = QuantizationDtype::INT8});
+  EXPECT_EQ(layer(result, "embedding").format, float_format(ElementType::kF16));
+  EXPECT_EQ(layer(result, "lm_head").format, int8_per_channel());
+  EXPECT_FALSE(layer(result, "embedding").excluded);
+}
+
+TEST_F(Plan, AnEmptyPatternExcludesNothing) {
+  const auto result = plan({.dtype = QuantizationDtype::INT8, .exclude_layers = {""}});
+  EXPECT_TRUE(std::ranges::none_of(result.plan.layers, &LayerPlan::excluded));
+}
+
+TEST_F(Plan, FailsWhereNoGroupSizeDivides) {
+  auto tensors = testing::qwen3_tensors(true);
+  for (testing::TestTensor& tensor : tensors) {
+    std::ranges::replace(tensor.shape, 96, 80);
+    std::int64_t count = 4;
+    for (const std::int64_t size : tensor.shape) {
+      count *= size;
+    }
+    tensor.bytes.resize(static_cast<std::size_t>(count));
+  }
+  auto config = testing::transformers_config("sdar", "SDARForCausalLM");
+  config["intermediate_size"] = 80;
+  testing::write_model(folder_.path(), config, tensors);
+  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.down_proj", "80", "nor does a smaller group size"},
+                        [&] { plan({.dtype = QuantizationDtype::INT4}); });
+  EXPECT_EQ(layer(plan({.dtype = QuantizationDtype::INT4, .group_size = 0}), "layers.0.down_proj").format,
+            int4_per_channel());
+}
+
+TEST_F(Plan, CountsATiedWeightOnceForEachFormat) {
+  testing::write_sdar(folder_.path(), true);
+  constexpr std::int64_t kTable = 50 * 64;
+  const auto both = plan({});
+  const auto bytes = [&](QuantizationDtype embedding, QuantizationDtype head) {
+    return planned_bytes(plan({.embedding_dtype = embedding, .head_dtype = head}).plan);
+  };
+  EXPECT_EQ(planned_bytes(both.plan), 4 * both.parameters);
+  EXPECT_EQ(bytes(QuantizationDtype::FP16, QuantizationDtype::FP16), 4 * both.parameters - 2 * kTable);
+  EXPECT_EQ(bytes(QuantizationDtype::FP16, QuantizationDtype::FP32), 4 * both.parameters + 2 * kTable);
+  EXPECT_DOUBLE_EQ(both.compression_ratio(), 1.0);
+  EXPECT_DOUBLE_EQ(both.memory_reduction_pct(), 0.0);
+}
+
+TEST_F(Plan, EachQuantizerMakesItsOwnDtypeAlone) {
+  const Model model = load_model(folder_.path());
+  const FP16Quantizer fp16;
+  const INT8Quantizer int8;
+  const INT4Quantizer int4;
+  const std::pair<const BaseQuantizer*, QuantizationDtype> kQuantizers[] = {
+      {&fp16, QuantizationDtype::FP16}, {&int8, QuantizationDtype::INT8}, {&int4, QuantizationDtype::INT4}};
+  for (const auto& [quantizer, own] : kQuantizers) {
+    for (const QuantizationDtype dtype :
+         {QuantizationDtype::FP32, QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
+      if (dtype == own) {
+        EXPECT_EQ(layer(quantizer->quantize(model, {.dtype = dtype}), "layers.0.q_proj").dtype, dtype);
+      } else {
+        testing::expect_error(ErrorCode::kInvalidArgument, {std::string(to_string(own)), std::string(to_string(dtype))},
+                              [&] { quantizer->quantize(model, {.dtype = dtype}); });
+      }
+    }
+  }
+}
+
 TEST(QuantizationNames, ParseInAnyCase) {
   EXPECT_EQ(parse_quantization_dtype("INT4"), QuantizationDtype::INT4);
   EXPECT_EQ(parse_quantization_mode("Weight_Only"), QuantizationMode::WEIGHT_ONLY);

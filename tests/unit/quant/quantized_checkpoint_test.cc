@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "checkpoint/stored_weight.h"
+#include "diffulex_edge/backend.h"
 #include "diffulex_edge/quantization.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
@@ -54,6 +57,59 @@ TEST_F(QuantizedCheckpoint, NeedsANewFolderAndLeavesNothingBehind) {
     quantize({.dtype = QuantizationDtype::INT8, .head_dtype = QuantizationDtype::INT8}, true);
   });
   EXPECT_EQ(entries(), 1U);
+}
+
+TEST_F(QuantizedCheckpoint, GivesItsSizeAndKeepsTheRestByteForByte) {
+  testing::write_sdar(folder_ / "model");
+  const Model model = load_model(folder_ / "model");
+  std::filesystem::create_directory(folder_ / "q");  // an empty folder is taken
+  const std::int64_t bytes = write_quantized_checkpoint(
+      model, quantize_model(model, {.dtype = QuantizationDtype::FP16}).plan, folder_.path().string() + "/q/");
+  EXPECT_EQ(bytes, static_cast<std::int64_t>(std::filesystem::file_size(folder_ / "q/model.safetensors")));
+  const Checkpoint written(folder_ / "q");
+  EXPECT_EQ(written.at("model.layers.0.mlp.up_proj.weight").dtype, DType::kF16);
+  for (const char* name : {"lm_head.weight", "model.norm.weight", "model.layers.1.self_attn.k_norm.weight"}) {
+    EXPECT_TRUE(std::ranges::equal(written.at(name).bytes, model.checkpoint->at(name).bytes)) << name;
+  }
+}
+
+TEST_F(QuantizedCheckpoint, ExportsTheBytesThatTheOriginalWouldHave) {
+  const QuantizationConfig kConfigs[] = {
+      {.dtype = QuantizationDtype::INT8, .embedding_dtype = QuantizationDtype::INT8},
+      {.dtype = QuantizationDtype::INT4, .group_size = 64, .head_dtype = QuantizationDtype::INT8},
+      {.dtype = QuantizationDtype::INT4, .group_size = 0}};
+  for (const QuantizationConfig& config : kConfigs) {
+    const Model quantized = quantize(config);
+    const auto export_bytes = [&](const Model& model, const QuantizationConfig& with) {
+      const ExportResult result = XNNPACKBackend({.quant_config = with, .activation_dtype = {}, .backend_options = {}})
+                                      .export_model(model, folder_ / "x.pte");
+      EXPECT_TRUE(result.success) << result.error_message;
+      return testing::read_file(folder_ / "x.pte");
+    };
+    const std::string direct = export_bytes(load_model(folder_ / "model"), config);
+    EXPECT_TRUE(export_bytes(quantized, default_quantization_config(quantized)) == direct);
+    std::filesystem::remove_all(folder_ / "q");
+  }
+}
+
+TEST_F(QuantizedCheckpoint, LeavesNothingWhereAWeightIsBrokenOrTheCallerStops) {
+  auto tensors = testing::qwen3_tensors(true);
+  tensors[2].bytes.replace(4, 4, "\xff\xff\xff\x7f");  // a NaN
+  testing::write_model(folder_ / "model", testing::transformers_config("sdar", "SDARForCausalLM"), tensors);
+  const Model model = load_model(folder_ / "model");
+  const auto plan = quantize_model(model, {.dtype = QuantizationDtype::INT8}).plan;
+  testing::expect_error(ErrorCode::kBadFile, {"self_attn.q_proj.weight", "element [0, 1]"},
+                        [&] { write_quantized_checkpoint(model, plan, folder_ / "q"); });
+  EXPECT_EQ(entries(), 1U);
+  std::stop_source source;
+  source.request_stop();
+  for (const QuantizationDtype dtype : {QuantizationDtype::FP32, QuantizationDtype::INT8}) {
+    testing::expect_error(ErrorCode::kCancelled, {}, [&] {
+      write_quantized_checkpoint(model, quantize_model(model, {.dtype = dtype}).plan, folder_ / "q",
+                                 {.stop = source.get_token()});
+    });
+    EXPECT_EQ(entries(), 1U);
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -165,6 +166,70 @@ TEST_F(StreamWeights, StopsAndPassesFailuresOn) {
   StreamJob job{.source = find_stored_weight(*checkpoint_, "w"), .format = float_format(ElementType::kF32)};
   job.sink = [](const EncodedTile&) { throw Error(ErrorCode::kIo, "x", "full"); };
   testing::expect_error(ErrorCode::kIo, {"full"}, [&] { stream_weights(std::span(&job, 1), {}); });
+}
+
+TEST_F(StreamWeights, EveryRowOfAnyShapeComesOnce) {
+  const std::pair<std::int64_t, std::int64_t> kShapes[] = {{1, 1}, {7, 5}, {1, 600'001}, {3, 262'145}, {300'001, 1}};
+  for (const auto& [rows, columns] : kShapes) {
+    std::vector<float> values(static_cast<std::size_t>(rows * columns));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(i % 251);
+    }
+    write_floats(values, {rows, columns});
+    const Result result = stream(float_format(ElementType::kF32), false, {.threads = 3});
+    EXPECT_EQ(std::ranges::count(result.rows_seen, 1), rows) << rows << " x " << columns;
+    EXPECT_EQ(std::memcmp(result.values.data(), values.data(), result.values.size()), 0);
+  }
+}
+
+TEST_F(StreamWeights, ProgressCountsTheBytesOfAllJobsAndNeverFalls) {
+  write_floats(std::vector<float>(1000 * 1000, 1.0F), {1000, 1000});
+  StreamJob job{.source = find_stored_weight(*checkpoint_, "w"), .format = int8_per_channel()};
+  job.sink = [](const EncodedTile&) {};
+  const std::vector<StreamJob> jobs(3, job);
+  std::int64_t done = 0;
+  RunControl control{.threads = 4};
+  control.on_progress = [&](const Progress& progress) {
+    EXPECT_GT(progress.done_bytes, done);
+    EXPECT_EQ(progress.total_bytes, 12'000'000);
+    done = progress.done_bytes;
+  };
+  stream_weights(jobs, control);
+  EXPECT_EQ(done, 12'000'000);
+}
+
+TEST_F(StreamWeights, StopsWithinOneTileForEachThread) {
+  write_floats(std::vector<float>(40 * 262'144, 1.0F), {40, 262'144});  // a tile for each row
+  for (const int threads : {1, 4}) {
+    std::stop_source source;
+    std::atomic<int> tiles = 0;
+    StreamJob job{.source = find_stored_weight(*checkpoint_, "w"), .format = int8_per_channel()};
+    job.sink = [&](const EncodedTile&) {
+      ++tiles;
+      source.request_stop();
+    };
+    testing::expect_error(ErrorCode::kCancelled, {}, [&] {
+      stream_weights(std::span(&job, 1), {.threads = threads, .stop = source.get_token()});
+    });
+    EXPECT_LE(tiles, threads);
+  }
+}
+
+TEST_F(StreamWeights, PassesOnWhatASinkThrowsFromAnyThread) {
+  write_floats(std::vector<float>(40 * 262'144, 1.0F), {40, 262'144});
+  for (const int threads : {1, 4}) {
+    std::atomic<int> tiles = 0;
+    StreamJob job{.source = find_stored_weight(*checkpoint_, "w"), .format = int8_per_channel()};
+    job.sink = [&](const EncodedTile& tile) {
+      ++tiles;
+      if (tile.row_begin == 5) {
+        throw Error(ErrorCode::kIo, "disk", "full");
+      }
+    };
+    testing::expect_error(ErrorCode::kIo, {"disk: full"},
+                          [&] { stream_weights(std::span(&job, 1), {.threads = threads}); });
+    EXPECT_LT(tiles, 40);
+  }
 }
 
 }  // namespace
