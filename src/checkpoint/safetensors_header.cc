@@ -161,6 +161,10 @@ class HeaderHandler final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 SafetensorsHeader parse_safetensors_header(std::string_view text, const std::string& file) {
+  // nlohmann-json takes a NUL byte for the end of its input.
+  if (text.find('\0') != std::string_view::npos) {
+    throw Error(ErrorCode::kBadFile, file, "the header is not valid JSON: it holds a NUL byte");
+  }
   SafetensorsHeader header;
   HeaderHandler handler(header, file);
   Json::sax_parse(text.begin(), text.end(), &handler);

@@ -86,7 +86,7 @@ void OutputFile::open_named() {
 }
 
 void OutputFile::write(std::int64_t offset, std::span<const std::byte> bytes) {
-  if (offset < 0 || offset + static_cast<std::int64_t>(bytes.size()) > size_) {
+  if (offset < 0 || static_cast<std::int64_t>(bytes.size()) > size_ - offset) {
     throw Error(ErrorCode::kInternal, target_.string(), "a write lies outside the planned file");
   }
   while (!bytes.empty()) {
