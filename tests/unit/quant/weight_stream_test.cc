@@ -228,7 +228,9 @@ TEST_F(StreamWeights, PassesOnWhatASinkThrowsFromAnyThread) {
     };
     testing::expect_error(ErrorCode::kIo, {"disk: full"},
                           [&] { stream_weights(std::span(&job, 1), {.threads = threads}); });
-    EXPECT_LT(tiles, 40);
+    if (threads == 1) {
+      EXPECT_LT(tiles, 40);  // with more threads the others may finish before the failure is seen
+    }
   }
 }
 
