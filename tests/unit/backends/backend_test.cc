@@ -1,0 +1,196 @@
+// The facade that every backend shares, on a backend that does what a test tells it to.
+#include "diffulex_edge/backend.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+#include "support/expect_error.h"
+#include "support/tiny_model.h"
+
+namespace diffulex_edge {
+namespace {
+
+class ScriptedBackend final : public EdgeBackend {
+ public:
+  using Script = std::function<ExportMetadata(const std::filesystem::path* target, const RunControl& control)>;
+
+  explicit ScriptedBackend(Script script, BackendConfig config = {})
+      : EdgeBackend(std::move(config)), script_(std::move(script)) {}
+  std::string_view name() const override { return "scripted"; }
+  Support support(QuantizationDtype /*dtype*/, QuantizationMode /*mode*/) const override { return {}; }
+
+ protected:
+  ExportMetadata run(const Model& /*model*/, const std::filesystem::path* target, const RunControl& control) override {
+    return script_(target, control);
+  }
+
+ private:
+  Script script_;
+};
+
+class Facade : public ::testing::Test {
+ protected:
+  Facade() { testing::write_sdar(folder_ / "model"); }
+  ExportResult run(const ScriptedBackend::Script& script, const RunControl& control = {}) {
+    return ScriptedBackend(script).export_model(model(), folder_ / "out", control);
+  }
+  Model model() { return load_model(folder_ / "model"); }
+  testing::TemporaryFolder folder_;
+};
+
+TEST_F(Facade, FillsInWhatEveryExportHas) {
+  const ExportResult result = run(
+      [&](const std::filesystem::path* target, const RunControl& control) {
+        EXPECT_EQ(*target, folder_ / "out");
+        EXPECT_EQ(control.threads, 7);
+        ExportMetadata metadata;
+        metadata.method = "forward";
+        return metadata;
+      },
+      {.threads = 7});
+  EXPECT_TRUE(result.success);
+  EXPECT_TRUE(result.error_message.empty());
+  EXPECT_FALSE(result.error_code.has_value());
+  EXPECT_EQ(result.metadata.backend, "scripted");
+  EXPECT_EQ(result.metadata.method, "forward");
+  EXPECT_GE(result.metadata.seconds, 0.0);
+  EXPECT_GT(result.metadata.peak_rss_bytes, 1 << 20);
+  EXPECT_FALSE(result.metadata.dry_run);
+}
+
+TEST_F(Facade, DryRunsHaveNoTarget) {
+  ScriptedBackend backend([](const std::filesystem::path* target, const RunControl&) {
+    EXPECT_EQ(target, nullptr);
+    return ExportMetadata{};
+  });
+  const ExportResult result = backend.dry_run(model());
+  EXPECT_TRUE(result.success);
+  EXPECT_TRUE(result.metadata.dry_run);
+}
+
+TEST_F(Facade, TurnsEveryErrorIntoAResult) {
+  for (const ErrorCode code : {ErrorCode::kInvalidArgument, ErrorCode::kBadFile, ErrorCode::kUnsupported,
+                               ErrorCode::kIo, ErrorCode::kOutOfMemory, ErrorCode::kCancelled, ErrorCode::kInternal}) {
+    const ScriptedBackend::Script script = [&](const std::filesystem::path*, const RunControl&) -> ExportMetadata {
+      throw Error(code, "where", "what", "advice");
+    };
+    for (const ExportResult& result : {run(script), ScriptedBackend(script).dry_run(model())}) {
+      EXPECT_FALSE(result.success);
+      EXPECT_EQ(result.error_code, code);
+      EXPECT_EQ(result.error_message, "where: what (advice)");
+      EXPECT_EQ(result.metadata.backend, "scripted");
+    }
+  }
+}
+
+TEST_F(Facade, TurnsOtherExceptionsIntoResultsToo) {
+  const ExportResult memory = run([](const auto*, const auto&) -> ExportMetadata { throw std::bad_alloc(); });
+  EXPECT_EQ(memory.error_code, ErrorCode::kOutOfMemory);
+  EXPECT_EQ(memory.error_message, "out of memory");
+  const ExportResult other = run([](const auto*, const auto&) -> ExportMetadata { throw std::logic_error("oops"); });
+  EXPECT_FALSE(other.success);
+  EXPECT_EQ(other.error_code, ErrorCode::kInternal);
+  EXPECT_NE(other.error_message.find("oops"), std::string::npos);
+}
+
+TEST_F(Facade, RefusesTheModelsOwnFilesBeforeTheBackendSeesThem) {
+  ScriptedBackend backend([](const std::filesystem::path*, const RunControl&) -> ExportMetadata {
+    ADD_FAILURE() << "the backend ran";
+    return {};
+  });
+  std::filesystem::create_hard_link(folder_ / "model/model.safetensors", folder_ / "hard");
+  std::filesystem::create_symlink("model/config.json", folder_ / "soft");
+  for (const char* name : {"model/model.safetensors", "model/../model/config.json", "hard", "soft"}) {
+    const ExportResult result = backend.export_model(model(), folder_ / name);
+    EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument) << name;
+    EXPECT_NE(result.error_message.find("the model itself"), std::string::npos) << result.error_message;
+  }
+}
+
+TEST(ExportSizes, OfNothingAreNoDivisionByZero) {
+  ExportMetadata metadata;
+  EXPECT_EQ(metadata.memory_reduction_pct(), 0.0);
+  EXPECT_EQ(metadata.compression_ratio(), 1.0);
+  metadata.original_memory_mb = 8.0;
+  metadata.quantized_memory_mb = 2.0;
+  EXPECT_EQ(metadata.memory_reduction_pct(), 75.0);
+  EXPECT_EQ(metadata.compression_ratio(), 4.0);
+}
+
+TEST(ActivationDtypes, RoundTrip) {
+  for (const ActivationDtype dtype :
+       {ActivationDtype::FP32, ActivationDtype::FP16, ActivationDtype::INT16, ActivationDtype::INT8}) {
+    EXPECT_EQ(parse_activation_dtype(to_string(dtype)), dtype);
+  }
+  testing::expect_error(ErrorCode::kInvalidArgument, {"'fp8'", "fp32, fp16, int16, int8"},
+                        [] { parse_activation_dtype("fp8"); });
+}
+
+// The registry lives as long as the process: a name that no test took before.
+std::string new_name() {
+  static int count = 0;
+  return "zz-" + std::to_string(count++);
+}
+
+TEST(Registry, MakesBackendsThatWereAddedToIt) {
+  BackendRegistry& registry = BackendRegistry::instance();
+  const std::string name = new_name();
+  const BackendRegistry::Factory factory = [](BackendConfig config) {
+    return std::make_unique<ScriptedBackend>(
+        [](const std::filesystem::path*, const RunControl&) { return ExportMetadata{}; }, std::move(config));
+  };
+  registry.register_backend(name, factory);
+  BackendConfig config;
+  config.backend_options["key"] = "value";
+  const auto backend = registry.create(name, config);
+  EXPECT_EQ(backend->name(), "scripted");
+  EXPECT_EQ(backend->config().backend_options.at("key"), "value");
+  const auto names = registry.list();
+  EXPECT_TRUE(std::ranges::is_sorted(names));
+  EXPECT_NE(std::ranges::find(names, name), names.end());
+  testing::expect_error(ErrorCode::kInvalidArgument, {"'" + name + "'", "registered already"},
+                        [&] { registry.register_backend(name, factory); });
+  testing::expect_error(ErrorCode::kUnsupported, {"'XNNPACK'", "only xnnpack, zz-"},
+                        [&] { registry.create("XNNPACK", {}); });
+}
+
+TEST(Registry, TakesNamesFromManyThreads) {
+  BackendRegistry& registry = BackendRegistry::instance();
+  const std::string names[] = {new_name(), new_name(), new_name()};
+  std::atomic<int> refused{0};
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        for (const std::string& name : names) {
+          try {
+            registry.register_backend(name, [](BackendConfig) { return nullptr; });
+          } catch (const Error&) {
+            ++refused;
+          }
+          registry.list();
+        }
+      });
+    }
+  }
+  EXPECT_EQ(refused, 3 * 3);
+}
+
+TEST(XnnpackOptions, AreRefusedWhereUnknown) {
+  const testing::TemporaryFolder folder;
+  testing::write_sdar(folder / "model");
+  BackendConfig config;
+  config.backend_options["fast"] = "1";
+  const ExportResult result = XNNPACKBackend(config).export_model(load_model(folder / "model"), folder / "x.pte");
+  EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument);
+  EXPECT_NE(result.error_message.find("'fast'"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(folder / "x.pte"));
+}
+
+}  // namespace
+}  // namespace diffulex_edge
