@@ -54,6 +54,7 @@ struct Inspection {
   std::vector<InspectedMethod> methods;
   std::vector<InspectedTensor> tensors;
 
+  // Of a checkpoint. 0 for a program, whose tensors include scales and computed constants.
   std::int64_t parameters() const;
 };
 

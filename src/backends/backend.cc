@@ -98,6 +98,9 @@ BackendRegistry& BackendRegistry::instance() {
 }
 
 void BackendRegistry::register_backend(std::string name, Factory factory) {
+  if (!factory) {
+    throw Error(ErrorCode::kInvalidArgument, "backend '" + name + "'", "has no factory");
+  }
   const std::scoped_lock lock(state_->mutex);
   if (!state_->factories.emplace(name, std::move(factory)).second) {
     throw Error(ErrorCode::kInvalidArgument, "backend '" + name + "'", "is registered already");

@@ -48,7 +48,9 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
   std::vector<std::span<const std::byte>> bytes;
   for (const auto& [name, view] : checkpoint.tensors()) {
     InspectedTensor tensor = describe(view);
-    if (view.dtype == DType::kU8 && checkpoint.find(name + "_scale") != nullptr) {
+    const TensorView* scale = checkpoint.find(name + "_scale");
+    // Other programs' packed weights have scales of other types.
+    if (view.dtype == DType::kU8 && scale != nullptr && (scale->dtype == DType::kF32 || scale->dtype == DType::kBF16)) {
       const StoredWeight stored = find_stored_weight(checkpoint, name);
       tensor.type = "I4";
       tensor.shape = {stored.rows, stored.columns};
@@ -87,7 +89,7 @@ Inspection inspect_program(const MappedFile& file, const InspectOptions& options
 std::int64_t Inspection::parameters() const {
   std::int64_t total = 0;
   for (const InspectedTensor& tensor : tensors) {
-    if (!tensor.name.ends_with("_scale")) {
+    if (kind != "executorch_program" && !tensor.name.ends_with("_scale")) {
       total += element_count(static_shape(tensor.shape));
     }
   }

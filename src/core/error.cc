@@ -1,5 +1,6 @@
 #include "diffulex_edge/error.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace diffulex_edge {
@@ -8,8 +9,12 @@ namespace {
 // Names from a hostile file end up in messages: keep each message on one line and of bounded length.
 std::string printable(std::string_view text) {
   constexpr std::size_t kMaxLength = 300;
+  std::size_t length = std::min(text.size(), kMaxLength);
+  while (length < text.size() && length > 0 && (static_cast<unsigned char>(text[length]) & 0xC0U) == 0x80U) {
+    --length;  // not inside a UTF-8 character
+  }
   std::string result;
-  for (const char c : text.substr(0, kMaxLength)) {
+  for (const char c : text.substr(0, length)) {
     const auto byte = static_cast<unsigned char>(c);
     result += byte < 0x20 || byte == 0x7f ? '?' : c;
   }

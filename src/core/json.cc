@@ -24,6 +24,11 @@ nlohmann::json read_json_file(const std::filesystem::path& path, std::size_t max
                 std::to_string(file.bytes().size()) + " bytes are more than such a file may have (" +
                     std::to_string(max_bytes) + ")");
   }
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  // nlohmann-json takes a NUL byte for the end of its input.
+  if (text.find('\0') != std::string_view::npos) {
+    throw Error(ErrorCode::kBadFile, path.string(), "not valid JSON: it holds a NUL byte");
+  }
   std::vector<std::set<std::string>> keys;
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     if (depth > kMaxDepth) {
@@ -38,9 +43,8 @@ nlohmann::json read_json_file(const std::filesystem::path& path, std::size_t max
     }
     return true;
   };
-  const auto* begin = reinterpret_cast<const char*>(file.bytes().data());
   try {
-    return nlohmann::json::parse(begin, begin + file.bytes().size(), check);
+    return nlohmann::json::parse(text.begin(), text.end(), check);
   } catch (const nlohmann::json::exception& error) {
     throw Error(ErrorCode::kBadFile, path.string(), "not valid JSON: " + json_error_text(error));
   }

@@ -31,11 +31,13 @@ constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWO
 
 OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size) : target_(target), size_(size) {
   std::error_code error;
-  if (std::filesystem::is_symlink(target, error)) {
-    target_ = std::filesystem::weakly_canonical(target, error);  // replace the file, not the link to it
-    if (error) {
-      throw Error(ErrorCode::kIo, target.string(), "can't follow the link: " + error.message());
+  // The file behind a link is replaced, or made, and not the link.
+  constexpr int kMostLinks = 40;
+  for (int links = 0; std::filesystem::is_symlink(target_, error); ++links) {
+    if (links == kMostLinks) {
+      throw Error(ErrorCode::kIo, target.string(), "can't follow the link: it leads back to itself");
     }
+    target_ = folder_of(target_) / std::filesystem::read_symlink(target_, error);
   }
   const auto status = std::filesystem::status(target_, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {

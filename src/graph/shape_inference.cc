@@ -153,7 +153,8 @@ class Inference {
     require(rank(0) == 3 && rank(1) == 3 && shape(1) == shape(2) && shape(0)[0] == shape(1)[0] &&
                 shape(0)[2] == shape(1)[2],
             "q must be [seq, heads, head_dim], k and v [seq, kv_heads, head_dim]");
-    require(shape(0)[1].value % shape(1)[1].value == 0, "heads must be a multiple of kv_heads");
+    require(shape(1)[1].value > 0 && shape(0)[1].value % shape(1)[1].value == 0,
+            "heads must be a multiple of kv_heads");
     require(inputs_.size() == 3 || shape(3) == Shape{shape(0)[0], shape(0)[0]}, "the mask must be [seq, seq]");
     return {DType::kF32, {{.value = 1}, shape(0)[0], {.value = shape(0)[1].value * shape(0)[2].value}}};
   }

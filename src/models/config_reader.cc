@@ -73,8 +73,8 @@ std::optional<double> ConfigReader::number(std::string_view key) {
 
 double ConfigReader::positive(std::string_view key, double fallback) {
   const double result = number(key).value_or(fallback);
-  if (!(result > 0.0)) {
-    fail(key, "is " + std::to_string(result) + ", not a positive number");
+  if (!(result > 0.0) || !std::isnormal(static_cast<float>(result))) {
+    fail(key, "is " + nlohmann::json(result).dump() + ", not a positive number that float32 can hold");
   }
   return result;
 }
@@ -106,7 +106,9 @@ std::optional<ConfigReader> ConfigReader::object(std::string_view key) {
   if (found == nullptr) {
     return std::nullopt;
   }
-  return ConfigReader(*found, where_ + ": '" + std::string(key) + "'");
+  ConfigReader nested(*found, where_ + ": '" + std::string(key) + "'");
+  nested.set_harmless(harmless_);
+  return nested;
 }
 
 void ConfigReader::expect(std::string_view key, const nlohmann::json& ordinary,
@@ -121,11 +123,9 @@ void ConfigReader::expect(std::string_view key, const nlohmann::json& ordinary,
 
 void ConfigReader::ignore(std::initializer_list<std::string_view> keys) { known_.insert(keys.begin(), keys.end()); }
 
-void ConfigReader::ignore(const std::vector<std::string>& keys) { known_.insert(keys.begin(), keys.end()); }
-
 void ConfigReader::finish() const {
   for (const auto& [key, value] : document_.items()) {
-    if (!value.is_null() && !known_.contains(key) && !key.starts_with('_')) {
+    if (!value.is_null() && !known_.contains(key) && !harmless_.contains(key) && !key.starts_with('_')) {
       throw Error(ErrorCode::kUnsupported, where_ + ": '" + key + "'",
                   "is not known here and could change the mathematics",
                   "if it does not, say --ignore-config-key " + key);

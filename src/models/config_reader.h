@@ -9,6 +9,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace diffulex_edge {
@@ -30,7 +31,7 @@ class ConfigReader {
   std::optional<double> number(std::string_view key);
   std::optional<bool> boolean(std::string_view key);
   std::optional<std::string> text(std::string_view key);
-  // A positive, finite number.
+  // A positive number that float32 can hold.
   double positive(std::string_view key, double fallback);
   // The reader of a nested object.
   std::optional<ConfigReader> object(std::string_view key);
@@ -43,7 +44,8 @@ class ConfigReader {
   void expect(std::string_view key, const nlohmann::json& ordinary) { expect(key, ordinary, ordinary); }
   // Marks keys as understood without reading them.
   void ignore(std::initializer_list<std::string_view> keys);
-  void ignore(const std::vector<std::string>& keys);
+  // Keys that the caller declares harmless, here and in nested objects.
+  void set_harmless(std::set<std::string, std::less<>> keys) { harmless_ = std::move(keys); }
   // Throws Error{kUnsupported} if a key was neither read nor ignored and is not null.
   void finish() const;
 
@@ -56,6 +58,7 @@ class ConfigReader {
   nlohmann::json document_;
   std::string where_;
   std::set<std::string, std::less<>> known_;
+  std::set<std::string, std::less<>> harmless_;
 };
 
 }  // namespace diffulex_edge

@@ -202,8 +202,15 @@ std::int64_t choose_seq_len(const ModelConfig& config, const ModelOptions& optio
 void check_tied_head(const ParsedConfig& parsed, const Checkpoint& checkpoint) {
   const TensorView* head = checkpoint.find(parsed.names.head + ".weight");
   const TensorView* embedding = checkpoint.find(parsed.names.embedding + ".weight");
-  if (parsed.config.tie_word_embeddings && head != nullptr && embedding != nullptr &&
-      (head->dtype != embedding->dtype || !same_bytes(*head, *embedding))) {
+  if (!parsed.config.tie_word_embeddings || head == nullptr || embedding == nullptr) {
+    return;
+  }
+  const TensorView* head_scale = checkpoint.find(head->name + "_scale");
+  const TensorView* embedding_scale = checkpoint.find(embedding->name + "_scale");
+  const bool scales_agree = head_scale == nullptr || embedding_scale == nullptr
+                                ? head_scale == embedding_scale
+                                : same_bytes(*head_scale, *embedding_scale);
+  if (head->dtype != embedding->dtype || !same_bytes(*head, *embedding) || !scales_agree) {
     throw Error(ErrorCode::kBadFile, head->where(), "differs from the embedding, but config.json ties the two",
                 "remove the tensor, or set the tie to false if the head counts");
   }

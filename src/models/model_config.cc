@@ -130,6 +130,11 @@ void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
                 std::to_string(config.num_heads) + " attention heads are not a multiple of " +
                     std::to_string(config.num_kv_heads) + " key/value heads");
   }
+  if (config.head_dim == 0) {
+    throw Error(ErrorCode::kBadFile, reader.where(),
+                "a hidden size of " + std::to_string(config.hidden_size) + " is not a multiple of " +
+                    std::to_string(config.num_heads) + " attention heads");
+  }
   if (config.head_dim < 2 || config.head_dim % 2 != 0) {
     throw Error(ErrorCode::kBadFile, reader.where(),
                 "the head dimension " + std::to_string(config.head_dim) + " is not even, as rotary embedding needs it");
@@ -151,13 +156,13 @@ ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOption
   }
   const std::filesystem::path path = folder / "config.json";
   ConfigReader reader(read_json_file(path, kMaxConfigBytes), path.string());
+  reader.set_harmless({options.ignored_config_keys.begin(), options.ignored_config_keys.end()});
   const Architecture& architecture = find_architecture(reader);
   ParsedConfig parsed{.config = architecture.read_config(reader), .names = architecture.names()};
   parsed.config.family = architecture.family;
   parsed.config.architecture = architecture.architecture;
   parsed.quantization = read_quantization(reader);
   ignore_bookkeeping(reader);
-  reader.ignore(options.ignored_config_keys);
   reader.finish();
   check_consistency(reader, parsed.config);
   if (options.block_length) {

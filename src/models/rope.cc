@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "diffulex_edge/error.h"
@@ -33,6 +34,11 @@ void read_scaling(ConfigReader& reader, RopeConfig& rope, std::int64_t max_posit
       rope.type = RopeConfig::Type::kLinear;
     } else if (type == "llama3") {
       rope.type = RopeConfig::Type::kLlama3;
+      for (const char* key : {"low_freq_factor", "high_freq_factor"}) {
+        if (!reader.has(key)) {
+          reader.fail(key, "is missing");
+        }
+      }
       rope.low_freq_factor = reader.positive("low_freq_factor", 1.0);
       rope.high_freq_factor = reader.positive("high_freq_factor", 4.0);
       if (rope.high_freq_factor <= rope.low_freq_factor) {
@@ -40,6 +46,9 @@ void read_scaling(ConfigReader& reader, RopeConfig& rope, std::int64_t max_posit
       }
     } else {
       rope.type = RopeConfig::Type::kYarn;
+      if (rope.theta <= 1.0) {
+        reader.fail("rope_theta", "must be greater than 1 with yarn");
+      }
       rope.beta_fast = reader.positive("beta_fast", 32.0);
       rope.beta_slow = reader.positive("beta_slow", 1.0);
       rope.truncate = reader.boolean("truncate").value_or(true);
@@ -85,6 +94,11 @@ RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions) {
   auto parameters = reader.object("rope_parameters");
   if (scaling || parameters) {
     read_scaling(scaling ? *scaling : *parameters, rope, max_positions);
+  }
+  // The largest frequency is 1, or nearly 1 / theta where theta is below 1.
+  const double largest = std::max(1.0, 1.0 / rope.theta) / std::min(1.0, rope.factor);
+  if (largest > static_cast<double>(std::numeric_limits<float>::max())) {
+    reader.fail("rope_theta", "and the scaling factor give frequencies beyond float32");
   }
   return rope;
 }

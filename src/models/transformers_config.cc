@@ -31,7 +31,7 @@ ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_
   const bool kv_heads_absent = !reader.has("num_key_value_heads") && !reader.is_null("num_key_value_heads");
   config.num_kv_heads = reader.size("num_key_value_heads")
                             .value_or(kv_heads_absent && default_kv_heads > 0 ? default_kv_heads : config.num_heads);
-  config.head_dim = config.hidden_size / config.num_heads;
+  config.head_dim = config.hidden_size % config.num_heads == 0 ? config.hidden_size / config.num_heads : 0;
   config.max_positions = reader.size("max_position_embeddings").value_or(32768);
   config.rms_norm_eps = reader.positive("rms_norm_eps", 1e-6);
   config.rope = read_rope(reader, config.max_positions);

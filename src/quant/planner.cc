@@ -155,7 +155,7 @@ class Planner {
   }
 
   // A quantized checkpoint's integers are final: they go out as they are, or not at all.
-  void keep_stored_format(LayerPlan& layer) const {
+  void keep_stored_format(LayerPlan& layer) {
     const QuantizationDtype stored =
         layer.source.element == ElementType::kI8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
     const bool group_differs =
@@ -166,6 +166,11 @@ class Planner {
                       std::string(to_string(layer.dtype)) +
                       (group_differs ? " in groups of " + std::to_string(config_.group_size) : std::string()),
                   "start from the unquantized checkpoint");
+    }
+    if (layer.excluded) {
+      result_.warnings.push_back(layer.layer + ": is excluded, but the checkpoint stores it as " +
+                                 to_string(layer.source) + ", and so it stays");
+      layer.excluded = false;
     }
     layer.dtype = stored;
     layer.format = layer.source;

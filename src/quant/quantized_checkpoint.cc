@@ -127,10 +127,13 @@ StreamJob make_job(const Model& model, const QuantizationPlan& plan, const Layer
   return job;
 }
 
-// What is not converted goes out byte for byte: a copy is a stream of bytes through the same tiles.
-void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset) {
+// What is not converted goes out byte for byte.
+void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset, const std::stop_token& stop) {
   constexpr std::size_t kPiece = std::size_t{4} << 20U;
   for (std::size_t at = 0; at < view.bytes.size(); at += kPiece) {
+    if (stop.stop_requested()) {
+      throw Error(ErrorCode::kCancelled, {}, "stopped");
+    }
     file.write(offset + static_cast<std::int64_t>(at),
                view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at)));
   }
@@ -173,7 +176,7 @@ std::int64_t write_weights(const Model& model, const QuantizationPlan& plan, con
   }
   stream_weights(jobs, control);
   for (const std::string& name : copied) {
-    copy_tensor(model.checkpoint->at(name), file, offsets.at(name));
+    copy_tensor(model.checkpoint->at(name), file, offsets.at(name), control.stop);
   }
   file.flush(control.stop);
   file.commit();

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
@@ -68,6 +69,11 @@ QuantizationConfig default_quantization_config(const Model& model) {
   config.exclude_layers = stored.exclude_layers;
   if (config.dtype == QuantizationDtype::INT4) {
     config.group_size = stored.group_size;
+    constexpr std::array<std::int64_t, 5> kGroupSizes = {0, 32, 64, 128, 256};
+    if (std::ranges::find(kGroupSizes, config.group_size) == kGroupSizes.end()) {
+      throw Error(ErrorCode::kBadFile, (model.path / "config.json").string() + ": 'quantization_config'",
+                  "has the group_size " + std::to_string(config.group_size) + ", not one of 0, 32, 64, 128, 256");
+    }
   }
   return config;
 }

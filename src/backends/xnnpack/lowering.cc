@@ -43,7 +43,8 @@ struct Mapped {
   std::optional<XnnId> f32;
   std::optional<XnnId> f16;
   std::optional<XnnId> per_token;
-  DType native = DType::kF32;
+  DType native = DType::kF32;  // in which it was made
+  DType flow = DType::kF32;    // in which its consumers compute, if they have no wish of their own
 
   std::optional<XnnId>& in(DType dtype) { return dtype == DType::kF16 ? f16 : f32; }
 };
@@ -134,7 +135,7 @@ class Lowering {
     const std::vector<std::uint32_t> dims = upper_bounds(node(value).shape);
     const bool is_output = value == graph_.output() && dtype == DType::kF32;
     const XnnId id = is_output ? define_output(dims) : delegate().value(datatype(dtype), dims);
-    mapped(value).native = dtype;
+    mapped(value).native = mapped(value).flow = dtype;
     mapped(value).in(dtype) = id;
     return id;
   }
@@ -147,7 +148,7 @@ class Lowering {
   // The type in which an operator computes that takes one or two values: FP16 as soon as one of them flows in FP16.
   DType common_type(const Node& node) {
     const bool half = std::ranges::any_of(node.inputs, [&](ValueId input) {
-      return this->node(input).op != Op::kConstant && mapped(input).native == DType::kF16;
+      return this->node(input).op != Op::kConstant && mapped(input).flow == DType::kF16;
     });
     return half ? DType::kF16 : DType::kF32;
   }
@@ -292,10 +293,7 @@ class Lowering {
     delegate().binary(NodeUnion::Multiply, x, reciprocal, normalized);
     const XnnId weight = vector_weight(current, current.inputs[1], DType::kF32);
     delegate().binary(NodeUnion::Multiply, normalized, weight, define(value, DType::kF32));
-    if (compute_ == DType::kF16) {
-      get(value, DType::kF16);
-      mapped(value).native = DType::kF16;
-    }
+    mapped(value).flow = compute_;
   }
 
   // --- Weights.
@@ -446,10 +444,7 @@ class Lowering {
     }
     note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
     delegate_input(value, output, half ? DType::kF16 : DType::kF32);
-    if (mapped(value).native != compute_) {
-      get(value, compute_);
-      mapped(value).native = compute_;
-    }
+    mapped(value).flow = compute_;
   }
 
   std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t output) {
@@ -478,7 +473,7 @@ class Lowering {
   }
 
   void delegate_input(ValueId value, std::int32_t tensor, DType dtype) {
-    mapped(value).native = dtype;
+    mapped(value).native = mapped(value).flow = dtype;
     mapped(value).in(dtype) = delegate().external_input(datatype(dtype), upper_bounds(node(value).shape));
     arguments_.push_back(tensor);
   }

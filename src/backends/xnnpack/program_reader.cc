@@ -81,6 +81,10 @@ class ProgramReader {
         fail("the header's sizes exceed the file's " + std::to_string(file_.size()) + " bytes");
       }
     }
+    if (program_size >= FLATBUFFERS_MAX_BUFFER_SIZE) {
+      fail("the program's flatbuffer claims " + std::to_string(program_size) +
+           " bytes, more than a flatbuffer can have");
+    }
     flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(file_.data()), program_size, 128, 100'000'000);
     if (!schema::VerifyProgramBuffer(verifier)) {
       fail("the program's flatbuffer is not valid");
@@ -171,7 +175,8 @@ class ProgramReader {
     const std::uint64_t offset = load<std::uint32_t>(payload, 10);
     const std::uint64_t size = load<std::uint32_t>(payload, 14);
     const std::uint64_t constants = load<std::uint32_t>(payload, 18);
-    if (offset > payload.size() || size > payload.size() - offset || constants > payload.size()) {
+    if (offset > payload.size() || size >= FLATBUFFERS_MAX_BUFFER_SIZE || size > payload.size() - offset ||
+        constants > payload.size()) {
       fail("the XNNPACK payload's sizes exceed it");
     }
     std::vector<std::uint64_t> buffer((size + 7) / 8);  // a copy, aligned as flatbuffers needs it

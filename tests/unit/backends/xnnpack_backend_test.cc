@@ -1,4 +1,6 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <random>
 
@@ -135,6 +137,26 @@ TEST(BackendRegistry, KnowsItsBackends) {
   testing::expect_error(ErrorCode::kInvalidArgument, {"registered already"}, [&] {
     registry.register_backend("xnnpack", [](BackendConfig) { return std::unique_ptr<EdgeBackend>(); });
   });
+}
+
+TEST(BackendRegistry, RefusesANullFactory) {
+  EXPECT_THROW(BackendRegistry::instance().register_backend("null-factory", nullptr), Error);
+}
+
+TEST_F(XnnpackBackend, InspectionRefusesAHugeFileWithAProgramsMark) {  // aborts where asserts are on
+  const auto path = folder_ / "huge";
+  const int file = ::open(path.c_str(), O_CREAT | O_RDWR, 0600);
+  ASSERT_EQ(::pwrite(file, "\x08\0\0\0ET12", 8, 0), 8);
+  ASSERT_EQ(::ftruncate(file, std::int64_t{3} << 30U), 0);
+  ::close(file);
+  EXPECT_THROW(inspect(path, {.hashes = false}), Error);
+}
+
+TEST_F(XnnpackBackend, InspectionShowsForeignPackedWeights) {  // the layout of NVFP4 checkpoints
+  testing::write_file(folder_ / "nv.safetensors",
+                      testing::safetensors_file({{"w", DType::kU8, {4, 32}, std::string(128, 'a')},
+                                                 {"w_scale", DType::kF8E4M3, {4, 4}, std::string(16, 'a')}}));
+  EXPECT_NO_THROW(inspect(folder_ / "nv.safetensors"));
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 namespace diffulex_edge {
 namespace {
 
@@ -19,6 +21,14 @@ TEST(Error, KeepsHostileNamesOnOneBoundedLine) {
   EXPECT_EQ(what.find('\n'), std::string::npos);
   EXPECT_EQ(what.find('\x1b'), std::string::npos);
   EXPECT_LT(what.size(), 1000U);
+}
+
+TEST(Error, CutsLongNamesBetweenCharacters) {
+  std::string name = "x";
+  for (int i = 0; i < 200; ++i) {
+    name += "\u00e9";
+  }
+  EXPECT_NO_THROW(nlohmann::json(Error(ErrorCode::kBadFile, name, "y").what()).dump());
 }
 
 }  // namespace

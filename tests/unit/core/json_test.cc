@@ -37,5 +37,10 @@ TEST_F(ReadJsonFile, RefusesDeepNestingBadTextAndLargeFiles) {
   testing::expect_error(ErrorCode::kBadFile, {"not a regular file"}, [&] { read_json_file(folder_.path(), 10); });
 }
 
+TEST_F(ReadJsonFile, RefusesANulByte) {
+  testing::write_file(folder_ / "x.json", std::string("{\"a\":1}\0{\"b\":2}", 15));
+  EXPECT_THROW(read_json_file(folder_ / "x.json", 100), Error);
+}
+
 }  // namespace
 }  // namespace diffulex_edge

@@ -72,5 +72,15 @@ TEST(OutputFile, SaysHowMuchSpaceIsMissing) {
   EXPECT_EQ(files_in(folder.path()), 0U);
 }
 
+TEST(OutputFile, MakesTheFileBehindADanglingLink) {
+  const testing::TemporaryFolder folder;
+  fs::create_symlink("real", folder / "link");
+  OutputFile(folder / "link", 0).commit();
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
+  EXPECT_TRUE(fs::exists(folder / "real"));
+  fs::create_symlink("loop", folder / "loop");
+  testing::expect_error(ErrorCode::kIo, {"loop", "leads back to itself"}, [&] { OutputFile(folder / "loop", 0); });
+}
+
 }  // namespace
 }  // namespace diffulex_edge

@@ -302,5 +302,13 @@ TEST(WholeModel, TinyLladaGivesTheReferenceLogits) {
   EXPECT_LT(worst, 1e-4);
 }
 
+TEST(ShapeInference, RefusesAttentionWithoutKeyHeads) {
+  Graph graph;
+  const Dim seq = {.value = 4, .is_sequence = true};
+  const ValueId q = graph.weight("q", {seq, {.value = 2}, {.value = 4}});
+  const ValueId k = graph.weight("k", {seq, {.value = 0}, {.value = 4}});
+  EXPECT_THROW(graph.add(Op::kAttention, {q, k, k}, AttentionAttributes{}), Error);
+}
+
 }  // namespace
 }  // namespace diffulex_edge

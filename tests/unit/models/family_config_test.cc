@@ -283,7 +283,7 @@ TEST_F(FamilyConfig, RefusesSizesThatContradictEachOther) {
                             [&] { with(family, "head_dim", odd); });
     }
   }
-  testing::expect_error(ErrorCode::kBadFile, {"head dimension 0"}, [&] {
+  testing::expect_error(ErrorCode::kBadFile, {"hidden size of 2", "3 attention heads"}, [&] {
     Json config = config_of("qwen2");
     config.erase("head_dim");
     config["hidden_size"] = 2;

@@ -112,5 +112,12 @@ TEST_F(QuantizedCheckpoint, LeavesNothingWhereAWeightIsBrokenOrTheCallerStops) {
   }
 }
 
+TEST_F(QuantizedCheckpoint, WarnsThatAnExcludedLayerStaysQuantized) {
+  const Model stored = quantize({.dtype = QuantizationDtype::INT8});
+  QuantizationConfig config = default_quantization_config(stored);
+  config.exclude_layers.emplace_back("q_proj");
+  EXPECT_EQ(quantize_model(stored, config).warnings.size(), 2U);
+}
+
 }  // namespace
 }  // namespace diffulex_edge
