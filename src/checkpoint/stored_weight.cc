@@ -73,10 +73,14 @@ StoredWeight find_stored_weight(const Checkpoint& checkpoint, std::string_view n
   }
   const bool packed = values.dtype == DType::kI8 || values.dtype == DType::kU8;
   weight.scales = packed ? checkpoint.find(std::string(name) + "_scale") : nullptr;
-  if (!packed || weight.scales == nullptr || values.shape.size() != 2) {
-    throw Error(ErrorCode::kBadFile, values.where(),
-                "is of type " + std::string(to_string(values.dtype)) +
-                    (packed ? " but has no '" + std::string(name) + "_scale'" : std::string()),
+  if (weight.scales == nullptr || values.shape.size() != 2) {
+    std::string what = "is of type " + std::string(to_string(values.dtype));
+    if (weight.scales != nullptr) {
+      what += " and has one dimension; quantized weights have two";
+    } else if (packed) {
+      what += " but has no '" + std::string(name) + "_scale'";
+    }
+    throw Error(ErrorCode::kBadFile, values.where(), what,
                 "weights are F32, F16 or BF16, or written by `diffulex-edge quantize`");
   }
   if (values.dtype == DType::kI8) {

@@ -1,13 +1,12 @@
 // diffulex-edge export MODEL -o FILE
 
-#include <fmt/core.h>
-
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "core/output_file.h"
@@ -87,7 +86,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   if (!arguments.report.empty()) {
     write_text(arguments.report, to_html(report));
   }
-  fmt::print("{}\n", arguments.output_options.json ? to_json(report) : to_text(report));
+  print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
 }  // namespace

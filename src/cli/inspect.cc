@@ -1,12 +1,11 @@
 // diffulex-edge inspect FILE|DIR
 
-#include <fmt/core.h>
-
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/options.h"
 #include "diffulex_edge/inspection.h"
 #include "diffulex_edge/report.h"
@@ -31,7 +30,7 @@ Command add_inspect(CLI::App& app) {
   const auto run = [arguments](std::stop_token stop) {
     const Inspection inspection = inspect(arguments->path, {.hashes = !arguments->no_hash},
                                           {.threads = arguments->output_options.threads, .stop = std::move(stop)});
-    fmt::print("{}\n", arguments->output_options.json ? to_json(inspection) : to_text(inspection));
+    print_line(arguments->output_options.json ? to_json(inspection) : to_text(inspection));
   };
   return {.app = command, .json = &arguments->output_options.json, .run = run};
 }

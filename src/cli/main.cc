@@ -3,14 +3,15 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <exception>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/interrupt.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/version.h"
@@ -39,12 +40,18 @@ int exit_code(ErrorCode code) {
   return 1;
 }
 
+void print_error(std::string_view sentence) { cli::print_message(fmt::format("diffulex-edge: error: {}\n", sentence)); }
+
 int report(const Error& error, bool json) {
-  fmt::print(stderr, "diffulex-edge: error: {}\n", error.what());
+  print_error(error.what());
   if (json) {
     const nlohmann::ordered_json document{
         {"success", false}, {"error", error.what()}, {"code", diffulex_edge::to_string(error.code())}};
-    fmt::print("{}\n", document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    try {
+      cli::print_line(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+      cli::flush_output();
+    } catch (const Error&) {  // stderr has the sentence, the exit code its kind
+    }
   }
   return exit_code(error.code());
 }
@@ -57,12 +64,10 @@ int run(const cli::Command& command) {
     const cli::InterruptGuard interrupt;
     try {
       command.run(interrupt.token());
-      if (std::fflush(stdout) != 0) {
-        throw Error(ErrorCode::kIo, "stdout", "could not be written");
-      }
+      cli::flush_output();
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kCancelled) {
-        fmt::print(stderr, "diffulex-edge: stopped, nothing was written\n");
+        cli::print_message("diffulex-edge: stopped, nothing was written\n");
         code = exit_code(error.code());
         signal = interrupt.signal();
       } else {
@@ -96,7 +101,7 @@ int run_command_line(int argc, char** argv) {
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "diffulex-edge: error: {} (see diffulex-edge --help)\n", error.what());
+    print_error(fmt::format("{} (see diffulex-edge --help)", error.what()));
     return exit_code(ErrorCode::kInvalidArgument);
   }
   for (const cli::Command& command : commands) {
@@ -113,7 +118,7 @@ int main(int argc, char** argv) {
   try {
     return run_command_line(argc, argv);
   } catch (...) {
-    std::fputs("diffulex-edge: error: out of memory\n", stderr);
+    cli::print_message("diffulex-edge: error: out of memory\n");
     return exit_code(ErrorCode::kOutOfMemory);
   }
 }

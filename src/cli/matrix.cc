@@ -1,11 +1,10 @@
 // diffulex-edge matrix
 
-#include <fmt/core.h>
-
 #include <CLI/CLI.hpp>
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "diffulex_edge/report.h"
 
 namespace diffulex_edge::cli {
@@ -15,7 +14,7 @@ Command add_matrix(CLI::App& app) {
   const auto json = std::make_shared<bool>(false);
   command->add_flag("--json", *json, "Print one JSON object on stdout and nothing else there");
   return {.app = command, .json = json.get(), .run = [json](const std::stop_token&) {
-            fmt::print("{}\n", *json ? matrix_json() : matrix_text());
+            print_line(*json ? matrix_json() : matrix_text());
           }};
 }
 

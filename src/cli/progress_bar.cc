@@ -3,8 +3,9 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <string>
+
+#include "cli/console.h"
 
 namespace diffulex_edge::cli {
 namespace {
@@ -18,13 +19,14 @@ ProgressBar::ProgressBar(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_
 
 ProgressBar::~ProgressBar() {
   if (drawn_) {
-    fmt::print(stderr, "\r\x1b[K");
+    print_message("\r\x1b[K");
   }
 }
 
 void ProgressBar::show(const Progress& progress) {
   const auto now = Clock::now();
-  if (start_ == Clock::time_point()) {
+  if (progress.stage != stage_) {
+    stage_ = progress.stage;
     start_ = last_line_ = now;
   }
   const double seconds = std::chrono::duration<double>(now - start_).count();
@@ -43,11 +45,10 @@ void ProgressBar::show(const Progress& progress) {
                                        100.0 * done / total, done / 1e9, total / 1e9, rate / 1e9, left);
   if (terminal_) {
     drawn_ = true;
-    fmt::print(stderr, "\r\x1b[K{}", line);
+    print_message("\r\x1b[K" + line);
   } else {
-    fmt::print(stderr, "{}\n", line);
+    print_message(line + "\n");
   }
-  std::fflush(stderr);
 }
 
 }  // namespace diffulex_edge::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <string>
 
 #include "diffulex_edge/progress.h"
 
@@ -25,7 +26,8 @@ class ProgressBar {
   bool quiet_;
   bool terminal_;
   bool drawn_ = false;
-  Clock::time_point start_;  // of the first call of show: what was done before is not part of the rate
+  std::string stage_;
+  Clock::time_point start_;  // of the first call of show in this stage: what was done before is no part of the rate
   Clock::time_point last_line_;
 };
 

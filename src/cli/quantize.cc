@@ -1,13 +1,12 @@
 // diffulex-edge quantize MODEL -o DIR
 
-#include <fmt/core.h>
-
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <memory>
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "core/process_memory.h"
@@ -38,7 +37,7 @@ void run(const QuantizeArguments& arguments, std::stop_token stop) {
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const QuantizeReport report{model, result, arguments.output, file_bytes, seconds, peak_rss_bytes()};
-  fmt::print("{}\n", arguments.output_options.json ? to_json(report) : to_text(report));
+  print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
 }  // namespace

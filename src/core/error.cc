@@ -14,9 +14,15 @@ std::string printable(std::string_view text) {
     --length;  // not inside a UTF-8 character
   }
   std::string result;
-  for (const char c : text.substr(0, length)) {
-    const auto byte = static_cast<unsigned char>(c);
-    result += byte < 0x20 || byte == 0x7f ? '?' : c;
+  for (std::size_t i = 0; i < length; ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < length ? text[i + 1] : '\0');
+    if (byte == 0xC2 && next >= 0x80 && next < 0xA0) {  // U+0080 to U+009F: terminals obey them too
+      result += '?';
+      ++i;
+    } else {
+      result += byte < 0x20 || byte == 0x7f ? '?' : text[i];
+    }
   }
   if (text.size() > kMaxLength) {
     result += "...";

@@ -31,7 +31,9 @@ nlohmann::json read_json_file(const std::filesystem::path& path, std::size_t max
   }
   std::vector<std::set<std::string>> keys;
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-    if (depth > kMaxDepth) {
+    const bool opens =
+        event == nlohmann::json::parse_event_t::object_start || event == nlohmann::json::parse_event_t::array_start;
+    if (opens && depth >= kMaxDepth) {  // `depth` counts the brackets around this one
       throw Error(ErrorCode::kBadFile, path.string(), "the JSON is nested deeper than " + std::to_string(kMaxDepth));
     }
     if (event == nlohmann::json::parse_event_t::object_start) {

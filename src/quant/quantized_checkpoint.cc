@@ -127,15 +127,20 @@ StreamJob make_job(const Model& model, const QuantizationPlan& plan, const Layer
   return job;
 }
 
-// What is not converted goes out byte for byte.
-void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset, const std::stop_token& stop) {
-  constexpr std::size_t kPiece = std::size_t{4} << 20U;
+// What is not converted goes out byte for byte. Advances and reports `progress`.
+void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset, Progress& progress,
+                 const RunControl& control) {
+  constexpr std::size_t kPiece = std::size_t{32} << 20U;
   for (std::size_t at = 0; at < view.bytes.size(); at += kPiece) {
-    if (stop.stop_requested()) {
+    if (control.stop.stop_requested()) {
       throw Error(ErrorCode::kCancelled, {}, "stopped");
     }
-    file.write(offset + static_cast<std::int64_t>(at),
-               view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at)));
+    const auto piece = view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at));
+    file.write(offset + static_cast<std::int64_t>(at), piece);
+    progress.done_bytes += static_cast<std::int64_t>(piece.size());
+    if (control.on_progress) {
+      control.on_progress(progress);
+    }
   }
 }
 
@@ -175,8 +180,12 @@ std::int64_t write_weights(const Model& model, const QuantizationPlan& plan, con
     }
   }
   stream_weights(jobs, control);
+  Progress progress{.stage = "unconverted weights"};
   for (const std::string& name : copied) {
-    copy_tensor(model.checkpoint->at(name), file, offsets.at(name), control.stop);
+    progress.total_bytes += static_cast<std::int64_t>(model.checkpoint->at(name).bytes.size());
+  }
+  for (const std::string& name : copied) {
+    copy_tensor(model.checkpoint->at(name), file, offsets.at(name), progress, control);
   }
   file.flush(control.stop);
   file.commit();

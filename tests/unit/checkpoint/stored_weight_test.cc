@@ -78,6 +78,11 @@ TEST_F(StoredWeightTest, RefusesScalesOfOtherShapesAndTypes) {
   }
 }
 
+TEST_F(StoredWeightTest, SaysThatQuantizedWeightsHaveTwoDimensions) {
+  const Checkpoint file = checkpoint({filled("w", DType::kI8, {64}), filled("w_scale", DType::kF32, {64})});
+  testing::expect_error(ErrorCode::kBadFile, {"'w'", "two"}, [&] { find_stored_weight(file, "w"); });
+}
+
 TEST_F(StoredWeightTest, ComparesBytesPieceByPiece) {
   constexpr std::int64_t kBytes = (std::int64_t{4} << 20U) + 5;  // more than one piece
   std::vector<TestTensor> tensors = {filled("a", DType::kU8, {kBytes}),         filled("b", DType::kI8, {kBytes}),

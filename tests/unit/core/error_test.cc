@@ -23,6 +23,10 @@ TEST(Error, KeepsHostileNamesOnOneBoundedLine) {
   EXPECT_LT(what.size(), 1000U);
 }
 
+TEST(Error, PassesOnNoControlCharacterOfTwoBytes) {
+  EXPECT_STREQ(Error(ErrorCode::kBadFile, {}, "a\u009b31mb\u00e9").what(), "a?31mb\u00e9");
+}
+
 TEST(Error, CutsLongNamesBetweenCharacters) {
   std::string name = "x";
   for (int i = 0; i < 200; ++i) {
