@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,11 +25,39 @@ enum class QuantizationDtype { FP32, FP16, INT8, INT4 };
 // WEIGHT_ONLY: activations stay floating-point.
 enum class QuantizationMode { DYNAMIC, STATIC, WEIGHT_ONLY };
 
+// How a layer's weights become integers. RTN rounds to nearest; MSE and HQQ look for better scales in the weight alone;
+// GPTQ and AWQ use what calibration saw of the layer's input; AUTO takes the best for each layer.
+enum class RoundingMethod { RTN, MSE, HQQ, GPTQ, AWQ, AUTO };
+
+// The values that a static activation is expected to take; includes 0.
+struct ActivationRange {
+  float min = 0.0F;
+  float max = 0.0F;
+};
+
+// Of one linear layer.
+struct LayerActivations {
+  ActivationRange input;
+  ActivationRange output;  // bias included
+};
+
+// q = clamp(round(x / scale) + zero_point), x is about (q - zero_point) * scale.
+struct AffineScale {
+  float scale = 1.0F;
+  std::int32_t zero_point = 0;
+};
+
+// The scale with which signed integers of `bits` bits (8 or 16) cover `range`: (max - min) / (2^bits - 1), at least the
+// least normal float32; 0 is represented exactly.
+AffineScale affine_scale(const ActivationRange& range, int bits);
+
 std::string_view to_string(QuantizationDtype dtype);  // "fp32", "fp16", "int8", "int4"
 std::string_view to_string(QuantizationMode mode);    // "dynamic", "static", "weight_only"
+std::string_view to_string(RoundingMethod method);    // "rtn", "mse", "hqq", "gptq", "awq", "auto"
 // Any letter case; Error{kInvalidArgument} for anything else.
 QuantizationDtype parse_quantization_dtype(std::string_view text);
 QuantizationMode parse_quantization_mode(std::string_view text);
+RoundingMethod parse_rounding_method(std::string_view text);
 
 struct QuantizationConfig {
   QuantizationDtype dtype = QuantizationDtype::FP32;
@@ -41,6 +70,9 @@ struct QuantizationConfig {
   // Formats for the embedding and the head, whatever exclude_layers says.
   std::optional<QuantizationDtype> embedding_dtype;
   std::optional<QuantizationDtype> head_dtype;
+  RoundingMethod method = RoundingMethod::RTN;
+  // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj").
+  std::map<std::string, LayerActivations, std::less<>> activations;
   // FP16: write ±65504 for weights beyond it instead of failing.
   bool saturate_fp16 = false;
   // INT4: fail where group_size does not divide a layer's input, instead of taking the next smaller size that does.
@@ -61,7 +93,9 @@ struct LayerPlan {
   WeightFormat source;  // as the checkpoint stores it
   WeightFormat format;  // as it will be stored
   QuantizationDtype dtype = QuantizationDtype::FP32;
-  bool excluded = false;  // matched exclude_layers
+  bool excluded = false;                        // matched exclude_layers
+  RoundingMethod method = RoundingMethod::RTN;  // of a quantized format
+  std::optional<LayerActivations> activations;  // mode STATIC: of an INT8 linear layer
 
   std::int64_t parameters() const { return rows * columns; }
   std::int64_t value_bytes() const { return rows * format.row_bytes(columns); }

@@ -50,7 +50,8 @@ int report(const Error& error, bool json) {
     try {
       cli::print_line(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
       cli::flush_output();
-    } catch (const Error&) {  // stderr has the sentence, the exit code its kind
+    } catch (const Error&) {
+      return exit_code(error.code());  // stderr has the sentence
     }
   }
   return exit_code(error.code());

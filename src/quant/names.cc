@@ -22,6 +22,11 @@ constexpr std::array kModes = {
     std::pair{QuantizationMode::STATIC, std::string_view("static")},
     std::pair{QuantizationMode::WEIGHT_ONLY, std::string_view("weight_only")},
 };
+constexpr std::array kMethods = {
+    std::pair{RoundingMethod::RTN, std::string_view("rtn")}, std::pair{RoundingMethod::MSE, std::string_view("mse")},
+    std::pair{RoundingMethod::HQQ, std::string_view("hqq")}, std::pair{RoundingMethod::GPTQ, std::string_view("gptq")},
+    std::pair{RoundingMethod::AWQ, std::string_view("awq")}, std::pair{RoundingMethod::AUTO, std::string_view("auto")},
+};
 
 template <typename Table, typename Enum>
 std::string_view name_of(const Table& table, Enum value) {
@@ -46,8 +51,10 @@ auto value_of(const Table& table, std::string_view text, const std::string& what
 
 std::string_view to_string(QuantizationDtype dtype) { return name_of(kDtypes, dtype); }
 std::string_view to_string(QuantizationMode mode) { return name_of(kModes, mode); }
+std::string_view to_string(RoundingMethod method) { return name_of(kMethods, method); }
 QuantizationDtype parse_quantization_dtype(std::string_view text) { return value_of(kDtypes, text, "dtype"); }
 QuantizationMode parse_quantization_mode(std::string_view text) { return value_of(kModes, text, "mode"); }
+RoundingMethod parse_rounding_method(std::string_view text) { return value_of(kMethods, text, "method"); }
 
 std::string_view to_string(LayerRole role) {
   switch (role) {

@@ -181,7 +181,12 @@ def test_file_size_limit_is_an_output_error(tiny: Path, tmp_path: Path) -> None:
 
 def test_full_standard_output_is_an_output_error(tiny: Path, tmp_path: Path) -> None:
     # Less than stdio's buffer (found when it is flushed) and more.
-    commands = (("export", tiny, "-o", tmp_path / "model.pte"), ("inspect", tiny), ("inspect", tiny, "--json"), ("matrix",))
+    commands = (
+        ("export", tiny, "-o", tmp_path / "model.pte"),
+        ("inspect", tiny),
+        ("inspect", tiny, "--json"),
+        ("matrix",),
+    )
     for arguments in commands:
         with open("/dev/full", "w") as full:
             words = [str(COMMAND), *map(str, arguments)]

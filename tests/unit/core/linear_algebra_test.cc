@@ -1,0 +1,118 @@
+#include "core/linear_algebra.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+namespace diffulex_edge {
+namespace {
+
+std::vector<float> random_matrix(std::size_t size, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::vector<float> matrix(size);
+  for (float& value : matrix) {
+    value = static_cast<float>(generator() % 2001) / 1000.0F - 1.0F;
+  }
+  return matrix;
+}
+
+TEST(LinearAlgebra, MultipliesInAllThreeOrders) {
+  constexpr std::int64_t kM = 5;
+  constexpr std::int64_t kN = 7;
+  constexpr std::int64_t kK = 11;
+  const auto a = random_matrix(kM * kK, 1);  // [m, k]
+  const auto b = random_matrix(kN * kK, 2);  // [n, k]
+  std::vector<float> a_transposed(kK * kM);
+  std::vector<float> b_transposed(kK * kN);
+  for (std::int64_t k = 0; k < kK; ++k) {
+    for (std::int64_t i = 0; i < kM; ++i) {
+      a_transposed[k * kM + i] = a[i * kK + k];
+    }
+    for (std::int64_t j = 0; j < kN; ++j) {
+      b_transposed[k * kN + j] = b[j * kK + k];
+    }
+  }
+  std::vector<float> expected(kM * kN);
+  for (std::int64_t i = 0; i < kM; ++i) {
+    for (std::int64_t j = 0; j < kN; ++j) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k < kK; ++k) {
+        sum += static_cast<double>(a[i * kK + k]) * b[j * kK + k];
+      }
+      expected[i * kN + j] = static_cast<float>(2.0 * sum + 0.5);
+    }
+  }
+  const Gemm gemm{.m = kM, .n = kN, .k = kK, .alpha = 2.0F, .beta = 0.5F};
+  std::vector<std::vector<float>> results(3, std::vector<float>(kM * kN, 1.0F));
+  multiply_transposed(gemm, a.data(), kK, b.data(), kK, results[0].data(), kN);
+  multiply(gemm, a.data(), kK, b_transposed.data(), kN, results[1].data(), kN);
+  multiply_transposed_first(gemm, a_transposed.data(), kM, b_transposed.data(), kN, results[2].data(), kN);
+  for (const auto& result : results) {
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(result[i], expected[i], 1e-5F);
+    }
+  }
+}
+
+// A = X^T X + I is positive definite.
+std::vector<double> positive_definite(std::int64_t n) {
+  const auto x = random_matrix(static_cast<std::size_t>(n * n), 3);
+  std::vector<double> a(static_cast<std::size_t>(n * n));
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      double sum = i == j ? 1.0 : 0.0;
+      for (std::int64_t k = 0; k < n; ++k) {
+        sum += static_cast<double>(x[k * n + i]) * x[k * n + j];
+      }
+      a[i * n + j] = sum;
+    }
+  }
+  return a;
+}
+
+TEST(LinearAlgebra, CholeskyGivesAnUpperTriangleWhoseSquareIsTheMatrix) {
+  constexpr std::int64_t kSize = 9;
+  const auto a = positive_definite(kSize);
+  auto u = a;
+  ASSERT_TRUE(cholesky_upper(u, kSize));
+  for (std::int64_t i = 0; i < kSize; ++i) {
+    for (std::int64_t j = 0; j < kSize; ++j) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k < kSize; ++k) {
+        sum += u[k * kSize + i] * u[k * kSize + j];
+      }
+      EXPECT_NEAR(sum, a[i * kSize + j], 1e-10);
+      if (j < i) {
+        EXPECT_EQ(u[i * kSize + j], 0.0);
+      }
+    }
+  }
+}
+
+TEST(LinearAlgebra, InverseTimesMatrixIsTheIdentity) {
+  constexpr std::int64_t kSize = 9;
+  const auto a = positive_definite(kSize);
+  auto inverse = a;
+  ASSERT_TRUE(invert_positive_definite(inverse, kSize));
+  for (std::int64_t i = 0; i < kSize; ++i) {
+    for (std::int64_t j = 0; j < kSize; ++j) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k < kSize; ++k) {
+        sum += inverse[i * kSize + k] * a[k * kSize + j];
+      }
+      EXPECT_NEAR(sum, i == j ? 1.0 : 0.0, 1e-10);
+    }
+  }
+}
+
+TEST(LinearAlgebra, SaysWhereAMatrixIsNotPositiveDefinite) {
+  std::vector<double> indefinite = {1.0, 2.0, 2.0, 1.0};
+  auto copy = indefinite;
+  EXPECT_FALSE(cholesky_upper(copy, 2));
+  EXPECT_FALSE(invert_positive_definite(indefinite, 2));
+}
+
+}  // namespace
+}  // namespace diffulex_edge
