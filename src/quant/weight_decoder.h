@@ -1,0 +1,23 @@
+// What stored weights stand for: the inverse of weight_encoder, up to rounding.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "checkpoint/stored_weight.h"
+#include "diffulex_edge/weight_format.h"
+
+namespace diffulex_edge {
+
+// Decodes `rows` rows in `format` to float32: q * scale for quantized formats, exactly (products of at most 8 and 24
+// significant bits are rounded to float32). `values` and `scales` are laid out as encode_rows writes them and aligned
+// to their elements; `target` has rows * columns floats.
+void decode_rows(const WeightFormat& format, std::span<const std::byte> values, std::span<const std::byte> scales,
+                 std::int64_t rows, std::int64_t columns, std::span<float> target);
+
+// The same for rows [row_begin, row_begin + rows) of a weight in its file, in any alignment. Nothing is checked: floats
+// may be NaN or infinite.
+void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t rows, std::span<float> target);
+
+}  // namespace diffulex_edge
