@@ -18,6 +18,7 @@ PUBLIC = {
     "graph": "graph",
     "model": "models",
     "quantization": "quant",
+    "runtime": "runtime",
     "backend": "backends",
     "inspection": "backends",
     "report": "report",

@@ -1,0 +1,89 @@
+// Executes a model's graph node by node, each for all tokens of a batch before the next: a layer's weights are read
+// once for the whole batch, and whoever drives the executor sees every layer's input before it runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
+#include "diffulex_edge/runtime.h"
+#include "runtime/linear_layers.h"
+
+namespace diffulex_edge {
+
+// One value of the graph for all tokens, [rows, width] row-major: a row for each token in the order of the sequences,
+// or a single row for what no token changes. Heads lie side by side in a row.
+struct Activations {
+  std::int64_t rows = 0;
+  std::int64_t width = 0;
+  std::vector<float> data;
+
+  std::span<const float> row(std::int64_t index) const {
+    return std::span(data).subspan(static_cast<std::size_t>(index * width), static_cast<std::size_t>(width));
+  }
+};
+
+class Executor {
+ public:
+  // Keeps references to `model`, `layers` and `control`. Checks the sequences; errors as forward().
+  Executor(const Model& model, const TokenSequences& sequences, LinearLayers& layers, const RunControl& control);
+
+  // The operator that comes next; nullptr when only the output layer, the head, is left. Sources (weights, constants)
+  // and the mask are passed over.
+  const Node* next() const;
+  // Executes it. A value is dropped after its last use.
+  void step();
+  void run_to_output() {
+    while (next() != nullptr) {
+      step();
+    }
+  }
+
+  // A value that is alive: made, and still to be used.
+  const Activations& value(ValueId id) const { return values_[static_cast<std::size_t>(id)]; }
+  // The value that the last step made.
+  ValueId last() const { return last_; }
+  // Multiplies a value's columns, for layers that were made to expect it.
+  void scale_columns(ValueId id, std::span<const float> factors);
+
+  std::int64_t tokens() const { return tokens_; }
+  // Where each sequence begins among the tokens; one more entry than sequences.
+  const std::vector<std::int64_t>& offsets() const { return offsets_; }
+
+  // After run_to_output: the logits of the given tokens, a bounded number of rows at a time, in order. `sink` gets the
+  // position of the first one in `rows` and [count, vocab] values.
+  void logits(
+      std::span<const std::int64_t> rows,
+      const std::function<void(std::size_t first, std::size_t count, std::span<const float> values)>& sink) const;
+
+ private:
+  void advance();
+  Activations execute(const Node& node) const;
+  Activations embedding(const Node& node) const;
+  Activations linear(const Node& node) const;
+  Activations rms_norm(const Node& node) const;
+  Activations rope(const Node& node) const;
+  Activations attention(const Node& node) const;
+  Activations swiglu(const Node& node) const;
+  Activations positions() const;
+  Activations binary(const Node& node) const;
+  Activations unary(const Node& node) const;
+  Activations concat(const Node& node) const;
+  void for_each_row(std::int64_t rows, const std::function<void(std::int64_t row)>& work) const;
+
+  const Model& model_;
+  const TokenSequences& sequences_;
+  LinearLayers& layers_;
+  const RunControl& control_;
+  std::int64_t tokens_ = 0;
+  std::vector<std::int64_t> offsets_;
+  std::vector<Activations> values_;
+  std::vector<std::size_t> last_use_;  // of each value: the node that uses it last
+  std::size_t position_ = 0;
+  ValueId last_ = -1;
+};
+
+}  // namespace diffulex_edge

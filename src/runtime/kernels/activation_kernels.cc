@@ -1,0 +1,210 @@
+#include "runtime/kernels/activation_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "runtime/kernels/activation_kernels.cc"
+#include <hwy/foreach_target.h>  // must come before highway.h
+// clang-format off
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace diffulex_edge::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Float = hn::ScalableTag<float>;
+using OneFloat = hn::CappedTag<float, 1>;
+using FloatVector = hn::Vec<Float>;
+
+// Calls body(tag, position) for whole vectors and then for single elements.
+template <typename Body>
+HWY_INLINE void ForEach(std::size_t n, const Body& body) {
+  const std::size_t lanes = hn::Lanes(Float());
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    body(Float(), i);
+  }
+  for (; i < n; ++i) {
+    body(OneFloat(), i);
+  }
+}
+
+HWY_INLINE float SumOf(FloatVector sums) { return hn::GetLane(hn::SumOfLanes(Float(), sums)); }
+
+void AddRows(const float* a, const float* b, float* target, std::size_t n) {
+  ForEach(n, [=](auto d, std::size_t i)
+                 HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, target + i); });
+}
+
+void RmsNormRow(const float* x, const float* weight, float epsilon, float* target, std::size_t n) {
+  const Float d;
+  const std::size_t lanes = hn::Lanes(d);
+  FloatVector sums = hn::Zero(d);
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const FloatVector v = hn::LoadU(d, x + i);
+    sums = hn::MulAdd(v, v, sums);
+  }
+  float sum = SumOf(sums);
+  for (; i < n; ++i) {
+    sum += x[i] * x[i];
+  }
+  const float factor = 1.0F / std::sqrt(sum / static_cast<float>(n) + epsilon);
+  ForEach(n, [=](auto d1, std::size_t at) HWY_ATTR {
+    const auto normalized = hn::Mul(hn::LoadU(d1, x + at), hn::Set(d1, factor));
+    hn::StoreU(hn::Mul(normalized, hn::LoadU(d1, weight + at)), d1, target + at);
+  });
+}
+
+void RopeRow(const float* x, const float* cos, const float* signed_sin, float* target, std::size_t n) {
+  const std::size_t half = n / 2;
+  const auto rotate = [=](std::size_t begin, std::size_t other) HWY_ATTR {
+    ForEach(half, [=](auto d, std::size_t i) HWY_ATTR {
+      const auto turned = hn::Mul(hn::LoadU(d, x + other + i), hn::LoadU(d, signed_sin + begin + i));
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, x + begin + i), hn::LoadU(d, cos + begin + i), turned), d, target + begin + i);
+    });
+  };
+  rotate(0, half);
+  rotate(half, 0);
+}
+
+void SwigluRow(const float* gate, const float* up, float* target, std::size_t n) {
+  ForEach(n, [=](auto d, std::size_t i) HWY_ATTR {
+    const auto g = hn::LoadU(d, gate + i);
+    const auto one = hn::Set(d, 1.0F);
+    // Beyond 88 exp() overflows; sigmoid(-87) is 1e-38 already.
+    const auto negated = hn::Min(hn::Neg(g), hn::Set(d, 87.0F));
+    const auto silu = hn::Div(g, hn::Add(one, hn::Exp(d, negated)));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + i)), d, target + i);
+  });
+}
+
+float MaxOf(const float* x, std::size_t n) {
+  const Float d;
+  const std::size_t lanes = hn::Lanes(d);
+  std::size_t i = 0;
+  float largest = x[0];
+  if (n >= lanes) {
+    FloatVector most = hn::LoadU(d, x);
+    for (i = lanes; i + lanes <= n; i += lanes) {
+      most = hn::Max(most, hn::LoadU(d, x + i));
+    }
+    largest = hn::GetLane(hn::MaxOfLanes(d, most));
+  }
+  for (; i < n; ++i) {
+    largest = std::max(largest, x[i]);
+  }
+  return largest;
+}
+
+void SoftmaxRow(float* x, std::size_t n) {
+  const Float d;
+  const std::size_t lanes = hn::Lanes(d);
+  const float max = MaxOf(x, n);
+  FloatVector sums = hn::Zero(d);
+  float sum = 0.0F;
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const FloatVector e = hn::Exp(d, hn::Sub(hn::LoadU(d, x + i), hn::Set(d, max)));
+    sums = hn::Add(sums, e);
+    hn::StoreU(e, d, x + i);
+  }
+  for (; i < n; ++i) {
+    x[i] = std::exp(x[i] - max);
+    sum += x[i];
+  }
+  const float factor = 1.0F / (sum + SumOf(sums));
+  ForEach(n, [=](auto d1, std::size_t at)
+                 HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d1, x + at), hn::Set(d1, factor)), d1, x + at); });
+}
+
+// Partial sums of 4096 float32 terms are added in double precision: vocabularies are long.
+LogSumExpParts ExpSumRow(const float* x, std::size_t n) {
+  const Float d;
+  const std::size_t lanes = hn::Lanes(d);
+  LogSumExpParts parts{.max = MaxOf(x, n)};
+  std::size_t i = 0;
+  while (i + lanes <= n) {
+    const std::size_t end = std::min(n, i + 4096);
+    FloatVector sums = hn::Zero(d);
+    for (; i + lanes <= end; i += lanes) {
+      sums = hn::Add(sums, hn::Exp(d, hn::Sub(hn::LoadU(d, x + i), hn::Set(d, parts.max))));
+    }
+    parts.sum += static_cast<double>(SumOf(sums));
+  }
+  for (; i < n; ++i) {
+    parts.sum += std::exp(static_cast<double>(x[i]) - static_cast<double>(parts.max));
+  }
+  return parts;
+}
+
+// Rounds x * factor to integers and clamps them to [low, high].
+HWY_INLINE void RoundRow(const float* x, float* target, std::size_t n, float factor, float low, float high) {
+  ForEach(n, [=](auto d, std::size_t i) HWY_ATTR {
+    const auto rounded = hn::Round(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)));
+    hn::StoreU(hn::Min(hn::Max(rounded, hn::Set(d, low)), hn::Set(d, high)), d, target + i);
+  });
+}
+
+float QuantizeRowDynamic(const float* x, float* target, std::size_t n) {
+  float min = 0.0F;
+  float max = 0.0F;
+  for (std::size_t i = 0; i < n; ++i) {
+    min = std::min(min, x[i]);
+    max = std::max(max, x[i]);
+  }
+  const float steps = min == max ? 1.0F : 255.0F / (max - min);
+  const float low = min * steps;
+  const float high = max * steps;
+  const float wanted = (-128.0F + low) + (127.0F + high) > 0.0F ? -128.0F - low : 127.0F - high;
+  const float zero_point = std::nearbyint(std::clamp(wanted, -128.0F, 127.0F));
+  RoundRow(x, target, n, steps, -128.0F - zero_point, 127.0F - zero_point);
+  return 1.0F / steps;
+}
+
+void QuantizeRowStatic(const float* x, float* target, std::size_t n, float scale, std::int32_t zero_point) {
+  const auto zero = static_cast<float>(zero_point);
+  RoundRow(x, target, n, 1.0F / scale, -128.0F - zero, 127.0F - zero);
+}
+
+}  // namespace diffulex_edge::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace diffulex_edge::kernels {
+
+HWY_EXPORT(AddRows);
+HWY_EXPORT(RmsNormRow);
+HWY_EXPORT(RopeRow);
+HWY_EXPORT(SwigluRow);
+HWY_EXPORT(SoftmaxRow);
+HWY_EXPORT(ExpSumRow);
+HWY_EXPORT(QuantizeRowDynamic);
+HWY_EXPORT(QuantizeRowStatic);
+
+void add_rows(const float* a, const float* b, float* target, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(AddRows)(a, b, target, n);
+}
+void rms_norm_row(const float* x, const float* weight, float epsilon, float* target, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(RmsNormRow)(x, weight, epsilon, target, n);
+}
+void rope_row(const float* x, const float* cos, const float* signed_sin, float* target, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(RopeRow)(x, cos, signed_sin, target, n);
+}
+void swiglu_row(const float* gate, const float* up, float* target, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(SwigluRow)(gate, up, target, n);
+}
+void softmax_row(float* x, std::size_t n) { HWY_DYNAMIC_DISPATCH(SoftmaxRow)(x, n); }
+LogSumExpParts exp_sum_row(const float* x, std::size_t n) { return HWY_DYNAMIC_DISPATCH(ExpSumRow)(x, n); }
+float quantize_row_dynamic(const float* x, float* target, std::size_t n) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeRowDynamic)(x, target, n);
+}
+void quantize_row_static(const float* x, float* target, std::size_t n, float scale, std::int32_t zero_point) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowStatic)(x, target, n, scale, zero_point);
+}
+
+}  // namespace diffulex_edge::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,170 @@
+#include "runtime/linear_layers.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/linear_algebra.h"
+#include "core/mapped_file.h"
+#include "core/parallel.h"
+#include "diffulex_edge/error.h"
+#include "quant/weight_decoder.h"
+#include "quant/weight_encoder.h"
+#include "runtime/kernels/activation_kernels.h"
+
+namespace diffulex_edge {
+namespace {
+
+// A tile of weights in float32 stays in a core's cache; a tile of tokens bounds what one multiplication touches.
+constexpr std::int64_t kTileElements = std::int64_t{1} << 18U;
+constexpr std::int64_t kTileTokens = 512;
+
+std::int64_t tile_rows(std::int64_t rows, std::int64_t columns) {
+  const std::int64_t wanted = std::clamp<std::int64_t>(kTileElements / columns, 32, 512);
+  return std::min(rows, wanted);
+}
+
+// The input as the layer multiplies it: floats, or integers with a scale for each token.
+struct LayerInput {
+  std::span<const float> values;
+  std::vector<float> integers;      // holds `values` where they are integers
+  std::vector<float> token_scales;  // empty: 1
+};
+
+LayerInput prepare_input(std::span<const float> x, std::int64_t tokens, InputArithmetic arithmetic,
+                         const LayerPlan* plan, const RunControl& control) {
+  LayerInput input{.values = x};
+  if (arithmetic == InputArithmetic::kFloat) {
+    return input;
+  }
+  const std::size_t width = x.size() / static_cast<std::size_t>(tokens);
+  input.integers.resize(x.size());
+  input.token_scales.resize(static_cast<std::size_t>(tokens));
+  AffineScale affine;
+  if (arithmetic == InputArithmetic::kStaticInt8) {
+    affine = affine_scale(plan->activations->input, 8);
+  }
+  parallel_for(static_cast<std::size_t>((tokens + kTileTokens - 1) / kTileTokens), control,
+               [&](std::size_t tile, std::size_t) {
+                 const std::size_t begin = tile * kTileTokens;
+                 const std::size_t end = std::min(begin + kTileTokens, static_cast<std::size_t>(tokens));
+                 for (std::size_t token = begin; token < end; ++token) {
+                   const float* source = x.data() + token * width;
+                   float* target = input.integers.data() + token * width;
+                   if (arithmetic == InputArithmetic::kDynamicInt8) {
+                     input.token_scales[token] = kernels::quantize_row_dynamic(source, target, width);
+                   } else {
+                     kernels::quantize_row_static(source, target, width, affine.scale, affine.zero_point);
+                     input.token_scales[token] = affine.scale;
+                   }
+                 }
+               });
+  input.values = input.integers;
+  return input;
+}
+
+}  // namespace
+
+InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode) {
+  if (!layer.format.is_quantized() || layer.role != LayerRole::kLinear) {
+    return InputArithmetic::kFloat;
+  }
+  if (layer.activations) {
+    return InputArithmetic::kStaticInt8;
+  }
+  const bool grouped = layer.format.granularity == Granularity::kGroup;
+  return grouped || mode == QuantizationMode::DYNAMIC ? InputArithmetic::kDynamicInt8 : InputArithmetic::kFloat;
+}
+
+const LayerPlan* LinearLayers::plan_of(const Node& user, const std::string& tensor) const {
+  return plan_ == nullptr ? nullptr : &plan_->at(user.name, tensor);
+}
+
+void LinearLayers::load_weight(const Node& user, const std::string& tensor, std::int64_t row_begin, std::int64_t rows,
+                               std::span<float> target) const {
+  if (const auto found = replaced_.find(tensor); found != replaced_.end()) {
+    const auto begin = found->second.begin() + row_begin * static_cast<std::int64_t>(target.size()) / rows;
+    std::copy_n(begin, target.size(), target.begin());
+    return;
+  }
+  const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
+  const LayerPlan* plan = plan_of(user, tensor);
+  if (plan == nullptr || plan->format == source.format) {
+    load_rows(source, row_begin, rows, target);
+  } else {
+    std::vector<std::byte> values(static_cast<std::size_t>(rows * plan->format.row_bytes(source.columns)));
+    std::vector<std::byte> scales(
+        static_cast<std::size_t>(rows * plan->format.scales_per_row(source.columns) * plan->format.scale_bytes()));
+    EncodeScratch scratch;
+    encode_rows(source, plan->format, plan_->config.saturate_fp16, row_begin, rows, scratch, values, scales);
+    decode_rows(plan->format, values, scales, rows, source.columns, target);
+  }
+  const auto row_bytes = source.values->bytes.size() / static_cast<std::size_t>(source.rows);
+  MappedFile::release(source.values->bytes.subspan(static_cast<std::size_t>(row_begin) * row_bytes,
+                                                   static_cast<std::size_t>(rows) * row_bytes));
+}
+
+std::vector<float> LinearLayers::load_vector(const std::string& tensor) const {
+  if (const auto found = replaced_.find(tensor); found != replaced_.end()) {
+    return found->second;
+  }
+  const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
+  std::vector<float> vector(static_cast<std::size_t>(source.rows * source.columns));
+  load_rows(source, 0, source.rows, vector);
+  return vector;
+}
+
+void LinearLayers::run(const Node& node, std::span<const float> x, std::span<float> y, std::int64_t tokens,
+                       const RunControl& control) const {
+  const Graph& graph = model_.graph;
+  const auto tensor_of = [&](std::size_t input) -> const std::string& {
+    return std::get<WeightAttributes>(graph.node(node.inputs[input]).attributes).tensor;
+  };
+  const std::string& tensor = tensor_of(1);
+  const std::int64_t columns = graph.shape(node.inputs[1])[1].value;
+  const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
+  const LayerPlan* plan = plan_of(node, tensor);
+  const InputArithmetic arithmetic =
+      plan == nullptr ? InputArithmetic::kFloat : input_arithmetic(*plan, plan_->config.mode);
+  const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
+  const std::vector<float> bias = node.inputs.size() > 2 ? load_vector(tensor_of(2)) : std::vector<float>();
+  AffineScale output_scale;
+  if (arithmetic == InputArithmetic::kStaticInt8) {
+    output_scale = affine_scale(plan->activations->output, 8);
+  }
+
+  const std::int64_t height = tile_rows(rows, columns);
+  struct Worker {
+    std::vector<float> weight;
+  };
+  std::vector<Worker> workers(thread_count(control));
+  parallel_for(static_cast<std::size_t>((rows + height - 1) / height), control, [&](std::size_t tile, std::size_t w) {
+    const std::int64_t row_begin = static_cast<std::int64_t>(tile) * height;
+    const std::int64_t count = std::min(height, rows - row_begin);
+    std::vector<float>& weight = workers[w].weight;
+    weight.resize(static_cast<std::size_t>(count * columns));
+    load_weight(node, tensor, row_begin, count, weight);
+    for (std::int64_t begin = 0; begin < tokens; begin += kTileTokens) {
+      const std::int64_t part = std::min(kTileTokens, tokens - begin);
+      float* out = y.data() + begin * rows + row_begin;
+      multiply_transposed({.m = part, .n = count, .k = columns}, input.values.data() + begin * columns, columns,
+                          weight.data(), columns, out, rows);
+      for (std::int64_t token = 0; token < part; ++token) {
+        float* row = out + token * rows;
+        if (!input.token_scales.empty()) {
+          const float scale = input.token_scales[static_cast<std::size_t>(begin + token)];
+          std::for_each_n(row, count, [=](float& value) { value *= scale; });
+        }
+        if (!bias.empty()) {
+          kernels::add_rows(row, bias.data() + row_begin, row, static_cast<std::size_t>(count));
+        }
+        if (arithmetic == InputArithmetic::kStaticInt8) {
+          kernels::quantize_row_static(row, row, static_cast<std::size_t>(count), output_scale.scale,
+                                       output_scale.zero_point);
+          std::for_each_n(row, count, [=](float& value) { value *= output_scale.scale; });
+        }
+      }
+    }
+  });
+}
+
+}  // namespace diffulex_edge
