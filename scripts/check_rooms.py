@@ -19,6 +19,7 @@ PUBLIC = {
     "model": "models",
     "quantization": "quant",
     "runtime": "runtime",
+    "evaluation": "runtime",
     "backend": "backends",
     "inspection": "backends",
     "report": "report",

@@ -5,6 +5,7 @@
 #include "diffulex_edge/checkpoint.h"     // IWYU pragma: export
 #include "diffulex_edge/dtype.h"          // IWYU pragma: export
 #include "diffulex_edge/error.h"          // IWYU pragma: export
+#include "diffulex_edge/evaluation.h"     // IWYU pragma: export
 #include "diffulex_edge/graph.h"          // IWYU pragma: export
 #include "diffulex_edge/inspection.h"     // IWYU pragma: export
 #include "diffulex_edge/model.h"          // IWYU pragma: export

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "diffulex_edge/backend.h"
+#include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/inspection.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
@@ -36,6 +38,19 @@ struct QuantizeReport {
 };
 std::string to_json(const QuantizeReport& report);
 std::string to_text(const QuantizeReport& report);
+
+// What `evaluate` found. `plan` is null for a model evaluated as it is, `reference` empty without a comparison.
+struct EvaluationReport {
+  const Model& model;
+  const QuantizationPlan* plan = nullptr;
+  const EvaluationResult& result;
+  std::string data;
+  std::string reference;
+  std::vector<std::string> warnings;
+};
+// Keys as in docs/USER_GUIDE.md; "loss" holds a number for each set's label. What is infinite is null.
+std::string to_json(const EvaluationReport& report);
+std::string to_text(const EvaluationReport& report);
 
 std::string to_json(const Inspection& inspection);
 std::string to_text(const Inspection& inspection);

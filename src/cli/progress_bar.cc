@@ -15,7 +15,7 @@ constexpr double kLineSeconds = 5.0;    // between plain lines
 
 }  // namespace
 
-ProgressBar::ProgressBar(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1) {}
+ProgressBar::ProgressBar(bool quiet, Unit unit) : quiet_(quiet), unit_(unit), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 ProgressBar::~ProgressBar() {
   if (drawn_) {
@@ -41,8 +41,11 @@ void ProgressBar::show(const Progress& progress) {
   const auto total = static_cast<double>(progress.total_bytes);
   const double rate = done / seconds;
   const double left = rate > 0.0 ? (total - done) / rate : 0.0;
-  const std::string line = fmt::format("{} {:3.0f}%  {:.2f} of {:.2f} GB  {:.2f} GB/s  {:.0f} s left", progress.stage,
-                                       100.0 * done / total, done / 1e9, total / 1e9, rate / 1e9, left);
+  std::string line = fmt::format("{} {:3.0f}%  ", progress.stage, 100.0 * done / total);
+  if (unit_ == Unit::kBytes) {
+    line += fmt::format("{:.2f} of {:.2f} GB  {:.2f} GB/s  ", done / 1e9, total / 1e9, rate / 1e9);
+  }
+  line += fmt::format("{:.0f} s left", left);
   if (terminal_) {
     drawn_ = true;
     print_message("\r\x1b[K" + line);

@@ -10,7 +10,9 @@ namespace diffulex_edge::cli {
 
 class ProgressBar {
  public:
-  explicit ProgressBar(bool quiet);
+  enum class Unit { kBytes, kShare };  // what progress is counted in: bytes, or parts of the work
+
+  explicit ProgressBar(bool quiet, Unit unit = Unit::kBytes);
   // Ends the redrawn line.
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
@@ -24,6 +26,7 @@ class ProgressBar {
   using Clock = std::chrono::steady_clock;
 
   bool quiet_;
+  Unit unit_;
   bool terminal_;
   bool drawn_ = false;
   std::string stage_;

@@ -141,6 +141,27 @@ LogSumExpParts ExpSumRow(const float* x, std::size_t n) {
   return parts;
 }
 
+double ExpectedDifferenceRow(const float* a, const float* b, std::size_t n, float log_sum_exp) {
+  const Float d;
+  const std::size_t lanes = hn::Lanes(d);
+  double total = 0.0;
+  std::size_t i = 0;
+  while (i + lanes <= n) {
+    const std::size_t end = std::min(n, i + 4096);
+    FloatVector sums = hn::Zero(d);
+    for (; i + lanes <= end; i += lanes) {
+      const FloatVector left = hn::LoadU(d, a + i);
+      const FloatVector probability = hn::Exp(d, hn::Sub(left, hn::Set(d, log_sum_exp)));
+      sums = hn::MulAdd(probability, hn::Sub(left, hn::LoadU(d, b + i)), sums);
+    }
+    total += static_cast<double>(SumOf(sums));
+  }
+  for (; i < n; ++i) {
+    total += static_cast<double>(std::exp(a[i] - log_sum_exp) * (a[i] - b[i]));
+  }
+  return total;
+}
+
 // Rounds x * factor to integers and clamps them to [low, high].
 HWY_INLINE void RoundRow(const float* x, float* target, std::size_t n, float factor, float low, float high) {
   ForEach(n, [=](auto d, std::size_t i) HWY_ATTR {
@@ -182,6 +203,7 @@ HWY_EXPORT(RopeRow);
 HWY_EXPORT(SwigluRow);
 HWY_EXPORT(SoftmaxRow);
 HWY_EXPORT(ExpSumRow);
+HWY_EXPORT(ExpectedDifferenceRow);
 HWY_EXPORT(QuantizeRowDynamic);
 HWY_EXPORT(QuantizeRowStatic);
 
@@ -199,6 +221,9 @@ void swiglu_row(const float* gate, const float* up, float* target, std::size_t n
 }
 void softmax_row(float* x, std::size_t n) { HWY_DYNAMIC_DISPATCH(SoftmaxRow)(x, n); }
 LogSumExpParts exp_sum_row(const float* x, std::size_t n) { return HWY_DYNAMIC_DISPATCH(ExpSumRow)(x, n); }
+double expected_difference_row(const float* a, const float* b, std::size_t n, float log_sum_exp) {
+  return HWY_DYNAMIC_DISPATCH(ExpectedDifferenceRow)(a, b, n, log_sum_exp);
+}
 float quantize_row_dynamic(const float* x, float* target, std::size_t n) {
   return HWY_DYNAMIC_DISPATCH(QuantizeRowDynamic)(x, target, n);
 }

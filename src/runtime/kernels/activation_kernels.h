@@ -29,6 +29,9 @@ struct LogSumExpParts {
 };
 LogSumExpParts exp_sum_row(const float* x, std::size_t n);
 
+// sum of exp(a - log_sum_exp) * (a - b): the expectation of a - b under a's softmax.
+double expected_difference_row(const float* a, const float* b, std::size_t n, float log_sum_exp);
+
 // XNNPACK's dynamic quantization of one token (qd8): the row's range, widened to hold 0, gets the integers -128..127.
 // Writes q - zero_point, an integer in [-255, 255], and returns the scale of one step.
 float quantize_row_dynamic(const float* x, float* target, std::size_t n);
