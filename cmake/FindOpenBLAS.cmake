@@ -1,11 +1,12 @@
-# OpenBLAS::OpenBLAS: BLAS through CBLAS, and LAPACK. Debian: libopenblas-serial-dev or libopenblas-dev.
+# OpenBLAS::OpenBLAS: BLAS through CBLAS, and LAPACK. Debian: libopenblas-pthread-dev. The serial build works, but is not
+# safe to call from several threads: src/core/linear_algebra.cc then takes turns.
 find_package(PkgConfig QUIET)
 if(PkgConfig_FOUND)
   pkg_check_modules(PC_OPENBLAS QUIET openblas)
 endif()
-find_path(OpenBLAS_INCLUDE_DIR openblas_config.h HINTS ${PC_OPENBLAS_INCLUDE_DIRS} PATH_SUFFIXES openblas openblas-serial
-  openblas-pthread)
-find_library(OpenBLAS_LIBRARY openblas HINTS ${PC_OPENBLAS_LIBRARY_DIRS} PATH_SUFFIXES openblas-serial openblas-pthread)
+find_path(OpenBLAS_INCLUDE_DIR openblas_config.h HINTS ${PC_OPENBLAS_INCLUDE_DIRS} PATH_SUFFIXES openblas-pthread openblas
+  openblas-serial)
+find_library(OpenBLAS_LIBRARY openblas HINTS ${PC_OPENBLAS_LIBRARY_DIRS} PATH_SUFFIXES openblas-pthread openblas-serial)
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(OpenBLAS REQUIRED_VARS OpenBLAS_LIBRARY OpenBLAS_INCLUDE_DIR)
 if(OpenBLAS_FOUND AND NOT TARGET OpenBLAS::OpenBLAS)

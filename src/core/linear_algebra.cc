@@ -25,15 +25,23 @@ int blas_int(std::int64_t value) {
   return static_cast<int>(value);
 }
 
-// The threaded OpenBLAS would start threads of its own in each of ours.
-void use_one_thread() {
+// What a call to OpenBLAS holds while it runs. A threaded build would start threads of its own in each of ours, and is
+// told not to. A sequential one hands the same scratch memory to several callers (Debian's does, measured: results were
+// wrong), so that they take turns.
+std::unique_lock<std::mutex> enter_blas() {
   static std::once_flag once;
-  std::call_once(once, [] { openblas_set_num_threads(1); });
+  static std::mutex turn;
+  static bool sequential = false;
+  std::call_once(once, [] {
+    openblas_set_num_threads(1);
+    sequential = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
+  });
+  return sequential ? std::unique_lock(turn) : std::unique_lock<std::mutex>();
 }
 
 void gemm(const Gemm& shape, CBLAS_TRANSPOSE transpose_a, CBLAS_TRANSPOSE transpose_b, const float* a, std::int64_t lda,
           const float* b, std::int64_t ldb, float* c, std::int64_t ldc) {
-  use_one_thread();
+  const auto entered = enter_blas();
   if (shape.m == 0 || shape.n == 0) {
     return;
   }
@@ -45,7 +53,7 @@ void gemm(const Gemm& shape, CBLAS_TRANSPOSE transpose_a, CBLAS_TRANSPOSE transp
 constexpr char kLower = 'L';
 
 bool factorize(std::span<double> a, int n) {
-  use_one_thread();
+  const auto entered = enter_blas();
   int info = 0;
   dpotrf_(&kLower, &n, a.data(), &n, &info, 1);
   return info == 0;
@@ -86,6 +94,7 @@ bool invert_positive_definite(std::span<double> a, std::int64_t n) {
   if (!factorize(a, order)) {
     return false;
   }
+  const auto entered = enter_blas();
   int info = 0;
   dpotri_(&kLower, &order, a.data(), &order, &info, 1);
   if (info != 0) {

@@ -6,6 +6,8 @@
 #include <random>
 #include <vector>
 
+#include "core/parallel.h"
+
 namespace diffulex_edge {
 namespace {
 
@@ -70,6 +72,19 @@ std::vector<double> positive_definite(std::int64_t n) {
     }
   }
   return a;
+}
+
+TEST(LinearAlgebra, GivesTheSameFromSeveralThreadsAtOnce) {
+  constexpr std::int64_t kSize = 96;
+  const auto a = random_matrix(kSize * kSize, 4);
+  std::vector<std::vector<float>> results(400, std::vector<float>(kSize * kSize));
+  parallel_for(results.size(), {.threads = 4, .stop = {}, .on_progress = {}}, [&](std::size_t item, std::size_t) {
+    multiply_transposed({.m = kSize, .n = kSize, .k = kSize}, a.data(), kSize, a.data(), kSize, results[item].data(),
+                        kSize);
+  });
+  for (const auto& result : results) {
+    ASSERT_EQ(result, results[0]);
+  }
 }
 
 TEST(LinearAlgebra, CholeskyGivesAnUpperTriangleWhoseSquareIsTheMatrix) {
