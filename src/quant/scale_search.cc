@@ -18,6 +18,8 @@ constexpr float kLeastOfRow = 0.2F;
 constexpr std::size_t kLongRow = 1024;
 constexpr int kCoarseSteps = 127;
 constexpr int kFineSteps = 31;
+// Errors are sums in float32: less than this part of another is less for certain.
+constexpr float kClearlyLess = 1.0F - 1e-4F;
 
 // Badri & Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (2023): p and the start and growth of
 // beta are the paper's. Weights are in units of the first scale, so that beta means the same for every weight.
@@ -27,9 +29,7 @@ constexpr float kBetaGrowth = 1.01F;
 constexpr int kHqqIterations = 20;
 constexpr std::size_t kHqqMultiple = 16;  // of the kernel's length
 
-float largest_magnitude(std::span<const float> weights) {
-  return kernels::f32_abs_max(weights.data(), weights.size());
-}
+float largest_magnitude(std::span<const float> weights) { return kernels::f32_abs_max(weights.data(), weights.size()); }
 
 // The least scale that clips nothing; INT8 is by magnitude alone, as the stored format defines it.
 float nearest_scale(std::span<const float> weights, const IntegerGrid& grid, float largest) {
@@ -38,6 +38,26 @@ float nearest_scale(std::span<const float> weights, const IntegerGrid& grid, flo
   }
   const kernels::MinMax range = kernels::f32_min_max(weights.data(), weights.size());
   return storable_scale(std::max(range.max / grid.high, range.min / grid.low), grid.scale_type);
+}
+
+bool is_better(std::span<const float> weights, std::span<const float> importance, float scale, float than,
+               const IntegerGrid& grid) {
+  return scale != than &&
+         squared_error(weights, importance, scale, grid) < squared_error(weights, importance, than, grid);
+}
+
+// The scale that is best for the integers that `scale` gives: least squares, <q, w> / <q, q>.
+float fit_scale(std::span<const float> weights, std::span<const float> importance, float scale,
+                const IntegerGrid& grid) {
+  double q_dot_w = 0.0;
+  double q_dot_q = 0.0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const auto q = static_cast<double>(nearest_integer(weights[i], scale, grid));
+    const double factor = importance.empty() ? q : q * static_cast<double>(importance[i]);
+    q_dot_w += factor * static_cast<double>(weights[i]);
+    q_dot_q += factor * q;
+  }
+  return q_dot_q > 0.0 ? storable_scale(static_cast<float>(q_dot_w / q_dot_q), grid.scale_type) : scale;
 }
 
 }  // namespace
@@ -62,18 +82,13 @@ float storable_scale(float scale, ElementType type) {
   return kernels::scalar::bf16_to_f32_one(std::min(kernels::scalar::f32_to_bf16_one(normal), kLargest));
 }
 
-float nearest_integer(float weight, float scale, const IntegerGrid& grid) {
-  return std::clamp(std::nearbyint(weight / scale), grid.low, grid.high);
-}
-
-double rounding_error(std::span<const float> weights, std::span<const float> importance, float scale,
-                      const IntegerGrid& grid, double p) {
+double squared_error(std::span<const float> weights, std::span<const float> importance, float scale,
+                     const IntegerGrid& grid) {
   double sum = 0.0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     const auto q = static_cast<double>(nearest_integer(weights[i], scale, grid));
-    const double error = std::fabs(static_cast<double>(weights[i]) - q * static_cast<double>(scale));
-    const double power = p == 2.0 ? error * error : std::pow(error, p);
-    sum += importance.empty() ? power : power * static_cast<double>(importance[i]);
+    const double error = static_cast<double>(weights[i]) - q * static_cast<double>(scale);
+    sum += importance.empty() ? error * error : error * error * static_cast<double>(importance[i]);
   }
   return sum;
 }
@@ -114,14 +129,17 @@ void ScaleSearch::add_candidates(const IntegerGrid& grid, float from, float to, 
   }
 }
 
-// `unit` is the power of two that normalized_ was divided by; scaling by it is exact.
-float ScaleSearch::best_candidate(std::span<const float> importance, const IntegerGrid& grid, float unit) {
+// `unit` is the power of two that normalized_ was divided by; scaling by it is exact. Errors are in its squares.
+float ScaleSearch::best_candidate(std::span<const float> importance, const IntegerGrid& grid, float unit,
+                                  float& error) {
   normalized_candidates_.resize(candidates_.size());
   std::ranges::transform(candidates_, normalized_candidates_.begin(), [&](float scale) { return scale / unit; });
   errors_.resize(candidates_.size());
   kernels::f32_squared_errors(normalized_.data(), importance.empty() ? nullptr : importance.data(), normalized_.size(),
                               normalized_candidates_.data(), errors_.data(), candidates_.size(), grid.low, grid.high);
-  return candidates_[static_cast<std::size_t>(std::ranges::min_element(errors_) - errors_.begin())];
+  const auto best = std::ranges::min_element(errors_);
+  error = *best;
+  return candidates_[static_cast<std::size_t>(best - errors_.begin())];
 }
 
 float ScaleSearch::find_mse(std::span<const float> weights, std::span<const float> importance, const IntegerGrid& grid,
@@ -134,35 +152,27 @@ float ScaleSearch::find_mse(std::span<const float> weights, std::span<const floa
   // `low`, to where much is clipped.
   const float most = std::max(nearest, largest / grid.high);
   const float least = nearest * (weights.size() < kLongRow ? kLeastOfGroup : kLeastOfRow);
+  candidates_.assign(1, nearest);
+  float nearest_error = 0.0F;
+  best_candidate(importance, grid, unit, nearest_error);
+  float error = 0.0F;
   add_candidates(grid, least, most, kCoarseSteps);
-  float best = best_candidate(importance, grid, unit);
-  if (grid.scale_type != ElementType::kBF16) {
-    const float step = (most - least) / static_cast<float>(kCoarseSteps);
-    add_candidates(grid, best - step, best + step, kFineSteps);
-    best = best_candidate(importance, grid, unit);
-  }
-  // The scale that is best for these integers: least squares, <q, w> / <q, q>.
-  double q_dot_w = 0.0;
-  double q_dot_q = 0.0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const auto q = static_cast<double>(nearest_integer(weights[i], best, grid));
-    const double factor = importance.empty() ? q : q * static_cast<double>(importance[i]);
-    q_dot_w += factor * static_cast<double>(weights[i]);
-    q_dot_q += factor * q;
-  }
-  float chosen = nearest;
-  double least_error = rounding_error(weights, importance, nearest, grid);
-  const float fitted = q_dot_q > 0.0 ? storable_scale(static_cast<float>(q_dot_w / q_dot_q), grid.scale_type) : best;
-  for (const float scale : {best, fitted}) {
-    if (scale != chosen) {
-      const double error = rounding_error(weights, importance, scale, grid);
-      if (error < least_error) {
-        least_error = error;
-        chosen = scale;
-      }
+  float best = best_candidate(importance, grid, unit, error);
+  if (grid.scale_type == ElementType::kBF16) {
+    // Nothing between the candidates can be stored.
+    if (error < nearest_error * kClearlyLess) {
+      return best;
     }
+    return is_better(weights, importance, best, nearest, grid) ? best : nearest;
   }
-  return chosen;
+  const float step = (most - least) / static_cast<float>(kCoarseSteps);
+  add_candidates(grid, best - step, best + step, kFineSteps);
+  best = best_candidate(importance, grid, unit, error);
+  const float fitted = fit_scale(weights, importance, best, grid);
+  if (is_better(weights, importance, fitted, best, grid)) {
+    best = fitted;
+  }
+  return is_better(weights, importance, best, nearest, grid) ? best : nearest;
 }
 
 // Alternates e = shrink(w - q s) and s = <q, w - e> / <q, q>, and stops where the error no longer falls.
@@ -174,12 +184,12 @@ float ScaleSearch::find_hqq(std::span<const float> weights, const IntegerGrid& g
                                             grid.high);
   };
   float beta = kFirstBeta;
-  float scale = 1.0F;
-  kernels::HalfQuadraticSums sums = sums_at(scale, beta);
-  float best = scale;
-  float least_error = sums.lp_error;
+  kernels::HalfQuadraticSums sums = sums_at(1.0F, beta);
+  const float nearest_error = sums.lp_error;
+  float best = 1.0F;
+  float least_error = nearest_error;
   for (int iteration = 0; iteration < kHqqIterations && sums.q_dot_target > 0.0F; ++iteration) {
-    scale = sums.q_dot_target / sums.q_dot_q;
+    const float scale = sums.q_dot_target / sums.q_dot_q;
     beta *= kBetaGrowth;
     sums = sums_at(scale, beta);
     if (sums.lp_error >= least_error) {
@@ -192,9 +202,8 @@ float ScaleSearch::find_hqq(std::span<const float> weights, const IntegerGrid& g
   if (chosen == nearest) {
     return nearest;
   }
-  constexpr double kP = 0.7;
-  return rounding_error(weights, {}, chosen, grid, kP) < rounding_error(weights, {}, nearest, grid, kP) ? chosen
-                                                                                                      : nearest;
+  const float error = sums_at(chosen / nearest, beta).lp_error;
+  return error < nearest_error * kClearlyLess ? chosen : nearest;
 }
 
 void round_row(std::span<const float> weights, std::span<const float> importance, const WeightFormat& format,

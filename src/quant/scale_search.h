@@ -2,6 +2,7 @@
 // quantization. docs/QUANTIZATION.md has the formulas.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -23,15 +24,19 @@ IntegerGrid integer_grid(const WeightFormat& format);
 // The nearest scale that a format can store: rounded to its type, normal, finite.
 float storable_scale(float scale, ElementType type);
 
-// q = clamp(round(weight / scale), low, high).
-float nearest_integer(float weight, float scale, const IntegerGrid& grid);
+// q = clamp(round(weight / scale), low, high). Adding 1.5 * 2^23 leaves no bit below 1 in a float, so that the sum is
+// rounded to nearest even; as the bounds are integers, it does not matter that they come first.
+inline float nearest_integer(float weight, float scale, const IntegerGrid& grid) {
+  constexpr float kMagic = 12582912.0F;
+  return (std::clamp(weight / scale, grid.low, grid.high) + kMagic) - kMagic;
+}
 
 // One thread's buffers. All weights are finite; `importance`, if not empty, has a factor >= 0 for each weight's squared
 // error (for method RTN and HQQ it is not used). All scales are storable; a group of zeros has scale 1.
 class ScaleSearch {
  public:
-  // For RTN, MSE or HQQ. MSE and HQQ return RTN's scale unless theirs has a lower error, computed in double precision
-  // with the integers as they will be stored.
+  // For RTN, MSE or HQQ. MSE and HQQ return RTN's scale unless theirs has a lower error; where float32 can't tell, in
+  // double precision with the integers as they will be stored.
   float find(RoundingMethod method, std::span<const float> weights, std::span<const float> importance,
              const IntegerGrid& grid);
 
@@ -40,7 +45,7 @@ class ScaleSearch {
                  float nearest, float largest);
   float find_hqq(std::span<const float> weights, const IntegerGrid& grid, float nearest);
   void add_candidates(const IntegerGrid& grid, float from, float to, int steps);
-  float best_candidate(std::span<const float> importance, const IntegerGrid& grid, float unit);
+  float best_candidate(std::span<const float> importance, const IntegerGrid& grid, float unit, float& error);
 
   std::vector<float> normalized_;
   std::vector<float> candidates_;
@@ -48,9 +53,9 @@ class ScaleSearch {
   std::vector<float> errors_;
 };
 
-// Sum of importance * |w - q * scale|^p in double precision, with the integers that are stored.
-double rounding_error(std::span<const float> weights, std::span<const float> importance, float scale,
-                      const IntegerGrid& grid, double p = 2.0);
+// Sum of importance * (w - q * scale)^2 in double precision, with the integers that are stored.
+double squared_error(std::span<const float> weights, std::span<const float> importance, float scale,
+                     const IntegerGrid& grid);
 
 // Encodes one row of finite weights into a quantized format, laid out as encode_rows writes it. `importance` is empty
 // or has `weights.size()` elements.

@@ -13,7 +13,8 @@ namespace {
 
 class RowEncoder {
  public:
-  RowEncoder(const StoredWeight& source, const WeightFormat& format, const EncodeOptions& options, EncodeScratch& scratch)
+  RowEncoder(const StoredWeight& source, const WeightFormat& format, const EncodeOptions& options,
+             EncodeScratch& scratch)
       : source_(source),
         format_(format),
         options_(options),

@@ -3,8 +3,8 @@
 //   round_weight IN.safetensors OUT.safetensors [OPTION=VALUE ...]
 //
 // IN has "weight" F32 [rows, columns], "hessian" F32 [columns, columns] and, for AWQ, "mean_abs" F32 [columns]; the
-// calibration's weight is the option tokens. OUT gets "weight" and "weight_scale" as a quantized checkpoint has them, or
-// "scales" F32 [columns] for AWQ. Prints one JSON object.
+// calibration's weight is the option tokens. OUT gets "weight" and "weight_scale" as a quantized checkpoint has them,
+// or "scales" F32 [columns] for AWQ. Prints one JSON object.
 
 #include <chrono>
 #include <cstring>
