@@ -37,7 +37,8 @@ void QuantizationArguments::add_to(CLI::App& command) {
       ->allow_extra_args(false);
   command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
   command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");
-  command.add_option("--method", method, "Rounding method: rtn (round to nearest)");
+  command.add_option("--method", method, "Rounding of INT8 and INT4: rtn (to nearest, default), mse (scales of least squared error), "
+                     "hqq (half-quadratic)");
   command.add_option("--calibration", calibration, "Calibration data (not in this version)")->group("");
   command.add_option("--plan", plan, "Mixed-precision plan (not in this version)")->group("");
   command.add_flag("--saturate-fp16", saturate_fp16, "Write +-65504 for weights beyond FP16 instead of failing");
@@ -54,10 +55,13 @@ void refuse(const std::optional<std::string>& value, const std::string& option, 
 QuantizationConfig QuantizationArguments::config(const Model& model) const {
   refuse(calibration, "--calibration", "is not available in this version");
   refuse(plan, "--plan", "is not available in this version");
-  if (method != "rtn") {
-    refuse(method, "--method " + method, "is not available in this version, which rounds to nearest (rtn)");
-  }
   QuantizationConfig config = default_quantization_config(model);
+  config.method = parse_rounding_method(method);
+  if (config.method != RoundingMethod::RTN && config.method != RoundingMethod::MSE &&
+      config.method != RoundingMethod::HQQ) {
+    throw Error(ErrorCode::kUnsupported, "--method " + method, "needs calibration, which is not in this version",
+                "use rtn, mse or hqq");
+  }
   if (dtype) {
     config.dtype = parse_quantization_dtype(*dtype);
   }

@@ -11,6 +11,8 @@
 extern "C" {
 // NOLINTBEGIN(readability-identifier-naming): LAPACK's names
 void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info, std::size_t uplo_length);
+void dtrtri_(const char* uplo, const char* diagonal, const int* n, double* a, const int* lda, int* info,
+             std::size_t uplo_length, std::size_t diagonal_length);
 void dpotri_(const char* uplo, const int* n, double* a, const int* lda, int* info, std::size_t uplo_length);
 // NOLINTEND(readability-identifier-naming)
 }
@@ -87,6 +89,15 @@ bool cholesky_upper(std::span<double> a, std::int64_t n) {
     }
   }
   return true;
+}
+
+bool invert_upper(std::span<double> a, std::int64_t n) {
+  use_one_thread();
+  constexpr char kNotUnit = 'N';
+  const int order = blas_int(n);
+  int info = 0;
+  dtrtri_(&kLower, &kNotUnit, &order, a.data(), &order, &info, 1, 1);
+  return info == 0;
 }
 
 bool invert_positive_definite(std::span<double> a, std::int64_t n) {

@@ -31,6 +31,8 @@ void multiply_transposed_first(const Gemm& gemm, const float* a, std::int64_t ld
 // false, leaving `a` undefined, where it is not positive definite.
 // a becomes the upper triangle U of its Cholesky factorization a = U^T U; what is below the diagonal becomes 0.
 bool cholesky_upper(std::span<double> a, std::int64_t n);
+// The inverse of an upper triangle, in place; false where its diagonal has a zero. What is below it is not read.
+bool invert_upper(std::span<double> a, std::int64_t n);
 // a becomes its inverse.
 bool invert_positive_definite(std::span<double> a, std::int64_t n);
 

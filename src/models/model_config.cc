@@ -107,6 +107,7 @@ std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   StoredQuantization stored;
   stored.dtype = quantization->text("dtype").value_or("");
   stored.mode = quantization->text("mode").value_or("");
+  static_cast<void>(quantization->text("method"));  // how the integers were found: they are final
   stored.group_size = quantization->integer("group_size").value_or(0);
   stored.embedding_dtype = quantization->text("embedding_dtype");
   stored.head_dtype = quantization->text("head_dtype");

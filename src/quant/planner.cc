@@ -82,6 +82,7 @@ class Planner {
       keep_stored_format(layer);
     } else {
       layer.format = choose_format(layer);
+      layer.method = layer.format.is_quantized() ? config_.method : RoundingMethod::RTN;
     }
     return layer;
   }

@@ -115,6 +115,7 @@ StreamJob make_job(const Model& model, const QuantizationPlan& plan, const Layer
                    std::int64_t values_offset, std::int64_t scales_offset) {
   StreamJob job{.source = find_stored_weight(*model.checkpoint, layer.tensor),
                 .format = layer.format,
+                .method = layer.method,
                 .saturate_fp16 = plan.config.saturate_fp16};
   const std::int64_t value_row = layer.format.row_bytes(layer.columns);
   const std::int64_t scale_row = layer.format.scales_per_row(layer.columns) * layer.format.scale_bytes();
@@ -199,6 +200,7 @@ void write_config(const Model& model, const QuantizationConfig& config, const fs
   note = {{"quant_method", "diffulex_edge"},
           {"dtype", to_string(config.dtype)},
           {"mode", to_string(config.mode)},
+          {"method", to_string(config.method)},
           {"exclude_layers", config.exclude_layers}};
   if (config.dtype == QuantizationDtype::INT4) {
     note["group_size"] = config.group_size;

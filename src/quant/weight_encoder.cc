@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 
 #include "diffulex_edge/error.h"
@@ -12,15 +11,13 @@
 namespace diffulex_edge {
 namespace {
 
-// The runtimes refuse subnormal scales; a channel of zeros gets scale 1 and stays exact.
-float usable_scale(float scale) { return scale == 0.0F ? 1.0F : std::max(scale, std::numeric_limits<float>::min()); }
-
 class RowEncoder {
  public:
-  RowEncoder(const StoredWeight& source, const WeightFormat& format, bool saturate_fp16, EncodeScratch& scratch)
+  RowEncoder(const StoredWeight& source, const WeightFormat& format, const EncodeOptions& options,
+             EncodeScratch& scratch)
       : source_(source),
         format_(format),
-        saturate_fp16_(saturate_fp16),
+        options_(options),
         scratch_(scratch),
         columns_(static_cast<std::size_t>(source.columns)) {
     scratch_.row.resize(columns_);
@@ -43,14 +40,9 @@ class RowEncoder {
       case ElementType::kBF16:
         kernels::f32_to_bf16(weights, reinterpret_cast<std::uint16_t*>(values), columns_);
         return;
-      case ElementType::kI8: {
-        const float scale = usable_scale(largest / 127.0F);
-        kernels::f32_to_i8_rtn(weights, reinterpret_cast<std::int8_t*>(values), columns_, scale);
-        std::memcpy(scales, &scale, sizeof(scale));
-        return;
-      }
+      case ElementType::kI8:
       case ElementType::kI4:
-        encode_i4(values, scales);
+        round_row(scratch_.row, {}, format_, options_.method, scratch_.search, values, scales);
         return;
     }
   }
@@ -80,26 +72,13 @@ class RowEncoder {
     auto* target = reinterpret_cast<std::uint16_t*>(values);
     if (largest <= kernels::kMaxFinite16) {
       kernels::f32_to_f16(scratch_.row.data(), target, columns_);
-    } else if (saturate_fp16_) {
+    } else if (options_.saturate_fp16) {
       kernels::f32_to_f16_saturate(scratch_.row.data(), target, columns_);
     } else {
       fail_at(
           row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; }, "does not fit in FP16 (65504)",
           "exclude the layer, or saturate with --saturate-fp16");
     }
-  }
-
-  void encode_i4(std::byte* values, std::byte* scales) {
-    auto* target = reinterpret_cast<std::uint8_t*>(values);
-    if (format_.granularity == Granularity::kGroup) {
-      kernels::f32_to_i4_group_rtn(scratch_.row.data(), target, reinterpret_cast<std::uint16_t*>(scales), columns_,
-                                   static_cast<std::size_t>(format_.group_size));
-      return;
-    }
-    const kernels::MinMax range = kernels::f32_min_max(scratch_.row.data(), columns_);
-    const float scale = usable_scale(std::max(range.max / 7.0F, -range.min / 8.0F));
-    kernels::f32_to_i4_rtn(scratch_.row.data(), target, columns_, scale);
-    std::memcpy(scales, &scale, sizeof(scale));
   }
 
   template <typename Predicate>
@@ -115,7 +94,7 @@ class RowEncoder {
 
   const StoredWeight& source_;
   const WeightFormat& format_;
-  bool saturate_fp16_;
+  EncodeOptions options_;
   EncodeScratch& scratch_;
   std::size_t columns_;
 };
@@ -155,8 +134,9 @@ void copy_quantized(const StoredWeight& source, std::int64_t row_begin, std::int
 
 }  // namespace
 
-void encode_rows(const StoredWeight& source, const WeightFormat& format, bool saturate_fp16, std::int64_t row_begin,
-                 std::int64_t rows, EncodeScratch& scratch, std::span<std::byte> values, std::span<std::byte> scales) {
+void encode_rows(const StoredWeight& source, const WeightFormat& format, const EncodeOptions& options,
+                 std::int64_t row_begin, std::int64_t rows, EncodeScratch& scratch, std::span<std::byte> values,
+                 std::span<std::byte> scales) {
   if (source.format.is_quantized()) {
     if (format != source.format) {
       throw Error(ErrorCode::kInternal, source.values->where(), "a quantized weight can't change its format");
@@ -164,7 +144,7 @@ void encode_rows(const StoredWeight& source, const WeightFormat& format, bool sa
     copy_quantized(source, row_begin, rows, values, scales);
     return;
   }
-  RowEncoder encoder(source, format, saturate_fp16, scratch);
+  RowEncoder encoder(source, format, options, scratch);
   const std::int64_t value_bytes = format.row_bytes(source.columns);
   const std::int64_t scale_bytes = format.scales_per_row(source.columns) * format.scale_bytes();
   for (std::int64_t i = 0; i < rows; ++i) {

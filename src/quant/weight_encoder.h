@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "checkpoint/stored_weight.h"
+#include "diffulex_edge/quantization.h"
 #include "diffulex_edge/weight_format.h"
+#include "quant/scale_search.h"
 
 namespace diffulex_edge {
 
@@ -15,11 +17,18 @@ namespace diffulex_edge {
 struct EncodeScratch {
   std::vector<float> row;
   std::vector<std::byte> aligned;
+  ScaleSearch search;
+};
+
+struct EncodeOptions {
+  RoundingMethod method = RoundingMethod::RTN;  // of quantized formats: RTN, MSE or HQQ
+  bool saturate_fp16 = false;
 };
 
 // Encodes rows [row_begin, row_begin + rows). `values` and `scales` have exactly the bytes that `format` asks for and
 // are aligned to 4 bytes. A quantized source can only keep its format. Errors as in stream_weights.
-void encode_rows(const StoredWeight& source, const WeightFormat& format, bool saturate_fp16, std::int64_t row_begin,
-                 std::int64_t rows, EncodeScratch& scratch, std::span<std::byte> values, std::span<std::byte> scales);
+void encode_rows(const StoredWeight& source, const WeightFormat& format, const EncodeOptions& options,
+                 std::int64_t row_begin, std::int64_t rows, EncodeScratch& scratch, std::span<std::byte> values,
+                 std::span<std::byte> scales);
 
 }  // namespace diffulex_edge

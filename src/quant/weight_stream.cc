@@ -77,8 +77,8 @@ void encode_tile(const Tile& tile, Worker& worker) {
   const std::int64_t scales = job.format.scales_per_row(columns) * job.format.scale_bytes();
   worker.values.resize(static_cast<std::size_t>(tile.rows * job.format.row_bytes(columns)));
   worker.scales.resize(static_cast<std::size_t>(tile.rows * scales));
-  encode_rows(job.source, job.format, job.saturate_fp16, tile.row_begin, tile.rows, worker.scratch, worker.values,
-              worker.scales);
+  encode_rows(job.source, job.format, {.method = job.method, .saturate_fp16 = job.saturate_fp16}, tile.row_begin,
+              tile.rows, worker.scratch, worker.values, worker.scales);
   job.sink({.row_begin = tile.row_begin, .rows = tile.rows, .values = worker.values, .scales = worker.scales});
 }
 

@@ -10,6 +10,7 @@
 
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/progress.h"
+#include "diffulex_edge/quantization.h"
 #include "diffulex_edge/weight_format.h"
 
 namespace diffulex_edge {
@@ -26,6 +27,7 @@ struct EncodedTile {
 struct StreamJob {
   StoredWeight source;
   WeightFormat format;
+  RoundingMethod method = RoundingMethod::RTN;  // of a quantized format: RTN, MSE or HQQ
   bool saturate_fp16 = false;
   // Called once for each tile, from several threads at once, in no fixed order. Which rows make a tile depends on the
   // shape alone.

@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 std::string dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
 
 Json layer_json(const LayerPlan& plan) {
-  return {{"layer", plan.layer},
+  Json json{{"layer", plan.layer},
           {"tensor", plan.tensor},
           {"role", to_string(plan.role)},
           {"rows", plan.rows},
@@ -26,6 +26,10 @@ Json layer_json(const LayerPlan& plan) {
           {"format", to_string(plan.format)},
           {"dtype", to_string(plan.dtype)},
           {"excluded", plan.excluded}};
+  if (plan.format.is_quantized() && !plan.source.is_quantized()) {
+    json["method"] = to_string(plan.method);
+  }
+  return json;
 }
 
 void add_config(Json& json, const QuantizationConfig& config) {
@@ -84,6 +88,9 @@ std::string describe(const QuantizationConfig& config) {
   }
   if (config.dtype == QuantizationDtype::INT4) {
     text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
+  }
+  if (config.method != RoundingMethod::RTN) {
+    text += ", rounded by " + std::string(to_string(config.method));
   }
   return text;
 }

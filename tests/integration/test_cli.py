@@ -88,7 +88,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], tin
 @pytest.mark.parametrize(
     "option",
     [
-        "--method hqq",
+        "--method gptq",
         "--calibration x",
         "--plan x",
         "--minimum-deployment-target iOS18",

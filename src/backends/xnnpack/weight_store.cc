@@ -32,6 +32,11 @@ std::string key_of(const LayerPlan& plan, const WeightFormat& format) {
   return plan.tensor + ":" + to_string(format.element);
 }
 
+// What two uses of a weight must share to be stored once.
+std::string format_of(const LayerPlan& plan, const WeightFormat& format) {
+  return to_string(format) + ", " + std::string(to_string(plan.method));
+}
+
 }  // namespace
 
 std::uint32_t WeightStore::add_segment(std::string key, std::int64_t size) {
@@ -65,13 +70,14 @@ const std::string& WeightStore::content_of(const std::string& tensor) {
 
 WeightStore::Stream& WeightStore::find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout,
                                               bool& is_new) {
-  const Key key(content_of(plan.tensor), to_string(format), layout);
+  const Key key(content_of(plan.tensor), format_of(plan, format), layout);
   const auto [position, inserted] = by_key_.emplace(key, streams_.size());
   is_new = inserted;
   if (inserted) {
     Stream stream;
     stream.source = find_stored_weight(checkpoint_, plan.tensor);
     stream.format = format;
+    stream.method = plan.method;
     stream.layout = layout;
     stream.parts.values_bytes = plan.rows * format.row_bytes(plan.columns);
     streams_.push_back(std::move(stream));
@@ -139,7 +145,7 @@ std::uint32_t WeightStore::add_computed(const std::string& key, std::span<const 
 
 void WeightStore::on_channel_scales(const LayerPlan& plan,
                                     std::function<void(std::int64_t, std::span<const float>)> receiver) {
-  const Key key(content_of(plan.tensor), to_string(plan.format), Layout::kFilter);
+  const Key key(content_of(plan.tensor), format_of(plan, plan.format), Layout::kFilter);
   streams_[by_key_.at(key)].receivers.push_back(std::move(receiver));
 }
 
@@ -179,6 +185,7 @@ void WeightStore::stream(const Write& write, const RunControl& control) const {
   for (const Stream& stream : streams_) {
     jobs.push_back({.source = stream.source,
                     .format = stream.format,
+                    .method = stream.method,
                     .saturate_fp16 = saturate_fp16_,
                     .sink = [&stream, &write](const EncodedTile& tile) { write_tile(stream, tile, write); }});
   }

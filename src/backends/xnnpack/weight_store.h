@@ -65,12 +65,13 @@ class WeightStore {
   struct Stream {
     StoredWeight source;
     WeightFormat format;
+    RoundingMethod method = RoundingMethod::RTN;
     Layout layout = Layout::kFilter;
     StoredParts parts;
     bool appended_scales = false;
     std::vector<std::function<void(std::int64_t, std::span<const float>)>> receivers;
   };
-  using Key = std::tuple<std::string, std::string, Layout>;  // content, format, layout
+  using Key = std::tuple<std::string, std::string, Layout>;  // content, format and method, layout
 
   Stream& find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout, bool& is_new);
   // The first tensor of the checkpoint that was stored with the same type, shape and bytes.

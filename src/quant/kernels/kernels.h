@@ -1,4 +1,5 @@
-// SIMD kernels that turn checkpoint weights into stored formats: widen, measure, round, pack.
+// SIMD kernels that turn checkpoint weights into stored formats: widen, measure, round, pack, and search
+// scales.
 //
 // Each kernel is written once with Google Highway and dispatched at run time to the best instruction set of the
 // machine. `scalar::` holds a plain twin of each, with the same name and the same result to the bit: it is the
@@ -62,6 +63,25 @@ void f32_to_i4_group_rtn(const float* source, std::uint8_t* target, std::uint16_
 // n may be odd: the last high nibble is then 8 (zero). Writes (n + 1) / 2 bytes.
 void f32_to_i4_rtn(const float* source, std::uint8_t* target, std::size_t n, float scale);
 
+// --- Searching scales. Integers are q = clamp(round(w * (1 / scale)), low, high) here: a product in place of the
+// division, which the search can afford to have off by one at ties. `low` and `high` are integers within ±128.
+// errors[k] = sum over i of importance[i] * (source[i] - q * scales[k])^2, added up in the order of i in float32; an
+// `importance` of nullptr is 1 everywhere. Finite input, scales normal and > 0.
+void f32_squared_errors(const float* source, const float* importance, std::size_t n, const float* scales, float* errors,
+                        std::size_t count, float low, float high);
+
+// Sums that one step of half-quadratic quantization needs, with r = source - q * scale the rounding's error and
+// e = sign(r) * max(|r| - |r|^(p-1) / beta, 0) the part of it that counts as an outlier.
+struct HalfQuadraticSums {
+  float q_dot_target = 0.0F;  // sum of q * (source - e)
+  float q_dot_q = 0.0F;
+  float lp_error = 0.0F;  // sum of |r|^p
+};
+// `n` is a multiple of 16; sums are kept for the elements of equal i % 16 and added up at the end. Powers are exact to
+// about 1e-6, of magnitudes raised to 2^-40. 0 < p <= 1; finite input whose integers lie within a few times ±128.
+HalfQuadraticSums f32_half_quadratic_sums(const float* source, std::size_t n, float scale, float beta, float p,
+                                          float low, float high);
+
 // --- Repacking: swaps the two nibbles of each byte (ExecuTorch's embedding operator wants element 2i in the high
 // nibble). In-place use (source == target) is allowed.
 void swap_nibbles(const std::uint8_t* source, std::uint8_t* target, std::size_t bytes);
@@ -86,6 +106,12 @@ void f32_to_i8_rtn(const float* source, std::int8_t* target, std::size_t n, floa
 void f32_to_i4_group_rtn(const float* source, std::uint8_t* target, std::uint16_t* scales, std::size_t n,
                          std::size_t group_size);
 void f32_to_i4_rtn(const float* source, std::uint8_t* target, std::size_t n, float scale);
+void f32_squared_errors(const float* source, const float* importance, std::size_t n, const float* scales, float* errors,
+                        std::size_t count, float low, float high);
+// magnitude^exponent, of a magnitude raised to 2^-40.
+float power_one(float magnitude, float exponent);
+HalfQuadraticSums f32_half_quadratic_sums(const float* source, std::size_t n, float scale, float beta, float p,
+                                          float low, float high);
 void swap_nibbles(const std::uint8_t* source, std::uint8_t* target, std::size_t bytes);
 }  // namespace scalar
 

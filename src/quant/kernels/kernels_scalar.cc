@@ -1,6 +1,7 @@
 // The scalar twins: the definition of every kernel, one element at a time. The SIMD versions also call them for the
 // last few elements of a row.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -158,6 +159,69 @@ void f32_to_i4_rtn(const float* source, std::uint8_t* target, std::size_t n, flo
   if (n % 2 != 0) {
     target[n / 2] = nibble_pair(nibble(source[n - 1], scale), 8U);
   }
+}
+
+void f32_squared_errors(const float* source, const float* importance, std::size_t n, const float* scales, float* errors,
+                        std::size_t count, float low, float high) {
+  for (std::size_t k = 0; k < count; ++k) {
+    const float inverse = 1.0F / scales[k];
+    float sum = 0.0F;
+    for (std::size_t i = 0; i < n; ++i) {
+      const float q = std::nearbyint(std::clamp(source[i] * inverse, low, high));
+      const float error = source[i] - q * scales[k];
+      sum += importance == nullptr ? error * error : error * error * importance[i];
+    }
+    errors[k] = sum;
+  }
+}
+
+// 2^(exponent * log2(magnitude)). With magnitude = m * 2^k, m within a factor of sqrt(2) of 1, log2(m) is the series of
+// the inverse hyperbolic tangent in (m - 1) / (m + 1); the power of 2 is split at the nearest integer and its fraction
+// is the exponential's Taylor polynomial.
+float power_one(float magnitude, float exponent) {
+  constexpr std::uint32_t kSqrtHalf = 0x3F3504F3U;
+  const auto bits = std::bit_cast<std::uint32_t>(std::max(magnitude, 0x1p-40F));
+  const std::uint32_t shifted = bits - kSqrtHalf;
+  const auto whole = static_cast<float>(static_cast<std::int32_t>(shifted) >> 23);
+  const float m = std::bit_cast<float>((shifted & 0x7FFFFFU) + kSqrtHalf);
+  const float t = (m - 1.0F) / (m + 1.0F);
+  const float tt = t * t;
+  const float log2 = ((tt * 0.41219859F + 0.57707802F) * tt + 0.96179669F) * tt * t + 2.8853900F * t;
+  const float power = (whole + log2) * exponent;
+  const float rounded = std::nearbyint(power);
+  const float f = power - rounded;
+  float result = f * 1.3333558e-3F + 9.6181291e-3F;
+  result = result * f + 5.5504109e-2F;
+  result = result * f + 0.24022651F;
+  result = result * f + 0.69314718F;
+  result = result * f + 1.0F;
+  const auto scale = static_cast<std::uint32_t>(static_cast<std::int32_t>(rounded) + 127) << 23U;
+  return result * std::bit_cast<float>(scale);
+}
+
+HalfQuadraticSums f32_half_quadratic_sums(const float* source, std::size_t n, float scale, float beta, float p,
+                                          float low, float high) {
+  constexpr std::size_t kLanes = 16;
+  std::array<HalfQuadraticSums, kLanes> sums;
+  const float inverse = 1.0F / scale;
+  const float inverse_beta = 1.0F / beta;
+  for (std::size_t i = 0; i < n; ++i) {
+    const float q = std::nearbyint(std::clamp(source[i] * inverse, low, high));
+    const float r = source[i] - q * scale;
+    const float power = power_one(std::fabs(r), p - 1.0F);
+    const float e = std::copysign(std::max(std::fabs(r) - power * inverse_beta, 0.0F), r);
+    HalfQuadraticSums& sum = sums[i % kLanes];
+    sum.q_dot_target += q * (source[i] - e);
+    sum.q_dot_q += q * q;
+    sum.lp_error += std::fabs(r) * power;
+  }
+  HalfQuadraticSums total;
+  for (const HalfQuadraticSums& sum : sums) {
+    total.q_dot_target += sum.q_dot_target;
+    total.q_dot_q += sum.q_dot_q;
+    total.lp_error += sum.lp_error;
+  }
+  return total;
 }
 
 void swap_nibbles(const std::uint8_t* source, std::uint8_t* target, std::size_t bytes) {

@@ -279,7 +279,7 @@ TEST(WholeModel, TinyLladaGivesTheReferenceLogits) {
   for (const auto& [name, view] : model.checkpoint->tensors()) {
     const StoredWeight stored = find_stored_weight(*model.checkpoint, name);
     std::vector<float> floats(static_cast<std::size_t>(stored.rows * stored.columns));
-    encode_rows(stored, float_format(ElementType::kF32), false, 0, stored.rows, scratch,
+    encode_rows(stored, float_format(ElementType::kF32), {}, 0, stored.rows, scratch,
                 std::as_writable_bytes(std::span(floats)), {});
     weights[name] = {.shape = view.shape, .values = {floats.begin(), floats.end()}};
   }

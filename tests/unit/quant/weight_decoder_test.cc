@@ -32,7 +32,7 @@ std::vector<float> round_trip(const std::vector<float>& weights, const WeightFor
   std::vector<std::byte> scales(
       static_cast<std::size_t>(kRows * format.scales_per_row(kColumns) * format.scale_bytes()));
   EncodeScratch scratch;
-  encode_rows(source, format, false, 0, kRows, scratch, values, scales);
+  encode_rows(source, format, {}, 0, kRows, scratch, values, scales);
   std::vector<float> decoded(weights.size());
   decode_rows(format, values, scales, kRows, kColumns, decoded);
   return decoded;

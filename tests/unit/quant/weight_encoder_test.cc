@@ -71,7 +71,7 @@ class WeightEncoder : public ::testing::Test {
     result.values.resize(static_cast<std::size_t>(rows * format.row_bytes(source.columns)));
     result.scales.resize(static_cast<std::size_t>(rows * scale_bytes));
     EncodeScratch scratch;
-    encode_rows(source, format, saturate, row_begin, rows, scratch, result.values, result.scales);
+    encode_rows(source, format, {.saturate_fp16 = saturate}, row_begin, rows, scratch, result.values, result.scales);
     return result;
   }
 
