@@ -14,7 +14,7 @@ class Fields {
   Fields(const nlohmann::json& value, std::string where);
 
   const std::string& where() const { return where_; }
-  bool has(std::string_view key) const;                     // present and not null
+  bool has(std::string_view key) const;                       // present and not null
   const nlohmann::json& require(std::string_view key) const;  // present and not null
   Fields object(std::string_view key) const;
   const nlohmann::json& list(std::string_view key) const;

@@ -126,9 +126,9 @@ std::vector<Span> Regex::cut(std::string_view text) const {
       break;
     }
     if (result < 0) {
-      throw Error(ErrorCode::kUnsupported, where_,
-                  "the regular expression fails on a text of " + std::to_string(text.size()) +
-                      " bytes: " + message_of(result));
+      throw Error(
+          ErrorCode::kUnsupported, where_,
+          "the regular expression fails on a text of " + std::to_string(text.size()) + " bytes: " + message_of(result));
     }
     if (search.begin() == search.end() && last_end == search.end()) {
       position = search.end() + (search.end() < text.size() ? character_length(text[search.end()]) : 1);

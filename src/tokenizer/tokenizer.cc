@@ -99,7 +99,8 @@ Tokenizer::Tokenizer(const std::filesystem::path& path) {
 
 std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
   if (const auto position = invalid_utf8(utf8)) {
-    throw Error(ErrorCode::kInvalidArgument, "text to encode", "is not valid UTF-8 at byte " + std::to_string(*position));
+    throw Error(ErrorCode::kInvalidArgument, "text to encode",
+                "is not valid UTF-8 at byte " + std::to_string(*position));
   }
   std::vector<std::int64_t> ids;
   WordCache words(parts_->bpe);

@@ -1,5 +1,5 @@
-// encode_text TOKENIZER [decode]: JSON strings on stdin, one a line; JSON lists of token ids on stdout. "decode" does
-// the opposite. Lets Python tests reach the tokenizer.
+// encode_text TOKENIZER [decode]: JSON strings on stdin, one a line; JSON lists of token ids on stdout, all in ASCII.
+// "decode" does the opposite. Lets Python tests reach the tokenizer.
 #include <exception>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -21,7 +21,7 @@ int main(int count, char** words) try {
     const nlohmann::json output = arguments.size() > 2
                                       ? nlohmann::json(tokenizer.decode(input.get<std::vector<std::int64_t>>()))
                                       : nlohmann::json(tokenizer.encode(input.get<std::string>()));
-    std::cout << output.dump() << '\n';
+    std::cout << output.dump(-1, ' ', true) << '\n';
   }
   return 0;
 } catch (const std::exception& error) {
