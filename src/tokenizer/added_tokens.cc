@@ -48,32 +48,25 @@ std::size_t behind_spaces(std::string_view text, std::size_t position) {
 
 }  // namespace
 
-void AddedTokenFinder::add(AddedToken token, std::string_view pattern) {
-  std::size_t node = 0;
-  for (const char byte : pattern) {
-    const auto [child, is_new] = nodes_[node].children.emplace(byte, nodes_.size());
-    node = child->second;
-    if (is_new) {
-      nodes_.emplace_back();
-    }
-  }
-  if (!nodes_[node].token) {  // two tokens may be the same once normalized
-    nodes_[node].token = tokens_.size();
-    tokens_.push_back(std::move(token));
-  }
+void AddedTokenFinder::add(AddedToken token, std::string pattern) {
+  first_bytes_.set(static_cast<std::uint8_t>(pattern.front()));
+  patterns_.emplace(std::move(pattern), std::move(token));
 }
 
-AddedTokenFinder::Match AddedTokenFinder::match_at(std::string_view text, std::size_t position) const {
-  Match longest;
-  std::size_t node = 0;
-  for (std::size_t i = position; i < text.size(); ++i) {
-    const auto child = nodes_[node].children.find(text[i]);
-    if (child == nodes_[node].children.end()) {
+AddedTokenFinder::Patterns::const_iterator AddedTokenFinder::match_at(std::string_view text,
+                                                                      std::size_t position) const {
+  auto longest = patterns_.end();
+  if (!first_bytes_.test(static_cast<std::uint8_t>(text[position]))) {
+    return longest;
+  }
+  for (std::size_t length = 1; length <= text.size() - position; ++length) {
+    const std::string_view prefix = text.substr(position, length);
+    const auto next = patterns_.lower_bound(prefix);  // a pattern comes before all that it begins
+    if (next == patterns_.end() || !next->first.starts_with(prefix)) {
       break;
     }
-    node = child->second;
-    if (nodes_[node].token) {
-      longest = {.length = i + 1 - position, .token = &tokens_[*nodes_[node].token]};
+    if (next->first.size() == length) {
+      longest = next;
     }
   }
   return longest;
@@ -83,27 +76,28 @@ std::vector<Section> AddedTokenFinder::cut(std::string_view text) const {
   std::vector<Section> sections;
   std::size_t done = 0;
   for (std::size_t position = 0; position < text.size();) {
-    const Match match = match_at(text, position);
-    if (match.token == nullptr) {
+    const auto match = match_at(text, position);
+    if (match == patterns_.end()) {
       ++position;
       continue;
     }
+    const AddedToken& token = match->second;
     std::size_t begin = position;
-    std::size_t end = position + match.length;
+    std::size_t end = position + match->first.size();
     position = end;  // even where the token is not taken, and where it takes spaces: as the original
-    if (match.token->single_word && !stands_alone(text, begin, end)) {
+    if (token.single_word && !stands_alone(text, begin, end)) {
       continue;
     }
-    if (match.token->lstrip) {
+    if (token.lstrip) {
       begin = std::max(before_spaces(text, begin), done);
     }
-    if (match.token->rstrip) {
+    if (token.rstrip) {
       end = behind_spaces(text, end);
     }
     if (done < begin) {
       sections.push_back({.text = text.substr(done, begin - done)});
     }
-    sections.push_back({.text = text.substr(begin, end - begin), .id = match.token->id});
+    sections.push_back({.text = text.substr(begin, end - begin), .id = token.id});
     done = end;
   }
   if (done < text.size()) {
@@ -133,13 +127,9 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const Bpe& bpe, const Norma
       fields.fail("the token '" + token.content + "' is there twice");
     }
     tokens_.emplace(token.id, token.content);
-    if (token.normalized) {
-      const std::string pattern = normalizer.apply(token.content);
-      normalized_.add(std::move(token), pattern);
-    } else {
-      const std::string pattern = token.content;
-      raw_.add(std::move(token), pattern);
-    }
+    const bool normalized = token.normalized;
+    std::string pattern = normalized ? normalizer.apply(token.content) : token.content;
+    (normalized ? normalized_ : raw_).add(std::move(token), std::move(pattern));
   }
 }
 

@@ -1,6 +1,7 @@
 // The "added_tokens" of a tokenizer.json: found in the text before anything else cuts it.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -32,24 +33,18 @@ struct Section {
 // Leftmost, then longest.
 class AddedTokenFinder {
  public:
-  // `pattern` is what to look for in place of the token's content.
-  void add(AddedToken token, std::string_view pattern);
+  // `pattern` is what to look for in place of the token's content. Of two tokens with the same one the first counts.
+  void add(AddedToken token, std::string pattern);
 
   std::vector<Section> cut(std::string_view text) const;
 
  private:
-  struct Node {
-    std::map<char, std::size_t> children;
-    std::optional<std::size_t> token;
-  };
-  struct Match {
-    std::size_t length = 0;
-    const AddedToken* token = nullptr;
-  };
-  Match match_at(std::string_view text, std::size_t position) const;
+  // The longest pattern at `position`, or patterns_.end().
+  using Patterns = std::map<std::string, AddedToken, std::less<>>;
+  Patterns::const_iterator match_at(std::string_view text, std::size_t position) const;
 
-  std::vector<AddedToken> tokens_;
-  std::vector<Node> nodes_ = std::vector<Node>(1);  // a trie of bytes, from its root
+  Patterns patterns_;
+  std::bitset<256> first_bytes_;  // of the patterns: most positions need no search
 };
 
 class AddedTokens {

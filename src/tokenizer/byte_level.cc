@@ -27,8 +27,8 @@ constexpr auto kCharacters = [] {
 constexpr auto kBytes = [] {
   std::array<std::uint16_t, 0x200> bytes{};
   bytes.fill(256);
-  for (std::uint16_t byte = 0; byte < kCharacters.size(); ++byte) {
-    bytes[kCharacters[byte]] = byte;
+  for (std::size_t byte = 0; byte < kCharacters.size(); ++byte) {
+    bytes[kCharacters[byte]] = static_cast<std::uint16_t>(byte);
   }
   return bytes;
 }();

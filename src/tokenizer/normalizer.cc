@@ -11,6 +11,11 @@
 #include "tokenizer/fields.h"
 
 namespace diffulex_edge {
+namespace {
+
+constexpr std::size_t kMaxForms = 64;  // each costs time for every text
+
+}  // namespace
 
 Normalizer::Normalizer(const nlohmann::json& value, const std::string& where) {
   if (!value.is_null()) {
@@ -20,6 +25,9 @@ Normalizer::Normalizer(const nlohmann::json& value, const std::string& where) {
 
 void Normalizer::add(const nlohmann::json& value, const std::string& where) {
   const Fields fields(value, where);
+  if (forms_.size() > kMaxForms) {
+    fields.fail("it has more than " + std::to_string(kMaxForms) + " steps");
+  }
   const std::string& type = fields.text("type");
   if (type == "Sequence") {
     for (const nlohmann::json& member : fields.list("normalizers")) {

@@ -10,8 +10,9 @@
 namespace diffulex_edge {
 namespace {
 
-// Of the other numbers Oniguruma takes those of Latin-1, superscripts and fractions, for word characters.
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)";
+constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// Superscripts and fractions of Latin-1: outside of brackets, and only there, Oniguruma's \w has them too.
+constexpr std::string_view kLatin1Numbers = R"(\xb2\xb3\xb9\xbc-\xbe)";
 constexpr std::string_view kHexDigits = "0-9A-Fa-f";
 constexpr std::string_view kPunctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ ";
 
@@ -148,7 +149,7 @@ class Translator {
         return;
       case 'w':
       case 'W':
-        set(kWord, letter == 'W', in_class);
+        set(std::string(kWord).append(in_class ? "" : kLatin1Numbers), letter == 'W', in_class);
         return;
       case 'h':
       case 'H':

@@ -10,6 +10,8 @@
 namespace diffulex_edge {
 namespace {
 
+constexpr std::size_t kMaxSteps = 64;  // each costs time for every text
+
 // What happens to a match and to the text around it.
 enum class Behavior { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
@@ -111,6 +113,9 @@ PreTokenizer::PreTokenizer(const nlohmann::json& value, const std::string& where
 
 void PreTokenizer::add(const nlohmann::json& value, const std::string& where) {
   const Fields fields(value, where);
+  if (steps_.size() > kMaxSteps) {
+    fields.fail("it has more than " + std::to_string(kMaxSteps) + " steps");
+  }
   const std::string& type = fields.text("type");
   if (type == "Sequence") {
     for (const nlohmann::json& member : fields.list("pretokenizers")) {

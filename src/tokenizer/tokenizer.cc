@@ -16,7 +16,7 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20U;
+constexpr std::size_t kMaxFileBytes = std::size_t{32} << 20U;  // those of the known families are under 20 MiB
 
 const nlohmann::json& member_or_null(const nlohmann::json& document, const char* key) {
   static const nlohmann::json null;

@@ -12,6 +12,27 @@ struct Piece {
 
 std::uint8_t byte_at(std::string_view text, std::size_t position) { return static_cast<std::uint8_t>(text[position]); }
 
+struct ByteRange {
+  std::uint8_t low = 0x80;
+  std::uint8_t high = 0xBF;
+};
+
+// No overlong forms, no surrogates, nothing beyond U+10FFFF.
+ByteRange second_byte_range(std::uint8_t lead) {
+  switch (lead) {
+    case 0xE0:
+      return {.low = 0xA0};
+    case 0xED:
+      return {.high = 0x9F};
+    case 0xF0:
+      return {.low = 0x90};
+    case 0xF4:
+      return {.high = 0x8F};
+    default:
+      return {};
+  }
+}
+
 // The character at `position`, or the longest beginning of one (Unicode standard, table 3-7).
 Piece piece_at(std::string_view text, std::size_t position) {
   const std::uint8_t lead = byte_at(text, position);
@@ -23,12 +44,7 @@ Piece piece_at(std::string_view text, std::size_t position) {
   }
   const std::size_t length = character_length(text[position]);
   for (std::size_t i = 1; i < length; ++i) {
-    std::uint8_t low = 0x80;
-    std::uint8_t high = 0xBF;
-    if (i == 1) {  // no overlong forms, no surrogates, nothing beyond U+10FFFF
-      low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : low;
-      high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : high;
-    }
+    const auto [low, high] = i == 1 ? second_byte_range(lead) : ByteRange{};
     if (position + i >= text.size() || byte_at(text, position + i) < low || byte_at(text, position + i) > high) {
       return {i, false};
     }
@@ -82,7 +98,13 @@ void append_utf8(char32_t character, std::string& text) {
 
 std::size_t character_length(char lead) {
   const auto byte = static_cast<std::uint8_t>(lead);
-  return byte < 0xC0 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
+  if (byte < 0xC0) {
+    return 1;
+  }
+  if (byte < 0xE0) {
+    return 2;
+  }
+  return byte < 0xF0 ? 3 : 4;
 }
 
 char32_t character_at(std::string_view text, std::size_t position) {

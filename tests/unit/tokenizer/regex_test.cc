@@ -40,7 +40,7 @@ TEST(Regex, MeansWhiteSpaceOfUnicodeAndOnlyThat) {
 
 TEST(Regex, SpellsOutWordCharactersAndHexDigits) {
   EXPECT_EQ(shown(R"(\w+)", "e\u0301_\u00b9 \u2460"), "[e\u0301_\u00b9] \u2460");
-  EXPECT_EQ(shown(R"([^\w ])", "a-b c"), "a[-]b c");
+  EXPECT_EQ(shown(R"([^\w ])", "a-b \u00b9"), "a[-]b [\u00b9]");
   EXPECT_EQ(shown(R"(\h+)", "xfaceg"), "x[face]g");
 }
 
@@ -69,7 +69,7 @@ TEST(Regex, KeepsWhatTheyReadAlike) {
 }
 
 TEST(Regex, StopsAPatternThatBacktracksWithoutEnd) {
-  const Regex regex = Regex::from_pattern("(a+)+b", "test");
+  const Regex regex = Regex::from_pattern("(a+)+[bc]", "test");
   testing::expect_error(ErrorCode::kUnsupported, {"test", "limit"}, [&] { regex.cut(std::string(200, 'a')); });
 }
 

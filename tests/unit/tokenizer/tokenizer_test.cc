@@ -151,7 +151,14 @@ TEST_F(TokenizerTest, RefusesABrokenFile) {
   expect_refused_with(bad, "/added_tokens/0/content", 1, "'content'");
   expect_refused_with(bad, "/added_tokens/0/id", 1.5, "'id'");
   expect_refused_with(bad, "/added_tokens/0/id", 20, "would give it 9");
-  expect_refused_with(bad, "/added_tokens/1", {{"id", 10}, {"content", "<m>"}}, "has id 10");
+  expect_refused_with(bad, "/added_tokens/1", {{"id", 10}, {"content", "<m>"}}, "is there twice");
+}
+
+TEST_F(TokenizerTest, RefusesStepsWithoutEnd) {
+  const json forms = {{"type", "Sequence"}, {"normalizers", std::vector<json>(1000, {{"type", "NFC"}})}};
+  expect_refused_with(ErrorCode::kBadFile, "/normalizer", forms, "more than 64 steps");
+  const json steps = {{"type", "Sequence"}, {"pretokenizers", std::vector<json>(1000, {{"type", "ByteLevel"}})}};
+  expect_refused_with(ErrorCode::kBadFile, "/pre_tokenizer", steps, "more than 64 steps");
 }
 
 TEST_F(TokenizerTest, ServesSeveralThreads) {
