@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ["core", "checkpoint", "graph", "models", "quant", "runtime", "diffusion", "backends", "report", "cli"]
+ROOMS = ["core", "tokenizer", "checkpoint", "graph", "models", "quant", "runtime", "diffusion", "backends", "report", "cli"]
 # The room that each public header belongs to.
 PUBLIC = {
     "error": "core",
@@ -14,6 +14,7 @@ PUBLIC = {
     "progress": "core",
     "weight_format": "core",
     "version": "core",
+    "tokenizer": "tokenizer",
     "checkpoint": "checkpoint",
     "graph": "graph",
     "model": "models",

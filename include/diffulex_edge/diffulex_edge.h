@@ -13,5 +13,6 @@
 #include "diffulex_edge/quantization.h"   // IWYU pragma: export
 #include "diffulex_edge/report.h"         // IWYU pragma: export
 #include "diffulex_edge/runtime.h"        // IWYU pragma: export
+#include "diffulex_edge/tokenizer.h"      // IWYU pragma: export
 #include "diffulex_edge/version.h"        // IWYU pragma: export
 #include "diffulex_edge/weight_format.h"  // IWYU pragma: export
