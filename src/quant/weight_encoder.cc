@@ -52,7 +52,10 @@ class RowEncoder {
       case ElementType::kI4:
         encode_i4(values, scales);
         return;
+      case ElementType::kI32:
+        break;
     }
+    throw Error(ErrorCode::kInternal, source_.values->where(), "no weight is stored as " + to_string(format_.element));
   }
 
  private:

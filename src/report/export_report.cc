@@ -16,16 +16,27 @@ using Json = nlohmann::ordered_json;
 
 std::string dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
 
+// A static activation, in 8 bits.
+Json scale_json(const ActivationRange& range) {
+  const AffineScale affine = affine_scale(range, 8);
+  return {{"min", range.min}, {"max", range.max}, {"scale", affine.scale}, {"zero_point", affine.zero_point}};
+}
+
 Json layer_json(const LayerPlan& plan) {
-  return {{"layer", plan.layer},
-          {"tensor", plan.tensor},
-          {"role", to_string(plan.role)},
-          {"rows", plan.rows},
-          {"columns", plan.columns},
-          {"source", to_string(plan.source)},
-          {"format", to_string(plan.format)},
-          {"dtype", to_string(plan.dtype)},
-          {"excluded", plan.excluded}};
+  Json json{{"layer", plan.layer},
+            {"tensor", plan.tensor},
+            {"role", to_string(plan.role)},
+            {"rows", plan.rows},
+            {"columns", plan.columns},
+            {"source", to_string(plan.source)},
+            {"format", to_string(plan.format)},
+            {"dtype", to_string(plan.dtype)},
+            {"excluded", plan.excluded}};
+  if (plan.activations) {
+    json["activations"] = {{"input", scale_json(plan.activations->input)},
+                           {"output", scale_json(plan.activations->output)}};
+  }
+  return json;
 }
 
 void add_config(Json& json, const QuantizationConfig& config) {
