@@ -19,7 +19,7 @@ from program import random_ids
 from quantization import Floats, Options, QuantizedReference, quantize_int4, quantize_int8
 from torch import Tensor
 
-CALIBRATION_LENGTHS: Final = (100, 64, 31)
+CALIBRATION_LENGTHS: Final = (1, 5, 31, 64, 100)
 
 Range = tuple[float, float]
 
@@ -45,11 +45,12 @@ class MeasuringReference(QuantizedReference):
         return y
 
 
-def measure(model: Path, options: Options, lengths: Iterable[int] = CALIBRATION_LENGTHS) -> dict[str, dict[str, Range]]:
-    """The ranges of every linear layer's input and output over random sequences."""
+def measure(model: Path, options: Options, sequences: Iterable[Tensor] | None = None) -> dict[str, dict[str, Range]]:
+    """The ranges of every linear layer's input and output over `sequences`, or over random ones."""
     reference = MeasuringReference(model, options)
-    for length in lengths:
-        reference.logits(random_ids(length, reference.architecture.vocab))
+    vocab = reference.architecture.vocab
+    for ids in sequences or [random_ids(length, vocab) for length in CALIBRATION_LENGTHS]:
+        reference.logits(ids)
     return reference.ranges
 
 
@@ -94,7 +95,6 @@ class StaticReference(QuantizedReference):
         self._ranges = ranges
         self._originals = Reference(path).weights
         super().__init__(path, options)
-        self.saturated = 0
 
     def _stored(self, module: str) -> tuple[Floats, Floats] | None:
         """Integers (as floats) and scales of a layer's weight; None where it is not quantized."""
@@ -124,5 +124,4 @@ class StaticReference(QuantizedReference):
             sums += np.rint(bias.numpy().astype(np.float64) / (np.float64(scale_in) * np.float64(weight_scale)))
         requantized = np.rint(sums.astype(np.float32) * (scale_in * weight_scale / scale_out))
         out = np.clip(requantized, -128 - zero_out, 127 - zero_out)
-        self.saturated += int((out != requantized).sum())
         return torch.from_numpy(out.astype(np.float32) * scale_out)
