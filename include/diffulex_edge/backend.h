@@ -103,7 +103,8 @@ class EdgeBackend {
 // ExecuTorch programs (.pte) with one XNNPACK delegate call. See docs/FORMATS.md.
 class XNNPACKBackend final : public EdgeBackend {
  public:
-  explicit XNNPACKBackend(BackendConfig config = {}) : EdgeBackend(std::move(config)) {}
+  // activation_dtype INT8 is mode STATIC: it replaces WEIGHT_ONLY in config().
+  explicit XNNPACKBackend(BackendConfig config = {});
   std::string_view name() const override { return "xnnpack"; }
   Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
 

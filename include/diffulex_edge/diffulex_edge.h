@@ -1,6 +1,7 @@
 // Everything that DiffuLex Edge offers to C++ programs.
 #pragma once
 
+#include "diffulex_edge/activations.h"    // IWYU pragma: export
 #include "diffulex_edge/backend.h"        // IWYU pragma: export
 #include "diffulex_edge/checkpoint.h"     // IWYU pragma: export
 #include "diffulex_edge/dtype.h"          // IWYU pragma: export

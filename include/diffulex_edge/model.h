@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "diffulex_edge/activations.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/graph.h"
 
@@ -73,6 +75,7 @@ struct StoredQuantization {
   std::vector<std::string> exclude_layers;
   std::optional<std::string> embedding_dtype;
   std::optional<std::string> head_dtype;
+  std::map<std::string, LayerActivations, std::less<>> activations;  // mode static; by canonical name
 };
 
 // A model ready to quantize and export: `forward(input_ids int64 [1, seq]) -> logits float32 [1, seq, vocab]`.

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "diffulex_edge/activations.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/weight_format.h"
@@ -29,22 +30,12 @@ enum class QuantizationMode { DYNAMIC, STATIC, WEIGHT_ONLY };
 // GPTQ and AWQ use what calibration saw of the layer's input; AUTO takes the best for each layer.
 enum class RoundingMethod { RTN, MSE, HQQ, GPTQ, AWQ, AUTO };
 
-// The values that a static activation is expected to take; includes 0.
-struct ActivationRange {
-  float min = 0.0F;
-  float max = 0.0F;
-};
-
-// Of one linear layer.
-struct LayerActivations {
-  ActivationRange input;
-  ActivationRange output;  // bias included
-};
-
 // q = clamp(round(x / scale) + zero_point), x is about (q - zero_point) * scale.
 struct AffineScale {
   float scale = 1.0F;
   std::int32_t zero_point = 0;
+
+  friend bool operator==(const AffineScale&, const AffineScale&) = default;
 };
 
 // The scale with which signed integers of `bits` bits (8 or 16) cover `range`: (max - min) / (2^bits - 1), at least the
@@ -71,7 +62,8 @@ struct QuantizationConfig {
   std::optional<QuantizationDtype> embedding_dtype;
   std::optional<QuantizationDtype> head_dtype;
   RoundingMethod method = RoundingMethod::RTN;
-  // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj").
+  // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj"). Every linear layer that becomes
+  // INT8, or INT4 with one scale for each channel, needs an entry; others are not looked at.
   std::map<std::string, LayerActivations, std::less<>> activations;
   // FP16: write ±65504 for weights beyond it instead of failing.
   bool saturate_fp16 = false;
@@ -95,7 +87,7 @@ struct LayerPlan {
   QuantizationDtype dtype = QuantizationDtype::FP32;
   bool excluded = false;                        // matched exclude_layers
   RoundingMethod method = RoundingMethod::RTN;  // of a quantized format
-  std::optional<LayerActivations> activations;  // mode STATIC: of an INT8 linear layer
+  std::optional<LayerActivations> activations;  // mode STATIC: of a quantized linear layer
 
   std::int64_t parameters() const { return rows * columns; }
   std::int64_t value_bytes() const { return rows * format.row_bytes(columns); }
@@ -122,7 +114,8 @@ struct QuantizationResult {
 };
 
 // Makes plans of one dtype. Errors: kInvalidArgument for a config of another dtype or an impossible one (group size,
-// re-quantizing a quantized checkpoint), kUnsupported for what this version can't do.
+// re-quantizing a quantized checkpoint, mode STATIC without a layer's activations), kUnsupported for what this version
+// can't do.
 class BaseQuantizer {
  public:
   virtual ~BaseQuantizer() = default;

@@ -6,7 +6,8 @@
 
 namespace diffulex_edge {
 
-enum class ElementType { kF32, kF16, kBF16, kI8, kI4 };
+// kI32 is only for the bias of a layer with static activations.
+enum class ElementType { kF32, kF16, kBF16, kI8, kI4, kI32 };
 
 // What shares one scale: nothing is scaled, a whole tensor, a row (output channel), or `group_size` neighbours along
 // the input of a row.

@@ -82,7 +82,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   if (!result.success) {
     throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
   }
-  const ExportReport report{model, config, result.metadata, arguments.output};
+  const ExportReport report{model, backend->config(), result.metadata, arguments.output};
   if (!arguments.report.empty()) {
     write_text(arguments.report, to_html(report));
   }
@@ -99,7 +99,7 @@ Command add_export(CLI::App& app) {
   command->add_option("--backend", arguments->backend, "xnnpack (default)");
   arguments->quantization.add_to(*command);
   command->add_option("--activation-dtype", arguments->activation_dtype,
-                      "Type in which activations flow: fp32 (default) or fp16");
+                      "Type in which activations flow: fp32 (default) or fp16; int8: the same as --mode static");
   command->add_option("--seq-len", arguments->seq_len,
                       "Longest input in tokens; shorter ones run too (default: the model's limit, at most 1024)");
   command->add_option("--minimum-deployment-target", arguments->minimum_deployment_target, "Core ML")->group("");

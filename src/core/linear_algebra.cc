@@ -92,7 +92,7 @@ bool cholesky_upper(std::span<double> a, std::int64_t n) {
 }
 
 bool invert_upper(std::span<double> a, std::int64_t n) {
-  use_one_thread();
+  const auto entered = enter_blas();
   constexpr char kNotUnit = 'N';
   const int order = blas_int(n);
   int info = 0;

@@ -7,6 +7,7 @@ namespace diffulex_edge {
 std::int64_t WeightFormat::row_bytes(std::int64_t columns) const {
   switch (element) {
     case ElementType::kF32:
+    case ElementType::kI32:
       return 4 * columns;
     case ElementType::kF16:
     case ElementType::kBF16:
@@ -46,6 +47,8 @@ std::string to_string(ElementType element) {
       return "i8";
     case ElementType::kI4:
       return "i4";
+    case ElementType::kI32:
+      return "i32";
   }
   throw Error(ErrorCode::kInternal, {}, "unknown element type");
 }

@@ -216,6 +216,21 @@ void check_tied_head(const ParsedConfig& parsed, const Checkpoint& checkpoint) {
   }
 }
 
+// Ranges that belong to no layer were measured on another model.
+void check_activations(const Model& model) {
+  if (!model.stored_quantization) {
+    return;
+  }
+  for (const auto& [layer, unused] : model.stored_quantization->activations) {
+    const bool known = std::ranges::any_of(
+        model.graph.nodes(), [&](const Node& node) { return node.op == Op::kLinear && node.name == layer; });
+    if (!known) {
+      throw Error(ErrorCode::kBadFile, (model.path / "config.json").string() + ": 'quantization_config': 'activations'",
+                  "names '" + layer + "', which is no linear layer of this model");
+    }
+  }
+}
+
 }  // namespace
 
 Model load_model(const std::filesystem::path& folder, const ModelOptions& options) {
@@ -226,6 +241,7 @@ Model load_model(const std::filesystem::path& folder, const ModelOptions& option
   model.checkpoint = std::make_shared<const Checkpoint>(folder);
   check_tied_head(parsed, *model.checkpoint);
   model.graph = DecoderBuilder(model.config, parsed.names, *model.checkpoint, model.seq_len).build();
+  check_activations(model);
   return model;
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cfloat>
+#include <cmath>
 #include <utility>
 
 #include "core/json.h"
@@ -93,6 +95,43 @@ void ignore_bookkeeping(ConfigReader& reader) {
                  "unsloth_version"});
 }
 
+[[noreturn]] void fail_activations(const ConfigReader& quantization, const std::string& layer,
+                                   const std::string& what) {
+  quantization.fail("activations", "of layer '" + layer + "' " + what,
+                    "write the checkpoint again with `diffulex-edge quantize`");
+}
+
+ActivationRange read_range(const ConfigReader& quantization, const std::string& layer, const nlohmann::json& range) {
+  const auto is_float32 = [](const nlohmann::json& bound) {
+    return bound.is_number() && std::fabs(bound.get<double>()) <= static_cast<double>(FLT_MAX);
+  };
+  if (!range.is_array() || range.size() != 2 || !is_float32(range[0]) || !is_float32(range[1]) ||
+      range[0].get<float>() > range[1].get<float>()) {
+    fail_activations(quantization, layer,
+                     "has the range " + range.dump() + ", not [min, max] of two ordered numbers in float32");
+  }
+  return {.min = range[0].get<float>(), .max = range[1].get<float>()};
+}
+
+std::map<std::string, LayerActivations, std::less<>> read_activations(ConfigReader& quantization) {
+  std::map<std::string, LayerActivations, std::less<>> result;
+  const nlohmann::json* layers = quantization.value("activations");
+  if (layers == nullptr) {
+    return result;
+  }
+  if (!layers->is_object()) {
+    quantization.fail("activations", "is not an object with one entry for each layer");
+  }
+  for (const auto& [layer, ranges] : layers->items()) {
+    if (!ranges.is_object() || ranges.size() != 2 || !ranges.contains("input") || !ranges.contains("output")) {
+      fail_activations(quantization, layer, "are not an object with \"input\" and \"output\"");
+    }
+    result[layer] = {.input = read_range(quantization, layer, ranges["input"]),
+                     .output = read_range(quantization, layer, ranges["output"])};
+  }
+  return result;
+}
+
 std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   auto quantization = reader.object("quantization_config");
   if (!quantization) {
@@ -111,6 +150,7 @@ std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   stored.group_size = quantization->integer("group_size").value_or(0);
   stored.embedding_dtype = quantization->text("embedding_dtype");
   stored.head_dtype = quantization->text("head_dtype");
+  stored.activations = read_activations(*quantization);
   if (const nlohmann::json* patterns = quantization->value("exclude_layers")) {
     if (!patterns->is_array()) {
       quantization->fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");

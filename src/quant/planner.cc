@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
 #include <map>
 #include <set>
 #include <tuple>
@@ -35,11 +36,6 @@ void check_config(const QuantizationConfig& config) {
   if (config.group_size != 0 && std::ranges::find(kGroupSizes, config.group_size) == kGroupSizes.end()) {
     throw Error(ErrorCode::kInvalidArgument, "group size",
                 std::to_string(config.group_size) + " is not one of 32, 64, 128, 256, or 0 for one scale per channel");
-  }
-  if (config.mode == QuantizationMode::STATIC) {
-    throw Error(ErrorCode::kUnsupported, "mode static",
-                "needs activation scales from calibration, which this version does not make",
-                "use weight_only or dynamic");
   }
 }
 
@@ -83,6 +79,9 @@ class Planner {
     } else {
       layer.format = choose_format(layer);
       layer.method = layer.format.is_quantized() ? config_.method : RoundingMethod::RTN;
+    }
+    if (config_.mode == QuantizationMode::STATIC && layer.role == LayerRole::kLinear && layer.format.is_quantized()) {
+      set_activations(layer);
     }
     return layer;
   }
@@ -175,6 +174,27 @@ class Planner {
     }
     layer.dtype = stored;
     layer.format = layer.source;
+  }
+
+  void set_activations(LayerPlan& layer) const {
+    if (layer.format.granularity == Granularity::kGroup) {
+      throw Error(ErrorCode::kUnsupported, layer.layer, "mode static has no kernel for INT4 weights in groups",
+                  "use --dtype int8, --group-size 0, or --mode dynamic");
+    }
+    const auto found = config_.activations.find(layer.layer);
+    if (found == config_.activations.end()) {
+      throw Error(ErrorCode::kInvalidArgument, layer.layer, "mode static needs the range of its activations",
+                  "give calibration data (--calibration FILE), or use --mode dynamic");
+    }
+    for (const ActivationRange& range : {found->second.input, found->second.output}) {
+      if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > range.max) {
+        throw Error(ErrorCode::kInvalidArgument, layer.layer,
+                    "its activations are said to lie in [" + std::to_string(range.min) + ", " +
+                        std::to_string(range.max) + "], which is not a range",
+                    "calibrate again");
+      }
+    }
+    layer.activations = found->second;
   }
 
   void warn_about_unused_patterns() {

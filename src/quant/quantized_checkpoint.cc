@@ -90,6 +90,8 @@ DType stored_dtype(const WeightFormat& format) {
       return DType::kI8;
     case ElementType::kI4:
       return DType::kU8;
+    case ElementType::kI32:
+      break;
   }
   throw Error(ErrorCode::kInternal, {}, "unknown element type");
 }
@@ -193,6 +195,16 @@ std::int64_t write_weights(const Model& model, const QuantizationPlan& plan, con
   return file_bytes;
 }
 
+// Ranges as [min, max]. A float32 becomes a double, which JSON has with as many digits as bring it back.
+nlohmann::ordered_json describe(const QuantizationConfig& config) {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::object();
+  const auto bounds = [](const ActivationRange& range) { return nlohmann::ordered_json{range.min, range.max}; };
+  for (const auto& [layer, activations] : config.activations) {
+    layers[layer] = {{"input", bounds(activations.input)}, {"output", bounds(activations.output)}};
+  }
+  return layers;
+}
+
 void write_config(const Model& model, const QuantizationConfig& config, const fs::path& path) {
   std::ifstream source(model.path / "config.json");
   nlohmann::ordered_json document = nlohmann::ordered_json::parse(source);
@@ -204,6 +216,9 @@ void write_config(const Model& model, const QuantizationConfig& config, const fs
           {"exclude_layers", config.exclude_layers}};
   if (config.dtype == QuantizationDtype::INT4) {
     note["group_size"] = config.group_size;
+  }
+  if (config.mode == QuantizationMode::STATIC && !config.activations.empty()) {
+    note["activations"] = describe(config);
   }
   if (config.embedding_dtype) {
     note["embedding_dtype"] = to_string(*config.embedding_dtype);

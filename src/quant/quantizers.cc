@@ -67,6 +67,7 @@ QuantizationConfig default_quantization_config(const Model& model) {
     throw Error(ErrorCode::kBadFile, (model.path / "config.json").string() + ": 'quantization_config'", error.what());
   }
   config.exclude_layers = stored.exclude_layers;
+  config.activations = stored.activations;
   if (config.dtype == QuantizationDtype::INT4) {
     config.group_size = stored.group_size;
     constexpr std::array<std::int64_t, 5> kGroupSizes = {0, 32, 64, 128, 256};

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 
 namespace diffulex_edge {
@@ -60,6 +61,8 @@ void decode_rows(const WeightFormat& format, std::span<const std::byte> values, 
     case ElementType::kI8:
     case ElementType::kI4:
       break;
+    case ElementType::kI32:
+      throw Error(ErrorCode::kInternal, {}, "i32 is no format of a weight");
   }
   const std::int64_t value_bytes = format.row_bytes(columns);
   const std::int64_t scale_bytes = format.scales_per_row(columns) * format.scale_bytes();

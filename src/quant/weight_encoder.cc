@@ -44,7 +44,10 @@ class RowEncoder {
       case ElementType::kI4:
         round_row(scratch_.row, {}, format_, options_.method, scratch_.search, values, scales);
         return;
+      case ElementType::kI32:
+        break;
     }
+    throw Error(ErrorCode::kInternal, source_.values->where(), "no weight is stored as " + to_string(format_.element));
   }
 
  private:

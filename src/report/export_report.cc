@@ -16,18 +16,28 @@ using Json = nlohmann::ordered_json;
 
 std::string dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
 
+// A static activation, in 8 bits.
+Json scale_json(const ActivationRange& range) {
+  const AffineScale affine = affine_scale(range, 8);
+  return {{"min", range.min}, {"max", range.max}, {"scale", affine.scale}, {"zero_point", affine.zero_point}};
+}
+
 Json layer_json(const LayerPlan& plan) {
   Json json{{"layer", plan.layer},
-          {"tensor", plan.tensor},
-          {"role", to_string(plan.role)},
-          {"rows", plan.rows},
-          {"columns", plan.columns},
-          {"source", to_string(plan.source)},
-          {"format", to_string(plan.format)},
-          {"dtype", to_string(plan.dtype)},
-          {"excluded", plan.excluded}};
+            {"tensor", plan.tensor},
+            {"role", to_string(plan.role)},
+            {"rows", plan.rows},
+            {"columns", plan.columns},
+            {"source", to_string(plan.source)},
+            {"format", to_string(plan.format)},
+            {"dtype", to_string(plan.dtype)},
+            {"excluded", plan.excluded}};
   if (plan.format.is_quantized() && !plan.source.is_quantized()) {
     json["method"] = to_string(plan.method);
+  }
+  if (plan.activations) {
+    json["activations"] = {{"input", scale_json(plan.activations->input)},
+                           {"output", scale_json(plan.activations->output)}};
   }
   return json;
 }

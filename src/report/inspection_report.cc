@@ -26,7 +26,8 @@ Json method_json(const InspectedMethod& method) {
   json["operators"] = method.operators;
   json["delegates"] = Json::array();
   for (const InspectedDelegate& delegate : method.delegates) {
-    json["delegates"].push_back({{"id", delegate.id}, {"bytes", delegate.bytes}, {"nodes", delegate.nodes}});
+    json["delegates"].push_back(
+        {{"id", delegate.id}, {"bytes", delegate.bytes}, {"nodes", delegate.nodes}, {"values", delegate.values}});
   }
   json["arena_bytes"] = method.arena_bytes;
   return json;
@@ -79,6 +80,13 @@ std::string method_text(const InspectedMethod& method) {
             " bytes\n";
     for (const auto& [kind, count] : delegate.nodes) {
       text += "            " + std::to_string(count) + " x " + kind + "\n";
+    }
+    std::string types;
+    for (const auto& [type, count] : delegate.values) {
+      types += (types.empty() ? "" : ", ") + std::to_string(count) + " " + type;
+    }
+    if (!types.empty()) {
+      text += "            values passed between them: " + types + "\n";
     }
   }
   return text + "  memory    " + format_bytes(method.arena_bytes) + " planned for inputs and outputs\n";

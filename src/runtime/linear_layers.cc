@@ -95,7 +95,8 @@ void LinearLayers::load_weight(const Node& user, const std::string& tensor, std:
     std::vector<std::byte> scales(
         static_cast<std::size_t>(rows * plan->format.scales_per_row(source.columns) * plan->format.scale_bytes()));
     EncodeScratch scratch;
-    encode_rows(source, plan->format, plan_->config.saturate_fp16, row_begin, rows, scratch, values, scales);
+    encode_rows(source, plan->format, {.method = plan->method, .saturate_fp16 = plan_->config.saturate_fp16}, row_begin,
+                rows, scratch, values, scales);
     decode_rows(plan->format, values, scales, rows, source.columns, target);
   }
   const auto row_bytes = source.values->bytes.size() / static_cast<std::size_t>(source.rows);

@@ -272,6 +272,8 @@ def test_matrix_says_what_export_does(tiny: Path, tmp_path: Path) -> None:
             options = ("--dtype", row["dtype"], "--mode", row["mode"], "--backend", backend, "--json", "--dry-run")
             result = run("export", tiny, "-o", target, *options)
             supported = row[backend]["level"] != "unsupported"
-            assert result.returncode == (0 if supported else UNSUPPORTED), f"{row['quantization']} on {backend}"
-            assert json.loads(result.stdout)["success"] is supported
+            calibrated = row["mode"] != "static"
+            expected = (0 if calibrated else USAGE_ERROR) if supported else UNSUPPORTED
+            assert result.returncode == expected, f"{row['quantization']} on {backend}"
+            assert json.loads(result.stdout)["success"] is (supported and calibrated)
             assert row[backend]["note"]

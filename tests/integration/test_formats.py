@@ -214,7 +214,9 @@ def untie(model: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--dtype", "int8", "--mode", "static"),
+        ("--dtype", "int4", "--mode", "static"),
+        ("--dtype", "fp16", "--activation-dtype", "int8"),
+        ("--dtype", "int4", "--activation-dtype", "int8"),
         ("--dtype", "int8", "--activation-dtype", "fp16"),
         ("--dtype", "int4", "--group-size", 0, "--activation-dtype", "fp16"),
         ("--dtype", "int4", "--group-size", 0, "--mode", "dynamic", "--activation-dtype", "fp16"),

@@ -337,7 +337,7 @@ def test_json_is_one_object_and_nothing_else(arguments: tuple[str, ...], tiny: P
     [
         (("export", "/nonexistent", "-o", "OUT/x.pte"), BAD_FILE, "BadFile"),
         (("export", "MODEL", "-o", "OUT/missing/x.pte"), OUTPUT_ERROR, "Io"),
-        (("export", "MODEL", "-o", "OUT/x.pte", "--mode", "static"), 4, "Unsupported"),
+        (("export", "MODEL", "-o", "OUT/x.pte", "--activation-dtype", "int16"), 4, "Unsupported"),
         (("export", "MODEL", "-o", "OUT/x.pte", "--dtype", "int5"), USAGE_ERROR, "InvalidArgument"),
         (("quantize", "/nonexistent", "-o", "OUT/q"), BAD_FILE, "BadFile"),
         (("inspect", "/nonexistent"), BAD_FILE, "BadFile"),

@@ -136,6 +136,9 @@ flatbuffers::Offset<schema::Value> DelegateGraph::serialize_value(flatbuffers::F
   } else if (std::holds_alternative<PerToken>(entry.quantization)) {
     kind = schema::QuantParams::PerTokenDynamicQuant;
     quantization = schema::CreatePerTokenDynamicQuant(builder, 1).Union();
+  } else if (const auto* affine = std::get_if<AffineScale>(&entry.quantization)) {
+    kind = schema::QuantParams::PerTensorQuant;
+    quantization = schema::CreatePerTensorQuant(builder, affine->scale, affine->zero_point).Union();
   } else {
     return schema::CreateValue(builder, schema::ValueUnion::TensorValue, tensor.Union());
   }

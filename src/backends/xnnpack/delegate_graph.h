@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "diffulex_edge/quantization.h"
 #include "xnnpack_graph_generated.h"
 
 namespace diffulex_edge::xnnpack {
@@ -29,7 +30,7 @@ struct PerGroupScales {
   std::uint32_t count = 0;
 };
 struct PerToken {};
-using ValueQuantization = std::variant<std::monostate, PerChannelScales, PerGroupScales, PerToken>;
+using ValueQuantization = std::variant<std::monostate, PerChannelScales, PerGroupScales, PerToken, AffineScale>;
 
 class DelegateGraph {
  public:

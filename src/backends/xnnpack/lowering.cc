@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "backends/xnnpack/static_linear.h"
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 
@@ -43,8 +44,9 @@ struct Mapped {
   std::optional<XnnId> f32;
   std::optional<XnnId> f16;
   std::optional<XnnId> per_token;
-  DType native = DType::kF32;  // in which it was made
-  DType flow = DType::kF32;    // in which its consumers compute, if they have no wish of their own
+  std::vector<std::pair<AffineScale, XnnId>> static_int8;  // in 8 bits, with scales from calibration
+  DType native = DType::kF32;                              // in which it was made
+  DType flow = DType::kF32;  // in which its consumers compute, if they have no wish of their own
 
   std::optional<XnnId>& in(DType dtype) { return dtype == DType::kF16 ? f16 : f32; }
 };
@@ -105,6 +107,19 @@ class Lowering {
       delegate().unary(NodeUnion::Convert, get(value, compute_), *slot);
     }
     return *slot;
+  }
+
+  // In 8 bits with a scale from calibration. Layers that share an input and its range share the conversion, too.
+  XnnId static_int8(ValueId value, const AffineScale& scale) {
+    for (const auto& [known, id] : mapped(value).static_int8) {
+      if (known == scale) {
+        return id;
+      }
+    }
+    const XnnId id = delegate().quantized_value(Datatype::qint8, upper_bounds(node(value).shape), scale);
+    delegate().unary(NodeUnion::Convert, get(value, DType::kF32), id);
+    mapped(value).static_int8.emplace_back(scale, id);
+    return id;
   }
 
   XnnId constant(ValueId value, DType dtype) {
@@ -338,7 +353,8 @@ class Lowering {
       case ElementType::kI4:
         break;
       case ElementType::kBF16:
-        throw Error(ErrorCode::kInternal, plan.layer, "bf16 is not a stored format here");
+      case ElementType::kI32:
+        throw Error(ErrorCode::kInternal, plan.layer, to_string(plan.format) + " is not a stored format here");
     }
     const bool grouped = plan.format.granularity == Granularity::kGroup;
     const std::string int4 = grouped ? "qb4w" : "qc4w";
@@ -366,7 +382,8 @@ class Lowering {
     return kernel;
   }
 
-  XnnId filter(const LayerPlan& plan) {
+  // `static_linear`: of a layer with static activations, else nullptr.
+  XnnId filter(const LayerPlan& plan, const std::shared_ptr<const StaticLinear>& static_linear = nullptr) {
     const StoredParts parts = result_->weights.add_filter(plan);
     const bool channel_scales = plan.format.granularity == Granularity::kChannel;
     const std::vector<std::uint32_t> dims = {static_cast<std::uint32_t>(plan.rows),
@@ -393,15 +410,23 @@ class Lowering {
     PerChannelScales scales{.scales = std::vector<float>(static_cast<std::size_t>(plan.rows), 1.0F)};
     const XnnId id = delegate().constant_value(type, dims, index, std::move(scales));
     DelegateGraph* graph = &delegate();
-    result_->weights.on_channel_scales(plan, [graph, id](std::int64_t row, std::span<const float> values) {
-      std::ranges::copy(values, graph->channel_scales(id).begin() + row);
-    });
+    const auto receive = [=](std::int64_t row, std::span<const float> tile, std::span<const std::byte> values) {
+      const auto target = std::span(graph->channel_scales(id)).subspan(static_cast<std::size_t>(row), tile.size());
+      std::ranges::copy(tile, target.begin());
+      if (static_linear) {
+        static_linear->refine_zero_rows(target, values);
+      }
+    };
+    result_->weights.on_channel_scales(plan, receive);
     return id;
   }
 
   void linear(ValueId value) {
     const Node& current = node(value);
     const LayerPlan& plan = layer_plan(current, current.inputs[1]);
+    if (plan.activations) {
+      return linear_in_int8(value, plan);
+    }
     const LinearKernel kernel = choose_kernel(plan);
     const XnnId weight = filter(plan);
     note_layer(plan, kernel.name, stored_bytes_);
@@ -416,6 +441,46 @@ class Lowering {
     delegate().fully_connected(input, weight, kNoValue, product);
     const XnnId bias = vector_weight(current, current.inputs[2], kernel.output);
     delegate().binary(NodeUnion::Add, product, bias, define(value, kernel.output));
+  }
+
+  // Converted to 8 bits from FP32 and back to it, whatever the type in which activations flow: a norm's result is in
+  // FP32 anyway, and the runtime's direct conversion from FP16 rounds to the neighbouring step at times.
+  void linear_in_int8(ValueId value, const LayerPlan& plan) {
+    const Node& current = node(value);
+    const auto layer = std::make_shared<const StaticLinear>(plan);
+    const XnnId weight = filter(plan, layer);
+    note_layer(plan, plan.format.element == ElementType::kI8 ? "qs8 x qc8w" : "qs8 x qc4w", stored_bytes_);
+    DelegateGraph* graph = &delegate();
+    result_->weights.on_streamed([=](const WeightStore::Write&) { layer->check(graph->channel_scales(weight)); });
+    const XnnId input = static_int8(current.inputs[0], layer->input());
+    const bool has_bias = current.inputs.size() == 3;
+    const XnnId bias = has_bias ? static_bias(current, weight, layer) : kNoValue;
+    const XnnId product = delegate().quantized_value(Datatype::qint8, upper_bounds(current.shape), layer->output());
+    delegate().fully_connected(input, weight, bias, product);
+    delegate().unary(NodeUnion::Convert, product, define(value, DType::kF32));
+    mapped(value).flow = compute_;
+  }
+
+  // In 32-bit integers that count steps of input scale times weight scale: computed when the latter are known.
+  XnnId static_bias(const Node& user, XnnId weight, const std::shared_ptr<const StaticLinear>& layer) {
+    LayerPlan plan = layer_plan(user, user.inputs[2]);
+    const auto rows = static_cast<std::size_t>(plan.columns);
+    const std::size_t bytes = rows * sizeof(std::int32_t);
+    WeightStore& weights = result_->weights;
+    const std::uint32_t segment = weights.add_reserved(plan.tensor + ":i32", static_cast<std::int64_t>(bytes));
+    const XnnId id =
+        delegate().constant_value(Datatype::qcint32, {static_cast<std::uint32_t>(rows)}, constant_index(segment, bytes),
+                                  PerChannelScales{.scales = std::vector<float>(rows, 1.0F)});
+    DelegateGraph* graph = &delegate();
+    weights.on_streamed([=, &weights](const WeightStore::Write& write) {
+      const std::vector<float>& scales = graph->channel_scales(weight);
+      const std::vector<std::int32_t> steps = layer->quantize_bias(weights.read_vector(plan), scales);
+      graph->channel_scales(id) = layer->bias_scales(scales);
+      write(segment, 0, std::as_bytes(std::span(steps)));
+    });
+    plan.format = {.element = ElementType::kI32, .granularity = Granularity::kChannel};
+    note_layer(plan, "", static_cast<std::int64_t>(2 * bytes));  // with one float32 scale for each value
+    return id;
   }
 
   // --- Outside the delegate.

@@ -190,10 +190,11 @@ class ProgramReader {
     for (const xnn::Node* node : list(graph->xnodes())) {
       ++delegate.nodes[xnn::EnumNameNodeUnion(node->xnode_union_type())];
     }
-    read_delegate_constants(*graph, payload, constants);
+    read_delegate_values(*graph, payload, constants, delegate);
   }
 
-  void read_delegate_constants(const xnn::Graph& graph, std::span<const std::byte> payload, std::uint64_t base) {
+  void read_delegate_values(const xnn::Graph& graph, std::span<const std::byte> payload, std::uint64_t base,
+                            InspectedDelegate& delegate) {
     const auto constants = list(graph.constant_data());
     const auto add = [&](std::uint32_t index, const std::string& type, std::vector<std::int64_t> shape,
                          std::int64_t group_size) {
@@ -223,6 +224,9 @@ class ProgramReader {
           quantized != nullptr ? quantized->tensor_value() : value->xvalue_union_as_TensorValue();
       if (tensor == nullptr) {
         continue;
+      }
+      if (tensor->constant_buffer_idx() == 0) {
+        ++delegate.values[xnn::EnumNameDatatype(tensor->datatype())];
       }
       const xnn::PerChannelGroupQuant* groups =
           quantized != nullptr ? quantized->quant_params_as_PerChannelGroupQuant() : nullptr;

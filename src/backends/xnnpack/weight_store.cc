@@ -5,6 +5,7 @@
 
 #include "checkpoint/same_bytes.h"
 #include "quant/kernels/kernels.h"
+#include "quant/weight_encoder.h"
 
 namespace diffulex_edge::xnnpack {
 namespace {
@@ -143,10 +144,18 @@ std::uint32_t WeightStore::add_computed(const std::string& key, std::span<const 
   return position->second;
 }
 
-void WeightStore::on_channel_scales(const LayerPlan& plan,
-                                    std::function<void(std::int64_t, std::span<const float>)> receiver) {
+void WeightStore::on_channel_scales(const LayerPlan& plan, ScaleReceiver receiver) {
   const Key key(content_of(plan.tensor), format_of(plan, plan.format), Layout::kFilter);
   streams_[by_key_.at(key)].receivers.push_back(std::move(receiver));
+}
+
+std::vector<float> WeightStore::read_vector(const LayerPlan& plan) const {
+  const StoredWeight source = find_stored_weight(checkpoint_, plan.tensor);
+  std::vector<float> values(static_cast<std::size_t>(source.rows * source.columns));
+  EncodeScratch scratch;
+  encode_rows(source, float_format(ElementType::kF32), {}, 0, source.rows, scratch,
+              std::as_writable_bytes(std::span(values)), {});
+  return values;
 }
 
 void WeightStore::write_tile(const Stream& stream, const EncodedTile& tile, const Write& write) {
@@ -170,7 +179,7 @@ void WeightStore::write_tile(const Stream& stream, const EncodedTile& tile, cons
       write(parts.values_segment, parts.scales_offset + first_scale * 4, std::as_bytes(std::span(scales)));
     }
     for (const auto& receiver : stream.receivers) {
-      receiver(first_scale, scales);
+      receiver(first_scale, scales, tile.values);
     }
   }
 }
@@ -190,6 +199,9 @@ void WeightStore::stream(const Write& write, const RunControl& control) const {
                     .sink = [&stream, &write](const EncodedTile& tile) { write_tile(stream, tile, write); }});
   }
   stream_weights(jobs, control);
+  for (const auto& finish : finishers_) {
+    finish(write);
+  }
 }
 
 }  // namespace diffulex_edge::xnnpack

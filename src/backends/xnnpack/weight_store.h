@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/stored_weight.h"
@@ -51,13 +52,24 @@ class WeightStore {
   // Small computed data, with the same room behind it. Equal bytes share a segment.
   std::uint32_t add_computed(const std::string& key, std::span<const std::byte> bytes);
 
-  // Receives the float32 scales of the filter stored by the last add_filter, row by row, while streaming.
-  void on_channel_scales(const LayerPlan& plan, std::function<void(std::int64_t row, std::span<const float>)> receiver);
+  // Room for `size` bytes that are known only when the weights have been streamed, to be written by on_streamed.
+  std::uint32_t add_reserved(std::string key, std::int64_t size) { return add_segment(std::move(key), size); }
+
+  // Receives the float32 scales of the filter stored by the last add_filter, and the rows that they belong to as
+  // stored, tile by tile while streaming.
+  using ScaleReceiver =
+      std::function<void(std::int64_t row, std::span<const float> scales, std::span<const std::byte> values)>;
+  void on_channel_scales(const LayerPlan& plan, ScaleReceiver receiver);
+  // Called once, when every weight has been streamed.
+  using Write = std::function<void(std::uint32_t segment, std::int64_t offset, std::span<const std::byte> bytes)>;
+  void on_streamed(std::function<void(const Write&)> finish) { finishers_.push_back(std::move(finish)); }
+
+  // A bias in float32.
+  std::vector<float> read_vector(const LayerPlan& plan) const;
 
   const std::vector<Segment>& segments() const { return segments_; }
 
   // Streams every weight; write(segment, offset in it, bytes) is called from several threads.
-  using Write = std::function<void(std::uint32_t segment, std::int64_t offset, std::span<const std::byte> bytes)>;
   void stream(const Write& write, const RunControl& control) const;
 
  private:
@@ -69,7 +81,7 @@ class WeightStore {
     Layout layout = Layout::kFilter;
     StoredParts parts;
     bool appended_scales = false;
-    std::vector<std::function<void(std::int64_t, std::span<const float>)>> receivers;
+    std::vector<ScaleReceiver> receivers;
   };
   using Key = std::tuple<std::string, std::string, Layout>;  // content, format and method, layout
 
@@ -86,6 +98,7 @@ class WeightStore {
   std::map<Key, std::size_t> by_key_;
   std::map<std::string, std::string> content_;
   std::map<std::vector<std::byte>, std::uint32_t> computed_;
+  std::vector<std::function<void(const Write&)>> finishers_;
 };
 
 }  // namespace diffulex_edge::xnnpack

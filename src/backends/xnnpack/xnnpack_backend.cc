@@ -1,5 +1,6 @@
 // Plans, lowers and writes a .pte file.
 
+#include <algorithm>
 #include <utility>
 
 #include "backends/xnnpack/lowering.h"
@@ -67,24 +68,48 @@ void write_file(const xnnpack::LoweredProgram& lowered, const FileLayout& layout
   file.commit();
 }
 
-ActivationDtype check_activation_dtype(const BackendConfig& config) {
-  const ActivationDtype dtype = config.activation_dtype.value_or(ActivationDtype::FP32);
-  if (dtype != ActivationDtype::FP32 && dtype != ActivationDtype::FP16) {
-    throw Error(ErrorCode::kUnsupported, "activation dtype " + std::string(to_string(dtype)),
-                "is not available with XNNPACK", "use --mode dynamic for 8-bit activations");
+// 8-bit activations are those of mode static, whose layers begin and end in FP32.
+BackendConfig with_mode(BackendConfig config) {
+  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
+    config.quant_config.mode = QuantizationMode::STATIC;
   }
-  return dtype;
+  return config;
+}
+
+void check_activation_dtype(const BackendConfig& config) {
+  if (config.activation_dtype == ActivationDtype::INT16) {
+    throw Error(ErrorCode::kUnsupported, "activation dtype int16", "is not available with XNNPACK",
+                "use --mode static or dynamic for 8-bit activations");
+  }
+  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::DYNAMIC) {
+    throw Error(ErrorCode::kInvalidArgument, "activation dtype int8", "is mode static, not dynamic",
+                "leave it out: mode dynamic has 8-bit activations of its own");
+  }
+}
+
+// That some layer has the 8-bit activations that were asked for.
+void check_some_layer_is_static(const QuantizationPlan& plan) {
+  if (std::ranges::none_of(plan.layers, [](const LayerPlan& layer) { return layer.activations.has_value(); })) {
+    throw Error(ErrorCode::kUnsupported, "activation dtype int8", "XNNPACK takes it with INT8 and INT4 weights only",
+                "use --dtype int8");
+  }
 }
 
 }  // namespace
+
+XNNPACKBackend::XNNPACKBackend(BackendConfig config) : EdgeBackend(with_mode(std::move(config))) {}
 
 ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::path* target, const RunControl& control) {
   if (!config().backend_options.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "backend option '" + config().backend_options.begin()->first + "'",
                 "is not known to the XNNPACK backend");
   }
-  const ActivationDtype activation_dtype = check_activation_dtype(config());
+  const ActivationDtype activation_dtype = config().activation_dtype.value_or(ActivationDtype::FP32);
+  check_activation_dtype(config());
   const QuantizationResult quantization = quantize_model(model, config().quant_config);
+  if (activation_dtype == ActivationDtype::INT8) {
+    check_some_layer_is_static(quantization.plan);
+  }
   const auto lowered = xnnpack::lower(model, quantization, activation_dtype);
   const FileLayout layout = lay_out(*lowered);
   if (target != nullptr) {
@@ -118,12 +143,12 @@ Support XNNPACKBackend::support(QuantizationDtype dtype, QuantizationMode mode) 
       return {SupportLevel::kFull, "f32 x f16, or f16 throughout with --activation-dtype fp16"};
     case QuantizationDtype::INT8:
       if (mode == QuantizationMode::STATIC) {
-        return {SupportLevel::kUnsupported, "needs calibration, which this version does not have"};
+        return {SupportLevel::kFull, "qs8 x qc8w, with ranges from calibration"};
       }
       return {SupportLevel::kFull, mode == QuantizationMode::DYNAMIC ? "qd8 x qc8w" : "f32 x qc8w"};
     case QuantizationDtype::INT4:
       if (mode == QuantizationMode::STATIC) {
-        return {SupportLevel::kUnsupported, "needs calibration, which this version does not have"};
+        return {SupportLevel::kPartial, "per channel: qs8 x qc4w, with ranges from calibration; none for groups"};
       }
       return {SupportLevel::kFull, "groups: qd8 x qb4w (activations in 8 bits); per channel: f32 or qd8 x qc4w"};
   }

@@ -7,6 +7,8 @@
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/inspection.h"
 #include "support/expect_error.h"
+#include "support/reference_decoder.h"
+#include "support/static_ranges.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {
@@ -27,6 +29,29 @@ class XnnpackBackend : public ::testing::Test {
     }
     return result;
   }
+  // Whatever is done to a file, inspecting it ends in an answer or in one error: run under ASan and UBSan.
+  void expect_survives(const std::string& whole) {
+    const auto survives = [&](const std::string& bytes) {
+      testing::write_file(folder_ / "damaged.pte", bytes);
+      try {
+        inspect(folder_ / "damaged.pte");
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kBadFile) << error.what();
+      }
+    };
+    std::mt19937 generator(1);
+    for (int i = 0; i < 200; ++i) {
+      survives(whole.substr(0, generator() % whole.size()));
+    }
+    for (int i = 0; i < 600; ++i) {
+      std::string flipped = whole;
+      // The program at the front and the delegate's payload at the end are what is parsed.
+      const std::size_t range = std::min<std::size_t>(whole.size(), 24'000);
+      const std::size_t at = i % 2 == 0 ? generator() % range : whole.size() - 1 - generator() % range;
+      flipped[at] = static_cast<char>(generator());
+      survives(flipped);
+    }
+  }
   testing::TemporaryFolder folder_;
 };
 
@@ -43,6 +68,15 @@ const QuantizationConfig kFormats[] = {
     {.dtype = QuantizationDtype::INT8,
      .embedding_dtype = QuantizationDtype::INT8,
      .head_dtype = QuantizationDtype::INT8},
+    {.dtype = QuantizationDtype::INT8,
+     .mode = QuantizationMode::STATIC,
+     .embedding_dtype = QuantizationDtype::INT8,
+     .head_dtype = QuantizationDtype::INT8,
+     .activations = testing::wide_activations()},
+    {.dtype = QuantizationDtype::INT4,
+     .mode = QuantizationMode::STATIC,
+     .group_size = 0,
+     .activations = testing::wide_activations()},
 };
 
 TEST_F(XnnpackBackend, PredictsSizesAndMakesOneDelegateCall) {
@@ -86,12 +120,67 @@ TEST_F(XnnpackBackend, ReturnsFailuresAndLeavesTheTargetAlone) {
   testing::write_file(folder_ / "x.pte", "old");
   const ExportResult result = run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
   EXPECT_FALSE(result.success);
-  EXPECT_EQ(result.error_code, ErrorCode::kUnsupported);
-  EXPECT_NE(result.error_message.find("calibration"), std::string::npos);
+  EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument);
+  EXPECT_NE(result.error_message.find("--calibration"), std::string::npos);
   EXPECT_EQ(testing::read_file(folder_ / "x.pte"), "old");
   EXPECT_EQ(run({.dtype = QuantizationDtype::INT8}, false, 0, ActivationDtype::FP16).error_code,
             ErrorCode::kUnsupported);
   EXPECT_EQ(run({}, false, 0, ActivationDtype::INT8).error_code, ErrorCode::kUnsupported);
+}
+
+TEST_F(XnnpackBackend, TakesInt8ActivationsForModeStatic) {
+  QuantizationConfig config = {.dtype = QuantizationDtype::INT8, .activations = testing::wide_activations()};
+  const ExportResult result = run(config, false, 0, ActivationDtype::INT8);
+  ASSERT_TRUE(result.success) << result.error_message;
+  EXPECT_EQ(result.metadata.activation_dtype, "int8");
+  const std::string bytes = testing::read_file(folder_ / "x.pte");
+  config.mode = QuantizationMode::STATIC;
+  EXPECT_EQ(XNNPACKBackend({.quant_config = config, .activation_dtype = {}, .backend_options = {}})
+                .config()
+                .quant_config.mode,
+            QuantizationMode::STATIC);
+  ASSERT_TRUE(run(config).success);
+  EXPECT_TRUE(testing::read_file(folder_ / "x.pte") == bytes);
+  config.mode = QuantizationMode::DYNAMIC;
+  EXPECT_EQ(run(config, false, 0, ActivationDtype::INT8).error_code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(run(config, false, 0, ActivationDtype::INT16).error_code, ErrorCode::kUnsupported);
+}
+
+TEST_F(XnnpackBackend, NamesTheKernelAndTheFormatOfStaticLayers) {
+  const testing::ReferenceDecoder dream = testing::reference_decoder("dream");
+  testing::write_model(folder_ / "model", dream.config, dream.tensors());
+  const Model model = load_model(folder_ / "model");
+  XNNPACKBackend backend({.quant_config = {.dtype = QuantizationDtype::INT8,
+                                           .mode = QuantizationMode::STATIC,
+                                           .activations = testing::wide_activations()},
+                          .activation_dtype = {},
+                          .backend_options = {}});
+  const ExportResult result = backend.dry_run(model);
+  ASSERT_TRUE(result.success) << result.error_message;
+  int biases = 0;
+  for (const StoredLayer& layer : result.metadata.layers) {
+    if (layer.plan.role == LayerRole::kLinear) {
+      const bool head = layer.plan.layer == "lm_head";
+      EXPECT_EQ(layer.kernel, head ? "f32 x f32" : "qs8 x qc8w");
+      EXPECT_EQ(layer.plan.activations.has_value(), !head);
+    } else if (layer.plan.role == LayerRole::kBias) {
+      EXPECT_EQ(to_string(layer.plan.format), "i32 per channel, f32 scales");
+      EXPECT_EQ(layer.stored_bytes, 8 * layer.plan.columns);
+      ++biases;
+    }
+  }
+  EXPECT_EQ(biases, 6);
+}
+
+// A scale that the runtime would refuse is found when the weights are streamed; nothing is written then.
+TEST_F(XnnpackBackend, RefusesStaticRangesThatDoNotBelongToTheWeights) {
+  testing::Activations activations = testing::wide_activations();
+  activations.at("layers.1.o_proj") = {.input = {.min = -1e6F, .max = 1e6F}, .output = {.min = 0.0F, .max = 1e-3F}};
+  const ExportResult result =
+      run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = activations});
+  EXPECT_EQ(result.error_code, ErrorCode::kUnsupported);
+  EXPECT_NE(result.error_message.find("layers.1.o_proj"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "x.pte"));
 }
 
 TEST_F(XnnpackBackend, RefusesToWriteOverTheModel) {
@@ -104,30 +193,14 @@ TEST_F(XnnpackBackend, RefusesToWriteOverTheModel) {
   EXPECT_NO_THROW(load_model(folder_ / "model"));
 }
 
-// Whatever is done to a file, inspecting it ends in an answer or in one error: run under ASan and UBSan.
 TEST_F(XnnpackBackend, InspectionSurvivesDamagedFiles) {
   run({.dtype = QuantizationDtype::INT4, .embedding_dtype = QuantizationDtype::INT8});
-  const std::string whole = testing::read_file(folder_ / "x.pte");
-  const auto survives = [&](const std::string& bytes) {
-    testing::write_file(folder_ / "damaged.pte", bytes);
-    try {
-      inspect(folder_ / "damaged.pte");
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kBadFile) << error.what();
-    }
-  };
-  std::mt19937 generator(1);
-  for (int i = 0; i < 200; ++i) {
-    survives(whole.substr(0, generator() % whole.size()));
-  }
-  for (int i = 0; i < 600; ++i) {
-    std::string flipped = whole;
-    // The program at the front and the delegate's payload at the end are what is parsed.
-    const std::size_t range = std::min<std::size_t>(whole.size(), 24'000);
-    const std::size_t at = i % 2 == 0 ? generator() % range : whole.size() - 1 - generator() % range;
-    flipped[at] = static_cast<char>(generator());
-    survives(flipped);
-  }
+  expect_survives(testing::read_file(folder_ / "x.pte"));
+}
+
+TEST_F(XnnpackBackend, InspectionSurvivesDamagedFilesWithStaticActivations) {
+  run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()});
+  expect_survives(testing::read_file(folder_ / "x.pte"));
 }
 
 TEST(BackendRegistry, KnowsItsBackends) {

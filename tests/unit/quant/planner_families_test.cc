@@ -7,6 +7,7 @@
 #include "diffulex_edge/quantization.h"
 #include "support/expect_error.h"
 #include "support/reference_decoder.h"
+#include "support/static_ranges.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {
@@ -124,11 +125,36 @@ TEST_F(PlanFamilies, RefuseOtherGroupSizesWhateverTheDtype) {
   }
 }
 
-TEST_F(PlanFamilies, RefuseStaticModeWhateverTheDtype) {
+// Activations stay as they are where the weights do.
+TEST_F(PlanFamilies, IgnoreTheModeOfFloatingPointWeights) {
   const Model model = load(testing::reference_decoder("qwen3"));
-  for (const QuantizationDtype dtype : {QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
-    testing::expect_error(ErrorCode::kUnsupported, {"static"},
-                          [&] { quantize_model(model, {.dtype = dtype, .mode = QuantizationMode::STATIC}); });
+  for (const QuantizationDtype dtype : {QuantizationDtype::FP32, QuantizationDtype::FP16}) {
+    const auto result = quantize_model(model, {.dtype = dtype,
+                                               .mode = QuantizationMode::STATIC,
+                                               .embedding_dtype = QuantizationDtype::INT8,
+                                               .activations = testing::wide_activations()});
+    EXPECT_TRUE(
+        std::ranges::none_of(result.plan.layers, [](const LayerPlan& layer) { return layer.activations.has_value(); }));
+  }
+}
+
+TEST_F(PlanFamilies, GiveEveryQuantizedLinearLayerItsActivations) {
+  for (const char* family : {"llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"}) {
+    const Model model = load(testing::reference_decoder(family));
+    testing::Activations activations = testing::wide_activations();
+    activations.at("layers.1.k_proj").input.max = 7.0F;
+    const auto result = quantize_model(model, {.dtype = QuantizationDtype::INT8,
+                                               .mode = QuantizationMode::STATIC,
+                                               .embedding_dtype = QuantizationDtype::INT8,
+                                               .head_dtype = QuantizationDtype::INT8,
+                                               .activations = activations});
+    for (const LayerPlan& layer : result.plan.layers) {
+      if (layer.role == LayerRole::kLinear) {
+        EXPECT_EQ(layer.activations, activations.at(layer.layer)) << family << ' ' << layer.layer;
+      } else {
+        EXPECT_FALSE(layer.activations.has_value()) << family << ' ' << layer.layer;
+      }
+    }
   }
 }
 

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "diffulex_edge/quantization.h"
 #include "support/expect_error.h"
+#include "support/static_ranges.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {
@@ -60,11 +62,47 @@ TEST_F(Plan, TakesASmallerGroupWithAWarningOrFails) {
 TEST_F(Plan, RefusesImpossibleConfigurations) {
   testing::expect_error(ErrorCode::kInvalidArgument, {"48"},
                         [&] { plan({.dtype = QuantizationDtype::INT4, .group_size = 48}); });
-  testing::expect_error(ErrorCode::kUnsupported, {"static", "calibration"},
-                        [&] { plan({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC}); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"fp16", "int8"}, [&] {
     FP16Quantizer().quantize(load_model(folder_.path()), {.dtype = QuantizationDtype::INT8});
   });
+}
+
+TEST_F(Plan, StaticNeedsTheActivationsOfEveryQuantizedLayer) {
+  QuantizationConfig config = {
+      .dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()};
+  config.activations.erase("lm_head");
+  EXPECT_NO_THROW(plan(config));
+  config.head_dtype = QuantizationDtype::INT8;
+  testing::expect_error(ErrorCode::kInvalidArgument, {"lm_head", "mode static", "--calibration FILE"},
+                        [&] { plan(config); });
+  config.head_dtype = {};
+  config.activations.erase("layers.1.up_proj");
+  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.1.up_proj", "--calibration FILE"}, [&] { plan(config); });
+  config.exclude_layers.emplace_back("layers.1.up_proj");
+  EXPECT_NO_THROW(plan(config));
+}
+
+TEST_F(Plan, StaticTakesInt4PerChannelOnly) {
+  QuantizationConfig config = {
+      .dtype = QuantizationDtype::INT4, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()};
+  testing::expect_error(ErrorCode::kUnsupported, {"layers.0.q_proj", "static", "groups"}, [&] { plan(config); });
+  config.group_size = 0;
+  EXPECT_TRUE(layer(plan(config), "layers.0.q_proj").activations.has_value());
+}
+
+TEST_F(Plan, StaticRefusesWhatIsNoRange) {
+  for (const ActivationRange& range :
+       {ActivationRange{.min = 1.0F, .max = -1.0F}, ActivationRange{.min = -INFINITY, .max = 1.0F},
+        ActivationRange{.min = 0.0F, .max = NAN}}) {
+    for (const bool input : {false, true}) {
+      QuantizationConfig config = {.dtype = QuantizationDtype::INT8,
+                                   .mode = QuantizationMode::STATIC,
+                                   .activations = testing::wide_activations()};
+      LayerActivations& layer = config.activations.at("layers.0.o_proj");
+      (input ? layer.input : layer.output) = range;
+      testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.o_proj", "not a range"}, [&] { plan(config); });
+    }
+  }
 }
 
 TEST_F(Plan, WarnsAboutAPatternThatMatchesNothing) {

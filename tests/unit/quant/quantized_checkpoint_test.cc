@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/quantization.h"
 #include "support/expect_error.h"
+#include "support/static_ranges.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {
@@ -77,7 +79,11 @@ TEST_F(QuantizedCheckpoint, ExportsTheBytesThatTheOriginalWouldHave) {
   const QuantizationConfig kConfigs[] = {
       {.dtype = QuantizationDtype::INT8, .embedding_dtype = QuantizationDtype::INT8},
       {.dtype = QuantizationDtype::INT4, .group_size = 64, .head_dtype = QuantizationDtype::INT8},
-      {.dtype = QuantizationDtype::INT4, .group_size = 0}};
+      {.dtype = QuantizationDtype::INT4, .group_size = 0},
+      {.dtype = QuantizationDtype::INT8,
+       .mode = QuantizationMode::STATIC,
+       .head_dtype = QuantizationDtype::INT8,
+       .activations = testing::wide_activations()}};
   for (const QuantizationConfig& config : kConfigs) {
     const Model quantized = quantize(config);
     const auto export_bytes = [&](const Model& model, const QuantizationConfig& with) {
@@ -109,6 +115,59 @@ TEST_F(QuantizedCheckpoint, LeavesNothingWhereAWeightIsBrokenOrTheCallerStops) {
                                  {.stop = source.get_token()});
     });
     EXPECT_EQ(entries(), 1U);
+  }
+}
+
+TEST_F(QuantizedCheckpoint, KeepsStaticRangesToTheBit) {
+  testing::Activations activations = testing::wide_activations();
+  activations.at("layers.0.q_proj") = {.input = {.min = -0.1F, .max = 1.0F / 3.0F},
+                                       .output = {.min = -3.4028235e38F, .max = 1e-45F}};
+  const Model model = quantize({.dtype = QuantizationDtype::INT8,
+                                .mode = QuantizationMode::STATIC,
+                                .head_dtype = QuantizationDtype::INT8,
+                                .activations = activations});
+  const QuantizationConfig config = default_quantization_config(model);
+  EXPECT_EQ(config.mode, QuantizationMode::STATIC);
+  EXPECT_EQ(config.activations, activations);
+  EXPECT_EQ(quantize_model(model, config).plan.at("lm_head", "lm_head.weight").activations, activations.at("lm_head"));
+}
+
+TEST_F(QuantizedCheckpoint, HasNoRangesInOtherModes) {
+  const Model model = quantize({.dtype = QuantizationDtype::INT8, .activations = testing::wide_activations()});
+  EXPECT_TRUE(default_quantization_config(model).activations.empty());
+  EXPECT_EQ(testing::read_file(folder_ / "q/config.json").find("activations"), std::string::npos);
+}
+
+TEST_F(QuantizedCheckpoint, ReadsStaticRangesStrictly) {
+  quantize(
+      {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()});
+  const nlohmann::json written = nlohmann::json::parse(testing::read_file(folder_ / "q/config.json"));
+  const auto expect_refused = [&](const nlohmann::json& activations, const std::string& word) {
+    nlohmann::json config = written;
+    config["quantization_config"]["activations"] = activations;
+    testing::write_file(folder_ / "q/config.json", config.dump());
+    testing::expect_error(ErrorCode::kBadFile, {"config.json", "activations", word},
+                          [&] { load_model(folder_ / "q"); });
+  };
+  const nlohmann::json good = written["quantization_config"]["activations"];
+  expect_refused(nlohmann::json::array(), "object");
+  const auto with = [&](const char* layer, const nlohmann::json& value) {
+    nlohmann::json changed = good;
+    changed[layer] = value;
+    return changed;
+  };
+  expect_refused(with("layers.2.q_proj", good["lm_head"]), "layers.2.q_proj");
+  expect_refused(with("embedding", good["lm_head"]), "embedding");
+  const nlohmann::json range = {-1.0, 1.0};
+  for (const nlohmann::json& value :
+       {nlohmann::json(nullptr), nlohmann::json(1), nlohmann::json{{"input", range}},
+        nlohmann::json{{"input", range}, {"output", range}, {"other", range}},
+        nlohmann::json{{"input", range}, {"output", {1.0, -1.0}}}, nlohmann::json{{"input", range}, {"output", {1.0}}},
+        nlohmann::json{{"input", {-1.0, 1.0, 2.0}}, {"output", range}},
+        nlohmann::json{{"input", {"-1", 1.0}}, {"output", range}},
+        nlohmann::json{{"input", {-1.0, 3.5e38}}, {"output", range}}, nlohmann::json{{"input", 1.0}, {"output", range}},
+        nlohmann::json{{"input", {{"min", -1.0}, {"max", 1.0}}}, {"output", range}}}) {
+    expect_refused(with("layers.0.q_proj", value), "layers.0.q_proj");
   }
 }
 

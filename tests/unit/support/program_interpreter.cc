@@ -139,7 +139,28 @@ class Delegate {
               "value " + std::to_string(id) + " has another shape");
     }
     require(!values_.at(id).has_value(), "value " + std::to_string(id) + " is made twice");
+    if (tensor(id).datatype() == xnn::Datatype::qint8) {
+      const xnn::PerTensorQuant& affine = affine_of(id);
+      const double scale = affine.scale();
+      for (double& x : array.values) {
+        x = std::clamp(x, (-128 - affine.zero_point()) * scale, (127 - affine.zero_point()) * scale);
+      }
+    }
     values_[id] = std::move(array);
+  }
+
+  const xnn::QuantizedTensorValue* quantization_of(std::uint32_t id) const {
+    return file_.graph().xvalues()->Get(id)->xvalue_union_as_QuantizedTensorValue();
+  }
+
+  // Of a value in 8 bits with a fixed scale.
+  const xnn::PerTensorQuant& affine_of(std::uint32_t id) const {
+    const auto* quantized = quantization_of(id);
+    const auto* affine = quantized != nullptr ? quantized->quant_params_as_PerTensorQuant() : nullptr;
+    require(affine != nullptr && std::isnormal(affine->scale()) && affine->scale() > 0 &&
+                std::abs(affine->zero_point()) <= 128,
+            "a qint8 value without a proper scale");
+    return *affine;
   }
 
   std::string data(std::uint32_t constant_index) const {
@@ -174,6 +195,11 @@ class Delegate {
           result.values.push_back(static_cast<double>(load<std::int8_t>(bytes, i)) *
                                   static_cast<double>(channels->scale()->Get(static_cast<std::uint32_t>(row))));
           break;
+        case xnn::Datatype::qcint32:
+          require(channels->scale()->size() == elements, "a bias without a scale for each value");
+          result.values.push_back(static_cast<double>(load<std::int32_t>(bytes, i)) *
+                                  static_cast<double>(channels->scale()->Get(static_cast<std::uint32_t>(i))));
+          break;
         case xnn::Datatype::qcint4:
           result.values.push_back(nibble(bytes, row * packed + column / 2, column % 2 == 1) *
                                   static_cast<double>(channels->scale()->Get(static_cast<std::uint32_t>(row))));
@@ -195,11 +221,36 @@ class Delegate {
   double bias_scale(std::uint32_t filter, std::uint32_t input, std::uint32_t row) const {
     const auto* quantized = file_.graph().xvalues()->Get(filter)->xvalue_union_as_QuantizedTensorValue();
     const auto* channels = quantized != nullptr ? quantized->quant_params_as_PerChannelQuant() : nullptr;
-    const bool dynamic = tensor(input).datatype() == xnn::Datatype::qdint8;
-    return channels != nullptr && !dynamic ? static_cast<double>(channels->scale()->Get(row)) : 1.0;
+    const bool quantized_input =
+        tensor(input).datatype() == xnn::Datatype::qdint8 || tensor(input).datatype() == xnn::Datatype::qint8;
+    return channels != nullptr && !quantized_input ? static_cast<double>(channels->scale()->Get(row)) : 1.0;
+  }
+
+  // What XNNPACK asks of a layer with static activations.
+  void check_static(const xnn::FullyConnected& node) const {
+    const bool is_static = tensor(node.input1_id()).datatype() == xnn::Datatype::qint8;
+    require(is_static == (tensor(node.output_id()).datatype() == xnn::Datatype::qint8), "one side alone is qint8");
+    if (!is_static) {
+      return;
+    }
+    const auto* channels = quantization_of(node.filter_id())->quant_params_as_PerChannelQuant();
+    require(channels != nullptr, "static activations need a scale for each channel");
+    const float input = affine_of(node.input1_id()).scale();
+    const float output = affine_of(node.output_id()).scale();
+    for (const float scale : *channels->scale()) {
+      require(input * scale / output < 256.0F, "a requantization scale is too large");
+    }
+    if (node.bias_id() != 0xFFFFFFFF) {
+      require(tensor(node.bias_id()).datatype() == xnn::Datatype::qcint32, "a bias of another type");
+      const auto& bias = *quantization_of(node.bias_id())->quant_params_as_PerChannelQuant()->scale();
+      for (std::uint32_t row = 0; row < bias.size(); ++row) {
+        require(bias.Get(row) == input * channels->scale()->Get(row), "a bias does not count steps of the sums");
+      }
+    }
   }
 
   void fully_connected(const xnn::FullyConnected& node) {
+    check_static(node);
     const Array& x = value(node.input1_id());
     const Array& filter = value(node.filter_id());
     require(x.shape.back() == filter.shape[1], "a filter does not fit its input");

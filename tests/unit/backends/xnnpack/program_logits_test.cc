@@ -10,6 +10,7 @@
 #include "quant/kernels/kernels.h"
 #include "support/program_interpreter.h"
 #include "support/reference_decoder.h"
+#include "support/static_ranges.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {
@@ -129,21 +130,46 @@ TEST_F(ProgramLogits, OfTiedWeightsInOneFormat) {
   }
 }
 
+// Ranges that nothing leaves, so that only the rounding of the bias differs from weights alone.
+TEST_F(ProgramLogits, WithStaticActivations) {
+  const QuantizationMode kStatic = QuantizationMode::STATIC;
+  const QuantizationConfig kFormats[] = {
+      {.dtype = INT8, .mode = kStatic, .activations = testing::wide_activations()},
+      {.dtype = INT8,
+       .mode = kStatic,
+       .embedding_dtype = INT8,
+       .head_dtype = INT8,
+       .activations = testing::wide_activations()},
+      {.dtype = INT4, .mode = kStatic, .group_size = 0, .head_dtype = INT8, .activations = testing::wide_activations()},
+      {.dtype = FP16, .mode = kStatic, .group_size = 0, .head_dtype = INT4, .activations = testing::wide_activations()},
+  };
+  for (std::size_t i = 0; i < std::size(kFormats); ++i) {
+    for (const char* family : {"dream", "qwen3"}) {
+      SCOPED_TRACE(std::string(family) + ", format " + std::to_string(i));
+      expect_same(reference_decoder(family), config(kFormats[i]), 2e-3);
+      expect_same(reference_decoder(family), config(kFormats[i], ActivationDtype::FP16), 7e-3);
+    }
+  }
+  expect_same(reference_decoder("fast_dllm_v2", true), config(kFormats[1]), 2e-3);
+}
+
 // Every bias that a family can have, under kernels that take it inside and under those that must not.
 TEST_F(ProgramLogits, WithBiasesEverywhere) {
   ReferenceDecoder model = reference_decoder("llada");
   model.config["include_bias"] = true;
   model.config["bias_for_layer_norm"] = false;
   model.qkv_bias = model.output_bias = model.mlp_bias = model.head_bias = true;
-  const QuantizationConfig kFormats[] = {{.dtype = FP32},
-                                         {.dtype = FP16},
-                                         {.dtype = INT8, .head_dtype = INT8},
-                                         {.dtype = INT8, .mode = kDynamic, .head_dtype = INT8},
-                                         {.dtype = INT4, .head_dtype = INT4},
-                                         {.dtype = INT4, .group_size = 0, .head_dtype = INT4}};
+  const QuantizationConfig kFormats[] = {
+      {.dtype = FP32},
+      {.dtype = FP16},
+      {.dtype = INT8, .head_dtype = INT8},
+      {.dtype = INT8, .mode = kDynamic, .head_dtype = INT8},
+      {.dtype = INT8, .mode = QuantizationMode::STATIC, .head_dtype = INT8, .activations = testing::wide_activations()},
+      {.dtype = INT4, .head_dtype = INT4},
+      {.dtype = INT4, .group_size = 0, .head_dtype = INT4}};
   for (std::size_t i = 0; i < std::size(kFormats); ++i) {
     SCOPED_TRACE("format " + std::to_string(i));
-    expect_same(model, config(kFormats[i]));
+    expect_same(model, config(kFormats[i]), kFormats[i].mode == QuantizationMode::STATIC ? 2e-3 : 3e-5);
   }
 }
 

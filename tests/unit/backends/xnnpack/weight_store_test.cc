@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -164,9 +166,11 @@ TEST_F(WeightStoreTest, SharesAnInt8TableWithItsFilter) {
   EXPECT_EQ(table.values_segment, filter.values_segment);
   EXPECT_FALSE(filter.is_new);
   std::vector<float> scales(3);
-  store_->on_channel_scales(plan("a", int8_per_channel()), [&](std::int64_t row, std::span<const float> values) {
-    std::ranges::copy(values, scales.begin() + row);
-  });
+  store_->on_channel_scales(plan("a", int8_per_channel()),
+                            [&](std::int64_t row, std::span<const float> tile, std::span<const std::byte> values) {
+                              EXPECT_EQ(values.size(), 64 * tile.size());
+                              std::ranges::copy(tile, scales.begin() + row);
+                            });
   const auto written = stream();
   for (std::size_t row = 0; row < 3; ++row) {
     const auto bits = std::bit_cast<std::uint32_t>(scales[row]);
@@ -184,15 +188,32 @@ TEST_F(WeightStoreTest, GivesEveryReceiverEveryRowOnce) {
   std::vector<int> first(9000);
   std::vector<int> second(9000);
   for (std::vector<int>* seen : {&first, &second}) {
-    store_->on_channel_scales(layer, [seen](std::int64_t row, std::span<const float> values) {
-      for (std::size_t i = 0; i < values.size(); ++i) {
-        ++seen->at(static_cast<std::size_t>(row) + i);
-      }
-    });
+    store_->on_channel_scales(layer,
+                              [seen](std::int64_t row, std::span<const float> scales, std::span<const std::byte>) {
+                                for (std::size_t i = 0; i < scales.size(); ++i) {
+                                  ++seen->at(static_cast<std::size_t>(row) + i);
+                                }
+                              });
   }
   stream(4);
   EXPECT_EQ(first, std::vector<int>(9000, 1));
   EXPECT_EQ(second, std::vector<int>(9000, 1));
+}
+
+TEST_F(WeightStoreTest, FinishesWhenEveryWeightIsStreamed) {
+  open({matrix("a", 9000, 64, 0.7)});
+  const LayerPlan layer = plan("a", int8_per_channel());
+  store_->add_filter(layer);
+  std::atomic<std::int64_t> rows = 0;
+  store_->on_channel_scales(layer, [&](std::int64_t, std::span<const float> scales, std::span<const std::byte>) {
+    rows += static_cast<std::int64_t>(scales.size());
+  });
+  const std::uint32_t reserved = store_->add_reserved("later", 2);
+  store_->on_streamed([&](const WeightStore::Write& write) {
+    EXPECT_EQ(rows, 9000);
+    write(reserved, 1, std::array{std::byte{7}});
+  });
+  EXPECT_EQ(stream(4)[reserved], (std::vector<int>{0, 7}));
 }
 
 TEST_F(WeightStoreTest, LeavesRoomBehindVectors) {
