@@ -51,7 +51,7 @@ def checkpoint_name(name: str) -> str:
 
 
 def half_rotation_order(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a query or key projection, from llama.cpp's rotation of neighbours (2i, 2i + 1) to that of (i, i + D/2)."""
+    """Rows of a query or key projection, from llama.cpp's rotation of pairs (2i, 2i + 1) to that of (i, i + D/2)."""
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)
@@ -146,6 +146,7 @@ def write_checkpoint(source: Path, folder: Path, dtype: str) -> None:
         weights[name] = torch.from_numpy(np.array(values, dtype=np.float32)).to(DTYPES[dtype])
     config = read_config(metadata, tied="lm_head.weight" not in weights, dtype=dtype)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors keeps it from all other users
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     text = json.dumps(read_tokenizer(metadata), indent=2, ensure_ascii=False)
     (folder / "tokenizer.json").write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ["core", "tokenizer", "checkpoint", "graph", "models", "quant", "runtime", "diffusion", "backends", "report", "cli"]
+ROOMS = [
+    "core",
+    "tokenizer",
+    "checkpoint",
+    "graph",
+    "models",
+    "quant",
+    "runtime",
+    "diffusion",
+    "backends",
+    "report",
+    "cli",
+]
 # The room that each public header belongs to.
 PUBLIC = {
     "error": "core",

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "diffulex_edge/error.h"
 #include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
@@ -68,10 +69,10 @@ Bpe::Bpe(const Fields& model) {
   read_merges(model);
   if (model.has("unk_token")) {
     const auto position = ids_.find(model.text("unk_token"));
-    if (position == ids_.end()) {
-      model.fail("'unk_token' is '" + model.text("unk_token") + "', which is not in 'vocab'");
+    unknown_is_missing_ = position == ids_.end();
+    if (!unknown_is_missing_) {
+      unknown_ = position->second;
     }
-    unknown_ = position->second;
   }
 }
 
@@ -138,6 +139,9 @@ std::vector<Bpe::Symbol> Bpe::symbols_of(std::string_view piece) const {
     const bool known = position != ids_.end();
     if (known) {
       symbols.push_back({.id = position->second});
+    } else if (unknown_is_missing_) {
+      throw Error(ErrorCode::kBadFile, "tokenizer",
+                  "'" + std::string(piece.substr(i, length)) + "' is not in 'vocab', and neither is the 'unk_token'");
     } else if (unknown_ && !(fuse_unknown_ && after_unknown)) {
       symbols.push_back({.id = *unknown_});
     }

@@ -45,6 +45,7 @@ class Bpe {
   std::unordered_map<std::int64_t, std::string> tokens_;
   std::unordered_map<std::uint64_t, Merge> merges_;  // by left id << 32 | right id
   std::optional<std::uint32_t> unknown_;
+  bool unknown_is_missing_ = false;  // an error only for a text that needs it, since byte-level BPE never does
   bool fuse_unknown_ = false;
   bool ignore_merges_ = false;  // a piece that is a token is taken as it is
 };

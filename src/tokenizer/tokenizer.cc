@@ -1,6 +1,7 @@
 #include "diffulex_edge/tokenizer.h"
 
 #include <algorithm>
+#include <system_error>
 #include <unordered_map>
 
 #include "core/json.h"
@@ -92,7 +93,8 @@ struct Tokenizer::Parts {
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& path) {
-  const std::filesystem::path file = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
+  std::error_code ignored;  // opening the file gives the message
+  const std::filesystem::path file = std::filesystem::is_directory(path, ignored) ? path / "tokenizer.json" : path;
   const nlohmann::json document = read_json_file(file, kMaxFileBytes);
   parts_ = std::make_shared<const Parts>(document, file.string());
 }

@@ -16,6 +16,9 @@ import pytest
 from command import COMMAND, SANITIZED_COMMAND, SANITIZER_OPTIONS, tiny_llada
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+_TOOL: Final = COMMAND.parent / "encode_text"
+pytestmark = pytest.mark.skipif(not _TOOL.is_file(), reason=f"{_TOOL} is not built beside the command")
+
 GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

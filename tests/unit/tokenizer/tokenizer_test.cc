@@ -141,7 +141,7 @@ TEST_F(TokenizerTest, RefusesABrokenFile) {
   expect_refused_with(bad, "/model/merges/1", {"a", 1}, "'merges' number 1");
   expect_refused_with(bad, "/model/merges/1", {"a", "x"}, "'x'");
   expect_refused_with(bad, "/model/merges/1", {"a", "c"}, "'ac'");
-  expect_refused_with(bad, "/model/unk_token", "x", "'unk_token'");
+  expect_refused_with(bad, "/model/unk_token", 1, "'unk_token'");
   expect_refused_with(bad, "/model/ignore_merges", 1, "'ignore_merges'");
   expect_refused_with(bad, "/pre_tokenizer", "ByteLevel", "'pre_tokenizer'");
   expect_refused_with(bad, "/pre_tokenizer", json::object(), "'type' is missing");
@@ -152,6 +152,16 @@ TEST_F(TokenizerTest, RefusesABrokenFile) {
   expect_refused_with(bad, "/added_tokens/0/id", 1.5, "'id'");
   expect_refused_with(bad, "/added_tokens/0/id", 20, "would give it 9");
   expect_refused_with(bad, "/added_tokens/1", {{"id", 10}, {"content", "<m>"}}, "is there twice");
+}
+
+TEST_F(TokenizerTest, NeedsTheUnknownTokenOnlyForWhatIsUnknown) {
+  json document = small_tokenizer();
+  document["model"]["unk_token"] = "absent";
+  const Tokenizer tokenizer = load(document);
+  EXPECT_EQ(tokenizer.encode("ab"), (Ids{4}));
+  testing::expect_error(ErrorCode::kBadFile, {"'x'", "'unk_token'"}, [&] { tokenizer.encode("x"); });
+  document["model"]["unk_token"] = "a";
+  EXPECT_EQ(load(document).encode("bx"), (Ids{1, 0}));
 }
 
 TEST_F(TokenizerTest, RefusesStepsWithoutEnd) {
