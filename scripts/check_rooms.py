@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ["core", "checkpoint", "graph", "models", "quant", "runtime", "diffusion", "backends", "report", "cli"]
 # The room that each public header belongs to.
 PUBLIC = {
+    "activations": "core",
     "error": "core",
     "dtype": "core",
     "progress": "core",
