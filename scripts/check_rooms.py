@@ -21,6 +21,7 @@ ROOMS = [
 ]
 # The room that each public header belongs to.
 PUBLIC = {
+    "activations": "core",
     "error": "core",
     "dtype": "core",
     "progress": "core",

@@ -33,8 +33,8 @@ struct InspectedValue {
 struct InspectedDelegate {
   std::string id;
   std::int64_t bytes = 0;
-  // How many nodes of each kind, and how many values of each data type that are no constants, such as "qint8" for static
-  // activations; empty for other backends than XNNPACK.
+  // How many nodes of each kind, and how many values of each data type that are no constants, such as "qint8" for
+  // static activations; empty for other backends than XNNPACK.
   std::map<std::string, std::int64_t> nodes;
   std::map<std::string, std::int64_t> values;
 };

@@ -14,16 +14,18 @@ constexpr float kLeastNormal = std::numeric_limits<float>::min();
 }  // namespace
 
 StaticLinear::StaticLinear(const LayerPlan& plan)
-    : layer_(plan.layer),
-      packed_(plan.format.element == ElementType::kI4),
-      input_(affine_scale(plan.activations.value().input, 8)),
-      output_(affine_scale(plan.activations.value().output, 8)) {
+    : layer_(plan.layer), packed_(plan.format.element == ElementType::kI4) {
+  if (!plan.activations) {
+    throw Error(ErrorCode::kInternal, layer_, "has no static activations");
+  }
+  input_ = affine_scale(plan.activations->input, 8);
+  output_ = affine_scale(plan.activations->output, 8);
   if (packed_ && plan.columns % 2 != 0) {
     throw Error(ErrorCode::kUnsupported, layer_,
                 "XNNPACK has no kernel for static activations with INT4 rows of odd length",
                 "use --dtype int8, or exclude the layer");
   }
-  const std::int64_t largest_product = 255 * (packed_ ? 8 : 128);
+  const std::int64_t largest_product = packed_ ? 255 * 8 : 255 * 128;
   largest_bias_ = std::numeric_limits<std::int32_t>::max() - plan.columns * largest_product;
   if (largest_bias_ < 0) {
     throw Error(ErrorCode::kUnsupported, layer_,

@@ -24,7 +24,8 @@ class StaticLinear {
   const AffineScale& output() const { return output_; }
 
   // A row of zeros can have any scale. Its own, usually 1, may be coarser than the output's steps, and its bias is
-  // counted in it: it gets one that makes 256 of an output's step. `values` are the rows' stored weights.
+  // counted in it: it gets one with which 256 steps of the sum are one of the output. `values` are the rows' stored
+  // weights.
   void refine_zero_rows(std::span<float> weight_scales, std::span<const std::byte> values) const;
   // Throws Error{kUnsupported} for scales that XNNPACK refuses when it loads the file: 256 output steps or more for one
   // step of the sum.

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "support/static_ranges.h"
+
 namespace diffulex_edge {
 namespace {
 
@@ -94,6 +96,7 @@ TEST(Matrix, ClaimsWhatAnExportDoesAndNothingElse) {
     BackendConfig config;
     config.quant_config.dtype = parse_quantization_dtype(row["dtype"].get<std::string>());
     config.quant_config.mode = parse_quantization_mode(row["mode"].get<std::string>());
+    config.quant_config.activations = testing::wide_activations(static_cast<int>(model.config.num_layers));
     const ExportResult result = XNNPACKBackend(config).dry_run(model);
     EXPECT_EQ(result.success, row["xnnpack"]["level"] == "full") << row << result.error_message;
   }
