@@ -152,15 +152,13 @@ float ScaleSearch::find_mse(std::span<const float> weights, std::span<const floa
   // `low`, to where much is clipped.
   const float most = std::max(nearest, largest / grid.high);
   const float least = nearest * (weights.size() < kLongRow ? kLeastOfGroup : kLeastOfRow);
-  candidates_.assign(1, nearest);
-  float nearest_error = 0.0F;
-  best_candidate(importance, grid, unit, nearest_error);
-  float error = 0.0F;
   add_candidates(grid, least, most, kCoarseSteps);
+  candidates_.push_back(nearest);
+  float error = 0.0F;
   float best = best_candidate(importance, grid, unit, error);
   if (grid.scale_type == ElementType::kBF16) {
     // Nothing between the candidates can be stored.
-    if (error < nearest_error * kClearlyLess) {
+    if (error < errors_.back() * kClearlyLess) {
       return best;
     }
     return is_better(weights, importance, best, nearest, grid) ? best : nearest;
