@@ -115,18 +115,15 @@ HWY_INLINE Vector16 Power(Vector16 magnitude, Vector16 exponent) {
   const Vector16 one = hn::Set(df, 1.0F);
   const Vector16 t = hn::Div(hn::Sub(m, one), hn::Add(m, one));
   const Vector16 tt = hn::Mul(t, t);
-  Vector16 series = hn::Add(hn::Mul(tt, hn::Set(df, 0.41219859F)), hn::Set(df, 0.57707802F));
-  series = hn::Add(hn::Mul(series, tt), hn::Set(df, 0.96179669F));
-  const Vector16 log2 = hn::Add(hn::Mul(hn::Mul(series, tt), t), hn::Mul(hn::Set(df, 2.8853900F), t));
+  Vector16 series = hn::Add(hn::Mul(tt, hn::Set(df, kLog2[3])), hn::Set(df, kLog2[2]));
+  series = hn::Add(hn::Mul(series, tt), hn::Set(df, kLog2[1]));
+  const Vector16 log2 = hn::Add(hn::Mul(hn::Mul(series, tt), t), hn::Mul(hn::Set(df, kLog2[0]), t));
   const Vector16 power = hn::Mul(hn::Add(whole, log2), exponent);
   const Vector16 magic = hn::Set(df, 12582912.0F);
   const Vector16 rounded = hn::Sub(hn::Add(power, magic), magic);
   const Vector16 f = hn::Sub(power, rounded);
-  Vector16 result = hn::Add(hn::Mul(f, hn::Set(df, 1.3333558e-3F)), hn::Set(df, 9.6181291e-3F));
-  result = hn::Add(hn::Mul(result, f), hn::Set(df, 5.5504109e-2F));
-  result = hn::Add(hn::Mul(result, f), hn::Set(df, 0.24022651F));
-  result = hn::Add(hn::Mul(result, f), hn::Set(df, 0.69314718F));
-  result = hn::Add(hn::Mul(result, f), one);
+  Vector16 result = hn::Set(df, kExp2[5]);
+  for (std::size_t i = 5; i-- > 0;) result = hn::Add(hn::Mul(result, f), hn::Set(df, kExp2[i]));
   const auto scale = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, rounded), hn::Set(di, 127)));
   return hn::Mul(result, hn::BitCast(df, scale));
 }
