@@ -18,14 +18,14 @@ std::string dump(const Json& json) { return json.dump(2, ' ', false, Json::error
 
 Json layer_json(const LayerPlan& plan) {
   Json json{{"layer", plan.layer},
-          {"tensor", plan.tensor},
-          {"role", to_string(plan.role)},
-          {"rows", plan.rows},
-          {"columns", plan.columns},
-          {"source", to_string(plan.source)},
-          {"format", to_string(plan.format)},
-          {"dtype", to_string(plan.dtype)},
-          {"excluded", plan.excluded}};
+            {"tensor", plan.tensor},
+            {"role", to_string(plan.role)},
+            {"rows", plan.rows},
+            {"columns", plan.columns},
+            {"source", to_string(plan.source)},
+            {"format", to_string(plan.format)},
+            {"dtype", to_string(plan.dtype)},
+            {"excluded", plan.excluded}};
   if (plan.format.is_quantized() && !plan.source.is_quantized()) {
     json["method"] = to_string(plan.method);
   }
