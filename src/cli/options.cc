@@ -37,7 +37,8 @@ void QuantizationArguments::add_to(CLI::App& command) {
       ->allow_extra_args(false);
   command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
   command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");
-  command.add_option("--method", method, "Rounding of INT8 and INT4: rtn (to nearest, default), mse (scales of least squared error), "
+  command.add_option("--method", method,
+                     "Rounding of INT8 and INT4: rtn (to nearest, default), mse (scales of least squared error), "
                      "hqq (half-quadratic)");
   command.add_option("--calibration", calibration, "Calibration data (not in this version)")->group("");
   command.add_option("--plan", plan, "Mixed-precision plan (not in this version)")->group("");

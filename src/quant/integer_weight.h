@@ -17,7 +17,7 @@ struct IntegerWeight {
   std::vector<std::int8_t> values;  // [rows, columns]
   std::vector<float> scales;        // [rows, columns / run], storable in the format
 
-  IntegerWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format);
+  IntegerWeight(std::int64_t row_count, std::int64_t column_count, const WeightFormat& format);
 
   std::int64_t scales_per_row() const { return columns / run; }
   std::int8_t* row(std::int64_t index) { return values.data() + index * columns; }

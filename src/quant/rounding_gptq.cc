@@ -28,8 +28,11 @@ std::vector<std::int64_t> rounding_order(const InputStatistics& statistics, bool
   std::vector<std::int64_t> order(columns);
   std::iota(order.begin(), order.end(), std::int64_t{0});
   if (act_order) {
-    std::ranges::stable_sort(order, std::ranges::greater(), [&](std::int64_t j) {
+    const auto diagonal = [&](std::int64_t j) {
       return statistics.hessian[static_cast<std::size_t>(j) * (columns + 1)];
+    };
+    std::ranges::sort(order, [&](std::int64_t a, std::int64_t b) {
+      return diagonal(a) != diagonal(b) ? diagonal(a) > diagonal(b) : a < b;
     });
   }
   return order;
@@ -74,11 +77,12 @@ bool factorize(const InputStatistics& statistics, double damping, Factor& factor
 
 bool factorize_damped(const InputStatistics& statistics, const GptqOptions& options, Factor& factor) {
   constexpr double kLeastDamping = 1e-6;
-  for (double damping = options.damping; damping <= options.most_damping;
-       damping = std::max(10.0 * damping, kLeastDamping)) {
+  double damping = options.damping;
+  while (damping <= options.most_damping) {
     if (factorize(statistics, damping, factor)) {
       return true;
     }
+    damping = std::max(10.0 * damping, kLeastDamping);
   }
   return false;
 }
@@ -177,8 +181,10 @@ RoundedWeight round_gptq(std::span<const float> weight, std::int64_t rows, std::
                          const RunControl& control) {
   check_layer(weight, rows, columns, &statistics);
   const std::vector<float> importance = options.weigh_scales ? input_importance(statistics) : std::vector<float>();
-  Factor factor{.order = rounding_order(statistics, options.act_order)};
-  if (!factorize_damped(statistics, options, factor)) {
+  // Infinities and NaN have no order.
+  const bool ordered = std::ranges::all_of(input_importance(statistics), [](float sum) { return std::isfinite(sum); });
+  Factor factor{.order = rounding_order(statistics, options.act_order && ordered), .inverse = {}};
+  if (!ordered || !factorize_damped(statistics, options, factor)) {
     RoundedWeight fallback = round_weight(weight, rows, columns, format, options.scale_method, {}, control);
     fallback.fell_back = true;
     return fallback;

@@ -150,23 +150,24 @@ float ScaleSearch::find_mse(std::span<const float> weights, std::span<const floa
   std::ranges::transform(weights, normalized_.begin(), [&](float weight) { return weight / unit; });
   // From the scale at which the largest weight is `high`, whatever its sign, past the one at which a negative one is
   // `low`, to where much is clipped.
-  const float most = std::max(nearest, largest / grid.high);
+  const float most = nearest * (-grid.low / grid.high);
   const float least = nearest * (weights.size() < kLongRow ? kLeastOfGroup : kLeastOfRow);
-  candidates_.assign(1, nearest);
-  float nearest_error = 0.0F;
-  best_candidate(importance, grid, unit, nearest_error);
-  float error = 0.0F;
   add_candidates(grid, least, most, kCoarseSteps);
+  const kernels::MinMax range = kernels::f32_min_max(weights.data(), weights.size());
+  candidates_.push_back(storable_scale(std::max(range.max / grid.high, range.min / grid.low), grid.scale_type));
+  candidates_.push_back(nearest);
+  float error = 0.0F;
   float best = best_candidate(importance, grid, unit, error);
   if (grid.scale_type == ElementType::kBF16) {
     // Nothing between the candidates can be stored.
-    if (error < nearest_error * kClearlyLess) {
+    if (error < errors_.back() * kClearlyLess) {
       return best;
     }
     return is_better(weights, importance, best, nearest, grid) ? best : nearest;
   }
   const float step = (most - least) / static_cast<float>(kCoarseSteps);
   add_candidates(grid, best - step, best + step, kFineSteps);
+  candidates_.push_back(best);
   best = best_candidate(importance, grid, unit, error);
   const float fitted = fit_scale(weights, importance, best, grid);
   if (is_better(weights, importance, fitted, best, grid)) {

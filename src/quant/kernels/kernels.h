@@ -11,8 +11,10 @@
 // environment is the default one (no flush to zero).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <numbers>
 
 namespace diffulex_edge::kernels {
 
@@ -88,6 +90,17 @@ void swap_nibbles(const std::uint8_t* source, std::uint8_t* target, std::size_t 
 
 // The instruction set that the dispatched kernels use on this machine, such as "AVX3", "NEON", "SSE4".
 const char* instruction_set();
+
+// Series that the powers are computed by: 2 / (k ln 2) for k = 1, 3, 5, 7, and (ln 2)^k / k! for k = 0 to 5.
+inline constexpr float kLn2 = std::numbers::ln2_v<float>;
+inline constexpr std::array<float, 4> kLog2 = {2.0F / kLn2, 2.0F / (3.0F * kLn2), 2.0F / (5.0F * kLn2),
+                                               2.0F / (7.0F * kLn2)};
+inline constexpr std::array<float, 6> kExp2 = {1.0F,
+                                               kLn2,
+                                               kLn2* kLn2 / 2.0F,
+                                               kLn2* kLn2* kLn2 / 6.0F,
+                                               kLn2* kLn2* kLn2* kLn2 / 24.0F,
+                                               kLn2* kLn2* kLn2* kLn2* kLn2 / 120.0F};
 
 namespace scalar {
 float f16_to_f32_one(std::uint16_t bits);

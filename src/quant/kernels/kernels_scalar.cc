@@ -183,18 +183,18 @@ float power_one(float magnitude, float exponent) {
   const auto bits = std::bit_cast<std::uint32_t>(std::max(magnitude, 0x1p-40F));
   const std::uint32_t shifted = bits - kSqrtHalf;
   const auto whole = static_cast<float>(static_cast<std::int32_t>(shifted) >> 23);
-  const float m = std::bit_cast<float>((shifted & 0x7FFFFFU) + kSqrtHalf);
+  const auto m = std::bit_cast<float>((shifted & 0x7FFFFFU) + kSqrtHalf);
   const float t = (m - 1.0F) / (m + 1.0F);
   const float tt = t * t;
-  const float log2 = ((tt * 0.41219859F + 0.57707802F) * tt + 0.96179669F) * tt * t + 2.8853900F * t;
+  const float series = (tt * kLog2[3] + kLog2[2]) * tt + kLog2[1];
+  const float log2 = series * tt * t + kLog2[0] * t;
   const float power = (whole + log2) * exponent;
   const float rounded = std::nearbyint(power);
   const float f = power - rounded;
-  float result = f * 1.3333558e-3F + 9.6181291e-3F;
-  result = result * f + 5.5504109e-2F;
-  result = result * f + 0.24022651F;
-  result = result * f + 0.69314718F;
-  result = result * f + 1.0F;
+  float result = kExp2[5];
+  for (std::size_t i = 5; i-- > 0;) {
+    result = result * f + kExp2[i];
+  }
   const auto scale = static_cast<std::uint32_t>(static_cast<std::int32_t>(rounded) + 127) << 23U;
   return result * std::bit_cast<float>(scale);
 }

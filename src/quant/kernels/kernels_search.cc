@@ -36,7 +36,7 @@ using Float = hn::ScalableTag<float>;
 using FloatVector = hn::Vec<Float>;
 
 // Adding and subtracting 1.5 * 2^23 rounds to nearest even, for what was clamped to a few bits.
-template <class D, class V = hn::Vec<D>>
+template <class D, class V = hn::Vec<D> >
 HWY_INLINE V RoundClamped(D d, V value, V low, V high) {
   const V magic = hn::Set(d, 12582912.0F);
   return hn::Sub(hn::Add(hn::Min(hn::Max(value, low), high), magic), magic);
@@ -54,66 +54,39 @@ HWY_INLINE FloatVector SquaredError(FloatVector value, FloatVector scale, FloatV
   return hn::Mul(error, error);
 }
 
-// Each lane has a scale of its own and sees the weights in order: no lane is folded, and the sums are the twin's.
-// Four vectors of scales hide the latency of the additions.
+// Each lane has a scale of its own and sees the weights in order: no lane is folded, and the sums are the twin's. One
+// vector keeps the units busy, as all but the last addition of a weight is independent of the weight before.
 template <bool kWeighted>
-HWY_INLINE void ErrorsOfFourVectors(const float* source, const float* importance, std::size_t n, const float* scales,
-                                    float* errors, Bounds bounds) {
+HWY_INLINE void ErrorsOfVector(const float* HWY_RESTRICT source, const float* HWY_RESTRICT importance, std::size_t n,
+                               const float* scales, float* errors, Bounds bounds) {
   const Float df;
-  const std::size_t lanes = hn::Lanes(df);
   const FloatVector low = hn::Set(df, bounds.low);
   const FloatVector high = hn::Set(df, bounds.high);
-  const FloatVector one = hn::Set(df, 1.0F);
-  const FloatVector scale0 = hn::LoadU(df, scales);
-  const FloatVector scale1 = hn::LoadU(df, scales + lanes);
-  const FloatVector scale2 = hn::LoadU(df, scales + 2 * lanes);
-  const FloatVector scale3 = hn::LoadU(df, scales + 3 * lanes);
-  const FloatVector inverse0 = hn::Div(one, scale0);
-  const FloatVector inverse1 = hn::Div(one, scale1);
-  const FloatVector inverse2 = hn::Div(one, scale2);
-  const FloatVector inverse3 = hn::Div(one, scale3);
-  FloatVector sum0 = hn::Zero(df);
-  FloatVector sum1 = hn::Zero(df);
-  FloatVector sum2 = hn::Zero(df);
-  FloatVector sum3 = hn::Zero(df);
+  const FloatVector scale = hn::LoadU(df, scales);
+  const FloatVector inverse = hn::Div(hn::Set(df, 1.0F), scale);
+  FloatVector sum = hn::Zero(df);
   for (std::size_t i = 0; i < n; ++i) {
-    const FloatVector value = hn::Set(df, source[i]);
-    FloatVector error0 = SquaredError(value, scale0, inverse0, low, high);
-    FloatVector error1 = SquaredError(value, scale1, inverse1, low, high);
-    FloatVector error2 = SquaredError(value, scale2, inverse2, low, high);
-    FloatVector error3 = SquaredError(value, scale3, inverse3, low, high);
-    if constexpr (kWeighted) {
-      const FloatVector weight = hn::Set(df, importance[i]);
-      error0 = hn::Mul(error0, weight);
-      error1 = hn::Mul(error1, weight);
-      error2 = hn::Mul(error2, weight);
-      error3 = hn::Mul(error3, weight);
-    }
-    sum0 = hn::Add(sum0, error0);
-    sum1 = hn::Add(sum1, error1);
-    sum2 = hn::Add(sum2, error2);
-    sum3 = hn::Add(sum3, error3);
+    FloatVector error = SquaredError(hn::Set(df, source[i]), scale, inverse, low, high);
+    if constexpr (kWeighted) error = hn::Mul(error, hn::Set(df, importance[i]));
+    sum = hn::Add(sum, error);
   }
-  hn::StoreU(sum0, df, errors);
-  hn::StoreU(sum1, df, errors + lanes);
-  hn::StoreU(sum2, df, errors + 2 * lanes);
-  hn::StoreU(sum3, df, errors + 3 * lanes);
+  hn::StoreU(sum, df, errors);
 }
 
 template <bool kWeighted>
 HWY_INLINE void SquaredErrors(const float* source, const float* importance, std::size_t n, const float* scales,
                               float* errors, std::size_t count, Bounds bounds) {
-  const std::size_t step = 4 * hn::Lanes(Float());
+  const std::size_t lanes = hn::Lanes(Float());
   std::size_t k = 0;
-  for (; k + step <= count; k += step) {
-    ErrorsOfFourVectors<kWeighted>(source, importance, n, scales + k, errors + k, bounds);
+  for (; k + lanes <= count; k += lanes) {
+    ErrorsOfVector<kWeighted>(source, importance, n, scales + k, errors + k, bounds);
   }
   if (k < count) {
-    HWY_ALIGN float last_scales[4 * hn::MaxLanes(Float())];
-    HWY_ALIGN float last_errors[4 * hn::MaxLanes(Float())];
-    std::fill(last_scales, last_scales + step, 1.0F);
+    HWY_ALIGN float last_scales[hn::MaxLanes(Float())];
+    HWY_ALIGN float last_errors[hn::MaxLanes(Float())];
+    std::fill(last_scales, last_scales + lanes, 1.0F);
     std::copy(scales + k, scales + count, last_scales);
-    ErrorsOfFourVectors<kWeighted>(source, importance, n, last_scales, last_errors, bounds);
+    ErrorsOfVector<kWeighted>(source, importance, n, last_scales, last_errors, bounds);
     std::copy(last_errors, last_errors + (count - k), errors + k);
   }
 }
@@ -142,18 +115,15 @@ HWY_INLINE Vector16 Power(Vector16 magnitude, Vector16 exponent) {
   const Vector16 one = hn::Set(df, 1.0F);
   const Vector16 t = hn::Div(hn::Sub(m, one), hn::Add(m, one));
   const Vector16 tt = hn::Mul(t, t);
-  Vector16 series = hn::Add(hn::Mul(tt, hn::Set(df, 0.41219859F)), hn::Set(df, 0.57707802F));
-  series = hn::Add(hn::Mul(series, tt), hn::Set(df, 0.96179669F));
-  const Vector16 log2 = hn::Add(hn::Mul(hn::Mul(series, tt), t), hn::Mul(hn::Set(df, 2.8853900F), t));
+  Vector16 series = hn::Add(hn::Mul(tt, hn::Set(df, kLog2[3])), hn::Set(df, kLog2[2]));
+  series = hn::Add(hn::Mul(series, tt), hn::Set(df, kLog2[1]));
+  const Vector16 log2 = hn::Add(hn::Mul(hn::Mul(series, tt), t), hn::Mul(hn::Set(df, kLog2[0]), t));
   const Vector16 power = hn::Mul(hn::Add(whole, log2), exponent);
   const Vector16 magic = hn::Set(df, 12582912.0F);
   const Vector16 rounded = hn::Sub(hn::Add(power, magic), magic);
   const Vector16 f = hn::Sub(power, rounded);
-  Vector16 result = hn::Add(hn::Mul(f, hn::Set(df, 1.3333558e-3F)), hn::Set(df, 9.6181291e-3F));
-  result = hn::Add(hn::Mul(result, f), hn::Set(df, 5.5504109e-2F));
-  result = hn::Add(hn::Mul(result, f), hn::Set(df, 0.24022651F));
-  result = hn::Add(hn::Mul(result, f), hn::Set(df, 0.69314718F));
-  result = hn::Add(hn::Mul(result, f), one);
+  Vector16 result = hn::Set(df, kExp2[5]);
+  for (std::size_t i = 5; i-- > 0;) result = hn::Add(hn::Mul(result, f), hn::Set(df, kExp2[i]));
   const auto scale = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, rounded), hn::Set(di, 127)));
   return hn::Mul(result, hn::BitCast(df, scale));
 }

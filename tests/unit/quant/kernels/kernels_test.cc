@@ -582,6 +582,98 @@ TEST(F32ToI4Rtn, MatchesScalarOnEveryTarget) {
   });
 }
 
+// --- Searching scales
+
+// Weights of a usual size, some ties, zeros and outliers.
+std::vector<float> search_values(std::size_t n) {
+  std::mt19937 random(15);
+  std::normal_distribution<float> weight(0.0F, 1.0F);
+  std::vector<float> values(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto halves = static_cast<float>(static_cast<int>(random() % 41) - 20) * 0.5F;
+    values[i] = i % 7 == 0 ? halves : i % 11 == 0 ? 0.0F : weight(random) * (i % 97 == 0 ? 300.0F : 1.0F);
+  }
+  return values;
+}
+
+TEST(F32SquaredErrors, KnownSums) {
+  const std::vector<float> source = {1.0F, 2.5F, -9.0F, 0.25F};  // scale 1: errors 0, 0.5 (2), -1 (-8), 0.25
+  const std::vector<float> importance = {1.0F, 2.0F, 3.0F, 4.0F};
+  const std::vector<float> scales = {1.0F, 0.5F};  // scale 0.5: 0, 0, -5 (-4), 0.25 (tie to 0)
+  std::vector<float> errors(2);
+  scalar::f32_squared_errors(source.data(), nullptr, 4, scales.data(), errors.data(), 2, -8.0F, 7.0F);
+  EXPECT_EQ(errors, (std::vector<float>{1.3125F, 25.0625F}));
+  scalar::f32_squared_errors(source.data(), importance.data(), 4, scales.data(), errors.data(), 2, -8.0F, 7.0F);
+  EXPECT_EQ(errors, (std::vector<float>{3.75F, 75.25F}));
+}
+
+TEST(F32SquaredErrors, MatchesScalarOnEveryTarget) {
+  const std::vector<float> source = search_values(300);
+  std::vector<float> importance = search_values(300);
+  for (float& value : importance) value = std::fabs(value);
+  std::vector<float> scales(130);
+  for (std::size_t k = 0; k < scales.size(); ++k) scales[k] = 0.01F * static_cast<float>(k + 1);
+  on_every_target([&] {
+    for (const std::size_t n : {0U, 1U, 7U, 32U, 256U, 299U}) {
+      for (const std::size_t count : {0U, 1U, 15U, 16U, 17U, 64U, 130U}) {
+        for (const float* factors : {static_cast<const float*>(nullptr), static_cast<const float*>(importance.data() + 1)}) {
+          std::vector<float> actual(count + 1, -1.0F);
+          std::vector<float> expected(count + 1, -1.0F);
+          f32_squared_errors(source.data() + 1, factors, n, scales.data(), actual.data(), count, -8.0F, 7.0F);
+          scalar::f32_squared_errors(source.data() + 1, factors, n, scales.data(), expected.data(), count, -8.0F, 7.0F);
+          expect_same_bits(actual, expected);
+          if (::testing::Test::HasFailure()) return;
+        }
+      }
+    }
+  });
+}
+
+TEST(PowerOne, IsThePowerToAMillionth) {
+  for (const float exponent : {-0.3F, -0.5F, -1.0F, 0.0F}) {
+    for (float magnitude = 0x1p-40F; magnitude < 1e30F; magnitude *= 1.0137F) {
+      const double exact = std::pow(static_cast<double>(magnitude), static_cast<double>(exponent));
+      ASSERT_NEAR(scalar::power_one(magnitude, exponent) / exact, 1.0, 5e-6) << magnitude << "^" << exponent;
+    }
+  }
+  EXPECT_EQ(scalar::power_one(0.0F, -0.5F), scalar::power_one(0x1p-40F, -0.5F));
+}
+
+TEST(F32HalfQuadraticSums, FollowTheirFormula) {
+  const std::vector<float> source = search_values(64);
+  const HalfQuadraticSums sums =
+      scalar::f32_half_quadratic_sums(source.data(), source.size(), 0.3F, 10.0F, 0.7F, -8.0F, 7.0F);
+  double q_dot_target = 0.0;
+  double q_dot_q = 0.0;
+  double lp_error = 0.0;
+  for (const float value : source) {
+    const double q = std::clamp(std::nearbyint(static_cast<double>(value) / 0.3), -8.0, 7.0);
+    const double r = static_cast<double>(value) - q * 0.3;
+    const double shrunk = r == 0.0 ? 0.0 : std::fabs(r) - std::pow(std::fabs(r), -0.3) / 10.0;
+    q_dot_target += q * (static_cast<double>(value) - std::copysign(std::max(shrunk, 0.0), r));
+    q_dot_q += q * q;
+    lp_error += std::pow(std::fabs(r), 0.7);
+  }
+  EXPECT_NEAR(sums.q_dot_target / q_dot_target, 1.0, 1e-5);
+  EXPECT_NEAR(sums.q_dot_q / q_dot_q, 1.0, 1e-5);
+  EXPECT_NEAR(sums.lp_error / lp_error, 1.0, 1e-5);
+}
+
+TEST(F32HalfQuadraticSums, MatchesScalarOnEveryTarget) {
+  const std::vector<float> source = search_values(513);
+  on_every_target([&] {
+    for (const std::size_t n : {0U, 16U, 32U, 48U, 256U, 512U}) {
+      for (const float scale : {0.05F, 0.3F, 1.0F, 4.0F}) {
+        const auto actual = f32_half_quadratic_sums(source.data() + 1, n, scale, 10.1F, 0.7F, -8.0F, 7.0F);
+        const auto expected = scalar::f32_half_quadratic_sums(source.data() + 1, n, scale, 10.1F, 0.7F, -8.0F, 7.0F);
+        ASSERT_EQ(bits_of(actual.q_dot_target), bits_of(expected.q_dot_target)) << n << " " << scale;
+        ASSERT_EQ(bits_of(actual.q_dot_q), bits_of(expected.q_dot_q)) << n << " " << scale;
+        ASSERT_EQ(bits_of(actual.lp_error), bits_of(expected.lp_error)) << n << " " << scale;
+      }
+    }
+  });
+}
+
 // --- Repacking
 
 TEST(SwapNibbles, SwapsEveryByte) {
