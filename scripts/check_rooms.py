@@ -33,6 +33,7 @@ PUBLIC = {
     "model": "models",
     "quantization": "quant",
     "runtime": "runtime",
+    "calibration": "runtime",
     "evaluation": "runtime",
     "backend": "backends",
     "inspection": "backends",

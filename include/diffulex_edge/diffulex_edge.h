@@ -3,6 +3,7 @@
 
 #include "diffulex_edge/activations.h"    // IWYU pragma: export
 #include "diffulex_edge/backend.h"        // IWYU pragma: export
+#include "diffulex_edge/calibration.h"    // IWYU pragma: export
 #include "diffulex_edge/checkpoint.h"     // IWYU pragma: export
 #include "diffulex_edge/dtype.h"          // IWYU pragma: export
 #include "diffulex_edge/error.h"          // IWYU pragma: export

@@ -34,7 +34,15 @@ std::vector<EvaluationSet> read_evaluation_sets(const std::filesystem::path& fil
 // Sets from text: for masked-diffusion models the ratios 15, 50 and 90% and "bound"; for models of block length 1
 // "next", the next token's loss; for other block-causal ones a clean prefix and one masked block, for each ratio.
 // Deterministic under `seed`. Throws Error{kUnsupported} where the model's mask token is not known.
+struct EvaluationTextOptions {
+  std::int64_t length = 256;        // tokens of a sequence, at most
+  std::int64_t max_sequences = 64;  // the first so many; 0: all
+  std::uint64_t seed = 0;
+};
 std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const TokenSequences& text, std::uint64_t seed);
+// The same from a file (.txt, .jsonl, .npy), with the tokenizer of the model's folder. Throws Error{kBadFile}.
+std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const std::filesystem::path& file,
+                                                const EvaluationTextOptions& options);
 
 // With a 95% confidence interval; its unit of chance is the sequence.
 struct Estimate {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "diffulex_edge/backend.h"
+#include "diffulex_edge/calibration.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/inspection.h"
 #include "diffulex_edge/model.h"
@@ -17,7 +18,8 @@ struct ExportReport {
   const Model& model;
   const BackendConfig& config;
   const ExportMetadata& metadata;
-  std::string output;  // path as given
+  std::string output;                              // path as given
+  const CalibrationResult* calibration = nullptr;  // if there was one
 };
 
 // One object; keys as in docs/USER_GUIDE.md.
@@ -35,6 +37,7 @@ struct QuantizeReport {
   std::int64_t file_bytes = 0;
   double seconds = 0.0;
   std::int64_t peak_rss_bytes = 0;
+  const CalibrationResult* calibration = nullptr;
 };
 std::string to_json(const QuantizeReport& report);
 std::string to_text(const QuantizeReport& report);
@@ -47,6 +50,7 @@ struct EvaluationReport {
   std::string data;
   std::string reference;
   std::vector<std::string> warnings;
+  const CalibrationResult* calibration = nullptr;
 };
 // Keys as in docs/USER_GUIDE.md; "loss" holds a number for each set's label. What is infinite is null.
 std::string to_json(const EvaluationReport& report);

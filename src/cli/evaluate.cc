@@ -2,10 +2,12 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/options.h"
@@ -20,9 +22,12 @@ namespace {
 struct EvaluateArguments {
   ModelArguments model;
   QuantizationArguments quantization;
+  CalibrationArguments calibration;
   OutputOptions output_options;
   std::string data;
   std::optional<std::string> against;
+  std::int64_t length = EvaluationTextOptions().length;
+  std::int64_t sequences = EvaluationTextOptions().max_sequences;
 };
 
 std::int64_t longest(const std::vector<EvaluationSet>& sets) {
@@ -35,14 +40,33 @@ std::int64_t longest(const std::vector<EvaluationSet>& sets) {
   return static_cast<std::int64_t>(length);
 }
 
+std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const ModelOptions& options) {
+  const std::filesystem::path data = arguments.data;
+  if (data.extension() == ".safetensors") {
+    return read_evaluation_sets(data, read_model_config(arguments.model.path, options).vocab_size);
+  }
+  ModelOptions for_text = options;
+  for_text.seq_len = arguments.length;
+  const Model model = load_model(arguments.model.path, for_text);
+  return make_evaluation_sets(model, data, {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
+}
+
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
   ModelOptions options = arguments.model.options();
-  const ModelConfig config = read_model_config(arguments.model.path, options);
-  const std::vector<EvaluationSet> sets = read_evaluation_sets(arguments.data, config.vocab_size);
-  options.seq_len = longest(sets);
-  const Model model = load_model(arguments.model.path, options);
+  const std::vector<EvaluationSet> sets = load_sets(arguments, options);
+  options.seq_len = std::max(longest(sets), arguments.calibration.length);
+  const Model original = load_model(arguments.model.path, options);
+  const QuantizationConfig config = arguments.quantization.config(original);
+  const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
 
-  const QuantizationResult quantized = quantize_model(model, arguments.quantization.config(model));
+  ProgressBar bar(arguments.output_options.quiet, ProgressBar::Unit::kShare);
+  const RunControl control{.threads = arguments.output_options.threads,
+                           .stop = std::move(stop),
+                           .on_progress = [&](const Progress& progress) { bar.show(progress); }};
+  const Workspace workspace{{}};
+  const CalibratedModel calibrated =
+      calibrate_model(original, options, config, calibration_options, workspace.path(), control);
+  const QuantizationResult quantized = quantize_model(calibrated.model, calibrated.config);
   const bool changes = std::ranges::any_of(
       quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
   const QuantizationPlan* plan = changes ? &quantized.plan : nullptr;
@@ -53,22 +77,23 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
     other = load_model(*arguments.against, options);
     reference = EvaluatedModel{.model = &*other};
     reference_name = *arguments.against;
-  } else if (changes && !model.stored_quantization) {
-    reference = EvaluatedModel{.model = &model};
+  } else if (changes && !original.stored_quantization) {
+    reference = EvaluatedModel{.model = &original};
     reference_name = arguments.model.path + " in float32";
   }
+  const EvaluationResult result =
+      evaluate({.model = &calibrated.model, .plan = plan}, reference, sets, control);
+  bar.end();
 
-  EvaluationResult result;
-  {
-    ProgressBar bar(arguments.output_options.quiet, ProgressBar::Unit::kShare);
-    const RunControl control{.threads = arguments.output_options.threads,
-                             .stop = std::move(stop),
-                             .on_progress = [&](const Progress& progress) { bar.show(progress); }};
-    result = evaluate({.model = &model, .plan = plan}, reference, sets, control);
-  }
-  std::vector<std::string> warnings = model.warnings;
+  std::vector<std::string> warnings = original.warnings;
   warnings.insert(warnings.end(), quantized.warnings.begin(), quantized.warnings.end());
-  const EvaluationReport report{model, plan, result, arguments.data, reference_name, warnings};
+  const EvaluationReport report{.model = original,
+                                .plan = plan,
+                                .result = result,
+                                .data = arguments.data,
+                                .reference = reference_name,
+                                .warnings = warnings,
+                                .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr};
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
@@ -81,10 +106,13 @@ Command add_evaluate(CLI::App& app) {
   command
       ->add_option("--data", arguments->data,
                    "Safetensors file with pairs input_ids_R and target_ids_R (int64 [sequences, length]; target -100: "
-                   "not counted)")
+                   "not counted), or text (.txt, .jsonl) or token ids (.npy), which are masked at several ratios")
       ->required();
   command->add_option("--against", arguments->against, "Compare with this model instead of with MODEL in float32");
+  command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");
+  command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
   arguments->quantization.add_to(*command);
+  arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);
   return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
             run(*arguments, std::move(stop));

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/options.h"
@@ -21,6 +22,7 @@ namespace {
 struct ExportArguments {
   ModelArguments model;
   QuantizationArguments quantization;
+  CalibrationArguments calibration;
   OutputOptions output_options;
   std::string output;
   std::string backend = "xnnpack";
@@ -68,21 +70,34 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   const Model model = load_model(arguments.model.path, options);
   check_report_path(arguments, model);
   config.quant_config = arguments.quantization.config(model);
+  if (arguments.dry_run && !is_static(config)) {
+    config.quant_config.method = RoundingMethod::RTN;  // sizes are the same
+  }
+  const CalibrationOptions calibration_options = arguments.calibration.options(model, config.quant_config);
+  if (needs_calibration(model, config.quant_config)) {
+    refuse_input_as_target(model, arguments.output);
+  }
+
+  ProgressBar bar(arguments.output_options.quiet);
+  const RunControl control{.threads = arguments.output_options.threads,
+                           .stop = std::move(stop),
+                           .on_progress = [&](const Progress& progress) { bar.show(progress); }};
+  const Workspace workspace(arguments.output);
+  const CalibratedModel calibrated =
+      calibrate_model(model, options, config.quant_config, calibration_options, workspace.path(), control);
+  config.quant_config = calibrated.config;
   const auto backend = BackendRegistry::instance().create(arguments.backend, config);
-  const ExportResult result = [&] {
-    if (arguments.dry_run) {
-      return backend->dry_run(model);
-    }
-    ProgressBar bar(arguments.output_options.quiet);
-    return backend->export_model(model, arguments.output,
-                                 {.threads = arguments.output_options.threads,
-                                  .stop = std::move(stop),
-                                  .on_progress = [&](const Progress& progress) { bar.show(progress); }});
-  }();
+  const ExportResult result = arguments.dry_run ? backend->dry_run(calibrated.model)
+                                                : backend->export_model(calibrated.model, arguments.output, control);
+  bar.end();
   if (!result.success) {
     throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
   }
-  const ExportReport report{model, backend->config(), result.metadata, arguments.output};
+  const ExportReport report{.model = model,
+                            .config = config,
+                            .metadata = result.metadata,
+                            .output = arguments.output,
+                            .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr};
   if (!arguments.report.empty()) {
     write_text(arguments.report, to_html(report));
   }
@@ -98,6 +113,7 @@ Command add_export(CLI::App& app) {
   command->add_option("-o,--output", arguments->output, "The file to write")->required();
   command->add_option("--backend", arguments->backend, "xnnpack (default)");
   arguments->quantization.add_to(*command);
+  arguments->calibration.add_to(*command);
   command->add_option("--activation-dtype", arguments->activation_dtype,
                       "Type in which activations flow: fp32 (default) or fp16; int8: the same as --mode static");
   command->add_option("--seq-len", arguments->seq_len,

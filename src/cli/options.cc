@@ -38,9 +38,8 @@ void QuantizationArguments::add_to(CLI::App& command) {
   command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
   command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");
   command.add_option("--method", method,
-                     "Rounding of INT8 and INT4: rtn (to nearest, default), mse (scales of least squared error), "
-                     "hqq (half-quadratic)");
-  command.add_option("--calibration", calibration, "Calibration data (not in this version)")->group("");
+                     "Rounding: rtn (to nearest, default), mse, hqq; with --calibration gptq, awq, or auto (the best for "
+                     "each layer)");
   command.add_option("--plan", plan, "Mixed-precision plan (not in this version)")->group("");
   command.add_flag("--saturate-fp16", saturate_fp16, "Write +-65504 for weights beyond FP16 instead of failing");
   command.add_flag("--strict-group-size", strict_group_size,
@@ -54,15 +53,9 @@ void refuse(const std::optional<std::string>& value, const std::string& option, 
 }
 
 QuantizationConfig QuantizationArguments::config(const Model& model) const {
-  refuse(calibration, "--calibration", "is not available in this version");
   refuse(plan, "--plan", "is not available in this version");
   QuantizationConfig config = default_quantization_config(model);
   config.method = parse_rounding_method(method);
-  if (config.method != RoundingMethod::RTN && config.method != RoundingMethod::MSE &&
-      config.method != RoundingMethod::HQQ) {
-    throw Error(ErrorCode::kUnsupported, "--method " + method, "needs calibration, which is not in this version",
-                "use rtn, mse or hqq");
-  }
   if (dtype) {
     config.dtype = parse_quantization_dtype(*dtype);
   }

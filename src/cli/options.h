@@ -39,7 +39,6 @@ struct QuantizationArguments {
   std::optional<std::string> embedding_dtype;
   std::optional<std::string> head_dtype;
   std::string method = "rtn";
-  std::optional<std::string> calibration;
   std::optional<std::string> plan;
   bool saturate_fp16 = false;
   bool strict_group_size = false;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <utility>
 
 #include "cli/console.h"
 
@@ -17,8 +18,8 @@ constexpr double kLineSeconds = 5.0;    // between plain lines
 
 ProgressBar::ProgressBar(bool quiet, Unit unit) : quiet_(quiet), unit_(unit), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
-ProgressBar::~ProgressBar() {
-  if (drawn_) {
+void ProgressBar::end() {
+  if (std::exchange(drawn_, false)) {
     print_message("\r\x1b[K");
   }
 }

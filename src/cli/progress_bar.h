@@ -13,14 +13,15 @@ class ProgressBar {
   enum class Unit { kBytes, kShare };  // what progress is counted in: bytes, or parts of the work
 
   explicit ProgressBar(bool quiet, Unit unit = Unit::kBytes);
-  // Ends the redrawn line.
-  ~ProgressBar();
+  ~ProgressBar() { end(); }
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
   ProgressBar(ProgressBar&&) = delete;
   ProgressBar& operator=(ProgressBar&&) = delete;
 
   void show(const Progress& progress);
+  // Clears the redrawn line.
+  void end();
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -2,9 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <string>
 
+#include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/options.h"
@@ -19,24 +21,39 @@ namespace {
 struct QuantizeArguments {
   ModelArguments model;
   QuantizationArguments quantization;
+  CalibrationArguments calibration;
   OutputOptions output_options;
   std::string output;
 };
 
 void run(const QuantizeArguments& arguments, std::stop_token stop) {
   const auto start = std::chrono::steady_clock::now();
-  const Model model = load_model(arguments.model.path, arguments.model.options());
-  const QuantizationResult result = quantize_model(model, arguments.quantization.config(model));
-  std::int64_t file_bytes = 0;
-  {
-    ProgressBar bar(arguments.output_options.quiet);
-    file_bytes = write_quantized_checkpoint(model, result.plan, arguments.output,
-                                            {.threads = arguments.output_options.threads,
-                                             .stop = std::move(stop),
-                                             .on_progress = [&](const Progress& progress) { bar.show(progress); }});
-  }
+  ModelOptions options = arguments.model.options();
+  options.seq_len = arguments.calibration.seq_len(arguments.model.path, options);
+  const Model model = load_model(arguments.model.path, options);
+  const QuantizationConfig config = arguments.quantization.config(model);
+  const CalibrationOptions calibration_options = arguments.calibration.options(model, config);
+  ProgressBar bar(arguments.output_options.quiet);
+  const RunControl control{.threads = arguments.output_options.threads,
+                           .stop = std::move(stop),
+                           .on_progress = [&](const Progress& progress) { bar.show(progress); }};
+  // Rounding with calibration writes the checkpoint as it goes.
+  const CalibratedModel calibrated =
+      calibrate_model(model, options, config, calibration_options, arguments.output, control);
+  const QuantizationResult result = quantize_model(calibrated.model, calibrated.config);
+  const bool is_written = calibrated.model.path != model.path;
+  const std::int64_t file_bytes =
+      is_written ? static_cast<std::int64_t>(std::filesystem::file_size(calibrated.model.path / "model.safetensors"))
+                 : write_quantized_checkpoint(model, result.plan, arguments.output, control);
+  bar.end();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const QuantizeReport report{model, result, arguments.output, file_bytes, seconds, peak_rss_bytes()};
+  const QuantizeReport report{.model = model,
+                              .result = result,
+                              .output = arguments.output,
+                              .file_bytes = file_bytes,
+                              .seconds = seconds,
+                              .peak_rss_bytes = peak_rss_bytes(),
+                              .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr};
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
@@ -48,6 +65,7 @@ Command add_quantize(CLI::App& app) {
   arguments->model.add_to(*command);
   command->add_option("-o,--output", arguments->output, "The folder to write")->required();
   arguments->quantization.add_to(*command);
+  arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);
   return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
             run(*arguments, std::move(stop));

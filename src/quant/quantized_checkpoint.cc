@@ -1,4 +1,4 @@
-// Writes a model's weights as a plan says, in the stored layout that find_stored_weight reads back.
+#include "quant/quantized_checkpoint.h"
 
 #include <unistd.h>
 
@@ -18,46 +18,6 @@ namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A folder that gets its name when complete and leaves nothing behind otherwise.
-class OutputFolder {
- public:
-  explicit OutputFolder(const fs::path& target) : target_(target) {
-    std::error_code error;
-    const bool exists = fs::exists(fs::symlink_status(target, error));
-    if (exists && !(fs::is_directory(target, error) && fs::is_empty(target, error))) {
-      throw Error(ErrorCode::kIo, target.string(), "exists and is not an empty folder", "name a new folder with -o");
-    }
-    const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
-    partial_ = parent / ("." + target.filename().string() + ".partial-" + std::to_string(::getpid()));
-    fs::create_directory(partial_, error);
-    if (error) {
-      throw Error(ErrorCode::kIo, target.string(), "can't create: " + error.message());
-    }
-  }
-  ~OutputFolder() {
-    std::error_code ignored;
-    fs::remove_all(partial_, ignored);
-  }
-  OutputFolder(const OutputFolder&) = delete;
-  OutputFolder& operator=(const OutputFolder&) = delete;
-  OutputFolder(OutputFolder&&) = delete;
-  OutputFolder& operator=(OutputFolder&&) = delete;
-
-  const fs::path& path() const { return partial_; }
-
-  void commit() {
-    std::error_code error;
-    fs::rename(partial_, target_, error);
-    if (error) {
-      throw Error(ErrorCode::kIo, target_.string(), "can't give the folder its name: " + error.message());
-    }
-  }
-
- private:
-  fs::path target_;
-  fs::path partial_;
-};
 
 // The plan of each tensor. A tied weight has several uses but one place in the file.
 std::map<std::string, const LayerPlan*> plan_by_tensor(const QuantizationPlan& plan) {
@@ -147,54 +107,6 @@ void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset, 
   }
 }
 
-std::int64_t write_weights(const Model& model, const QuantizationPlan& plan, const fs::path& path,
-                           const RunControl& control) {
-  const auto plans = plan_by_tensor(plan);
-  std::vector<TensorToWrite> tensors;
-  std::vector<std::string> copied;
-  for (const auto& [name, layer] : plans) {
-    if (is_converted(*layer)) {
-      add_converted(tensors, *layer);
-      continue;
-    }
-    copied.push_back(name);
-    if (layer->source.is_quantized()) {
-      copied.push_back(name + "_scale");
-    }
-  }
-  for (const std::string& name : copied) {
-    const TensorView& view = model.checkpoint->at(name);
-    tensors.push_back({.name = name, .dtype = view.dtype, .shape = view.shape});
-  }
-  std::int64_t file_bytes = 0;
-  const std::string head = lay_out_safetensors(tensors, file_bytes);
-  std::map<std::string, std::int64_t> offsets;
-  for (const TensorToWrite& tensor : tensors) {
-    offsets[tensor.name] = tensor.offset;
-  }
-
-  OutputFile file(path, file_bytes);
-  file.write(0, std::as_bytes(std::span(head)));
-  std::vector<StreamJob> jobs;
-  for (const auto& [name, layer] : plans) {
-    if (is_converted(*layer)) {
-      const std::int64_t scales_offset = layer->format.is_quantized() ? offsets.at(name + "_scale") : 0;
-      jobs.push_back(make_job(model, plan, *layer, file, offsets.at(name), scales_offset));
-    }
-  }
-  stream_weights(jobs, control);
-  Progress progress{.stage = "unconverted weights"};
-  for (const std::string& name : copied) {
-    progress.total_bytes += static_cast<std::int64_t>(model.checkpoint->at(name).bytes.size());
-  }
-  for (const std::string& name : copied) {
-    copy_tensor(model.checkpoint->at(name), file, offsets.at(name), progress, control);
-  }
-  file.flush(control.stop);
-  file.commit();
-  return file_bytes;
-}
-
 // Ranges as [min, max]. A float32 becomes a double, which JSON has with as many digits as bring it back.
 nlohmann::ordered_json describe(const QuantizationConfig& config) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::object();
@@ -249,15 +161,125 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
 
 }  // namespace
 
+// A folder that gets its name when complete and leaves nothing behind otherwise.
+class QuantizedCheckpointWriter::Folder {
+ public:
+  explicit Folder(const fs::path& target) : target_(target) {
+    std::error_code error;
+    const bool exists = fs::exists(fs::symlink_status(target, error));
+    if (exists && !(fs::is_directory(target, error) && fs::is_empty(target, error))) {
+      throw Error(ErrorCode::kIo, target.string(), "exists and is not an empty folder", "name a new folder with -o");
+    }
+    const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
+    partial_ = parent / ("." + target.filename().string() + ".partial-" + std::to_string(::getpid()));
+    fs::create_directory(partial_, error);
+    if (error) {
+      throw Error(ErrorCode::kIo, target.string(), "can't create: " + error.message());
+    }
+  }
+  ~Folder() {
+    std::error_code ignored;
+    fs::remove_all(partial_, ignored);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  Folder(Folder&&) = delete;
+  Folder& operator=(Folder&&) = delete;
+
+  const fs::path& path() const { return partial_; }
+
+  void commit() {
+    std::error_code error;
+    fs::rename(partial_, target_, error);
+    if (error) {
+      throw Error(ErrorCode::kIo, target_.string(), "can't give the folder its name: " + error.message());
+    }
+  }
+
+ private:
+  fs::path target_;
+  fs::path partial_;
+};
+
+QuantizedCheckpointWriter::QuantizedCheckpointWriter(const Model& model, const QuantizationPlan& plan,
+                                                     const fs::path& target, const std::set<std::string>& rewritten)
+    : model_(model),
+      plan_(plan),
+      folder_(std::make_unique<Folder>(target.has_filename() ? target : target.parent_path())),
+      rewritten_(rewritten) {
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, layer] : plan_by_tensor(plan)) {
+    if (rewritten.contains(name)) {
+      tensors.push_back({.name = name, .dtype = DType::kF32, .shape = model.checkpoint->at(name).shape});
+    } else if (is_converted(*layer)) {
+      add_converted(tensors, *layer);
+      converted_.emplace(name, layer);
+    } else {
+      copied_.insert(name);
+      if (layer->source.is_quantized()) {
+        copied_.insert(name + "_scale");
+      }
+    }
+  }
+  for (const std::string& name : copied_) {
+    const TensorView& view = model.checkpoint->at(name);
+    tensors.push_back({.name = name, .dtype = view.dtype, .shape = view.shape});
+  }
+  const std::string head = lay_out_safetensors(tensors, file_bytes_);
+  for (const TensorToWrite& tensor : tensors) {
+    offsets_[tensor.name] = tensor.offset;
+  }
+  file_ = std::make_unique<OutputFile>(folder_->path() / "model.safetensors", file_bytes_);
+  file_->write(0, std::as_bytes(std::span(head)));
+}
+
+QuantizedCheckpointWriter::~QuantizedCheckpointWriter() = default;
+
+void QuantizedCheckpointWriter::write_rounded(const std::string& tensor, const RoundedWeight& weight) {
+  const auto found = converted_.find(tensor);
+  if (found == converted_.end()) {
+    throw Error(ErrorCode::kInternal, tensor, "is not a weight that the plan quantizes, or was written before");
+  }
+  file_->write(offsets_.at(tensor), weight.values);
+  file_->write(offsets_.at(tensor + "_scale"), weight.scales);
+  converted_.erase(found);
+}
+
+void QuantizedCheckpointWriter::write_floats(const std::string& tensor, std::span<const float> values) {
+  if (rewritten_.erase(tensor) == 0) {
+    throw Error(ErrorCode::kInternal, tensor, "was not announced, or was written before");
+  }
+  file_->write(offsets_.at(tensor), std::as_bytes(values));
+}
+
+std::int64_t QuantizedCheckpointWriter::finish(const QuantizationConfig& config, const RunControl& control) {
+  if (!rewritten_.empty()) {
+    throw Error(ErrorCode::kInternal, *rewritten_.begin(), "was announced and not written");
+  }
+  std::vector<StreamJob> jobs;
+  for (const auto& [name, layer] : converted_) {
+    const std::int64_t scales_offset = layer->format.is_quantized() ? offsets_.at(name + "_scale") : 0;
+    jobs.push_back(make_job(model_, plan_, *layer, *file_, offsets_.at(name), scales_offset));
+  }
+  stream_weights(jobs, control);
+  Progress progress{.stage = "unconverted weights"};
+  for (const std::string& name : copied_) {
+    progress.total_bytes += static_cast<std::int64_t>(model_.checkpoint->at(name).bytes.size());
+  }
+  for (const std::string& name : copied_) {
+    copy_tensor(model_.checkpoint->at(name), *file_, offsets_.at(name), progress, control);
+  }
+  file_->flush(control.stop);
+  file_->commit();
+  write_config(model_, config, folder_->path() / "config.json");
+  copy_tokenizer(model_.path, folder_->path());
+  folder_->commit();
+  return file_bytes_;
+}
+
 std::int64_t write_quantized_checkpoint(const Model& model, const QuantizationPlan& plan, const fs::path& target,
                                         const RunControl& control) {
-  const fs::path clean = target.has_filename() ? target : target.parent_path();
-  OutputFolder folder(clean);
-  const std::int64_t bytes = write_weights(model, plan, folder.path() / "model.safetensors", control);
-  write_config(model, plan.config, folder.path() / "config.json");
-  copy_tokenizer(model.path, folder.path());
-  folder.commit();
-  return bytes;
+  return QuantizedCheckpointWriter(model, plan, target).finish(plan.config, control);
 }
 
 }  // namespace diffulex_edge

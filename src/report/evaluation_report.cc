@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "diffulex_edge/report.h"
+#include "report/calibration_report.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -85,6 +86,9 @@ std::string to_json(const EvaluationReport& report) {
   }
   json["seconds"] = report.result.seconds;
   json["peak_rss_bytes"] = report.result.peak_rss_bytes;
+  if (report.calibration != nullptr) {
+    json["calibration"] = calibration_json(*report.calibration);
+  }
   json["warnings"] = report.warnings;
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
@@ -121,6 +125,9 @@ std::string to_text(const EvaluationReport& report) {
     text += "\nlowest signal-to-noise ratio: " + worst->layer + ", " + format_number(worst->signal_to_noise_db, 1) +
             " dB; " + report.result.layers.back().layer + ": " +
             format_number(report.result.layers.back().signal_to_noise_db, 1) + " dB\n";
+  }
+  if (report.calibration != nullptr) {
+    text += "\n" + calibration_text(*report.calibration);
   }
   text +=
       "\n" + format_number(report.result.seconds, 1) + " s, peak memory " + format_bytes(report.result.peak_rss_bytes);

@@ -7,6 +7,7 @@
 
 #include "diffulex_edge/report.h"
 #include "diffulex_edge/version.h"
+#include "report/calibration_report.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -165,6 +166,9 @@ std::string to_json(const ExportReport& report) {
   json["seconds"] = metadata.seconds;
   json["peak_rss_bytes"] = metadata.peak_rss_bytes;
   json["operators_outside_delegate"] = metadata.operators_outside_delegate;
+  if (report.calibration != nullptr) {
+    json["calibration"] = calibration_json(*report.calibration);
+  }
   json["warnings"] = metadata.warnings;
   json["layers"] = Json::array();
   for (const StoredLayer& layer : metadata.layers) {
@@ -194,6 +198,9 @@ std::string to_text(const ExportReport& report) {
   text += table.render();
   for (const std::string& op : metadata.operators_outside_delegate) {
     text += "outside the delegate: " + op + "\n";
+  }
+  if (report.calibration != nullptr) {
+    text += calibration_text(*report.calibration);
   }
   return text + warning_text(metadata.warnings);
 }
@@ -248,6 +255,9 @@ std::string to_json(const QuantizeReport& report) {
   add_sizes(json, result);
   json["seconds"] = report.seconds;
   json["peak_rss_bytes"] = report.peak_rss_bytes;
+  if (report.calibration != nullptr) {
+    json["calibration"] = calibration_json(*report.calibration);
+  }
   json["warnings"] = result.warnings;
   json["layers"] = Json::array();
   for (const LayerPlan& plan : result.plan.layers) {
@@ -264,6 +274,7 @@ std::string to_text(const QuantizeReport& report) {
          sizes_text(result.original_memory_mb, result.quantized_memory_mb, result.memory_reduction_pct(),
                     result.compression_ratio()) +
          format_number(report.seconds, 3) + " s, peak RSS " + format_bytes(report.peak_rss_bytes) + "\n" +
+         (report.calibration == nullptr ? std::string() : calibration_text(*report.calibration)) +
          warning_text(result.warnings);
 }
 

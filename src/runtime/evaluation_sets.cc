@@ -8,6 +8,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "runtime/diffusion_states.h"
+#include "runtime/model_tokens.h"
 
 namespace diffulex_edge {
 namespace {
@@ -117,6 +118,14 @@ std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const TokenS
     add(bound, mask_tokens(model.config, text[i], ratio, random));
   }
   return sets;
+}
+
+std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const std::filesystem::path& file,
+                                                const EvaluationTextOptions& options) {
+  TokenSequences sequences = read_model_tokens(
+      model, file,
+      {.length = options.length, .max_sequences = options.max_sequences, .vocab_size = model.config.vocab_size});
+  return make_evaluation_sets(model, sequences, options.seed);
 }
 
 }  // namespace diffulex_edge

@@ -1,0 +1,108 @@
+// What a model's layers see, from some text: for static activations and for rounding methods that need it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
+#include "diffulex_edge/quantization.h"
+#include "diffulex_edge/runtime.h"
+
+namespace diffulex_edge {
+
+// How a static range is chosen from all values that calibration saw. MIN_MAX covers them; PERCENTILE leaves out the
+// outermost ones on both sides; MSE minimizes the mean squared error of 8-bit integers.
+enum class Observer { MIN_MAX, PERCENTILE, MSE };
+std::string_view to_string(Observer observer);  // "min_max", "percentile", "mse"
+Observer parse_observer(std::string_view text);
+
+struct CalibrationOptions {
+  // .txt, .jsonl, .npy, or .safetensors with input_ids_R. Needed where needs_calibration().
+  std::filesystem::path data;
+  std::int64_t length = 256;        // tokens of a sequence, at most
+  std::int64_t max_sequences = 64;  // the first so many
+  std::uint64_t seed = 0;           // of the mask ratios and places
+  Observer observer = Observer::MIN_MAX;
+  double percentile = 99.99;  // PERCENTILE: percent of the values that the range covers
+  // How much more the error at positions that predict a masked token counts than at others, in rounding.
+  double mask_weight = 1.0;
+};
+
+// Sequences as the model sees them while it decodes.
+struct CalibrationData {
+  TokenSequences inputs;
+  std::vector<std::vector<bool>> masked;  // of the inputs: the mask token
+  std::vector<std::vector<bool>> counts;  // positions whose logits predict a masked (or the next) token
+};
+
+// Reads options.data and masks it: ratios are stratified over (0, 1), a block-causal model gets clean prefixes and one
+// masked block. Sequences that hold mask tokens, and those of a .safetensors file, are states already and stay as they
+// are. Errors: kBadFile for data that is broken, too short or foreign, kInvalidArgument for impossible options.
+CalibrationData load_calibration_data(const Model& model, const CalibrationOptions& options);
+
+struct ValueStatistics {
+  ActivationRange range;
+  double rms = 0.0;
+};
+
+// One linear layer's input.
+struct LayerStatistics {
+  std::string layer;
+  ValueStatistics masked;  // at mask tokens; empty range where there are none
+  ValueStatistics unmasked;
+  double token_spread = 0.0;  // largest over mean of the tokens' largest magnitudes: what one scale for all costs
+  LayerActivations chosen;    // by the observer
+};
+
+// How one weight was rounded.
+struct LayerRounding {
+  std::string layer;
+  RoundingMethod method = RoundingMethod::RTN;
+  bool awq_scaled = false;
+  double error = 0.0;          // mean over tokens of |(W - rounded) x|^2
+  double nearest_error = 0.0;  // the same for round-to-nearest
+};
+
+struct CalibrationResult {
+  std::int64_t sequences = 0;
+  std::int64_t tokens = 0;
+  std::int64_t masked_tokens = 0;
+  std::vector<LayerStatistics> statistics;
+  std::vector<LayerRounding> rounding;
+  std::vector<std::string> warnings;
+  double seconds = 0.0;
+};
+
+// True for mode static and for the methods gptq, awq and auto, unless the checkpoint has their result already.
+bool needs_calibration(const Model& model, const QuantizationConfig& config);
+
+// Runs the data through the float32 model and fills config.activations. Memory: activations of all tokens, one tile of
+// weights for each thread.
+CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
+                                        const CalibrationOptions& options, const RunControl& control = {});
+
+// Rounds the model's weights with config.method, layer by layer, each seeing what the rounded layers before it make,
+// and writes the quantized checkpoint `target` (as write_quantized_checkpoint). Layers of one input are scaled by AWQ
+// where that helps. Memory: activations of all tokens, one layer's weight several times over, 16 bytes * columns^2.
+CalibrationResult round_with_calibration(const Model& model, const QuantizationConfig& config,
+                                         const CalibrationData& data, const CalibrationOptions& options,
+                                         const std::filesystem::path& target, const RunControl& control = {});
+
+// A model with what its config asks of calibration done.
+struct CalibratedModel {
+  Model model;                // the one given, or its rounded copy
+  QuantizationConfig config;  // for `model`
+  std::optional<CalibrationResult> calibration;
+};
+
+// Does what needs_calibration() says: fills config.activations, and writes the rounded copy to the folder `workspace`,
+// which the caller removes when done with the model. `model_options` are those that `model` was loaded with.
+CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
+                                const CalibrationOptions& options, const std::filesystem::path& workspace,
+                                const RunControl& control = {});
+
+}  // namespace diffulex_edge

@@ -1,0 +1,53 @@
+#include "cli/calibration.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge::cli {
+
+void CalibrationArguments::add_to(CLI::App& command) {
+  command.add_option("--calibration", data,
+                     "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static and for --method gptq, awq "
+                     "and auto");
+  command.add_option("--calibration-length", length, "Tokens of a calibration sequence, at most (default 256)");
+  command.add_option("--calibration-sequences", sequences, "Calibration sequences, at most (default 64)");
+  command.add_option("--seed", seed, "Of the mask ratios and places (default 0)");
+  command.add_option("--observer", observer, "Ranges of static activations: min_max (default), percentile or mse");
+  command.add_option("--percentile", percentile, "What --observer percentile covers (default 99.99)");
+  command.add_option("--mask-weight", mask_weight,
+                     "How much more the error where a masked token is predicted counts in rounding (default 1)");
+}
+
+CalibrationOptions CalibrationArguments::options(const Model& model, const QuantizationConfig& config) const {
+  if (!data && needs_calibration(model, config)) {
+    const bool is_static = config.mode == QuantizationMode::STATIC;
+    throw Error(ErrorCode::kInvalidArgument,
+                is_static ? "mode static" : "method " + std::string(to_string(config.method)),
+                "needs calibration data", "give text or token ids with --calibration FILE");
+  }
+  return {.data = data.value_or(""),
+          .length = length,
+          .max_sequences = sequences,
+          .seed = seed,
+          .observer = parse_observer(observer),
+          .percentile = percentile,
+          .mask_weight = mask_weight};
+}
+
+Workspace::Workspace(const std::filesystem::path& output) {
+  const std::filesystem::path clean = output.has_filename() ? output : output.parent_path();
+  const std::filesystem::path parent = output.empty()            ? std::filesystem::temp_directory_path()
+                                       : clean.has_parent_path() ? clean.parent_path()
+                                                                 : std::filesystem::path(".");
+  path_ = parent / ("." + clean.filename().string() + ".rounded-" + std::to_string(::getpid()));
+}
+
+Workspace::~Workspace() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+}  // namespace diffulex_edge::cli

@@ -1,0 +1,15 @@
+// What calibration found, as a part of other reports.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "diffulex_edge/calibration.h"
+
+namespace diffulex_edge {
+
+nlohmann::ordered_json calibration_json(const CalibrationResult& calibration);
+// A line or two: how much data, which methods were chosen, what they won over round-to-nearest.
+std::string calibration_text(const CalibrationResult& calibration);
+
+}  // namespace diffulex_edge

@@ -1,0 +1,201 @@
+// Static ranges of activations, from a float32 run.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "diffulex_edge/calibration.h"
+#include "diffulex_edge/error.h"
+#include "runtime/executor.h"
+#include "runtime/observer.h"
+
+namespace diffulex_edge {
+namespace {
+
+// What each token's row adds, kept apart for masked tokens and others.
+LayerStatistics measure(const Activations& x, const std::vector<bool>& masked) {
+  LayerStatistics statistics;
+  double squares[2] = {0.0, 0.0};
+  double values[2] = {0.0, 0.0};
+  double largest = 0.0;
+  double sum = 0.0;
+  for (std::int64_t token = 0; token < x.rows; ++token) {
+    const bool is_masked = masked[static_cast<std::size_t>(token)];
+    ActivationRange& range = is_masked ? statistics.masked.range : statistics.unmasked.range;
+    double square = 0.0;
+    float magnitude = 0.0F;
+    for (const float value : x.row(token)) {
+      range.min = std::min(range.min, value);
+      range.max = std::max(range.max, value);
+      magnitude = std::max(magnitude, std::fabs(value));
+      square += static_cast<double>(value) * static_cast<double>(value);
+    }
+    squares[is_masked ? 1 : 0] += square;
+    values[is_masked ? 1 : 0] += static_cast<double>(x.width);
+    largest = std::max(largest, static_cast<double>(magnitude));
+    sum += static_cast<double>(magnitude);
+  }
+  statistics.unmasked.rms = values[0] == 0.0 ? 0.0 : std::sqrt(squares[0] / values[0]);
+  statistics.masked.rms = values[1] == 0.0 ? 0.0 : std::sqrt(squares[1] / values[1]);
+  statistics.token_spread = sum == 0.0 ? 1.0 : largest * static_cast<double>(x.rows) / sum;
+  return statistics;
+}
+
+std::vector<bool> flatten(const std::vector<std::vector<bool>>& sequences) {
+  std::vector<bool> all;
+  for (const auto& sequence : sequences) {
+    all.insert(all.end(), sequence.begin(), sequence.end());
+  }
+  return all;
+}
+
+bool is_static(const QuantizationConfig& config) {
+  return config.mode == QuantizationMode::STATIC && config.dtype == QuantizationDtype::INT8;
+}
+
+bool uses_inputs(RoundingMethod method) {
+  return method == RoundingMethod::GPTQ || method == RoundingMethod::AWQ || method == RoundingMethod::AUTO;
+}
+
+class ActivationCalibrator {
+ public:
+  ActivationCalibrator(const Model& model, QuantizationConfig& config, const CalibrationData& data,
+                       const CalibrationOptions& options, const RunControl& control)
+      : model_(model),
+        config_(config),
+        options_(options),
+        masked_(flatten(data.masked)),
+        layers_(model, nullptr),
+        executor_(model, data.inputs, layers_, control),
+        control_(control) {
+    result_.sequences = static_cast<std::int64_t>(data.inputs.size());
+    result_.tokens = executor_.tokens();
+    result_.masked_tokens = std::ranges::count(masked_, true);
+  }
+
+  CalibrationResult run() {
+    const auto start = std::chrono::steady_clock::now();
+    const auto total = static_cast<std::int64_t>(model_.graph.nodes().size());
+    while (const Node* node = executor_.next()) {
+      if (node->op == Op::kLinear) {
+        observe_layer(*node);
+      } else {
+        executor_.step();
+      }
+      if (control_.on_progress) {
+        control_.on_progress({.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total});
+      }
+    }
+    if (config_.head_dtype == QuantizationDtype::INT8) {
+      observe_head();
+    }
+    result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(result_);
+  }
+
+ private:
+  ActivationRange range_of(const Node& node, std::span<const float> values) const {
+    try {
+      return observe(values, options_.observer, options_.percentile);
+    } catch (const Error& error) {
+      throw Error(error.code(), node.name, "in calibration an activation is not finite",
+                  "the model's weights are broken");
+    }
+  }
+
+  // Layers that share an input share its statistics.
+  const LayerStatistics& statistics_of(const Node& node) {
+    const ValueId id = node.inputs[0];
+    if (id != input_) {
+      const Activations& x = executor_.value(id);
+      input_ = id;
+      input_statistics_ = measure(x, masked_);
+      input_statistics_.chosen.input = range_of(node, x.data);
+    }
+    return input_statistics_;
+  }
+
+  void observe_layer(const Node& node) {
+    LayerStatistics statistics = statistics_of(node);
+    statistics.layer = node.name;
+    executor_.step();
+    statistics.chosen.output = range_of(node, executor_.value(executor_.last()).data);
+    config_.activations[node.name] = statistics.chosen;
+    result_.statistics.push_back(std::move(statistics));
+  }
+
+  // Logits are never in memory as a whole: their range is the plain one.
+  void observe_head() {
+    const Node& head = model_.graph.node(model_.graph.output());
+    LayerStatistics statistics = statistics_of(head);
+    statistics.layer = head.name;
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(executor_.tokens()));
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i] = static_cast<std::int64_t>(i);
+    }
+    ActivationRange& output = statistics.chosen.output;
+    executor_.logits(rows, [&](std::size_t, std::size_t, std::span<const float> values) {
+      const ActivationRange part = observe(values, Observer::MIN_MAX, 100.0);
+      output.min = std::min(output.min, part.min);
+      output.max = std::max(output.max, part.max);
+    });
+    config_.activations[head.name] = statistics.chosen;
+    result_.statistics.push_back(std::move(statistics));
+  }
+
+  const Model& model_;
+  QuantizationConfig& config_;
+  const CalibrationOptions& options_;
+  std::vector<bool> masked_;
+  LinearLayers layers_;
+  Executor executor_;
+  const RunControl& control_;
+  ValueId input_ = -1;
+  LayerStatistics input_statistics_;
+  CalibrationResult result_;
+};
+
+}  // namespace
+
+bool needs_calibration(const Model& model, const QuantizationConfig& config) {
+  return (is_static(config) && config.activations.empty()) ||
+         (uses_inputs(config.method) && !model.stored_quantization);
+}
+
+CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
+                                        const CalibrationOptions& options, const RunControl& control) {
+  if (!(options.percentile > 50.0 && options.percentile <= 100.0)) {
+    throw Error(ErrorCode::kInvalidArgument, "percentile", std::to_string(options.percentile) + " is not in (50, 100]");
+  }
+  config.activations.clear();
+  return ActivationCalibrator(model, config, data, options, control).run();
+}
+
+CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
+                                const CalibrationOptions& options, const std::filesystem::path& workspace,
+                                const RunControl& control) {
+  CalibratedModel result{.model = model, .config = config, .calibration = {}};
+  if (!needs_calibration(model, config)) {
+    return result;
+  }
+  const CalibrationData data = load_calibration_data(model, options);
+  if (is_static(config)) {
+    result.calibration = calibrate_activations(model, result.config, data, options, control);
+  }
+  if (uses_inputs(config.method)) {
+    CalibrationResult rounding = round_with_calibration(model, result.config, data, options, workspace, control);
+    result.model = load_model(workspace, model_options);
+    result.config = default_quantization_config(result.model);
+    result.config.saturate_fp16 = config.saturate_fp16;
+    if (result.calibration) {
+      rounding.statistics = std::move(result.calibration->statistics);
+      rounding.seconds += result.calibration->seconds;
+    }
+    result.calibration = std::move(rounding);
+  }
+  return result;
+}
+
+}  // namespace diffulex_edge
