@@ -208,6 +208,7 @@ def test_mse_finds_the_scale_of_least_squared_error(name: str, weighted: bool, l
     _, stored = layer.run(grid, method="mse", weigh_scales=int(weighted))
     integers, scales = stored_parts(stored, "weight")
     size = grid.group_size or COLUMNS
+    found_sum = least_sum = 0.0
     for row in range(ROWS):
         for group in range(COLUMNS // size):
             part = slice(group * size, (group + 1) * size)
@@ -218,9 +219,11 @@ def test_mse_finds_the_scale_of_least_squared_error(name: str, weighted: bool, l
             assert np.abs(integers[row, part] - grid.round(weights, scales[row, group])).max() <= 1
             candidates = {grid.store(nearest * ratio) for ratio in np.linspace(0.5, 1.14, 60)}
             least = min(squared_error(grid, weights, scale, factors) for scale in candidates)
-            # Every bfloat16 is tried. Where few weights matter and steps are small, the error of a float32 scale is
-            # too rugged for any grid.
-            assert error <= least * (1.0001 if grid.group_size else 1.5 if weighted and grid.dtype == "int8" else 1.05)
+            # Every bfloat16 is tried. No grid finds the least error of a float32 scale in every row.
+            assert not grid.group_size or error <= least * 1.0001
+            found_sum += error
+            least_sum += least
+    assert found_sum <= least_sum * 1.02
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -616,7 +616,8 @@ TEST(F32SquaredErrors, MatchesScalarOnEveryTarget) {
   on_every_target([&] {
     for (const std::size_t n : {0U, 1U, 7U, 32U, 256U, 299U}) {
       for (const std::size_t count : {0U, 1U, 15U, 16U, 17U, 64U, 130U}) {
-        for (const float* factors : {static_cast<const float*>(nullptr), static_cast<const float*>(importance.data() + 1)}) {
+        for (const float* factors :
+             {static_cast<const float*>(nullptr), static_cast<const float*>(importance.data() + 1)}) {
           std::vector<float> actual(count + 1, -1.0F);
           std::vector<float> expected(count + 1, -1.0F);
           f32_squared_errors(source.data() + 1, factors, n, scales.data(), actual.data(), count, -8.0F, 7.0F);
