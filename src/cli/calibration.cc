@@ -9,9 +9,10 @@
 namespace diffulex_edge::cli {
 
 void CalibrationArguments::add_to(CLI::App& command) {
-  command.add_option("--calibration", data,
-                     "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static and for --method gptq, awq "
-                     "and auto");
+  command.add_option(
+      "--calibration", data,
+      "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static and for --method gptq, awq "
+      "and auto");
   command.add_option("--calibration-length", length, "Tokens of a calibration sequence, at most (default 256)");
   command.add_option("--calibration-sequences", sequences, "Calibration sequences, at most (default 64)");
   command.add_option("--seed", seed, "Of the mask ratios and places (default 0)");
@@ -25,8 +26,8 @@ CalibrationOptions CalibrationArguments::options(const Model& model, const Quant
   if (!data && needs_calibration(model, config)) {
     const bool is_static = config.mode == QuantizationMode::STATIC;
     throw Error(ErrorCode::kInvalidArgument,
-                is_static ? "mode static" : "method " + std::string(to_string(config.method)),
-                "needs calibration data", "give text or token ids with --calibration FILE");
+                is_static ? "mode static" : "method " + std::string(to_string(config.method)), "needs calibration data",
+                "give text or token ids with --calibration FILE");
   }
   return {.data = data.value_or(""),
           .length = length,

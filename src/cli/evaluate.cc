@@ -48,13 +48,19 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
   ModelOptions for_text = options;
   for_text.seq_len = arguments.length;
   const Model model = load_model(arguments.model.path, for_text);
-  return make_evaluation_sets(model, data, {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
+  return make_evaluation_sets(
+      model, data,
+      {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
 }
 
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
   ModelOptions options = arguments.model.options();
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
-  options.seq_len = std::max(longest(sets), arguments.calibration.length);
+  options.seq_len = longest(sets);
+  if (arguments.calibration.data) {
+    const std::int64_t limit = read_model_config(arguments.model.path, options).max_positions;
+    options.seq_len = std::max(*options.seq_len, std::min(arguments.calibration.length, limit));
+  }
   const Model original = load_model(arguments.model.path, options);
   const QuantizationConfig config = arguments.quantization.config(original);
   const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
@@ -81,8 +87,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
     reference = EvaluatedModel{.model = &original};
     reference_name = arguments.model.path + " in float32";
   }
-  const EvaluationResult result =
-      evaluate({.model = &calibrated.model, .plan = plan}, reference, sets, control);
+  const EvaluationResult result = evaluate({.model = &calibrated.model, .plan = plan}, reference, sets, control);
   bar.end();
 
   std::vector<std::string> warnings = original.warnings;

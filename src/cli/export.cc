@@ -70,9 +70,11 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   const Model model = load_model(arguments.model.path, options);
   check_report_path(arguments, model);
   config.quant_config = arguments.quantization.config(model);
-  if (arguments.dry_run && !is_static(config)) {
+  if (arguments.dry_run) {
     config.quant_config.method = RoundingMethod::RTN;  // sizes are the same
   }
+  // What the backend makes of the options: 8-bit activations mean mode static.
+  config = BackendRegistry::instance().create(arguments.backend, config)->config();
   const CalibrationOptions calibration_options = arguments.calibration.options(model, config.quant_config);
   if (needs_calibration(model, config.quant_config)) {
     refuse_input_as_target(model, arguments.output);

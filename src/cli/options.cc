@@ -37,9 +37,10 @@ void QuantizationArguments::add_to(CLI::App& command) {
       ->allow_extra_args(false);
   command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
   command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");
-  command.add_option("--method", method,
-                     "Rounding: rtn (to nearest, default), mse, hqq; with --calibration gptq, awq, or auto (the best for "
-                     "each layer)");
+  command.add_option(
+      "--method", method,
+      "Rounding: rtn (to nearest, default), mse, hqq; with --calibration gptq, awq, or auto (the best for "
+      "each layer)");
   command.add_option("--plan", plan, "Mixed-precision plan (not in this version)")->group("");
   command.add_flag("--saturate-fp16", saturate_fp16, "Write +-65504 for weights beyond FP16 instead of failing");
   command.add_flag("--strict-group-size", strict_group_size,

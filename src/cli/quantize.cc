@@ -28,8 +28,7 @@ struct QuantizeArguments {
 
 void run(const QuantizeArguments& arguments, std::stop_token stop) {
   const auto start = std::chrono::steady_clock::now();
-  ModelOptions options = arguments.model.options();
-  options.seq_len = arguments.calibration.seq_len(arguments.model.path, options);
+  const ModelOptions options = arguments.model.options();
   const Model model = load_model(arguments.model.path, options);
   const QuantizationConfig config = arguments.quantization.config(model);
   const CalibrationOptions calibration_options = arguments.calibration.options(model, config);

@@ -52,7 +52,9 @@ std::vector<bool> flatten(const std::vector<std::vector<bool>>& sequences) {
 }
 
 bool is_static(const QuantizationConfig& config) {
-  return config.mode == QuantizationMode::STATIC && config.dtype == QuantizationDtype::INT8;
+  const bool has_kernels =
+      config.dtype == QuantizationDtype::INT8 || (config.dtype == QuantizationDtype::INT4 && config.group_size == 0);
+  return config.mode == QuantizationMode::STATIC && has_kernels;
 }
 
 bool uses_inputs(RoundingMethod method) {
@@ -88,7 +90,7 @@ class ActivationCalibrator {
         control_.on_progress({.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total});
       }
     }
-    if (config_.head_dtype == QuantizationDtype::INT8) {
+    if (config_.head_dtype == QuantizationDtype::INT8 || config_.head_dtype == QuantizationDtype::INT4) {
       observe_head();
     }
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -60,9 +60,10 @@ CalibrationData load_calibration_data(const Model& model, const CalibrationOptio
                                                 .max_sequences = options.max_sequences,
                                                 .vocab_size = model.config.vocab_size});
   const std::optional<std::int64_t> mask = model.config.mask_token_id;
-  const bool recorded = options.data.extension() == ".safetensors" || (mask && std::ranges::any_of(sequences, [&](const auto& tokens) {
-                                                          return std::ranges::find(tokens, *mask) != tokens.end();
-                                                        }));
+  const bool recorded =
+      options.data.extension() == ".safetensors" || (mask && std::ranges::any_of(sequences, [&](const auto& tokens) {
+                                                       return std::ranges::find(tokens, *mask) != tokens.end();
+                                                     }));
   CalibrationData data;
   Random random(options.seed);
   std::size_t index = 0;
