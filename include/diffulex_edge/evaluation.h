@@ -86,6 +86,8 @@ struct EvaluationResult {
 struct EvaluatedModel {
   const Model* model = nullptr;
   const QuantizationPlan* plan = nullptr;
+  // With a plan: its weights, but activations in float32, whatever the target does to them.
+  bool float_activations = false;
 };
 
 // Runs the sets through the model and, if given, through the reference, which has the same layers and vocabulary

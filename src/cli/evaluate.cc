@@ -26,6 +26,7 @@ struct EvaluateArguments {
   OutputOptions output_options;
   std::string data;
   std::optional<std::string> against;
+  bool float_activations = false;
   std::int64_t length = EvaluationTextOptions().length;
   std::int64_t sequences = EvaluationTextOptions().max_sequences;
 };
@@ -87,7 +88,9 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
     reference = EvaluatedModel{.model = &original};
     reference_name = arguments.model.path + " in float32";
   }
-  const EvaluationResult result = evaluate({.model = &calibrated.model, .plan = plan}, reference, sets, control);
+  const EvaluationResult result =
+      evaluate({.model = &calibrated.model, .plan = plan, .float_activations = arguments.float_activations}, reference,
+               sets, control);
   bar.end();
 
   std::vector<std::string> warnings = original.warnings;
@@ -116,6 +119,8 @@ Command add_evaluate(CLI::App& app) {
   command->add_option("--against", arguments->against, "Compare with this model instead of with MODEL in float32");
   command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");
   command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
+  command->add_flag("--float-activations", arguments->float_activations,
+                    "Measure the weights alone: activations in float32, whatever the target does to them");
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);

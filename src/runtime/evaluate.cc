@@ -168,12 +168,13 @@ class Evaluation {
     for (const Item& item : items) {
       sequences.push_back(sets_[item.set].inputs[item.sequence]);
     }
-    LinearLayers layers(*subject_.model, subject_.plan);
+    LinearLayers layers(*subject_.model, subject_.plan, subject_.float_activations);
     Executor executor(*subject_.model, sequences, layers, control_);
     std::unique_ptr<LinearLayers> reference_layers;
     std::unique_ptr<Executor> reference;
     if (reference_) {
-      reference_layers = std::make_unique<LinearLayers>(*reference_->model, reference_->plan);
+      reference_layers =
+          std::make_unique<LinearLayers>(*reference_->model, reference_->plan, reference_->float_activations);
       reference = std::make_unique<Executor>(*reference_->model, sequences, *reference_layers, control_);
     }
     while (const Node* node = executor.next()) {

@@ -125,7 +125,7 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
   const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
   const LayerPlan* plan = plan_of(node, tensor);
   const InputArithmetic arithmetic =
-      plan == nullptr ? InputArithmetic::kFloat : input_arithmetic(*plan, plan_->config.mode);
+      plan == nullptr || float_activations_ ? InputArithmetic::kFloat : input_arithmetic(*plan, plan_->config.mode);
   const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
   const std::vector<float> bias = node.inputs.size() > 2 ? load_vector(tensor_of(2)) : std::vector<float>();
   AffineScale output_scale;

@@ -23,7 +23,8 @@ InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode);
 class LinearLayers {
  public:
   // Without a plan, weights are what the checkpoint holds. Keeps references to both.
-  LinearLayers(const Model& model, const QuantizationPlan* plan) : model_(model), plan_(plan) {}
+  LinearLayers(const Model& model, const QuantizationPlan* plan, bool float_activations = false)
+      : model_(model), plan_(plan), float_activations_(float_activations) {}
 
   // Replaces a layer's weight by one in memory (float32 [rows, columns]) until it is removed.
   void replace_weight(const std::string& tensor, std::vector<float> weight) { replaced_[tensor] = std::move(weight); }
@@ -44,6 +45,7 @@ class LinearLayers {
 
   const Model& model_;
   const QuantizationPlan* plan_;
+  bool float_activations_;
   std::map<std::string, std::vector<float>> replaced_;
 };
 
