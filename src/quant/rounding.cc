@@ -124,31 +124,39 @@ double output_error(std::span<const float> weight, const RoundedWeight& rounded,
 }
 
 AutoRounding auto_round(std::span<const float> weight, std::int64_t rows, std::int64_t columns,
-                        const WeightFormat& format, const InputStatistics& statistics, const RunControl& control) {
+                        const WeightFormat& format, const InputStatistics& statistics, const AutoOptions& options,
+                        const RunControl& control) {
   check_layer(weight, rows, columns, &statistics);
   const auto error_of = [&](const RoundedWeight& rounded) {
-    return output_error(weight, rounded, rows, columns, format, statistics, control);
+    return options.judge ? options.judge(rounded)
+                         : output_error(weight, rounded, rows, columns, format, statistics, control);
   };
   AutoRounding best;
   best.rounded = round_weight(weight, rows, columns, format, RoundingMethod::RTN, {}, control);
   best.nearest_error = best.error = error_of(best.rounded);
-  const auto take_if_better = [&](RoundedWeight candidate) {
+  const auto take_if_better = [&](const RoundedWeight& candidate) {
     const double error = error_of(candidate);
     if (error < best.error) {
       best.error = error;
-      best.rounded = std::move(candidate);
+      best.rounded = candidate;
     }
   };
   take_if_better(round_weight(weight, rows, columns, format, RoundingMethod::MSE, {}, control));
   take_if_better(
       round_weight(weight, rows, columns, format, RoundingMethod::MSE, input_importance(statistics), control));
   take_if_better(round_weight(weight, rows, columns, format, RoundingMethod::HQQ, {}, control));
-  for (const bool act_order : {false, true}) {
-    const GptqOptions options{.act_order = act_order, .refine_passes = kAutoRefinePasses};
-    RoundedWeight candidate = round_gptq(weight, rows, columns, format, statistics, options, control);
-    if (!candidate.fell_back) {
-      take_if_better(std::move(candidate));
+  for (const std::span<const float> target : {weight, options.corrected}) {
+    if (target.empty()) {
+      continue;
     }
+    const GptqOptions gptq{.act_order = true, .static_groups = true};
+    RoundedWeight candidate = round_gptq(target, rows, columns, format, statistics, gptq, control);
+    if (candidate.fell_back) {
+      continue;
+    }
+    take_if_better(candidate);
+    refine_rounding(target, rows, columns, format, statistics, kAutoRefinePasses, candidate, control);
+    take_if_better(candidate);
   }
   return best;
 }

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -80,14 +81,24 @@ double output_error(std::span<const float> weight, const RoundedWeight& rounded,
 
 struct AutoRounding {
   RoundedWeight rounded;
-  double error = 0.0;          // its output_error
+  double error = 0.0;          // by the judge
   double nearest_error = 0.0;  // that of round-to-nearest; never less than `error`
 };
 
-// The least output_error among RTN, MSE, MSE weighted by importance, HQQ, and GPTQ with and without act_order, refined.
-// Memory: that of round_gptq, and three rounded weights.
+struct AutoOptions {
+  // What a candidate costs, for instance on data that it was not made with. Default: output_error.
+  std::function<double(const RoundedWeight&)> judge;
+  // Another weight that GPTQ tries to come close to as well, such as one that makes up for errors of earlier layers;
+  // empty: none.
+  std::span<const float> corrected;
+};
+
+// The candidate that the judge likes best among RTN, MSE, MSE weighted by importance, HQQ, and GPTQ with act_order, of
+// the weight and of the corrected one, each as it is and refined. Memory: that of round_gptq, and three rounded
+// weights.
 AutoRounding auto_round(std::span<const float> weight, std::int64_t rows, std::int64_t columns,
-                        const WeightFormat& format, const InputStatistics& statistics, const RunControl& control);
+                        const WeightFormat& format, const InputStatistics& statistics, const AutoOptions& options,
+                        const RunControl& control);
 
 // --- AWQ: columns of weights that share an input are multiplied by s before rounding, and the input by 1 / s, which
 // the caller folds into what comes before.

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <memory>
+#include <numeric>
 #include <set>
 
 #include "diffulex_edge/calibration.h"
@@ -13,9 +15,12 @@
 #include "quant/weight_decoder.h"
 #include "runtime/executor.h"
 #include "runtime/input_statistics.h"
+#include "runtime/layer_input.h"
 
 namespace diffulex_edge {
 namespace {
+
+constexpr std::size_t kHoldOut = 4;
 
 // One weight's rounding, kept until its layer is executed.
 struct Rounding {
@@ -32,12 +37,17 @@ class LayerwiseRounder {
         plan_(plan_of(model, config)),
         control_(control),
         layers_(model, nullptr),
-        executor_(model, data.inputs, layers_, quiet_) {
+        executor_(model, data.inputs, layers_, quiet_),
+        is_auto_(config.method == RoundingMethod::AUTO),
+        reference_layers_(model, nullptr) {
     quiet_ = control;
     quiet_.on_progress = nullptr;
-    weigh_tokens(data, options);
+    split_tokens(data, options);
+    if (is_auto_) {
+      reference_ = std::make_unique<Executor>(model, data.inputs, reference_layers_, quiet_);
+    }
     find_consumers();
-    const bool scales = config.method == RoundingMethod::AWQ || config.method == RoundingMethod::AUTO;
+    const bool scales = is_auto_ || config.method == RoundingMethod::AWQ;
     for (std::size_t i = 0; scales && i < model.graph.nodes().size(); ++i) {
       if (is_scalable(static_cast<ValueId>(i))) {
         scalable_.insert(norm_tensor(model.graph.nodes()[i]));
@@ -61,7 +71,7 @@ class LayerwiseRounder {
       } else if (node->op == Op::kLinear) {
         execute_linear(*node);
       } else {
-        executor_.step();
+        step();
       }
       if (control_.on_progress) {
         control_.on_progress({.stage = "rounding", .done_bytes = executor_.last() + 1, .total_bytes = total});
@@ -88,17 +98,28 @@ class LayerwiseRounder {
     return plan;
   }
 
-  void weigh_tokens(const CalibrationData& data, const CalibrationOptions& options) {
-    if (options.mask_weight == 1.0) {
-      return;
-    }
+  // AUTO judges by every fourth sequence, which its candidates are not made with: the more freely a method fits the
+  // tokens it sees, the less its own error says.
+  void split_tokens(const CalibrationData& data, const CalibrationOptions& options) {
     if (!(options.mask_weight > 0.0) || !std::isfinite(options.mask_weight)) {
       throw Error(ErrorCode::kInvalidArgument, "mask weight",
                   std::to_string(options.mask_weight) + " is not a positive number");
     }
-    for (const auto& sequence : data.counts) {
-      for (const bool counts : sequence) {
-        token_weights_.push_back(counts ? static_cast<float>(options.mask_weight) : 1.0F);
+    const bool holds_out = is_auto_ && data.inputs.size() > 1;
+    if (options.mask_weight == 1.0 && !holds_out) {
+      if (is_auto_) {  // a single sequence judges what it made
+        split_.held_out.resize(static_cast<std::size_t>(executor_.tokens()));
+        std::iota(split_.held_out.begin(), split_.held_out.end(), std::int64_t{0});
+      }
+      return;
+    }
+    for (std::size_t i = 0; i < data.counts.size(); ++i) {
+      const bool held_out = holds_out && i % kHoldOut == kHoldOut - 1;
+      for (const bool counts : data.counts[i]) {
+        if (held_out || (is_auto_ && !holds_out)) {
+          split_.held_out.push_back(static_cast<std::int64_t>(split_.weights.size()));
+        }
+        split_.weights.push_back(held_out ? 0.0F : counts ? static_cast<float>(options.mask_weight) : 1.0F);
       }
     }
   }
@@ -133,58 +154,79 @@ class LayerwiseRounder {
 
   std::vector<float> load_weight(const Node& node) const { return layers_.load_vector(tensor_of(model_.graph, node)); }
 
-  Rounding round(const Node& node, std::span<const float> weight, const InputStatistics& statistics) const {
+  void step() {
+    executor_.step();
+    if (reference_) {
+      reference_->step();
+    }
+  }
+
+  // `weight` is the layer's own; `scales` multiply its columns before it is rounded, or are empty.
+  Rounding round(const Node& node, std::span<const float> weight, const LayerInput& input,
+                 std::span<const float> scales) const {
     const LayerPlan& plan = plan_of(node);
     Rounding rounding;
     rounding.report.layer = node.name;
-    if (config_.method == RoundingMethod::AUTO) {
-      AutoRounding best = auto_round(weight, plan.rows, plan.columns, plan.format, statistics, quiet_);
+    std::vector<float> scaled(weight.begin(), weight.end());
+    std::vector<float> corrected = is_auto_ ? input.correct(weight, plan.rows) : std::vector<float>();
+    InputStatistics statistics = input.statistics();
+    if (!scales.empty()) {
+      scale_columns(scaled, plan.rows, scales);
+      scale_columns(corrected, corrected.empty() ? 0 : plan.rows, scales);
+      statistics = scaled_statistics(statistics, scales);
+    }
+    if (is_auto_) {
+      AutoRounding best =
+          auto_round(scaled, plan.rows, plan.columns, plan.format, statistics,
+                     {.judge = input.judge(weight, plan.rows, plan.format, scales), .corrected = corrected}, quiet_);
       rounding.weight = std::move(best.rounded);
       rounding.report.error = best.error;
       rounding.report.nearest_error = best.nearest_error;
     } else {
-      if (config_.method == RoundingMethod::GPTQ) {
-        GptqOptions options;
-        options.act_order = true;
-        options.static_groups = true;
-        rounding.weight = round_gptq(weight, plan.rows, plan.columns, plan.format, statistics, options, quiet_);
-      } else {
-        rounding.weight = round_weight(weight, plan.rows, plan.columns, plan.format, RoundingMethod::MSE,
-                                       input_importance(statistics), quiet_);
-        rounding.weight.method = RoundingMethod::AWQ;
-      }
-      rounding.report.error =
-          output_error(weight, rounding.weight, plan.rows, plan.columns, plan.format, statistics, quiet_);
-      const RoundedWeight nearest =
-          round_weight(weight, plan.rows, plan.columns, plan.format, RoundingMethod::RTN, {}, quiet_);
+      rounding.weight = round_by_method(scaled, plan, statistics);
+      const auto error_of = [&](const RoundedWeight& rounded) {
+        return output_error(scaled, rounded, plan.rows, plan.columns, plan.format, statistics, quiet_);
+      };
+      rounding.report.error = error_of(rounding.weight);
       rounding.report.nearest_error =
-          output_error(weight, nearest, plan.rows, plan.columns, plan.format, statistics, quiet_);
+          error_of(round_weight(scaled, plan.rows, plan.columns, plan.format, RoundingMethod::RTN, {}, quiet_));
     }
     rounding.report.method = rounding.weight.method;
+    rounding.report.awq_scaled = !scales.empty();
     return rounding;
+  }
+
+  RoundedWeight round_by_method(std::span<const float> weight, const LayerPlan& plan,
+                                const InputStatistics& statistics) const {
+    if (config_.method == RoundingMethod::GPTQ) {
+      return round_gptq(weight, plan.rows, plan.columns, plan.format, statistics,
+                        {.act_order = true, .static_groups = true}, quiet_);
+    }
+    RoundedWeight rounded = round_weight(weight, plan.rows, plan.columns, plan.format, RoundingMethod::MSE,
+                                         input_importance(statistics), quiet_);
+    rounded.method = RoundingMethod::AWQ;
+    return rounded;
   }
 
   // Executes a norm and rounds the layers that it feeds, scaled by AWQ if that lowers the sum of their errors.
   void scale_group(ValueId id) {
     const Node& norm = model_.graph.node(id);
-    executor_.step();
+    step();
     const std::vector<const Node*>& group = consumers_.at(id);
-    const InputStatistics& statistics = statistics_of(id);
+    const LayerInput& input = input_of(id);
     std::vector<std::vector<float>> weights;
     std::vector<AwqWeight> candidates;
     for (const Node* node : group) {
       weights.push_back(load_weight(*node));
       candidates.push_back({.weight = weights.back(), .rows = plan_of(*node).rows, .format = plan_of(*node).format});
     }
-    AwqOptions options;
-    options.method = RoundingMethod::MSE;
-    const AwqScales scales = search_awq_scales(candidates, statistics.columns, statistics, options, quiet_);
-    std::vector<float> norm_weight = layers_.load_vector(norm_tensor(norm));
-
-    const auto round_all = [&](const InputStatistics& seen) {
+    const std::int64_t columns = input.statistics().columns;
+    const AwqScales scales =
+        search_awq_scales(candidates, columns, input.statistics(), {.method = RoundingMethod::MSE}, quiet_);
+    const auto round_all = [&](std::span<const float> factors) {
       std::vector<Rounding> roundings;
       for (std::size_t i = 0; i < group.size(); ++i) {
-        roundings.push_back(round(*group[i], weights[i], seen));
+        roundings.push_back(round(*group[i], weights[i], input, factors));
       }
       return roundings;
     };
@@ -195,49 +237,40 @@ class LayerwiseRounder {
       }
       return error;
     };
-    std::vector<Rounding> best = round_all(statistics);
-    bool scaled = false;
+    std::vector<float> norm_weight = layers_.load_vector(norm_tensor(norm));
+    std::vector<Rounding> best = round_all({});
     if (scales.exponent > 0.0) {
-      for (std::size_t i = 0; i < group.size(); ++i) {
-        scale_columns(weights[i], plan_of(*group[i]).rows, scales.scales);
-      }
-      std::vector<Rounding> candidate = round_all(scaled_statistics(statistics, scales.scales));
-      scaled = total_error(candidate) < total_error(best);
-      if (scaled) {
+      std::vector<Rounding> candidate = round_all(scales.scales);
+      if (total_error(candidate) < total_error(best)) {
         for (std::size_t i = 0; i < group.size(); ++i) {
           // Against rounding the weight as it was.
           candidate[i].report.nearest_error = best[i].report.nearest_error;
-          candidate[i].report.awq_scaled = true;
         }
         best = std::move(candidate);
+        std::vector<float> factors;
+        for (std::size_t i = 0; i < norm_weight.size(); ++i) {
+          norm_weight[i] /= scales.scales[i];
+          factors.push_back(1.0F / scales.scales[i]);
+        }
+        executor_.scale_columns(id, factors);
       }
-    }
-    if (scaled) {
-      std::vector<float> factors;
-      for (std::size_t i = 0; i < norm_weight.size(); ++i) {
-        norm_weight[i] /= scales.scales[i];
-        factors.push_back(1.0F / scales.scales[i]);
-      }
-      executor_.scale_columns(id, factors);
     }
     writer_->write_floats(norm_tensor(norm), norm_weight);
     for (std::size_t i = 0; i < group.size(); ++i) {
       ready_[group[i]->name] = std::move(best[i]);
     }
-    statistics_id_ = -1;  // the input may have changed
+    input_.reset();
+    input_id_ = -1;
   }
 
-  const InputStatistics& statistics_of(ValueId id) {
-    if (id != statistics_id_) {
-      const Activations& x = executor_.value(id);
-      if (!std::ranges::all_of(x.data, [](float value) { return std::isfinite(value); })) {
-        throw Error(ErrorCode::kBadFile, model_.path.string(), "in calibration an activation is not finite",
-                    "the model's weights are broken");
-      }
-      statistics_ = input_statistics(x.data, x.width, token_weights_, quiet_);
-      statistics_id_ = id;
+  const LayerInput& input_of(ValueId id) {
+    if (id != input_id_) {
+      input_.reset();  // before the next one takes its memory
+      input_ = std::make_unique<LayerInput>(executor_.value(id), reference_ ? &reference_->value(id) : nullptr, split_,
+                                            quiet_);
+      input_id_ = id;
     }
-    return statistics_;
+    return *input_;
   }
 
   Rounding take_rounding(const Node& node) {
@@ -246,7 +279,8 @@ class LayerwiseRounder {
       ready_.erase(found);
       return rounding;
     }
-    return round(node, load_weight(node), statistics_of(node.inputs[0]));
+    const std::vector<float> weight = load_weight(node);
+    return round(node, weight, input_of(node.inputs[0]), {});
   }
 
   void write(const Node& node, Rounding rounding) {
@@ -260,7 +294,7 @@ class LayerwiseRounder {
 
   void execute_linear(const Node& node) {
     if (!is_rounded(node)) {
-      executor_.step();
+      step();
       return;
     }
     const LayerPlan& plan = plan_of(node);
@@ -269,7 +303,7 @@ class LayerwiseRounder {
     decode_rows(plan.format, rounding.weight.values, rounding.weight.scales, plan.rows, plan.columns, decoded);
     const std::string& tensor = tensor_of(model_.graph, node);
     layers_.replace_weight(tensor, std::move(decoded));
-    executor_.step();
+    step();
     layers_.restore_weight(tensor);
     write(node, std::move(rounding));
   }
@@ -281,12 +315,15 @@ class LayerwiseRounder {
   RunControl quiet_;  // of parts of the work: progress is counted in layers
   LinearLayers layers_;
   Executor executor_;
-  std::vector<float> token_weights_;
+  bool is_auto_;
+  LinearLayers reference_layers_;
+  std::unique_ptr<Executor> reference_;  // the float32 model, in step; AUTO alone
+  TokenSplit split_;
   std::map<ValueId, std::vector<const Node*>> consumers_;
   std::set<std::string> scalable_;  // norms whose weight may change
   std::unique_ptr<QuantizedCheckpointWriter> writer_;
-  ValueId statistics_id_ = -1;
-  InputStatistics statistics_;
+  ValueId input_id_ = -1;
+  std::unique_ptr<LayerInput> input_;  // of the layers at hand
   std::map<std::string, Rounding> ready_;
   CalibrationResult result_;
 };

@@ -1,5 +1,5 @@
-// forward_model MODEL CONFIG: reads lines of token ids (JSON arrays) on stdin and writes the logits of all as float32 to
-// stdout. CONFIG is a JSON object: {} for the checkpoint as it is, or dtype, mode, group_size, embedding_dtype,
+// forward_model MODEL CONFIG: reads lines of token ids (JSON arrays) on stdin and writes the logits of all as float32
+// to stdout. CONFIG is a JSON object: {} for the checkpoint as it is, or dtype, mode, group_size, embedding_dtype,
 // head_dtype, block_length.
 
 #include <iostream>

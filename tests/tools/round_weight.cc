@@ -106,7 +106,7 @@ RoundedWeight round_layer(const Layer& layer, const Arguments& arguments, const 
   const RoundingMethod method = parse_rounding_method(arguments.text("method", "rtn"));
   const auto passes = static_cast<int>(arguments.integer("refine_passes", 0));
   if (method == RoundingMethod::AUTO) {
-    return auto_round(layer.weight, layer.rows, layer.columns, layer.format, layer.statistics, control).rounded;
+    return auto_round(layer.weight, layer.rows, layer.columns, layer.format, layer.statistics, {}, control).rounded;
   }
   if (method == RoundingMethod::GPTQ) {
     const GptqOptions options{.damping = arguments.number("damping", 0.01),

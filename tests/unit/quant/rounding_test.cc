@@ -220,11 +220,12 @@ TEST_F(Rounding, OutputErrorIsTheMeanSquareOfTheOutputsDifference) {
 TEST_F(Rounding, AutoIsNeverWorseThanAnyMethod) {
   const InputStatistics statistics = correlated_statistics();
   for (const WeightFormat& format : kFormats) {
-    const AutoRounding found = auto_round(weight_, kRows, kColumns, format, statistics, control_);
+    const AutoRounding found = auto_round(weight_, kRows, kColumns, format, statistics, {}, control_);
     EXPECT_EQ(found.error, error(found.rounded, format, statistics));
     EXPECT_EQ(found.nearest_error, error(simple(format, RoundingMethod::RTN), format, statistics));
     EXPECT_LE(found.error, error(simple(format, RoundingMethod::MSE), format, statistics));
-    EXPECT_LE(found.error, error(gptq(format, statistics, {.refine_passes = 4}), format, statistics));
+    const GptqOptions ordered{.act_order = true, .static_groups = true};
+    EXPECT_LE(found.error, error(gptq(format, statistics, ordered), format, statistics));
     EXPECT_EQ(found.rounded.method, RoundingMethod::GPTQ);
   }
 }

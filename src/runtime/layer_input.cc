@@ -1,0 +1,129 @@
+#include "runtime/layer_input.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "core/linear_algebra.h"
+#include "core/parallel.h"
+#include "diffulex_edge/error.h"
+#include "quant/weight_decoder.h"
+#include "runtime/input_statistics.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr double kDamping = 0.05;
+constexpr std::int64_t kTile = 128;                              // rows that one thread computes at a time
+constexpr std::int64_t kJudgedOutputs = std::int64_t{1} << 24U;  // held-out tokens x rows of the weight, at most
+
+// c [m, n] = a [m, k] b [n, k]^T, or a [m, k] b [k, n], on all threads.
+using Multiply = void (*)(const Gemm&, const float*, std::int64_t, const float*, std::int64_t, float*, std::int64_t);
+
+void run_tiled(Multiply multiply_tile, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
+               float* c, const RunControl& control) {
+  const std::int64_t ldb = multiply_tile == &multiply ? n : k;
+  parallel_for(static_cast<std::size_t>((m + kTile - 1) / kTile), control, [&](std::size_t tile, std::size_t) {
+    const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
+    multiply_tile({.m = std::min(kTile, m - begin), .n = n, .k = k}, a + begin * k, k, b, ldb, c + begin * n, n);
+  });
+}
+
+std::vector<float> rows_of(const Activations& value, std::span<const std::int64_t> rows) {
+  std::vector<float> copy;
+  copy.reserve(rows.size() * static_cast<std::size_t>(value.width));
+  for (const std::int64_t row : rows) {
+    const auto source = value.row(row);
+    copy.insert(copy.end(), source.begin(), source.end());
+  }
+  return copy;
+}
+
+}  // namespace
+
+LayerInput::LayerInput(const Activations& seen, const Activations* truth, const TokenSplit& split,
+                       const RunControl& control)
+    : control_(control), columns_(seen.width) {
+  if (!std::ranges::all_of(seen.data, [](float value) { return std::isfinite(value); })) {
+    throw Error(ErrorCode::kBadFile, "calibration", "an activation is not finite", "the model's weights are broken");
+  }
+  statistics_ = input_statistics(seen.data, seen.width, split.weights, control);
+  seen_ = rows_of(seen, split.held_out);
+  truth_ = truth == nullptr ? seen_ : rows_of(*truth, split.held_out);
+  if (truth != nullptr) {
+    prepare_correction(seen, *truth, split);
+  }
+}
+
+void LayerInput::prepare_correction(const Activations& seen, const Activations& truth, const TokenSplit& split) {
+  const auto width = static_cast<std::size_t>(columns_);
+  std::vector<float> difference(seen.data.size());
+  bool differs = false;
+  for (std::size_t i = 0; i < difference.size(); ++i) {
+    const float weight = split.weights.empty() ? 1.0F : split.weights[i / width];
+    difference[i] = weight * (truth.data[i] - seen.data[i]);
+    differs = differs || difference[i] != 0.0F;
+  }
+  if (!differs) {
+    return;
+  }
+  std::vector<double> inverse(statistics_.hessian.begin(), statistics_.hessian.end());
+  double diagonal = 0.0;
+  for (std::size_t i = 0; i < width; ++i) {
+    diagonal += inverse[i * width + i];
+  }
+  for (std::size_t i = 0; i < width; ++i) {
+    inverse[i * width + i] += kDamping * diagonal / static_cast<double>(width);
+  }
+  if (!invert_positive_definite(inverse, columns_)) {
+    return;
+  }
+  std::vector<float> cross(width * width);
+  parallel_for(static_cast<std::size_t>((columns_ + kTile - 1) / kTile), control_, [&](std::size_t tile, std::size_t) {
+    const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
+    multiply_transposed_first({.m = std::min(kTile, columns_ - begin), .n = columns_, .k = seen.rows},
+                              difference.data() + begin, columns_, seen.data.data(), columns_,
+                              cross.data() + begin * columns_, columns_);
+  });
+  const std::vector<float> narrow(inverse.begin(), inverse.end());
+  correction_.resize(width * width);
+  run_tiled(&multiply, columns_, columns_, columns_, cross.data(), narrow.data(), correction_.data(), control_);
+}
+
+std::vector<float> LayerInput::correct(std::span<const float> weight, std::int64_t rows) const {
+  if (correction_.empty()) {
+    return {};
+  }
+  std::vector<float> corrected(weight.size());
+  run_tiled(&multiply, rows, columns_, columns_, weight.data(), correction_.data(), corrected.data(), control_);
+  std::ranges::transform(corrected, weight, corrected.begin(), std::plus<>());
+  const bool finite = std::ranges::all_of(corrected, [](float value) { return std::isfinite(value); });
+  return finite ? corrected : std::vector<float>();
+}
+
+std::function<double(const RoundedWeight&)> LayerInput::judge(std::span<const float> weight, std::int64_t rows,
+                                                              const WeightFormat& format,
+                                                              std::span<const float> scales) const {
+  const std::int64_t held_out = static_cast<std::int64_t>(seen_.size()) / columns_;
+  const std::int64_t tokens =
+      std::clamp<std::int64_t>(kJudgedOutputs / rows, std::min<std::int64_t>(held_out, 64), held_out);
+  auto wanted = std::make_shared<std::vector<float>>(static_cast<std::size_t>(tokens * rows));
+  run_tiled(&multiply_transposed, tokens, rows, columns_, truth_.data(), weight.data(), wanted->data(), control_);
+  return [=, this](const RoundedWeight& rounded) {
+    std::vector<float> decoded(static_cast<std::size_t>(rows * columns_));
+    decode_rows(format, rounded.values, rounded.scales, rows, columns_, decoded);
+    if (!scales.empty()) {
+      unscale_columns(decoded, rows, scales);
+    }
+    std::vector<float> outputs(wanted->size());
+    run_tiled(&multiply_transposed, tokens, rows, columns_, seen_.data(), decoded.data(), outputs.data(), control_);
+    double error = 0.0;
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const double difference = static_cast<double>(outputs[i]) - static_cast<double>((*wanted)[i]);
+      error += difference * difference;
+    }
+    return error / static_cast<double>(tokens);
+  };
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,50 @@
+// What the linear layers of one input see in calibration, and how roundings of their weights are judged by it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "diffulex_edge/progress.h"
+#include "quant/rounding.h"
+#include "runtime/executor.h"
+
+namespace diffulex_edge {
+
+// Which tokens roundings are made with, and which they are judged by.
+struct TokenSplit {
+  std::vector<float> weights;          // of each token in the statistics, 0 where it is held out; empty: 1
+  std::vector<std::int64_t> held_out;  // rows
+};
+
+class LayerInput {
+ public:
+  // `seen` is the input as earlier layers make it that are rounded already; `truth` what the float32 model has there,
+  // or null. Copies what it needs. Error{kBadFile} where a value is not finite.
+  LayerInput(const Activations& seen, const Activations* truth, const TokenSplit& split, const RunControl& control);
+
+  const InputStatistics& statistics() const { return statistics_; }
+
+  // The weight W' that brings W' seen closest to W truth, by damped least squares: W + W D H^-1, with D the sum of
+  // (truth - seen) seen^T and H the statistics' Hessian, a twentieth of its mean diagonal added (as in GPTAQ, Li et al.
+  // 2025, which makes up for earlier layers' errors while it rounds). Empty without a truth, or where H has no inverse.
+  std::vector<float> correct(std::span<const float> weight, std::int64_t rows) const;
+
+  // Of a weight in `format` made from `weight` times `scales` (empty: 1): the mean over held-out tokens of
+  // |weight truth - rounded (seen / scales)|^2. The spans must outlive the function.
+  std::function<double(const RoundedWeight&)> judge(std::span<const float> weight, std::int64_t rows,
+                                                    const WeightFormat& format, std::span<const float> scales) const;
+
+ private:
+  void prepare_correction(const Activations& seen, const Activations& truth, const TokenSplit& split);
+
+  RunControl control_;
+  std::int64_t columns_ = 0;
+  InputStatistics statistics_;
+  std::vector<float> correction_;  // D H^-1
+  std::vector<float> seen_;        // held-out rows
+  std::vector<float> truth_;
+};
+
+}  // namespace diffulex_edge
