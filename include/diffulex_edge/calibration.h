@@ -26,7 +26,7 @@ struct CalibrationOptions {
   std::int64_t length = 256;        // tokens of a sequence, at most
   std::int64_t max_sequences = 64;  // the first so many
   std::uint64_t seed = 0;           // of the mask ratios and places
-  Observer observer = Observer::MIN_MAX;
+  Observer observer = Observer::MSE;
   double percentile = 99.99;  // PERCENTILE: percent of the values that the range covers
   // How much more the error at positions that predict a masked token counts than at others, in rounding.
   double mask_weight = 1.0;

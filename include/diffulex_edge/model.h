@@ -63,6 +63,8 @@ struct ModelOptions {
   std::optional<std::int64_t> seq_len;
   // Overrides the configuration's block length; 0 makes the model fully bidirectional.
   std::optional<std::int64_t> block_length;
+  // Overrides the configuration's mask token.
+  std::optional<std::int64_t> mask_token_id;
   // config.json keys that this library does not know and the caller declares harmless.
   std::vector<std::string> ignored_config_keys;
 };

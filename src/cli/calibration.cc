@@ -16,7 +16,7 @@ void CalibrationArguments::add_to(CLI::App& command) {
   command.add_option("--calibration-length", length, "Tokens of a calibration sequence, at most (default 256)");
   command.add_option("--calibration-sequences", sequences, "Calibration sequences, at most (default 64)");
   command.add_option("--seed", seed, "Of the mask ratios and places (default 0)");
-  command.add_option("--observer", observer, "Ranges of static activations: min_max (default), percentile or mse");
+  command.add_option("--observer", observer, "Ranges of static activations: mse (default), percentile or min_max");
   command.add_option("--percentile", percentile, "What --observer percentile covers (default 99.99)");
   command.add_option("--mask-weight", mask_weight,
                      "How much more the error where a masked token is predicted counts in rounding (default 1)");

@@ -16,7 +16,7 @@ struct CalibrationArguments {
   std::int64_t length = CalibrationOptions().length;
   std::int64_t sequences = CalibrationOptions().max_sequences;
   std::uint64_t seed = 0;
-  std::string observer = "min_max";
+  std::string observer = "mse";
   double percentile = CalibrationOptions().percentile;
   double mask_weight = 1.0;
 

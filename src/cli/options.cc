@@ -16,6 +16,8 @@ void ModelArguments::add_to(CLI::App& command) {
   command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
   command.add_option("--block-length", block_length,
                      "Block of a block-causal model, in tokens; 0: fully bidirectional (default: the model's)");
+  command.add_option("--mask-token-id", mask_token_id,
+                     "The token that masks others, for calibration and evaluation with text (default: the model's)");
   command
       .add_option("--ignore-config-key", ignored_config_keys,
                   "A config.json key that you know to be harmless (repeatable)")
@@ -23,7 +25,10 @@ void ModelArguments::add_to(CLI::App& command) {
 }
 
 ModelOptions ModelArguments::options() const {
-  return {.seq_len = {}, .block_length = block_length, .ignored_config_keys = ignored_config_keys};
+  return {.seq_len = {},
+          .block_length = block_length,
+          .mask_token_id = mask_token_id,
+          .ignored_config_keys = ignored_config_keys};
 }
 
 void QuantizationArguments::add_to(CLI::App& command) {

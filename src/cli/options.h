@@ -25,6 +25,7 @@ struct OutputOptions {
 struct ModelArguments {
   std::string path;
   std::optional<std::int64_t> block_length;
+  std::optional<std::int64_t> mask_token_id;
   std::vector<std::string> ignored_config_keys;
 
   void add_to(CLI::App& command);

@@ -236,6 +236,14 @@ void check_activations(const Model& model) {
 Model load_model(const std::filesystem::path& folder, const ModelOptions& options) {
   const ParsedConfig parsed = parse_config(folder, options);
   Model model{.path = folder, .config = parsed.config};
+  if (options.mask_token_id) {
+    if (*options.mask_token_id < 0 || *options.mask_token_id >= model.config.vocab_size) {
+      throw Error(ErrorCode::kInvalidArgument, "mask token",
+                  std::to_string(*options.mask_token_id) + " is not in the vocabulary of " +
+                      std::to_string(model.config.vocab_size));
+    }
+    model.config.mask_token_id = options.mask_token_id;
+  }
   model.seq_len = choose_seq_len(parsed.config, options, model.warnings);
   model.stored_quantization = parsed.quantization;
   model.checkpoint = std::make_shared<const Checkpoint>(folder);

@@ -7,6 +7,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "runtime/diffusion_states.h"
+#include "runtime/mask_token.h"
 #include "runtime/model_tokens.h"
 
 namespace diffulex_edge {
@@ -59,7 +60,9 @@ CalibrationData load_calibration_data(const Model& model, const CalibrationOptio
                                                {.length = std::min(options.length, model.seq_len),
                                                 .max_sequences = options.max_sequences,
                                                 .vocab_size = model.config.vocab_size});
-  const std::optional<std::int64_t> mask = model.config.mask_token_id;
+  ModelConfig config = model.config;
+  config.mask_token_id = find_mask_token(model);
+  const std::optional<std::int64_t> mask = config.mask_token_id;
   const bool recorded =
       options.data.extension() == ".safetensors" || (mask && std::ranges::any_of(sequences, [&](const auto& tokens) {
                                                        return std::ranges::find(tokens, *mask) != tokens.end();
@@ -70,11 +73,11 @@ CalibrationData load_calibration_data(const Model& model, const CalibrationOptio
   for (auto& tokens : sequences) {
     const double ratio = (static_cast<double>(index++) + random.uniform()) / static_cast<double>(sequences.size());
     if (recorded) {
-      add(data, recorded_state(model.config, std::move(tokens)));
-    } else if (is_autoregressive(model.config)) {
+      add(data, recorded_state(config, std::move(tokens)));
+    } else if (is_autoregressive(config)) {
       add(data, next_tokens(tokens));
     } else {
-      add(data, mask_tokens(model.config, tokens, ratio, random));
+      add(data, mask_tokens(config, tokens, ratio, random));
     }
   }
   return data;

@@ -16,8 +16,8 @@ bool is_autoregressive(const ModelConfig& config) { return config.block_length =
 
 std::int64_t mask_token(const ModelConfig& config) {
   if (!config.mask_token_id) {
-    throw Error(ErrorCode::kUnsupported, "config.json", "has no mask_token_id, without which text can't be masked",
-                "add the key, or give token ids");
+    throw Error(ErrorCode::kInvalidArgument, "mask token",
+                "neither config.json nor the tokenizer's files say which token it is", "give --mask-token-id");
   }
   return *config.mask_token_id;
 }

@@ -21,7 +21,7 @@ bool predicts_next_position(const ModelConfig& config);
 // Models of block length 1 are plain autoregressive ones: nothing is ever masked.
 bool is_autoregressive(const ModelConfig& config);
 
-// The id of the model's mask token. Throws Error{kUnsupported} where config.json does not give it.
+// The id of the model's mask token. Throws Error{kInvalidArgument} where the configuration does not have it.
 std::int64_t mask_token(const ModelConfig& config);
 
 // Masks round(ratio * n) of the tokens, at least one. A block-causal model's state is a clean prefix and one masked

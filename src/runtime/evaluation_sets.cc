@@ -8,6 +8,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "runtime/diffusion_states.h"
+#include "runtime/mask_token.h"
 #include "runtime/model_tokens.h"
 
 namespace diffulex_edge {
@@ -104,18 +105,20 @@ std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const TokenS
     }
     return sets;
   }
+  ModelConfig config = model.config;
+  config.mask_token_id = find_mask_token(model);
   Random random(seed);
   for (const int percent : {15, 50, 90}) {
     EvaluationSet& set = sets.emplace_back(EvaluationSet{.label = std::to_string(percent)});
     for (const auto& tokens : text) {
-      add(set, mask_tokens(model.config, tokens, percent / 100.0, random));
+      add(set, mask_tokens(config, tokens, percent / 100.0, random));
     }
   }
   // The bound: the number of masked tokens is uniform in 1..L, here stratified over the sequences.
   EvaluationSet& bound = sets.emplace_back(EvaluationSet{.label = "bound", .mean_of_sequences = true});
   for (std::size_t i = 0; i < text.size(); ++i) {
     const double ratio = (static_cast<double>(i) + random.uniform()) / static_cast<double>(text.size());
-    add(bound, mask_tokens(model.config, text[i], ratio, random));
+    add(bound, mask_tokens(config, text[i], ratio, random));
   }
   return sets;
 }

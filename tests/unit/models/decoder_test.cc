@@ -100,7 +100,7 @@ TEST_F(Decoder, MasksByTheCallersBlockLength) {
     for (const char* family : {"llada", "sdar", "qwen2"}) {
       ReferenceDecoder model = reference_decoder(family);
       model.block = block;
-      expect_same_logits(model, {.seq_len = {}, .block_length = block, .ignored_config_keys = {}});
+      expect_same_logits(model, {.seq_len = {}, .block_length = block, .mask_token_id = {}, .ignored_config_keys = {}});
     }
   }
 }
@@ -238,8 +238,10 @@ TEST_F(Decoder, ChoosesItsSequenceLength) {
   EXPECT_EQ(load(reference).seq_len, 1024);  // at most, where the configuration allows more
   reference.config["max_position_embeddings"] = 40;
   EXPECT_EQ(load(reference).seq_len, 40);
-  EXPECT_TRUE(load(reference, {.seq_len = 40, .block_length = {}, .ignored_config_keys = {}}).warnings.empty());
-  const Model longer = load(reference, {.seq_len = 41, .block_length = {}, .ignored_config_keys = {}});
+  EXPECT_TRUE(load(reference, {.seq_len = 40, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}})
+                  .warnings.empty());
+  const Model longer =
+      load(reference, {.seq_len = 41, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
   ASSERT_EQ(longer.warnings.size(), 1U);
   EXPECT_NE(longer.warnings[0].find("41"), std::string::npos);
 }

@@ -56,11 +56,15 @@ TEST_F(LoadModel, AcceptsATiedHeadOnlyIfItIsTheEmbedding) {
 
 TEST_F(LoadModel, BoundsTheSequenceLength) {
   const auto tensors = qwen3_tensors(true);
-  EXPECT_EQ(load(false, tensors, {.seq_len = 7, .block_length = {}, .ignored_config_keys = {}}).seq_len, 7);
-  EXPECT_FALSE(load(false, tensors, {.seq_len = 300, .block_length = {}, .ignored_config_keys = {}}).warnings.empty());
+  EXPECT_EQ(
+      load(false, tensors, {.seq_len = 7, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}}).seq_len,
+      7);
+  EXPECT_FALSE(
+      load(false, tensors, {.seq_len = 300, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}})
+          .warnings.empty());
   for (const std::int64_t bad : {0, -1, 1 << 21}) {
     testing::expect_error(ErrorCode::kInvalidArgument, {"sequence length"}, [&] {
-      load(false, tensors, {.seq_len = bad, .block_length = {}, .ignored_config_keys = {}});
+      load(false, tensors, {.seq_len = bad, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
     });
   }
 }

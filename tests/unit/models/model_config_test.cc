@@ -96,7 +96,8 @@ TEST_F(ReadModelConfig, RefusesUnknownKeysUnlessDeclaredHarmless) {
   Json config = llada_config();
   config["new_scaling"] = 2;
   expect_error(ErrorCode::kUnsupported, config, "new_scaling");
-  EXPECT_NO_THROW(read(config, {.seq_len = {}, .block_length = {}, .ignored_config_keys = {"new_scaling"}}));
+  EXPECT_NO_THROW(
+      read(config, {.seq_len = {}, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {"new_scaling"}}));
 }
 
 TEST_F(ReadModelConfig, RefusesOtherArchitecturesOfAKnownType) {

@@ -83,7 +83,7 @@ TEST(DiffusionStates, NeedAMaskToken) {
   ModelConfig config = config_of("llada", 0);
   config.mask_token_id.reset();
   Random random(1);
-  testing::expect_error(ErrorCode::kUnsupported, {"mask_token_id"},
+  testing::expect_error(ErrorCode::kInvalidArgument, {"mask token", "--mask-token-id"},
                         [&] { mask_tokens(config, tokens(4), 0.5, random); });
 }
 

@@ -72,7 +72,8 @@ TEST_F(ForwardTest, MasksBlocksThatDivideNothing) {
   for (const std::int64_t block : {0, 1, 3, 32, 200}) {
     ReferenceDecoder reference = testing::reference_decoder("sdar");
     reference.block = block;
-    const Model model = load(reference, {.seq_len = {}, .block_length = block, .ignored_config_keys = {}});
+    const Model model =
+        load(reference, {.seq_len = {}, .block_length = block, .mask_token_id = {}, .ignored_config_keys = {}});
     const TokenSequences sequences = sequences_of({70}, reference.vocab);
     const auto logits = forward(model, sequences);
     const std::vector<double> expected = reference.logits(sequences[0], testing::arrays_of(reference.tensors()));
@@ -94,8 +95,8 @@ TEST_F(ForwardTest, IsTheSameForAnyNumberOfThreads) {
 }
 
 TEST_F(ForwardTest, RefusesSequencesThatTheModelCannotTake) {
-  const Model model =
-      load(testing::reference_decoder("qwen3"), {.seq_len = 8, .block_length = {}, .ignored_config_keys = {}});
+  const Model model = load(testing::reference_decoder("qwen3"),
+                           {.seq_len = 8, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
   const std::int64_t vocab = model.config.vocab_size;
   const auto refuse = [&](const TokenSequences& sequences, const std::string& what) {
     testing::expect_error(ErrorCode::kInvalidArgument, {what}, [&] { forward(model, sequences); });

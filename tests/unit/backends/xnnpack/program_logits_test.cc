@@ -76,7 +76,8 @@ class ProgramLogits : public ::testing::Test {
   void expect_same(const ReferenceDecoder& reference, const BackendConfig& config, double tolerance = 3e-5,
                    const std::vector<std::int64_t>& all_ids = kIds) {
     testing::write_model(folder_ / "model", reference.config, reference.tensors());
-    const Model model = load_model(folder_ / "model", {.seq_len = 13, .block_length = {}, .ignored_config_keys = {}});
+    const Model model = load_model(folder_ / "model",
+                                   {.seq_len = 13, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
     const ExportResult result = XNNPACKBackend(config).export_model(model, folder_ / "x.pte");
     ASSERT_TRUE(result.success) << result.error_message;
     auto weights = testing::arrays_of(reference.tensors());

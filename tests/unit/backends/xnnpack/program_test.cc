@@ -86,8 +86,8 @@ class PteFile : public ::testing::Test {
   testing::Pte write(const testing::ReferenceDecoder& reference, const QuantizationConfig& quantization,
                      std::optional<ActivationDtype> activation = {}, std::optional<std::int64_t> seq_len = 19) {
     testing::write_model(folder_ / "model", reference.config, reference.tensors());
-    const Model model =
-        load_model(folder_ / "model", {.seq_len = seq_len, .block_length = {}, .ignored_config_keys = {}});
+    const Model model = load_model(
+        folder_ / "model", {.seq_len = seq_len, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
     BackendConfig config{.quant_config = quantization, .activation_dtype = activation, .backend_options = {}};
     result_ = XNNPACKBackend(config).export_model(model, folder_ / "x.pte", {.threads = 2});
     EXPECT_TRUE(result_.success) << result_.error_message;
