@@ -40,9 +40,12 @@ CalibrationOptions CalibrationArguments::options(const Model& model, const Quant
 
 Workspace::Workspace(const std::filesystem::path& output) {
   const std::filesystem::path clean = output.has_filename() ? output : output.parent_path();
-  const std::filesystem::path parent = output.empty()            ? std::filesystem::temp_directory_path()
-                                       : clean.has_parent_path() ? clean.parent_path()
-                                                                 : std::filesystem::path(".");
+  std::filesystem::path parent = ".";
+  if (output.empty()) {
+    parent = std::filesystem::temp_directory_path();
+  } else if (clean.has_parent_path()) {
+    parent = clean.parent_path();
+  }
   path_ = parent / ("." + clean.filename().string() + ".rounded-" + std::to_string(::getpid()));
 }
 

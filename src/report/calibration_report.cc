@@ -64,7 +64,10 @@ std::string calibration_text(const CalibrationResult& calibration) {
   text += "rounding: ";
   std::string separator;
   for (const auto& [method, count] : methods) {
-    text += separator + std::to_string(count) + " layers " + method;
+    text += separator;
+    text += std::to_string(count);
+    text += " layers ";
+    text += method;
     separator = ", ";
   }
   if (nearest > 0.0) {

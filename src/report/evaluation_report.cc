@@ -110,7 +110,7 @@ std::string to_text(const EvaluationReport& report) {
   for (const SetResult& set : report.result.sets) {
     std::vector<std::string> row = {set.label, format_count(set.tokens), with_interval(set.loss, 4),
                                     format_number(100.0 * set.accuracy, 1) + "%"};
-    if (compared) {
+    if (set.comparison) {
       row.push_back(format_number(set.comparison->reference_loss.mean, 4));
       row.push_back(with_interval(set.comparison->loss_increase, 4));
       row.push_back(with_interval(set.comparison->kl_divergence, 5));

@@ -168,7 +168,8 @@ bool needs_calibration(const Model& model, const QuantizationConfig& config) {
 
 CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
                                         const CalibrationOptions& options, const RunControl& control) {
-  if (!(options.percentile > 50.0 && options.percentile <= 100.0)) {
+  const bool is_share = options.percentile > 50.0 && options.percentile <= 100.0;  // false for NaN
+  if (!is_share) {
     throw Error(ErrorCode::kInvalidArgument, "percentile", std::to_string(options.percentile) + " is not in (50, 100]");
   }
   config.activations.clear();

@@ -60,8 +60,10 @@ struct SequenceResult {
 std::vector<std::size_t> commits(const std::vector<TokenResult>& tokens, Prediction TokenResult::* prediction) {
   std::vector<std::size_t> order(tokens.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) {
-    return (tokens[a].*prediction).confidence > (tokens[b].*prediction).confidence;
+  std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+    const double first = (tokens[a].*prediction).confidence;
+    const double second = (tokens[b].*prediction).confidence;
+    return first != second ? first > second : a < b;
   });
   order.resize((tokens.size() + 3) / 4);
   return order;
@@ -300,7 +302,8 @@ class Evaluation {
       result.tokens += static_cast<std::int64_t>(sequence.tokens.size());
       if (reference_) {
         flips += count_flips(sequence.tokens);
-        committed += static_cast<double>((sequence.tokens.size() + 3) / 4);
+        const std::size_t first = (sequence.tokens.size() + 3) / 4;
+        committed += static_cast<double>(first);
       }
     }
     const auto estimate = set.mean_of_sequences ? mean_estimate : ratio_estimate;

@@ -26,7 +26,8 @@ TokenSequences read_ids(const TensorView& tensor, std::int64_t vocab_size, bool 
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     std::memcpy(sequences[i].data(), tensor.bytes.data() + i * length * 8, length * 8);
     for (const std::int64_t id : sequences[i]) {
-      if ((id < 0 || id >= vocab_size) && !(is_target && id == kIgnoredTarget)) {
+      const bool is_ignored = is_target && id == kIgnoredTarget;
+      if ((id < 0 || id >= vocab_size) && !is_ignored) {
         throw Error(
             ErrorCode::kBadFile, tensor.where(),
             "token " + std::to_string(id) + " is not in the model's vocabulary of " + std::to_string(vocab_size),
@@ -125,7 +126,7 @@ std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const TokenS
 
 std::vector<EvaluationSet> make_evaluation_sets(const Model& model, const std::filesystem::path& file,
                                                 const EvaluationTextOptions& options) {
-  TokenSequences sequences = read_model_tokens(
+  const TokenSequences sequences = read_model_tokens(
       model, file,
       {.length = options.length, .max_sequences = options.max_sequences, .vocab_size = model.config.vocab_size});
   return make_evaluation_sets(model, sequences, options.seed);

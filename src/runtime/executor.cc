@@ -331,7 +331,11 @@ Activations Executor::binary(const Node& node) const {
     for (std::int64_t i = 0; i < width; ++i) {
       const float x = left[a.width == 1 ? 0 : i];
       const float y = right[b.width == 1 ? 0 : i];
-      target[i] = node.op == Op::kMultiply ? x * y : node.op == Op::kAdd ? x + y : x - y;
+      if (node.op == Op::kMultiply) {
+        target[i] = x * y;
+      } else {
+        target[i] = node.op == Op::kAdd ? x + y : x - y;
+      }
     }
   });
   return result;

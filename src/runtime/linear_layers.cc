@@ -39,10 +39,7 @@ LayerInput prepare_input(std::span<const float> x, std::int64_t tokens, InputAri
   const std::size_t width = x.size() / static_cast<std::size_t>(tokens);
   input.integers.resize(x.size());
   input.token_scales.resize(static_cast<std::size_t>(tokens));
-  AffineScale affine;
-  if (arithmetic == InputArithmetic::kStaticInt8) {
-    affine = affine_scale(plan->activations->input, 8);
-  }
+  const AffineScale affine = plan->activations ? affine_scale(plan->activations->input, 8) : AffineScale();
   parallel_for(static_cast<std::size_t>((tokens + kTileTokens - 1) / kTileTokens), control,
                [&](std::size_t tile, std::size_t) {
                  const std::size_t begin = tile * kTileTokens;
@@ -128,10 +125,8 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
       plan == nullptr || float_activations_ ? InputArithmetic::kFloat : input_arithmetic(*plan, plan_->config.mode);
   const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
   const std::vector<float> bias = node.inputs.size() > 2 ? load_vector(tensor_of(2)) : std::vector<float>();
-  AffineScale output_scale;
-  if (arithmetic == InputArithmetic::kStaticInt8) {
-    output_scale = affine_scale(plan->activations->output, 8);
-  }
+  const AffineScale output_scale =
+      plan != nullptr && plan->activations ? affine_scale(plan->activations->output, 8) : AffineScale();
 
   const std::int64_t height = tile_rows(rows, columns);
   struct Worker {

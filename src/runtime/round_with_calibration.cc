@@ -119,7 +119,8 @@ class LayerwiseRounder {
         if (held_out || (is_auto_ && !holds_out)) {
           split_.held_out.push_back(static_cast<std::int64_t>(split_.weights.size()));
         }
-        split_.weights.push_back(held_out ? 0.0F : counts ? static_cast<float>(options.mask_weight) : 1.0F);
+        const float weight = counts ? static_cast<float>(options.mask_weight) : 1.0F;
+        split_.weights.push_back(held_out ? 0.0F : weight);
       }
     }
   }
