@@ -12,6 +12,7 @@ struct Progress {
   std::string stage;            // "weights"
   std::int64_t done_bytes = 0;  // source bytes consumed so far
   std::int64_t total_bytes = 0;
+  bool in_bytes = true;  // false: the two are parts of the work, such as layers
 };
 
 struct RunControl {

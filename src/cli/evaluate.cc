@@ -66,7 +66,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const QuantizationConfig config = arguments.quantization.config(original);
   const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
 
-  ProgressBar bar(arguments.output_options.quiet, ProgressBar::Unit::kShare);
+  ProgressBar bar(arguments.output_options.quiet);
   const RunControl control{.threads = arguments.output_options.threads,
                            .stop = std::move(stop),
                            .on_progress = [&](const Progress& progress) { bar.show(progress); }};

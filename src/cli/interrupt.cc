@@ -4,8 +4,10 @@
 #include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, sigset_t
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
-#include <ctime>
 #include <string_view>
 
 namespace diffulex_edge::cli {
@@ -13,12 +15,19 @@ namespace {
 
 constexpr int kExitBadFile = 3;
 
-sigset_t interrupt_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
-  return set;
+constexpr std::array kSignals = {SIGINT, SIGTERM};
+
+// What came first. A library's threads may be older than ours and block nothing (OpenBLAS starts its own when it is
+// loaded), so that any thread can be interrupted: a handler notes it, and the watcher acts.
+std::atomic<int> received{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+void on_interrupt(int signal) {
+  int none = 0;
+  if (!received.compare_exchange_strong(none, signal)) {  // once more: now
+    ::signal(signal, SIG_DFL);
+    ::raise(signal);
+  }
 }
 
 void on_bus_error(int /*signal*/) {
@@ -36,30 +45,33 @@ void on_bus_error(int /*signal*/) {
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
-  const sigset_t set = interrupt_signals();
-  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  for (const int signal : kSignals) {
+    if (::signal(signal, on_interrupt) == SIG_IGN) {
+      ::signal(signal, SIG_IGN);  // a caller's wish, such as nohup's
+    }
+  }
   watcher_ = std::jthread([this](const std::stop_token& done) { watch(done); });
 }
 
 InterruptGuard::~InterruptGuard() {
   watcher_.request_stop();
   watcher_.join();
-  const sigset_t set = interrupt_signals();
-  ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  for (const int signal : kSignals) {
+    if (::signal(signal, SIG_DFL) == SIG_IGN) {
+      ::signal(signal, SIG_IGN);
+    }
+  }
 }
 
+int InterruptGuard::signal() { return received; }
+
 void InterruptGuard::watch(const std::stop_token& done) {
-  constexpr std::timespec kPoll = {.tv_sec = 0, .tv_nsec = 20'000'000};
-  const sigset_t set = interrupt_signals();
   while (!done.stop_requested()) {
-    const int received = ::sigtimedwait(&set, nullptr, &kPoll);
-    if (received <= 0) {
-      continue;
+    if (received != 0) {
+      stop_.request_stop();
+      return;
     }
-    if (signal_.exchange(received) != 0) {
-      die_of(received);
-    }
-    stop_.request_stop();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
 }
 

@@ -1,14 +1,12 @@
 // Ctrl-C and friends: stop the work, clean up, then die of the signal as a shell expects.
 #pragma once
 
-#include <atomic>
 #include <stop_token>
 #include <thread>
 
 namespace diffulex_edge::cli {
 
-// While this lives, SIGINT and SIGTERM trigger a stop token; a second one ends the process at once. Must be made before
-// any other thread.
+// While this lives, SIGINT and SIGTERM trigger a stop token; a second one ends the process at once. One at a time.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -20,13 +18,12 @@ class InterruptGuard {
 
   std::stop_token token() const { return stop_.get_token(); }
   // The signal that came, or 0.
-  int signal() const { return signal_; }
+  static int signal();
 
  private:
   void watch(const std::stop_token& done);
 
   std::stop_source stop_;
-  std::atomic<int> signal_{0};
   std::jthread watcher_;
 };
 

@@ -70,7 +70,7 @@ int run(const cli::Command& command) {
       if (error.code() == ErrorCode::kCancelled) {
         cli::print_message("diffulex-edge: stopped, nothing was written\n");
         code = exit_code(error.code());
-        signal = interrupt.signal();
+        signal = cli::InterruptGuard::signal();
       } else {
         code = report(error, json);
       }

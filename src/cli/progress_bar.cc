@@ -16,7 +16,7 @@ constexpr double kLineSeconds = 5.0;    // between plain lines
 
 }  // namespace
 
-ProgressBar::ProgressBar(bool quiet, Unit unit) : quiet_(quiet), unit_(unit), terminal_(::isatty(STDERR_FILENO) == 1) {}
+ProgressBar::ProgressBar(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 void ProgressBar::end() {
   if (std::exchange(drawn_, false)) {
@@ -43,7 +43,7 @@ void ProgressBar::show(const Progress& progress) {
   const double rate = done / seconds;
   const double left = rate > 0.0 ? (total - done) / rate : 0.0;
   std::string line = fmt::format("{} {:3.0f}%  ", progress.stage, 100.0 * done / total);
-  if (unit_ == Unit::kBytes) {
+  if (progress.in_bytes) {
     line += fmt::format("{:.2f} of {:.2f} GB  {:.2f} GB/s  ", done / 1e9, total / 1e9, rate / 1e9);
   }
   line += fmt::format("{:.0f} s left", left);

@@ -10,9 +10,7 @@ namespace diffulex_edge::cli {
 
 class ProgressBar {
  public:
-  enum class Unit { kBytes, kShare };  // what progress is counted in: bytes, or parts of the work
-
-  explicit ProgressBar(bool quiet, Unit unit = Unit::kBytes);
+  explicit ProgressBar(bool quiet);
   ~ProgressBar() { end(); }
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
@@ -27,7 +25,6 @@ class ProgressBar {
   using Clock = std::chrono::steady_clock;
 
   bool quiet_;
-  Unit unit_;
   bool terminal_;
   bool drawn_ = false;
   std::string stage_;

@@ -87,7 +87,8 @@ class ActivationCalibrator {
         executor_.step();
       }
       if (control_.on_progress) {
-        control_.on_progress({.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total});
+        control_.on_progress(
+            {.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total, .in_bytes = false});
       }
     }
     if (config_.head_dtype == QuantizationDtype::INT8 || config_.head_dtype == QuantizationDtype::INT4) {

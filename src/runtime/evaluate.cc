@@ -153,7 +153,7 @@ class Evaluation {
                                                [&](std::int64_t sum, const Item& item) { return sum + length(item); });
     // Progress counts the work of every layer for every token.
     const auto nodes = static_cast<std::int64_t>(subject_.model->graph.nodes().size());
-    progress_ = {.stage = "evaluation", .done_bytes = 0, .total_bytes = total * nodes};
+    progress_ = {.stage = "evaluation", .done_bytes = 0, .total_bytes = total * nodes, .in_bytes = false};
     for (std::size_t begin = 0; begin < items.size();) {
       std::int64_t tokens = length(items[begin]);
       std::size_t end = begin + 1;

@@ -74,7 +74,8 @@ class LayerwiseRounder {
         step();
       }
       if (control_.on_progress) {
-        control_.on_progress({.stage = "rounding", .done_bytes = executor_.last() + 1, .total_bytes = total});
+        control_.on_progress(
+            {.stage = "rounding", .done_bytes = executor_.last() + 1, .total_bytes = total, .in_bytes = false});
       }
     }
     const Node& head = model_.graph.node(model_.graph.output());

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
-from command import BAD_FILE, USAGE_ERROR, assert_fails, export, run, run_json
+from command import BAD_FILE, COMMAND, USAGE_ERROR, assert_fails, export, run, run_json
 from conftest import MakeCheckpoint
 from families import FAMILIES
 from program import Program, random_ids
@@ -135,6 +138,27 @@ def test_mask_weight_and_seed_change_what_is_seen(tiny: Path) -> None:
     assert plain == total_error("--seed", 0)
     assert plain != total_error("--seed", 1)
     assert plain != total_error("--mask-weight", 5)
+
+
+@pytest.mark.parametrize("command", ["export", "quantize"])
+def test_an_interrupted_calibration_leaves_nothing(command: str, large: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.npy"
+    np.save(ids, random_ids(64 * 128, 1000).reshape(64, 128).numpy())
+    folder = tmp_path / "work"
+    folder.mkdir()
+    options = ("--dtype", "int4", "--method", "auto", "--calibration", ids)
+    words = [str(COMMAND), command, str(large), "-o", str(folder / "output"), *map(str, options)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert list(folder.iterdir()), "the work in between has not begun"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert errors.splitlines()[-1] == "diffulex-edge: stopped, nothing was written"
+    assert not list(folder.iterdir())
 
 
 def test_calibration_data_must_fit(tiny: Path, tmp_path: Path) -> None:

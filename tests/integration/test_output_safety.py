@@ -11,6 +11,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -357,15 +358,29 @@ def test_json_of_a_failure_says_what_stderr_says(
 
 
 def on_terminal(*arguments: object) -> str:
-    """What the command prints on stderr when that is a terminal."""
+    """What the command prints on stderr when that is a terminal.
+
+    What takes less than half a second draws nothing: the command is held up, so that it takes longer on any machine.
+    """
     master, slave = pty.openpty()
     words = [str(COMMAND), *map(str, arguments)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=slave) as process:
         os.close(slave)
+        brake = threading.Thread(target=hold_up, args=(process,))
+        brake.start()
         text = b"".join(iter(lambda: read_terminal(master), b""))
         assert process.wait(30) == 0
+        brake.join()
     os.close(master)
     return text.decode()
+
+
+def hold_up(process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
 
 
 def read_terminal(descriptor: int) -> bytes:
