@@ -29,6 +29,10 @@ CalibrationOptions CalibrationArguments::options(const Model& model, const Quant
                 is_static ? "mode static" : "method " + std::string(to_string(config.method)), "needs calibration data",
                 "give text or token ids with --calibration FILE");
   }
+  if (data && !needs_calibration(model, config)) {
+    throw Error(ErrorCode::kInvalidArgument, "--calibration", "nothing here needs it",
+                "leave it out, or ask for --mode static with INT8, or for --method gptq, awq or auto");
+  }
   return {.data = data.value_or(""),
           .length = length,
           .max_sequences = sequences,

@@ -70,12 +70,16 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   const Model model = load_model(arguments.model.path, options);
   check_report_path(arguments, model);
   config.quant_config = arguments.quantization.config(model);
-  if (arguments.dry_run) {
-    config.quant_config.method = RoundingMethod::RTN;  // sizes are the same
+  // Sizes are the same for every method: predicting them needs no data.
+  if (arguments.dry_run && !arguments.calibration.data) {
+    config.quant_config.method = RoundingMethod::RTN;
   }
   // What the backend makes of the options: 8-bit activations mean mode static.
   config = BackendRegistry::instance().create(arguments.backend, config)->config();
   const CalibrationOptions calibration_options = arguments.calibration.options(model, config.quant_config);
+  if (arguments.dry_run) {
+    config.quant_config.method = RoundingMethod::RTN;
+  }
   if (needs_calibration(model, config.quant_config)) {
     refuse_input_as_target(model, arguments.output);
   }

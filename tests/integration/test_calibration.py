@@ -184,6 +184,17 @@ def test_calibration_is_asked_for_where_it_is_needed(tiny: Path, tmp_path: Path)
         assert_fails(result, USAGE_ERROR, "--calibration")
 
 
+def test_calibration_that_nothing_needs_is_refused(tiny: Path, tmp_path: Path) -> None:
+    options = ("--dtype", "int4", "--calibration", tiny / "calibration.txt")
+    assert_fails(run("export", tiny, "-o", tmp_path / "model.pte", *options), USAGE_ERROR, "--calibration")
+
+
+def test_sizes_need_no_calibration(tiny: Path, tmp_path: Path) -> None:
+    options = ("--dtype", "int4", "--method", "auto", "--dry-run")
+    predicted = export(tiny, tmp_path / "model.pte", *options)["file_bytes"]
+    assert predicted == export(tiny, tmp_path / "model.pte", "--dtype", "int4")["file_bytes"]
+
+
 def test_mask_token_is_found_or_asked_for(checkpoint: MakeCheckpoint, ids_file: Path, tmp_path: Path) -> None:
     model = checkpoint("sdar")
     options = ("--dtype", "int8", "--mode", "static", "--calibration", ids_file)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
-from command import COMMAND, UNSUPPORTED, assert_fails, export, run, run_json
+from command import COMMAND, USAGE_ERROR, assert_fails, export, run, run_json
 from numpy.typing import NDArray
 from program import Program
 from quantization import round_to_bf16
@@ -345,5 +345,5 @@ def test_export_of_a_searched_checkpoint_equals_the_direct_export(tiny: Path, tm
 @pytest.mark.parametrize("method", ["gptq", "awq", "auto"])
 def test_methods_that_need_calibration_say_so(method: str, tiny: Path, tmp_path: Path) -> None:
     result = run("quantize", tiny, "-o", tmp_path / "q", "--dtype", "int4", "--method", method)
-    assert_fails(result, UNSUPPORTED, f"--method {method}", "calibration")
+    assert_fails(result, USAGE_ERROR, f"method {method}", "--calibration")
     assert not list(tmp_path.iterdir())

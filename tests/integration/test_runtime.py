@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
-from command import BAD_FILE, COMMAND, assert_fails, export, run, run_json
+from command import BAD_FILE, COMMAND, USAGE_ERROR, assert_fails, export, run, run_json
 from conftest import MakeCheckpoint
 from families import FAMILIES, Reference
 from program import Program, random_ids
@@ -141,4 +141,5 @@ def test_evaluation_data_must_fit(tiny: Path, tmp_path: Path) -> None:
     refuse({"input_ids_15": inputs, "target_ids_15": torch.full_like(targets, -100)}, "target_ids_15", "no target")
     file.write_bytes(b"")
     assert_fails(run("evaluate", tiny, "--data", file), BAD_FILE, "data.safetensors")
-    assert_fails(run("evaluate", tiny, "--data", tmp_path / "none"), BAD_FILE, "none")
+    assert_fails(run("evaluate", tiny, "--data", tmp_path / "none.safetensors"), BAD_FILE, "none.safetensors")
+    assert_fails(run("evaluate", tiny, "--data", tmp_path / "none"), USAGE_ERROR, ".safetensors")

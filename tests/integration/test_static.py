@@ -311,7 +311,7 @@ def test_mode_static_without_calibration_asks_for_it(
     dtype = "int4" if options else "int8"
     words = ("--dtype", dtype, "--mode", "static", *options)
     result = run(subcommand, checkpoint("llama"), "-o", tmp_path / "out", *words)
-    assert_fails(result, USAGE_ERROR, "layers.0.q_proj", "--calibration")
+    assert_fails(result, USAGE_ERROR, "mode static", "--calibration")
     assert not list(tmp_path.iterdir())
 
 
