@@ -67,9 +67,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
 
   ProgressBar bar(arguments.output_options.quiet);
-  const RunControl control{.threads = arguments.output_options.threads,
-                           .stop = std::move(stop),
-                           .on_progress = [&](const Progress& progress) { bar.show(progress); }};
+  const RunControl control = arguments.output_options.control(bar, std::move(stop));
   const Workspace workspace{{}};
   const CalibratedModel calibrated =
       calibrate_model(original, options, config, calibration_options, workspace.path(), control);

@@ -85,9 +85,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   }
 
   ProgressBar bar(arguments.output_options.quiet);
-  const RunControl control{.threads = arguments.output_options.threads,
-                           .stop = std::move(stop),
-                           .on_progress = [&](const Progress& progress) { bar.show(progress); }};
+  const RunControl control = arguments.output_options.control(bar, std::move(stop));
   const Workspace workspace(arguments.output);
   const CalibratedModel calibrated =
       calibrate_model(model, options, config.quant_config, calibration_options, workspace.path(), control);

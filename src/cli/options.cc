@@ -1,6 +1,7 @@
 #include "cli/options.h"
 
 #include <CLI/CLI.hpp>
+#include <utility>
 
 #include "diffulex_edge/error.h"
 
@@ -10,6 +11,12 @@ void OutputOptions::add_to(CLI::App& command) {
   command.add_flag("--json", json, "Print one JSON object on stdout and nothing else there");
   command.add_flag("--quiet", quiet, "No progress on stderr");
   command.add_option("--threads", threads, "Worker threads; 0: one for each processor")->check(CLI::Range(0, 1024));
+}
+
+RunControl OutputOptions::control(ProgressBar& bar, std::stop_token stop) const {
+  return {.threads = threads, .stop = std::move(stop), .on_progress = [&bar](const Progress& progress) {
+            bar.show(progress);
+          }};
 }
 
 void ModelArguments::add_to(CLI::App& command) {

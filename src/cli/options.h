@@ -4,11 +4,14 @@
 #include <CLI/App.hpp>
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
+#include "cli/progress_bar.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
 #include "diffulex_edge/quantization.h"
 
 namespace diffulex_edge::cli {
@@ -20,6 +23,8 @@ struct OutputOptions {
   int threads = 0;
 
   void add_to(CLI::App& command);
+  // Work that `stop` ends and `bar` shows; `bar` must outlive it.
+  RunControl control(ProgressBar& bar, std::stop_token stop) const;
 };
 
 struct ModelArguments {

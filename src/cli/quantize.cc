@@ -33,9 +33,7 @@ void run(const QuantizeArguments& arguments, std::stop_token stop) {
   const QuantizationConfig config = arguments.quantization.config(model);
   const CalibrationOptions calibration_options = arguments.calibration.options(model, config);
   ProgressBar bar(arguments.output_options.quiet);
-  const RunControl control{.threads = arguments.output_options.threads,
-                           .stop = std::move(stop),
-                           .on_progress = [&](const Progress& progress) { bar.show(progress); }};
+  const RunControl control = arguments.output_options.control(bar, std::move(stop));
   // Rounding with calibration writes the checkpoint as it goes.
   const CalibratedModel calibrated =
       calibrate_model(model, options, config, calibration_options, arguments.output, control);
