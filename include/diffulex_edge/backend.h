@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "diffulex_edge/error.h"
+#include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/quantization.h"
@@ -129,5 +130,9 @@ class BackendRegistry {
   struct State;
   std::shared_ptr<State> state_;
 };
+
+// Sizes of the artefacts that a backend would make of `model`, from its dry run, for `config` with another
+// quantization. Keeps a reference to `model`. The predictor throws the backend's Error.
+SizePredictor size_predictor(const Model& model, std::string backend, BackendConfig config);
 
 }  // namespace diffulex_edge

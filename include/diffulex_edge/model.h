@@ -77,6 +77,7 @@ struct StoredQuantization {
   std::vector<std::string> exclude_layers;
   std::optional<std::string> embedding_dtype;
   std::optional<std::string> head_dtype;
+  std::map<std::string, std::string, std::less<>> layer_formats;     // mixed precision; by canonical name
   std::map<std::string, LayerActivations, std::less<>> activations;  // mode static; by canonical name
 };
 

@@ -50,6 +50,16 @@ QuantizationDtype parse_quantization_dtype(std::string_view text);
 QuantizationMode parse_quantization_mode(std::string_view text);
 RoundingMethod parse_rounding_method(std::string_view text);
 
+// One layer's format, as mixed-precision plans name it.
+struct LayerFormat {
+  QuantizationDtype dtype = QuantizationDtype::FP32;
+  std::int64_t group_size = 0;  // INT4: 32, 64, 128, 256, or 0 for one scale for each output channel; 0 otherwise
+
+  friend bool operator==(const LayerFormat&, const LayerFormat&) = default;
+};
+std::string to_string(const LayerFormat& format);  // "fp32", "fp16", "int8", "int4_g32", ..., "int4_channel"
+LayerFormat parse_layer_format(std::string_view text);
+
 struct QuantizationConfig {
   QuantizationDtype dtype = QuantizationDtype::FP32;
   QuantizationMode mode = QuantizationMode::WEIGHT_ONLY;
@@ -62,6 +72,9 @@ struct QuantizationConfig {
   std::optional<QuantizationDtype> embedding_dtype;
   std::optional<QuantizationDtype> head_dtype;
   RoundingMethod method = RoundingMethod::RTN;
+  // Mixed precision: each linear layer's and the embedding's format by canonical name, over all of the above but mode
+  // and method. Empty, or with every such layer of the model and no other.
+  std::map<std::string, LayerFormat, std::less<>> layer_formats;
   // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj"). Every linear layer that becomes
   // INT8, or INT4 with one scale for each channel, needs an entry; others are not looked at.
   std::map<std::string, LayerActivations, std::less<>> activations;

@@ -1,6 +1,8 @@
 // Results as JSON, as text for a terminal, and as an HTML page.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +10,7 @@
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/inspection.h"
+#include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
 
@@ -55,6 +58,26 @@ struct EvaluationReport {
 // Keys as in docs/USER_GUIDE.md; "loss" holds a number for each set's label. What is infinite is null.
 std::string to_json(const EvaluationReport& report);
 std::string to_text(const EvaluationReport& report);
+
+// What `plan` chose, and what it could have chosen.
+struct NamedPlan {
+  std::string name;
+  MixedPrecisionPlan plan;
+};
+struct PlanReport {
+  const Model& model;
+  const MixedPrecisionPlan& plan;
+  const std::vector<LayerSensitivity>& sensitivity;
+  std::string output;
+  std::optional<std::int64_t> target_size;   // bytes
+  std::optional<double> largest_loss;        // nats
+  std::vector<NamedPlan> uniform;            // every layer in one format
+  std::vector<MixedPrecisionPlan> frontier;  // the best plans for some sizes
+  double seconds = 0.0;
+  std::int64_t peak_rss_bytes = 0;
+};
+std::string to_json(const PlanReport& report);
+std::string to_text(const PlanReport& report);
 
 std::string to_json(const Inspection& inspection);
 std::string to_text(const Inspection& inspection);

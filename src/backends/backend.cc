@@ -135,4 +135,22 @@ std::vector<std::string> BackendRegistry::list() const {
   return names;
 }
 
+SizePredictor size_predictor(const Model& model, std::string backend, BackendConfig config) {
+  return [&model, backend = std::move(backend), config = std::move(config)](const QuantizationConfig& quantization) {
+    BackendConfig wanted = config;
+    wanted.quant_config = quantization;
+    const ExportResult result = BackendRegistry::instance().create(backend, wanted)->dry_run(model);
+    if (!result.success) {
+      throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
+    }
+    ArtefactSizes sizes{.total = result.metadata.file_bytes, .layers = {}};
+    for (const StoredLayer& layer : result.metadata.layers) {
+      if (layer.plan.role == LayerRole::kLinear || layer.plan.role == LayerRole::kEmbedding) {
+        sizes.layers[layer.plan.layer] += layer.stored_bytes;
+      }
+    }
+    return sizes;
+  };
+}
+
 }  // namespace diffulex_edge

@@ -1,5 +1,6 @@
 #include "cli/calibration.h"
 
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -11,10 +12,12 @@ namespace diffulex_edge::cli {
 void CalibrationArguments::add_to(CLI::App& command) {
   command.add_option(
       "--calibration", data,
-      "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static and for --method gptq, awq "
-      "and auto");
-  command.add_option("--calibration-length", length, "Tokens of a calibration sequence, at most (default 256)");
-  command.add_option("--calibration-sequences", sequences, "Calibration sequences, at most (default 64)");
+      "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static, for --method gptq, awq and auto, "
+      "and for plan");
+  command.add_option("--calibration-length", length,
+                     fmt::format("Tokens of a calibration sequence, at most (default {})", length));
+  command.add_option("--calibration-sequences", sequences,
+                     fmt::format("Calibration sequences, at most (default {})", sequences));
   command.add_option("--seed", seed, "Of the mask ratios and places (default 0)");
   command.add_option("--observer", observer, "Ranges of static activations: mse (default), percentile or min_max");
   command.add_option("--percentile", percentile, "What --observer percentile covers (default 99.99)");
@@ -33,6 +36,10 @@ CalibrationOptions CalibrationArguments::options(const Model& model, const Quant
     throw Error(ErrorCode::kInvalidArgument, "--calibration", "nothing here needs it",
                 "leave it out, or ask for --mode static with INT8, or for --method gptq, awq or auto");
   }
+  return unchecked_options();
+}
+
+CalibrationOptions CalibrationArguments::unchecked_options() const {
   return {.data = data.value_or(""),
           .length = length,
           .max_sequences = sequences,

@@ -23,6 +23,8 @@ struct CalibrationArguments {
   void add_to(CLI::App& command);
   // Throws Error{kInvalidArgument} where the data is missing that `config` needs.
   CalibrationOptions options(const Model& model, const QuantizationConfig& config) const;
+  // Whether or not something needs them.
+  CalibrationOptions unchecked_options() const;
 };
 
 // A folder beside an output, for what is made on the way to it; removed at the end of its scope.

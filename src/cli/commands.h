@@ -16,6 +16,7 @@ struct Command {
 Command add_export(CLI::App& app);
 Command add_quantize(CLI::App& app);
 Command add_evaluate(CLI::App& app);
+Command add_plan(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_matrix(CLI::App& app);
 

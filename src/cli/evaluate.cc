@@ -14,6 +14,7 @@
 #include "cli/progress_bar.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
+#include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/report.h"
 
 namespace diffulex_edge::cli {
@@ -76,9 +77,15 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
       quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
   const QuantizationPlan* plan = changes ? &quantized.plan : nullptr;
   std::optional<Model> other;
+  std::optional<QuantizationPlan> other_plan;
   std::optional<EvaluatedModel> reference;
   std::string reference_name;
-  if (arguments.against) {
+  if (arguments.against && std::filesystem::path(*arguments.against).extension() == ".json") {
+    other_plan = quantize_model(original, read_plan(*arguments.against, original)).plan;
+    reference =
+        EvaluatedModel{.model = &original, .plan = &*other_plan, .float_activations = arguments.float_activations};
+    reference_name = arguments.model.path + " with the plan " + *arguments.against;
+  } else if (arguments.against) {
     other = load_model(*arguments.against, options);
     reference = EvaluatedModel{.model = &*other};
     reference_name = *arguments.against;
@@ -114,7 +121,8 @@ Command add_evaluate(CLI::App& app) {
                    "Safetensors file with pairs input_ids_R and target_ids_R (int64 [sequences, length]; target -100: "
                    "not counted), or text (.txt, .jsonl) or token ids (.npy), which are masked at several ratios")
       ->required();
-  command->add_option("--against", arguments->against, "Compare with this model instead of with MODEL in float32");
+  command->add_option("--against", arguments->against,
+                      "Compare with this model, or with this plan (.json) of MODEL, instead of with MODEL in float32");
   command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");
   command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
   command->add_flag("--float-activations", arguments->float_activations,

@@ -96,7 +96,7 @@ int run_command_line(int argc, char** argv) {
       "Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
       "1 anything else.");
   const std::vector<cli::Command> commands = {cli::add_export(app), cli::add_quantize(app), cli::add_evaluate(app),
-                                              cli::add_inspect(app), cli::add_matrix(app)};
+                                              cli::add_plan(app),   cli::add_inspect(app),  cli::add_matrix(app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "diffulex_edge/mixed_precision.h"
 
 namespace diffulex_edge::cli {
 
@@ -53,7 +54,7 @@ void QuantizationArguments::add_to(CLI::App& command) {
       "--method", method,
       "Rounding: rtn (to nearest, default), mse, hqq; with --calibration gptq, awq, or auto (the best for "
       "each layer)");
-  command.add_option("--plan", plan, "Mixed-precision plan (not in this version)")->group("");
+  command.add_option("--plan", plan, "Formats of all layers, as `diffulex-edge plan` wrote them");
   command.add_flag("--saturate-fp16", saturate_fp16, "Write +-65504 for weights beyond FP16 instead of failing");
   command.add_flag("--strict-group-size", strict_group_size,
                    "Fail where the group size does not divide a row instead of taking a smaller one");
@@ -65,12 +66,35 @@ void refuse(const std::optional<std::string>& value, const std::string& option, 
   }
 }
 
+void QuantizationArguments::refuse_beside_plan(const std::string& decider) const {
+  const std::pair<bool, const char*> options[] = {{mode.has_value(), "--mode"},
+                                                  {group_size.has_value(), "--group-size"},
+                                                  {!exclude.empty(), "--exclude"},
+                                                  {embedding_dtype.has_value(), "--embedding-dtype"},
+                                                  {head_dtype.has_value(), "--head-dtype"}};
+  for (const auto& [is_given, option] : options) {
+    if (is_given) {
+      throw Error(ErrorCode::kInvalidArgument, option, decider + " decides that", "leave it out, or edit the plan");
+    }
+  }
+}
+
 QuantizationConfig QuantizationArguments::config(const Model& model) const {
-  refuse(plan, "--plan", "is not available in this version");
   QuantizationConfig config = default_quantization_config(model);
-  config.method = parse_rounding_method(method);
-  if (dtype) {
+  if (plan) {
+    if (dtype) {
+      throw Error(ErrorCode::kInvalidArgument, "--dtype", *plan + " decides that", "leave it out, or edit the plan");
+    }
+    refuse_beside_plan(*plan);
+    config = read_plan(*plan, model);
+  } else if (dtype) {
+    config.layer_formats.clear();
     config.dtype = parse_quantization_dtype(*dtype);
+  } else if (!config.layer_formats.empty()) {
+    refuse_beside_plan("the checkpoint's own plan");
+  }
+  if (method) {
+    config.method = parse_rounding_method(*method);
   }
   if (mode) {
     config.mode = parse_quantization_mode(*mode);

@@ -44,14 +44,18 @@ struct QuantizationArguments {
   std::vector<std::string> exclude;
   std::optional<std::string> embedding_dtype;
   std::optional<std::string> head_dtype;
-  std::string method = "rtn";
+  std::optional<std::string> method;
   std::optional<std::string> plan;
   bool saturate_fp16 = false;
   bool strict_group_size = false;
 
   void add_to(CLI::App& command);
-  // What the command line says over what the model's own config.json says over the defaults.
+  // What the command line says over what the plan or the model's own config.json says over the defaults.
   QuantizationConfig config(const Model& model) const;
+
+ private:
+  // Throws Error{kInvalidArgument} for an option that a mixed-precision plan decides.
+  void refuse_beside_plan(const std::string& decider) const;
 };
 
 // Throws Error{kUnsupported} if an option of a later version was given.

@@ -132,6 +132,24 @@ std::map<std::string, LayerActivations, std::less<>> read_activations(ConfigRead
   return result;
 }
 
+std::map<std::string, std::string, std::less<>> read_layer_formats(ConfigReader& quantization) {
+  std::map<std::string, std::string, std::less<>> formats;
+  const nlohmann::json* layers = quantization.value("layer_formats");
+  if (layers == nullptr) {
+    return formats;
+  }
+  if (!layers->is_object()) {
+    quantization.fail("layer_formats", "is not an object with one entry for each layer");
+  }
+  for (const auto& [layer, format] : layers->items()) {
+    if (!format.is_string()) {
+      quantization.fail("layer_formats", "has " + format.dump() + " for '" + layer + "', not a format's name");
+    }
+    formats[layer] = format.get<std::string>();
+  }
+  return formats;
+}
+
 std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   auto quantization = reader.object("quantization_config");
   if (!quantization) {
@@ -150,6 +168,7 @@ std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   stored.group_size = quantization->integer("group_size").value_or(0);
   stored.embedding_dtype = quantization->text("embedding_dtype");
   stored.head_dtype = quantization->text("head_dtype");
+  stored.layer_formats = read_layer_formats(*quantization);
   stored.activations = read_activations(*quantization);
   if (const nlohmann::json* patterns = quantization->value("exclude_layers")) {
     if (!patterns->is_array()) {

@@ -28,6 +28,20 @@ constexpr std::array kMethods = {
     std::pair{RoundingMethod::AWQ, std::string_view("awq")}, std::pair{RoundingMethod::AUTO, std::string_view("auto")},
 };
 
+constexpr LayerFormat int4_format(std::int64_t group_size) {
+  return {.dtype = QuantizationDtype::INT4, .group_size = group_size};
+}
+constexpr std::array kLayerFormats = {
+    std::pair{LayerFormat{.dtype = QuantizationDtype::FP32}, std::string_view("fp32")},
+    std::pair{LayerFormat{.dtype = QuantizationDtype::FP16}, std::string_view("fp16")},
+    std::pair{LayerFormat{.dtype = QuantizationDtype::INT8}, std::string_view("int8")},
+    std::pair{int4_format(32), std::string_view("int4_g32")},
+    std::pair{int4_format(64), std::string_view("int4_g64")},
+    std::pair{int4_format(128), std::string_view("int4_g128")},
+    std::pair{int4_format(256), std::string_view("int4_g256")},
+    std::pair{int4_format(0), std::string_view("int4_channel")},
+};
+
 template <typename Table, typename Enum>
 std::string_view name_of(const Table& table, Enum value) {
   return std::ranges::find(table, value, [](const auto& entry) { return entry.first; })->second;
@@ -54,7 +68,18 @@ std::string_view to_string(QuantizationMode mode) { return name_of(kModes, mode)
 std::string_view to_string(RoundingMethod method) { return name_of(kMethods, method); }
 QuantizationDtype parse_quantization_dtype(std::string_view text) { return value_of(kDtypes, text, "dtype"); }
 QuantizationMode parse_quantization_mode(std::string_view text) { return value_of(kModes, text, "mode"); }
+LayerFormat parse_layer_format(std::string_view text) { return value_of(kLayerFormats, text, "format"); }
 RoundingMethod parse_rounding_method(std::string_view text) { return value_of(kMethods, text, "method"); }
+
+std::string to_string(const LayerFormat& format) {
+  const LayerFormat named{.dtype = format.dtype,
+                          .group_size = format.dtype == QuantizationDtype::INT4 ? format.group_size : 0};
+  const auto* found = std::ranges::find(kLayerFormats, named, [](const auto& entry) { return entry.first; });
+  if (found == kLayerFormats.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "group size", std::to_string(format.group_size) + " has no format");
+  }
+  return std::string(found->second);
+}
 
 std::string_view to_string(LayerRole role) {
   switch (role) {

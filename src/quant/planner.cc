@@ -54,6 +54,7 @@ class Planner {
         }
       }
     }
+    check_layer_formats();
     warn_about_unused_patterns();
     sum_up();
     return std::move(result_);
@@ -73,11 +74,12 @@ class Planner {
       layer.format = float_format(ElementType::kF32);
       return layer;
     }
-    layer.dtype = choose_dtype(layer);
+    const LayerFormat wanted = wanted_format(layer);
+    layer.dtype = wanted.dtype;
     if (layer.source.is_quantized()) {
-      keep_stored_format(layer);
+      keep_stored_format(layer, wanted);
     } else {
-      layer.format = choose_format(layer);
+      layer.format = choose_format(layer, wanted);
       layer.method = layer.format.is_quantized() ? config_.method : RoundingMethod::RTN;
     }
     if (config_.mode == QuantizationMode::STATIC && layer.role == LayerRole::kLinear && layer.format.is_quantized()) {
@@ -99,6 +101,21 @@ class Planner {
     }
   }
 
+  bool is_mixed() const { return !config_.layer_formats.empty(); }
+
+  // What the config asks for, before the layer's shape has its say.
+  LayerFormat wanted_format(LayerPlan& layer) const {
+    if (!is_mixed()) {
+      return {.dtype = choose_dtype(layer), .group_size = config_.group_size};
+    }
+    const auto found = config_.layer_formats.find(layer.layer);
+    if (found == config_.layer_formats.end()) {
+      throw Error(ErrorCode::kInvalidArgument, layer.layer, "the plan has no format for it",
+                  "a mixed-precision plan names every linear layer and the embedding");
+    }
+    return found->second;
+  }
+
   QuantizationDtype choose_dtype(LayerPlan& layer) const {
     std::optional<QuantizationDtype> chosen;
     if (layer.role == LayerRole::kEmbedding) {
@@ -113,8 +130,8 @@ class Planner {
     return layer.excluded ? QuantizationDtype::FP32 : config_.dtype;
   }
 
-  WeightFormat choose_format(const LayerPlan& layer) {
-    switch (layer.dtype) {
+  WeightFormat choose_format(const LayerPlan& layer, const LayerFormat& wanted) {
+    switch (wanted.dtype) {
       case QuantizationDtype::FP32:
         return float_format(ElementType::kF32);
       case QuantizationDtype::FP16:
@@ -122,32 +139,33 @@ class Planner {
       case QuantizationDtype::INT8:
         return int8_per_channel();
       case QuantizationDtype::INT4:
-        return choose_int4(layer);
+        return choose_int4(layer, wanted.group_size);
     }
     throw Error(ErrorCode::kInternal, layer.layer, "unknown dtype");
   }
 
   // The largest allowed group size up to the wanted one that divides a row; 0 if there is none, or for one scale a row.
-  std::int64_t usable_group_size(std::int64_t columns) const {
-    const auto fits = [&](std::int64_t size) { return size <= config_.group_size && columns % size == 0; };
+  static std::int64_t usable_group_size(std::int64_t columns, std::int64_t wanted) {
+    const auto fits = [&](std::int64_t size) { return size <= wanted && columns % size == 0; };
     const auto* size = std::ranges::find_if(kGroupSizes, fits);
     return size == kGroupSizes.end() ? 0 : *size;
   }
 
-  WeightFormat choose_int4(const LayerPlan& layer) {
-    if (config_.group_size == 0) {
+  WeightFormat choose_int4(const LayerPlan& layer, std::int64_t wanted) {
+    if (wanted == 0) {
       return int4_per_channel();
     }
-    const std::int64_t size = usable_group_size(layer.columns);
-    if (size == 0 || (size != config_.group_size && config_.strict_group_size)) {
+    const bool is_strict = config_.strict_group_size || is_mixed();
+    const std::int64_t size = usable_group_size(layer.columns, wanted);
+    if (size == 0 || (size != wanted && is_strict)) {
       throw Error(ErrorCode::kInvalidArgument, layer.layer,
-                  "groups of " + std::to_string(config_.group_size) + " do not divide its input of " +
-                      std::to_string(layer.columns) +
-                      (config_.strict_group_size ? "" : ", nor does a smaller group size"),
-                  "exclude the layer, use INT8, or group size 0 for one scale per channel");
+                  "groups of " + std::to_string(wanted) + " do not divide its input of " +
+                      std::to_string(layer.columns) + (is_strict ? "" : ", nor does a smaller group size"),
+                  is_mixed() ? "give it another format in the plan"
+                             : "exclude the layer, use INT8, or group size 0 for one scale per channel");
     }
-    if (size != config_.group_size) {
-      result_.warnings.push_back(layer.layer + ": groups of " + std::to_string(config_.group_size) +
+    if (size != wanted) {
+      result_.warnings.push_back(layer.layer + ": groups of " + std::to_string(wanted) +
                                  " do not divide its input of " + std::to_string(layer.columns) +
                                  "; it gets groups of " + std::to_string(size));
     }
@@ -155,16 +173,16 @@ class Planner {
   }
 
   // A quantized checkpoint's integers are final: they go out as they are, or not at all.
-  void keep_stored_format(LayerPlan& layer) {
+  void keep_stored_format(LayerPlan& layer, const LayerFormat& wanted) {
     const QuantizationDtype stored =
         layer.source.element == ElementType::kI8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
-    const bool group_differs =
-        stored == QuantizationDtype::INT4 && layer.source.group_size != usable_group_size(layer.columns);
+    const bool group_differs = stored == QuantizationDtype::INT4 &&
+                               layer.source.group_size != usable_group_size(layer.columns, wanted.group_size);
     if (!layer.excluded && (layer.dtype != stored || group_differs)) {
       throw Error(ErrorCode::kInvalidArgument, layer.tensor,
                   "the checkpoint stores it as " + to_string(layer.source) + ", it can't become " +
                       std::string(to_string(layer.dtype)) +
-                      (group_differs ? " in groups of " + std::to_string(config_.group_size) : std::string()),
+                      (group_differs ? " in groups of " + std::to_string(wanted.group_size) : std::string()),
                   "start from the unquantized checkpoint");
     }
     if (layer.excluded) {
@@ -197,7 +215,19 @@ class Planner {
     layer.activations = found->second;
   }
 
+  void check_layer_formats() const {
+    for (const auto& [name, unused] : config_.layer_formats) {
+      if (std::ranges::find(result_.plan.layers, name, &LayerPlan::layer) == result_.plan.layers.end()) {
+        throw Error(ErrorCode::kInvalidArgument, name, "the plan gives it a format, but the model has no such layer",
+                    "make the plan for this model");
+      }
+    }
+  }
+
   void warn_about_unused_patterns() {
+    if (is_mixed()) {
+      return;
+    }
     const QuantizationConfig defaults;
     for (const std::string& pattern : config_.exclude_layers) {
       const bool is_default = std::ranges::find(defaults.exclude_layers, pattern) != defaults.exclude_layers.end();

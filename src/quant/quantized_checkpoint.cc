@@ -129,6 +129,9 @@ void write_config(const Model& model, const QuantizationConfig& config, const fs
   if (config.dtype == QuantizationDtype::INT4) {
     note["group_size"] = config.group_size;
   }
+  for (const auto& [layer, format] : config.layer_formats) {
+    note["layer_formats"][layer] = to_string(format);
+  }
   if (config.mode == QuantizationMode::STATIC && !config.activations.empty()) {
     note["activations"] = describe(config);
   }

@@ -32,6 +32,9 @@ QuantizationResult INT4Quantizer::quantize(const Model& model, const Quantizatio
 }
 
 QuantizationResult Quantizer::quantize(const Model& model, const QuantizationConfig& config) const {
+  if (!config.layer_formats.empty()) {
+    return make_plan(model, config);
+  }
   switch (config.dtype) {
     case QuantizationDtype::FP32:
       return make_plan(model, config);
@@ -63,6 +66,9 @@ QuantizationConfig default_quantization_config(const Model& model) {
     config.mode = parse_quantization_mode(stored.mode);
     config.embedding_dtype = optional_dtype(stored.embedding_dtype);
     config.head_dtype = optional_dtype(stored.head_dtype);
+    for (const auto& [layer, format] : stored.layer_formats) {
+      config.layer_formats[layer] = parse_layer_format(format);
+    }
   } catch (const Error& error) {
     throw Error(ErrorCode::kBadFile, (model.path / "config.json").string() + ": 'quantization_config'", error.what());
   }

@@ -52,8 +52,14 @@ std::vector<bool> flatten(const std::vector<std::vector<bool>>& sequences) {
 }
 
 bool is_static(const QuantizationConfig& config) {
-  const bool has_kernels =
-      config.dtype == QuantizationDtype::INT8 || (config.dtype == QuantizationDtype::INT4 && config.group_size == 0);
+  const auto has_kernel = [](QuantizationDtype dtype, std::int64_t group_size) {
+    return dtype == QuantizationDtype::INT8 || (dtype == QuantizationDtype::INT4 && group_size == 0);
+  };
+  const bool has_kernels = config.layer_formats.empty()
+                               ? has_kernel(config.dtype, config.group_size)
+                               : std::ranges::any_of(config.layer_formats, [&](const auto& entry) {
+                                   return has_kernel(entry.second.dtype, entry.second.group_size);
+                                 });
   return config.mode == QuantizationMode::STATIC && has_kernels;
 }
 
@@ -91,7 +97,7 @@ class ActivationCalibrator {
             {.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total, .in_bytes = false});
       }
     }
-    if (config_.head_dtype == QuantizationDtype::INT8 || config_.head_dtype == QuantizationDtype::INT4) {
+    if (quantizes_head()) {
       observe_head();
     }
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -127,6 +133,14 @@ class ActivationCalibrator {
     statistics.chosen.output = range_of(node, executor_.value(executor_.last()).data);
     config_.activations[node.name] = statistics.chosen;
     result_.statistics.push_back(std::move(statistics));
+  }
+
+  bool quantizes_head() const {
+    std::optional<QuantizationDtype> dtype = config_.head_dtype;
+    if (const auto found = config_.layer_formats.find("lm_head"); found != config_.layer_formats.end()) {
+      dtype = found->second.dtype;
+    }
+    return dtype == QuantizationDtype::INT8 || dtype == QuantizationDtype::INT4;
   }
 
   // Logits are never in memory as a whole: their range is the plain one.

@@ -12,26 +12,12 @@
 #include "diffulex_edge/evaluation.h"
 #include "runtime/estimate.h"
 #include "runtime/executor.h"
-#include "runtime/kernels/activation_kernels.h"
+#include "runtime/prediction.h"
 
 namespace diffulex_edge {
 namespace {
 
 constexpr std::int64_t kBatchElements = 1LL << 25;  // tokens of a batch x width of the widest activation
-
-// What a model predicts at one position.
-struct Prediction {
-  double log_sum_exp = 0.0;
-  std::int64_t best = 0;
-  double confidence = 0.0;  // probability of `best`
-};
-
-Prediction predict(std::span<const float> logits) {
-  const auto parts = kernels::exp_sum_row(logits.data(), logits.size());
-  const auto best = std::ranges::find(logits, parts.max) - logits.begin();
-  return {
-      .log_sum_exp = static_cast<double>(parts.max) + std::log(parts.sum), .best = best, .confidence = 1.0 / parts.sum};
-}
 
 // One counted position.
 struct TokenResult {
@@ -43,14 +29,6 @@ struct TokenResult {
   double kl = 0.0;
   bool correct = false;
 };
-
-// sum p_r (log p_r - log p_m) = E_r[z_r - z_m] - lse_r + lse_m; rounding may take it a little below 0.
-double kl_divergence(std::span<const float> reference, const Prediction& r, std::span<const float> model,
-                     const Prediction& m) {
-  const double difference = kernels::expected_difference_row(reference.data(), model.data(), reference.size(),
-                                                             static_cast<float>(r.log_sum_exp));
-  return std::max(0.0, difference - r.log_sum_exp + m.log_sum_exp);
-}
 
 struct SequenceResult {
   std::vector<TokenResult> tokens;

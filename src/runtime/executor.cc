@@ -121,6 +121,32 @@ void Executor::step() {
   advance();
 }
 
+void Executor::append_copies(std::size_t sequences) {
+  if (tokens_ < 2) {
+    throw Error(ErrorCode::kInternal, "copies", "a single token's values can't be told from those of all tokens");
+  }
+  const std::int64_t rows = offsets_[sequences];
+  for (Activations& value : values_) {
+    if (value.rows == tokens_) {
+      const auto old_size = static_cast<std::ptrdiff_t>(value.data.size());
+      value.rows += rows;
+      value.data.resize(static_cast<std::size_t>(value.rows * value.width));
+      std::copy_n(value.data.begin(), rows * value.width, value.data.begin() + old_size);
+    }
+  }
+  for (std::size_t i = 0; i < sequences; ++i) {
+    sequences_.push_back(std::vector<std::int64_t>(sequences_[i]));
+    offsets_.push_back(offsets_.back() + offsets_[i + 1] - offsets_[i]);
+  }
+  tokens_ += rows;
+}
+
+std::span<float> Executor::mutable_rows(ValueId id, std::int64_t begin, std::int64_t count) {
+  Activations& rows = values_[static_cast<std::size_t>(id)];
+  return std::span(rows.data).subspan(static_cast<std::size_t>(begin * rows.width),
+                                      static_cast<std::size_t>(count * rows.width));
+}
+
 void Executor::scale_columns(ValueId id, std::span<const float> factors) {
   Activations& scaled = values_[static_cast<std::size_t>(id)];
   for_each_row(scaled.rows, [&](std::int64_t row) {

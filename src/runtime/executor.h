@@ -46,6 +46,10 @@ class Executor {
   const Activations& value(ValueId id) const { return values_[static_cast<std::size_t>(id)]; }
   // The value that the last step made.
   ValueId last() const { return last_; }
+  // Appends copies of the first sequences, as far as they have come: from here on they go their own way.
+  void append_copies(std::size_t sequences);
+  // Some rows of a value that is alive, for callers that change what later operators see.
+  std::span<float> mutable_rows(ValueId id, std::int64_t begin, std::int64_t count);
   // Multiplies a value's columns, for layers that were made to expect it.
   void scale_columns(ValueId id, std::span<const float> factors);
 
@@ -75,7 +79,7 @@ class Executor {
   void for_each_row(std::int64_t rows, const std::function<void(std::int64_t row)>& work) const;
 
   const Model& model_;
-  const TokenSequences& sequences_;
+  TokenSequences sequences_;
   LinearLayers& layers_;
   const RunControl& control_;
   std::int64_t tokens_ = 0;

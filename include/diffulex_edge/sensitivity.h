@@ -1,0 +1,37 @@
+// What each layer of a model costs in each format, measured: what mixed-precision plans are made from.
+#pragma once
+
+#include <vector>
+
+#include "diffulex_edge/calibration.h"
+#include "diffulex_edge/mixed_precision.h"
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
+#include "diffulex_edge/quantization.h"
+
+namespace diffulex_edge {
+
+// Quantizes each layer alone, runs the states of `data` through the rest in float32 and compares the predictions where
+// they count. `config` gives mode, method (RTN, MSE or HQQ), in mode STATIC the activations of every linear layer, and
+// what is settled: layers of exclude_layers (FP32), embedding_dtype and head_dtype. Formats that a layer can't take
+// (group sizes that do not divide its input, groups in mode STATIC) are left out.
+//
+// For linear layers the effect on the predictions is measured in the format that changes the layer's output most; that
+// of the others follows from their output errors, as the effect of small errors grows with their square.
+//
+// Memory: at most 512 MiB of activations, and 256 MiB of logits. Time: about half a run of `data` for each layer.
+std::vector<LayerSensitivity> measure_sensitivity(const Model& model, const QuantizationConfig& config,
+                                                  const CalibrationData& data, const std::vector<LayerFormat>& formats,
+                                                  const RunControl& control = {});
+
+// The effect of a whole plan on the predictions that count: the mean KL(float32 || quantized) in nats a token.
+double measure_divergence(const Model& model, const QuantizationPlan& plan, const CalibrationData& data,
+                          const RunControl& control = {});
+
+// The smallest artefact that changes the predictions by at most `kl_divergence`, measured with all its layers together:
+// plans for less until one holds. Errors as for_loss, also where no plan of a few tried ones holds.
+MixedPrecisionPlan plan_for_measured_loss(const MixedPrecisionPlanner& planner, const Model& model,
+                                          const CalibrationData& data, double kl_divergence,
+                                          const RunControl& control = {});
+
+}  // namespace diffulex_edge

@@ -1,0 +1,224 @@
+// diffulex-edge plan MODEL -o FILE --calibration FILE (--target-size SIZE | --max-loss NATS)
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cli/calibration.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/options.h"
+#include "cli/progress_bar.h"
+#include "cli/size_text.h"
+#include "core/output_file.h"
+#include "core/process_memory.h"
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/mixed_precision.h"
+#include "diffulex_edge/report.h"
+#include "diffulex_edge/sensitivity.h"
+#include "models/input_guard.h"
+
+namespace diffulex_edge::cli {
+namespace {
+
+constexpr std::int64_t kSequences = 8;
+constexpr std::int64_t kLength = 128;
+constexpr int kFrontierPoints = 16;
+
+struct PlanArguments {
+  ModelArguments model;
+  QuantizationArguments quantization;
+  CalibrationArguments calibration{.length = kLength, .sequences = kSequences};
+  OutputOptions output_options;
+  std::string output;
+  std::string backend = "xnnpack";
+  std::optional<std::string> target_size;
+  std::optional<double> largest_loss;
+  std::vector<std::string> formats;
+  std::optional<std::string> sensitivity;
+  std::optional<std::int64_t> seq_len;
+};
+
+// What a plan settles can't be given beside it.
+void check(const PlanArguments& arguments) {
+  if (arguments.target_size.has_value() == arguments.largest_loss.has_value()) {
+    throw Error(ErrorCode::kInvalidArgument, "plan", "needs either --target-size or --max-loss");
+  }
+  if (arguments.largest_loss && !(*arguments.largest_loss > 0.0 && std::isfinite(*arguments.largest_loss))) {
+    throw Error(ErrorCode::kInvalidArgument, "--max-loss",
+                std::to_string(*arguments.largest_loss) + " is not a positive number of nats");
+  }
+  if (!arguments.calibration.data && !arguments.sensitivity) {
+    throw Error(ErrorCode::kInvalidArgument, "plan", "needs data to measure layers with",
+                "give text or token ids with --calibration FILE");
+  }
+  if (arguments.quantization.dtype || arguments.quantization.plan) {
+    throw Error(ErrorCode::kInvalidArgument, arguments.quantization.dtype ? "--dtype" : "--plan",
+                "is what the plan decides", "restrict its choice with --formats");
+  }
+}
+
+// The user's own exclusions alone: embedding and head are open unless their options settle them.
+QuantizationConfig base_config(const PlanArguments& arguments, const Model& model) {
+  if (model.stored_quantization) {
+    throw Error(ErrorCode::kInvalidArgument, model.path.string(), "is quantized already",
+                "plan from the unquantized checkpoint");
+  }
+  QuantizationConfig config = arguments.quantization.config(model);
+  config.exclude_layers = arguments.quantization.exclude;
+  return config;
+}
+
+std::vector<LayerFormat> formats(const PlanArguments& arguments) {
+  std::vector<LayerFormat> all = all_layer_formats();
+  if (arguments.formats.empty()) {
+    return all;
+  }
+  std::vector<LayerFormat> wanted;
+  for (const std::string& name : arguments.formats) {
+    wanted.push_back(parse_layer_format(name));
+  }
+  std::erase_if(all, [&](const LayerFormat& format) { return std::ranges::find(wanted, format) == wanted.end(); });
+  return all;
+}
+
+// Measurements of an earlier plan, of the formats that are wanted now.
+std::vector<LayerSensitivity> earlier_sensitivity(const std::string& file, const Model& model,
+                                                  const std::vector<LayerFormat>& wanted) {
+  std::vector<LayerSensitivity> units = read_sensitivity(file, model);
+  for (LayerSensitivity& unit : units) {
+    const auto is_unwanted = [&](const FormatEffect& effect) {
+      return std::ranges::find(wanted, effect.format) == wanted.end();
+    };
+    if (!std::ranges::all_of(unit.formats, is_unwanted)) {  // otherwise its format is settled
+      std::erase_if(unit.formats, is_unwanted);
+    }
+  }
+  return units;
+}
+
+// Mode static needs the ranges of every layer's activations.
+void find_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
+                      const CalibrationOptions& options, const RunControl& control) {
+  QuantizationConfig all = config;
+  all.dtype = QuantizationDtype::INT8;
+  all.exclude_layers.clear();
+  all.head_dtype = QuantizationDtype::INT8;
+  calibrate_activations(model, all, data, options, control);
+  config.activations = std::move(all.activations);
+}
+
+// The best plans between the smallest artefact and the largest.
+std::vector<MixedPrecisionPlan> frontier(const MixedPrecisionPlanner& planner, const std::vector<NamedPlan>& uniform) {
+  const auto [least, most] = std::ranges::minmax(uniform, {}, [](const NamedPlan& entry) { return entry.plan.size; });
+  std::vector<MixedPrecisionPlan> plans;
+  for (int i = 0; i < kFrontierPoints; ++i) {
+    const double share = static_cast<double>(i) / (kFrontierPoints - 1);
+    const double size = std::pow(static_cast<double>(least.plan.size), 1.0 - share) *
+                        std::pow(static_cast<double>(most.plan.size), share);
+    plans.push_back(planner.for_size(std::max(least.plan.size, static_cast<std::int64_t>(std::llround(size)))));
+  }
+  return plans;
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  OutputFile file(path, static_cast<std::int64_t>(text.size()));
+  file.write(0, std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+void run(const PlanArguments& arguments, std::stop_token stop) {
+  const auto start = std::chrono::steady_clock::now();
+  check(arguments);
+  std::optional<std::int64_t> target;
+  if (arguments.target_size) {
+    target = parse_size("--target-size", *arguments.target_size);
+  }
+  ModelOptions options = arguments.model.options();
+  options.seq_len = arguments.seq_len;
+  const Model model = load_model(arguments.model.path, options);
+  refuse_input_as_target(model, arguments.output);
+  QuantizationConfig config = base_config(arguments, model);
+  const CalibrationOptions calibration_options = arguments.calibration.unchecked_options();
+  ProgressBar bar(arguments.output_options.quiet);
+  const RunControl control = arguments.output_options.control(bar, std::move(stop));
+
+  std::optional<CalibrationData> data;
+  if (arguments.calibration.data) {
+    data = load_calibration_data(model, calibration_options);
+    if (config.mode == QuantizationMode::STATIC) {
+      find_activations(model, config, *data, calibration_options, control);
+    }
+  } else if (config.mode == QuantizationMode::STATIC) {
+    throw Error(ErrorCode::kInvalidArgument, "mode static", "needs calibration data",
+                "give text or token ids with --calibration FILE");
+  }
+  const std::vector<LayerSensitivity> sensitivity =
+      arguments.sensitivity ? earlier_sensitivity(*arguments.sensitivity, model, formats(arguments))
+                            : measure_sensitivity(model, config, *data, formats(arguments), control);
+  const MixedPrecisionPlanner planner(config, sensitivity, size_predictor(model, arguments.backend, {}));
+  MixedPrecisionPlan plan;
+  if (target) {
+    plan = planner.for_size(*target);
+  } else if (data) {
+    plan = plan_for_measured_loss(planner, model, *data, *arguments.largest_loss, control);
+  } else {
+    plan = planner.for_loss(*arguments.largest_loss);
+  }
+  if (data && !plan.measured_kl_divergence) {
+    plan.measured_kl_divergence = measure_divergence(model, quantize_model(model, plan.config).plan, *data, control);
+  }
+  std::vector<NamedPlan> uniform;
+  for (const LayerFormat& format : formats(arguments)) {
+    uniform.push_back({.name = to_string(format), .plan = planner.uniform(format)});
+  }
+  write_text(arguments.output, plan_json(plan, sensitivity, arguments.model.path));
+  bar.end();
+  const PlanReport report{.model = model,
+                          .plan = plan,
+                          .sensitivity = sensitivity,
+                          .output = arguments.output,
+                          .target_size = target,
+                          .largest_loss = arguments.largest_loss,
+                          .uniform = uniform,
+                          .frontier = frontier(planner, uniform),
+                          .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+                          .peak_rss_bytes = peak_rss_bytes()};
+  print_line(arguments.output_options.json ? to_json(report) : to_text(report));
+}
+
+}  // namespace
+
+Command add_plan(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("plan", "Choose each layer's format for a size or for a loss");
+  const auto arguments = std::make_shared<PlanArguments>();
+  arguments->model.add_to(*command);
+  command->add_option("-o,--output", arguments->output, "The plan to write (JSON), for --plan of the others")
+      ->required();
+  command->add_option("--target-size", arguments->target_size,
+                      "The least loss in a file of at most this size: bytes, or 120MB, 1.5GiB, ...");
+  command->add_option("--max-loss", arguments->largest_loss,
+                      "The smallest file whose KL divergence from float32 is at most this, in nats a token");
+  command
+      ->add_option("--formats", arguments->formats,
+                   "What layers may become (default: all): fp32,fp16,int8,int4_g32,int4_g64,int4_g128,int4_g256,"
+                   "int4_channel")
+      ->delimiter(',');
+  command->add_option("--sensitivity", arguments->sensitivity,
+                      "A plan whose measurements are used again instead of measuring");
+  command->add_option("--backend", arguments->backend, "Whose file sizes count: xnnpack (default)");
+  command->add_option("--seq-len", arguments->seq_len, "As for export: it changes the file's size a little");
+  arguments->quantization.add_to(*command);
+  arguments->calibration.add_to(*command);
+  arguments->output_options.add_to(*command);
+  return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
+            run(*arguments, std::move(stop));
+          }};
+}
+
+}  // namespace diffulex_edge::cli
