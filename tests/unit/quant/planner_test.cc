@@ -198,5 +198,34 @@ TEST(QuantizationNames, ParseInAnyCase) {
                         [] { parse_quantization_dtype("int3"); });
 }
 
+TEST_F(Plan, GivesEveryLayerItsOwnFormat) {
+  QuantizationConfig config;
+  for (const LayerPlan& planned : plan({}).plan.layers) {
+    if (planned.role == LayerRole::kLinear || planned.role == LayerRole::kEmbedding) {
+      config.layer_formats[planned.layer] = parse_layer_format("int8");
+    }
+  }
+  config.layer_formats["layers.0.q_proj"] = parse_layer_format("int4_g64");
+  config.layer_formats["layers.1.down_proj"] = parse_layer_format("int4_channel");
+  config.layer_formats["lm_head"] = parse_layer_format("fp16");
+  const auto result = plan(config);
+  EXPECT_EQ(layer(result, "layers.0.q_proj").format, int4_groups(64, ElementType::kBF16));
+  EXPECT_EQ(layer(result, "layers.1.down_proj").format, int4_per_channel());
+  EXPECT_EQ(layer(result, "lm_head").format, float_format(ElementType::kF16));
+  EXPECT_EQ(layer(result, "embedding").format, int8_per_channel());
+  EXPECT_FALSE(layer(result, "lm_head").excluded);
+  EXPECT_TRUE(result.warnings.empty());
+
+  QuantizationConfig undivided = config;
+  undivided.layer_formats["layers.0.down_proj"] = parse_layer_format("int4_g64");
+  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.down_proj", "64", "96"}, [&] { plan(undivided); });
+  QuantizationConfig foreign = config;
+  foreign.layer_formats["layers.9.q_proj"] = parse_layer_format("int8");
+  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.9.q_proj"}, [&] { plan(foreign); });
+  QuantizationConfig missing = config;
+  missing.layer_formats.erase("embedding");
+  testing::expect_error(ErrorCode::kInvalidArgument, {"embedding"}, [&] { plan(missing); });
+}
+
 }  // namespace
 }  // namespace diffulex_edge
