@@ -88,7 +88,6 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], tin
 @pytest.mark.parametrize(
     "option",
     [
-        "--plan x",
         "--minimum-deployment-target iOS18",
         "--soc SM8650",
         "--backend tpu",
