@@ -38,7 +38,7 @@ test-package: build
 
 test-integration: build test-asan $(VENV)/test.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
-	  $(VENV)/bin/python -m pytest -q tests/integration
+	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
 
 bench: build $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
