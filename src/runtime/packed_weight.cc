@@ -26,6 +26,19 @@ kernels::PackedElement packed_element(const WeightFormat& format) {
   }
 }
 
+// What fills up rows and columns.
+int zero_byte(kernels::PackedElement element) {
+  switch (element) {
+    case kernels::PackedElement::kI8:
+      return 0x80;
+    case kernels::PackedElement::kI4:
+      return 0x88;
+    case kernels::PackedElement::kF16:
+      break;
+  }
+  return 0;
+}
+
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
 }  // namespace
@@ -58,8 +71,7 @@ PackedWeight::PackedWeight(std::int64_t rows, std::int64_t columns, const Weight
   if (values_ == nullptr) {
     throw Error(ErrorCode::kOutOfMemory, "packed weight", "needs " + std::to_string(value_bytes_) + " bytes");
   }
-  // Columns and rows that fill up: 0 in 4 bits; in 8 bits only columns count, and store() writes those.
-  std::memset(values_.get(), element_ == kernels::PackedElement::kI4 ? 0x88 : 0, value_bytes_);
+  std::memset(values_.get(), zero_byte(element_), value_bytes_);
 }
 
 std::int64_t PackedWeight::bytes() const {
@@ -103,11 +115,11 @@ std::uint8_t* PackedWeight::step(std::int64_t row, std::int64_t index) const {
 }
 
 void PackedWeight::store_int8(std::int64_t row, const std::byte* values) {
-  for (std::int64_t column = 0; column < padded_columns_; column += 4) {
-    std::uint8_t* target = step(row, column / 4);
-    for (std::int64_t j = 0; j < 4; ++j) {
-      const auto q = column + j < columns_ ? std::to_integer<std::uint8_t>(values[column + j]) : std::uint8_t{0};
-      target[j] = q ^ 0x80U;  // q + 128
+  for (std::int64_t begin = 0; begin < columns_; begin += 4) {
+    std::uint8_t* target = step(row, begin / 4);
+    const std::int64_t count = std::min<std::int64_t>(4, columns_ - begin);
+    for (std::int64_t j = 0; j < count; ++j) {
+      target[j] = std::to_integer<std::uint8_t>(values[begin + j]) ^ 0x80U;  // q + 128
     }
   }
 }
