@@ -1,14 +1,14 @@
 // Speed of the packed kernels beside OpenBLAS in float32, one core, layers of Qwen3-0.6B. Weights come from memory, as
 // they do when a model is larger than the caches: each multiplication takes the next of many copies. Both are timed in
-// turns, so that other work on the machine weighs on both.
+// turns, by this thread's processor time, so that other work on the machine weighs on both and little.
 //
 // GOP/s counts a multiplication and an addition for each weight and token, GB/s the packed weights' bytes; x_float32 is
 // the time of float32 over that of the packed kernel.
 #include <benchmark/benchmark.h>
 #include <hwy/aligned_allocator.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <vector>
 
@@ -95,6 +95,12 @@ void multiply(Kernel kernel, const kernels::PackedPanels& all, const Tokens& x, 
   }
 }
 
+double processor_seconds() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
 void measure(benchmark::State& state, const kernels::PackedKernels& set, const Format& format) {
   const auto tokens = static_cast<std::size_t>(state.range(0));
   const auto columns = static_cast<std::size_t>(state.range(1));
@@ -114,18 +120,17 @@ void measure(benchmark::State& state, const kernels::PackedKernels& set, const F
                                                  .zero_points = zero_points.data(),
                                                  .scales = scales.data()};
   const kernels::FloatTokens float_tokens = {.tokens = tokens, .values = x.data()};
-  using Clock = std::chrono::steady_clock;
   double packed_seconds = 0.0;
   double float_seconds = 0.0;
   std::size_t at = 0;
   for (auto _ : state) {
-    const auto begin = Clock::now();
+    const double begin = processor_seconds();
     if (format.float_activations) {
       multiply(set.multiply_floats, packed.next(), float_tokens, out.data());
     } else {
       multiply(set.multiply_integers, packed.next(), integer_tokens, out.data());
     }
-    const auto middle = Clock::now();
+    const double middle = processor_seconds();
     benchmark::ClobberMemory();
     at = (at + 1) % float_copies;
     const auto m = static_cast<std::int64_t>(tokens);
@@ -133,11 +138,11 @@ void measure(benchmark::State& state, const kernels::PackedKernels& set, const F
     const auto k = static_cast<std::int64_t>(columns);
     multiply_transposed({.m = m, .n = n, .k = k}, x.data(), k, floats.data() + at * rows * columns, k, out.data(), n);
     benchmark::ClobberMemory();
-    const auto end = Clock::now();
-    const double seconds = std::chrono::duration<double>(middle - begin).count();
+    const double end = processor_seconds();
+    const double seconds = middle - begin;
     state.SetIterationTime(seconds);
     packed_seconds += seconds;
-    float_seconds += std::chrono::duration<double>(end - middle).count();
+    float_seconds += end - middle;
   }
   const auto iterations = static_cast<double>(state.iterations());
   const double operations = 2.0 * static_cast<double>(tokens * rows * columns) * iterations;

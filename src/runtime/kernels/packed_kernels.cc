@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#if defined(__aarch64__)
+#ifdef __aarch64__
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -13,7 +13,7 @@ namespace {
 
 std::vector<PackedKernels> find_supported() {
   std::vector<PackedKernels> supported;
-#if defined(__x86_64__)
+#ifdef __x86_64__
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni")) {

@@ -83,7 +83,7 @@ void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* o
 }  // namespace scalar
 
 // Of one instruction set each: to be called where the machine has it.
-#if defined(__x86_64__)
+#ifdef __x86_64__
 extern const PackedKernels kAvx2Kernels;        // AVX2, FMA, F16C
 extern const PackedKernels kAvx512VnniKernels;  // AVX-512 F, BW, VL and VNNI
 #elif defined(__aarch64__)

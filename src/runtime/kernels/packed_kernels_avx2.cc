@@ -1,7 +1,7 @@
 // The packed kernels for AVX2: two vectors for a panel's 16 rows.
 #include "runtime/kernels/packed_kernels.h"
 
-#if defined(__x86_64__)
+#ifdef __x86_64__
 
 #include <hwy/base.h>
 #include <immintrin.h>

@@ -1,7 +1,7 @@
 // The packed kernels for every ARM64 processor.
 #include "runtime/kernels/packed_kernels.h"
 
-#if defined(__aarch64__)
+#ifdef __aarch64__
 
 #include <arm_neon.h>
 #include <hwy/base.h>

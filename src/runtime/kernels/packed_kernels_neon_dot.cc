@@ -1,7 +1,7 @@
 // The packed kernels for ARM64 with the dot-product instructions of ARMv8.2.
 #include "runtime/kernels/packed_kernels.h"
 
-#if defined(__aarch64__)
+#ifdef __aarch64__
 
 #include <arm_neon.h>
 #include <hwy/base.h>
