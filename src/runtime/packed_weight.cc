@@ -11,6 +11,8 @@ namespace diffulex_edge {
 namespace {
 
 constexpr auto kPanelRows = static_cast<std::int64_t>(kernels::kPanelRows);
+constexpr auto kIntegerStep = static_cast<std::int64_t>(kernels::step_bytes(kernels::PackedElement::kI4));
+constexpr auto kHalfStep = static_cast<std::int64_t>(kernels::step_bytes(kernels::PackedElement::kF16));
 constexpr std::int64_t kMostInt8Columns = 65793;  // 128 * 255 * columns fit in 32 bits
 
 kernels::PackedElement packed_element(const WeightFormat& format) {
@@ -94,43 +96,47 @@ void PackedWeight::store(const EncodedTile& tile) {
         store_int4(row, values);
         break;
       case ElementType::kF16:
-        for (std::int64_t column = 0; column < columns_; ++column) {
-          std::memcpy(step(row, column), values + 2 * column, sizeof(std::uint16_t));
-        }
+        store_halves(row, values);
         break;
       default:
         std::memcpy(values_.get() + row * value_bytes, values, static_cast<std::size_t>(value_bytes));
     }
     if (format_.is_quantized()) {
-      store_scales(row, tile.scales.data() + i * scale_bytes);
+      store_scales(row, values, tile.scales.data() + i * scale_bytes);
     }
   }
 }
 
-std::uint8_t* PackedWeight::step(std::int64_t row, std::int64_t index) const {
+std::uint8_t* PackedWeight::first_step(std::int64_t row) const {
   const auto width = static_cast<std::int64_t>(kernels::step_columns(element_));
   const auto bytes = static_cast<std::int64_t>(kernels::step_bytes(element_));
-  const std::int64_t steps = padded_columns_ / width;
-  return values_.get() + (row / kPanelRows * steps + index) * bytes + row % kPanelRows * (bytes / kPanelRows);
+  return values_.get() + row / kPanelRows * (padded_columns_ / width * bytes) + row % kPanelRows * (bytes / kPanelRows);
+}
+
+void PackedWeight::store_halves(std::int64_t row, const std::byte* values) {
+  std::uint8_t* target = first_step(row);
+  for (std::int64_t column = 0; column < columns_; ++column, target += kHalfStep) {
+    std::memcpy(target, values + 2 * column, sizeof(std::uint16_t));
+  }
 }
 
 void PackedWeight::store_int8(std::int64_t row, const std::byte* values) {
-  for (std::int64_t begin = 0; begin < columns_; begin += 4) {
-    std::uint8_t* target = step(row, begin / 4);
-    const std::int64_t count = std::min<std::int64_t>(4, columns_ - begin);
-    for (std::int64_t j = 0; j < count; ++j) {
-      target[j] = std::to_integer<std::uint8_t>(values[begin + j]) ^ 0x80U;  // q + 128
-    }
+  std::uint8_t* target = first_step(row);
+  for (std::int64_t begin = 0; begin < columns_; begin += 4, target += kIntegerStep) {
+    std::uint32_t four = 0;
+    std::memcpy(&four, values + begin, static_cast<std::size_t>(std::min<std::int64_t>(4, columns_ - begin)));
+    four ^= 0x80808080U;  // q + 128
+    std::memcpy(target, &four, sizeof(four));
   }
 }
 
 // Columns 0..7 come as nibbles of four bytes, low first, and go as (0, 4), (1, 5), (2, 6), (3, 7).
 void PackedWeight::store_int4(std::int64_t row, const std::byte* values) {
   const std::int64_t row_bytes = format_.row_bytes(columns_);
-  for (std::int64_t begin = 0; begin < row_bytes; begin += 4) {
+  std::uint8_t* target = first_step(row);
+  for (std::int64_t begin = 0; begin < row_bytes; begin += 4, target += kIntegerStep) {
     std::uint8_t pairs[4] = {0x88, 0x88, 0x88, 0x88};
     std::memcpy(pairs, values + begin, static_cast<std::size_t>(std::min<std::int64_t>(4, row_bytes - begin)));
-    std::uint8_t* target = step(row, begin / 4);
     for (std::size_t i = 0; i < 2; ++i) {
       target[2 * i] = static_cast<std::uint8_t>((pairs[i] & 0x0FU) | (pairs[i + 2] & 0x0FU) << 4U);
       target[2 * i + 1] = static_cast<std::uint8_t>(pairs[i] >> 4U | (pairs[i + 2] & 0xF0U));
@@ -147,37 +153,35 @@ float PackedWeight::scale(std::int64_t row, std::int64_t group) const {
                                : kernels::scalar::bf16_to_f32_one(group_scales_[scale_index(row, group)]);
 }
 
-std::int32_t PackedWeight::integer(std::int64_t row, std::int64_t column) const {
+// Of neighbours in a row as it is encoded. The nibble that fills up an odd row stands for 0.
+std::int32_t PackedWeight::sum_of(const std::byte* values, std::int64_t begin, std::int64_t count) const {
+  std::int32_t sum = 0;
   if (element_ == kernels::PackedElement::kI8) {
-    return step(row, column / 4)[column % 4] - 128;
+    for (std::int64_t i = begin; i < begin + count; ++i) {
+      sum += static_cast<std::int8_t>(values[i]);
+    }
+    return sum;
   }
-  const std::uint8_t byte = step(row, column / 8)[column % 4];
-  return (column % 8 < 4 ? byte & 0x0F : byte >> 4) - 8;
+  for (std::int64_t i = begin / 2; i < (begin + count + 1) / 2; ++i) {
+    const auto pair = std::to_integer<std::int32_t>(values[i]);
+    sum += (pair & 0x0F) + (pair >> 4) - 16;
+  }
+  return sum;
 }
 
-void PackedWeight::store_scales(std::int64_t row, const std::byte* scales) {
+void PackedWeight::store_scales(std::int64_t row, const std::byte* values, const std::byte* scales) {
   if (group_scales_.empty()) {
     std::memcpy(&row_scales_[static_cast<std::size_t>(row)], scales, sizeof(float));
+    row_sums_[static_cast<std::size_t>(row)] = sum_of(values, 0, columns_);
+    return;
   }
-  const std::int64_t group_columns = columns_ / groups_;
   double total = 0.0;
-  std::int32_t sum = 0;
   for (std::int64_t group = 0; group < groups_; ++group) {
-    if (!group_scales_.empty()) {
-      std::memcpy(&group_scales_[scale_index(row, group)], scales + group * 2, sizeof(std::uint16_t));
-    }
-    std::int32_t group_sum = 0;
-    for (std::int64_t i = 0; i < group_columns; ++i) {
-      group_sum += integer(row, group * group_columns + i);
-    }
-    sum += group_sum;
-    total += static_cast<double>(group_sum) * static_cast<double>(scale(row, group));
+    std::memcpy(&group_scales_[scale_index(row, group)], scales + group * 2, sizeof(std::uint16_t));
+    const std::int32_t sum = sum_of(values, group * format_.group_size, format_.group_size);
+    total += static_cast<double>(sum) * static_cast<double>(scale(row, group));
   }
-  if (group_scales_.empty()) {
-    row_sums_[static_cast<std::size_t>(row)] = sum;
-  } else {
-    row_totals_[static_cast<std::size_t>(row)] = static_cast<float>(total);
-  }
+  row_totals_[static_cast<std::size_t>(row)] = static_cast<float>(total);
 }
 
 void PackedWeight::decode_row(std::int64_t row, std::span<float> target) const {
@@ -185,15 +189,27 @@ void PackedWeight::decode_row(std::int64_t row, std::span<float> target) const {
     std::copy_n(floats() + row * columns_, columns_, target.begin());
     return;
   }
-  const std::int64_t group_columns = columns_ / groups_;
-  for (std::int64_t column = 0; column < columns_; ++column) {
-    float& value = target[static_cast<std::size_t>(column)];
-    if (element_ == kernels::PackedElement::kF16) {
+  const std::uint8_t* steps = first_step(row);
+  if (element_ == kernels::PackedElement::kF16) {
+    for (std::int64_t column = 0; column < columns_; ++column) {
       std::uint16_t half = 0;
-      std::memcpy(&half, step(row, column), sizeof(half));
-      value = kernels::scalar::f16_to_f32_one(half);
-    } else {
-      value = static_cast<float>(integer(row, column)) * scale(row, column / group_columns);
+      std::memcpy(&half, steps + column * kHalfStep, sizeof(half));
+      target[static_cast<std::size_t>(column)] = kernels::scalar::f16_to_f32_one(half);
+    }
+    return;
+  }
+  const std::int64_t group_columns = columns_ / groups_;
+  for (std::int64_t group = 0; group < groups_; ++group) {
+    const float group_scale = scale(row, group);
+    for (std::int64_t column = group * group_columns; column < (group + 1) * group_columns; ++column) {
+      std::int32_t q = 0;
+      if (element_ == kernels::PackedElement::kI8) {
+        q = steps[column / 4 * kIntegerStep + column % 4] - 128;
+      } else {
+        const std::uint8_t byte = steps[column / 8 * kIntegerStep + column % 4];
+        q = (column % 8 < 4 ? byte & 0x0F : byte >> 4) - 8;
+      }
+      target[static_cast<std::size_t>(column)] = static_cast<float>(q) * group_scale;
     }
   }
 }

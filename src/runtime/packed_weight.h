@@ -45,12 +45,13 @@ class PackedWeight {
   const float* floats() const { return reinterpret_cast<const float*>(values_.get()); }
 
  private:
+  void store_halves(std::int64_t row, const std::byte* values);
   void store_int8(std::int64_t row, const std::byte* values);
   void store_int4(std::int64_t row, const std::byte* values);
-  void store_scales(std::int64_t row, const std::byte* scales);
-  // The bytes of 4 columns, or of 8 in INT4, or of one in FP16.
-  std::uint8_t* step(std::int64_t row, std::int64_t index) const;
-  std::int32_t integer(std::int64_t row, std::int64_t column) const;
+  void store_scales(std::int64_t row, const std::byte* values, const std::byte* scales);
+  std::int32_t sum_of(const std::byte* values, std::int64_t begin, std::int64_t count) const;
+  // The bytes of a row's first columns.
+  std::uint8_t* first_step(std::int64_t row) const;
   float scale(std::int64_t row, std::int64_t group) const;
   std::size_t scale_index(std::int64_t row, std::int64_t group) const;
 

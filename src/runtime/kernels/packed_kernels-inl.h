@@ -10,8 +10,8 @@
 
 // What dot() leaves to be taken off, for `sum` the sum of a group's activations: -offset * sum - zero_point * row_sum.
 template <class Simd, PackedElement kElement>
-HWY_INLINE typename Simd::Int correction(const PackedPanels& weights, const IntegerTokens& x, std::size_t row,
-                                         std::size_t token, std::size_t group) {
+HWY_INLINE Simd::Int correction(const PackedPanels& weights, const IntegerTokens& x, std::size_t row, std::size_t token,
+                                std::size_t group) {
   constexpr std::int32_t kOffset = kElement == PackedElement::kI8 ? Simd::kOffset8 : Simd::kOffset4;
   const auto base = Simd::set_int(-kOffset * x.sums[token * weights.groups() + group]);
   if (weights.group_scales != nullptr) {
@@ -21,8 +21,8 @@ HWY_INLINE typename Simd::Int correction(const PackedPanels& weights, const Inte
 }
 
 template <class Simd>
-HWY_INLINE typename Simd::Float load_group_scale(const PackedPanels& weights, std::size_t panel, std::size_t group,
-                                                 std::size_t vector) {
+HWY_INLINE Simd::Float load_group_scale(const PackedPanels& weights, std::size_t panel, std::size_t group,
+                                        std::size_t vector) {
   constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
   return Simd::load_bf16(weights.group_scales + (panel * weights.groups() + group) * kPanelRows + vector * kLanes);
 }
