@@ -4,8 +4,6 @@
 #include <set>
 
 #include "checkpoint/stored_weight.h"
-#include "core/linear_algebra.h"
-#include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_stream.h"
