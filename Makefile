@@ -42,6 +42,7 @@ test-integration: build test-asan $(VENV)/test.stamp
 
 bench: build $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
+	build/release/bin/packed_benchmark
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
 
 lint: build $(VENV)/lint.stamp

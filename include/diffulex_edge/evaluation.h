@@ -88,11 +88,13 @@ struct EvaluatedModel {
   const QuantizationPlan* plan = nullptr;
   // With a plan: its weights, but activations in float32, whatever the target does to them.
   bool float_activations = false;
+  // FAST reads and packs all weights once, into memory.
+  QuantizedArithmetic arithmetic = QuantizedArithmetic::SIMULATED;
 };
 
 // Runs the sets through the model and, if given, through the reference, which has the same layers and vocabulary
 // (Error{kInvalidArgument} otherwise). Memory: activations for a bounded number of tokens, whatever the size of the
-// sets.
+// sets; with FAST arithmetic also the model's packed weights.
 EvaluationResult evaluate(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
                           const std::vector<EvaluationSet>& sets, const RunControl& control = {});
 

@@ -13,6 +13,7 @@
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
+#include "diffulex_edge/runtime.h"
 
 namespace diffulex_edge {
 
@@ -49,6 +50,7 @@ std::string to_text(const QuantizeReport& report);
 struct EvaluationReport {
   const Model& model;
   const QuantizationPlan* plan = nullptr;
+  QuantizedArithmetic arithmetic = QuantizedArithmetic::SIMULATED;
   const EvaluationResult& result;
   std::string data;
   std::string reference;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string_view>
 #include <vector>
 
 #include "diffulex_edge/model.h"
@@ -21,5 +23,42 @@ using TokenSequences = std::vector<std::vector<std::int64_t>>;
 // outside the vocabulary, kBadFile for a broken weight, kCancelled.
 std::vector<std::vector<float>> forward(const Model& model, const TokenSequences& sequences,
                                         const QuantizationPlan* plan = nullptr, const RunControl& control = {});
+
+// How quantized layers compute on this machine. SIMULATED reads weights from the checkpoint at every run and multiplies
+// their float32 values; FAST keeps them packed in memory and multiplies their integers. Results agree up to rounding.
+enum class QuantizedArithmetic { SIMULATED, FAST };
+
+std::string_view to_string(QuantizedArithmetic arithmetic);  // "simulated", "fast"
+// Error{kInvalidArgument} for anything else.
+QuantizedArithmetic parse_quantized_arithmetic(std::string_view text);
+
+// A model whose weights were read and packed once, to be run many times: what generation needs. Layers compute as
+// forward() says, by integer dot products of the machine's instruction set; the integers' sums are the same bits on
+// every machine and for any number of threads.
+class PackedModel {
+ public:
+  // Reads all weights, in their planned formats; without a plan, quantized and FP16 weights stay as they are and others
+  // become FP32. Keeps no reference to `model`, its checkpoint or `plan`. Errors: kBadFile for a broken weight,
+  // kUnsupported for an INT8 layer of more than 65,793 inputs, kOutOfMemory, kCancelled.
+  explicit PackedModel(const Model& model, const QuantizationPlan* plan = nullptr, const RunControl& control = {});
+  ~PackedModel();
+  PackedModel(PackedModel&& other) noexcept;
+  PackedModel& operator=(PackedModel&& other) noexcept;
+  PackedModel(const PackedModel&) = delete;
+  PackedModel& operator=(const PackedModel&) = delete;
+
+  // The logits of every sequence, as forward() above; may be called from several threads at once. Memory beside the
+  // weights: the logits, and some activations for all tokens of the batch. Errors: kInvalidArgument as forward(),
+  // kCancelled.
+  std::vector<std::vector<float>> forward(const TokenSequences& sequences, const RunControl& control = {}) const;
+
+  // Bytes of all weights, norms and biases in memory: the planned ones, rows filled up to a multiple of 16 and columns
+  // to a multiple of 8, and 4 bytes for each row of integers.
+  std::int64_t weight_bytes() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace diffulex_edge

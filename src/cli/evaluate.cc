@@ -28,6 +28,7 @@ struct EvaluateArguments {
   std::string data;
   std::optional<std::string> against;
   bool float_activations = false;
+  std::string arithmetic = "simulated";
   std::int64_t length = EvaluationTextOptions().length;
   std::int64_t sequences = EvaluationTextOptions().max_sequences;
 };
@@ -56,6 +57,7 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
 }
 
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
+  const QuantizedArithmetic arithmetic = parse_quantized_arithmetic(arguments.arithmetic);
   ModelOptions options = arguments.model.options();
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
   options.seq_len = longest(sets);
@@ -93,15 +95,18 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
     reference = EvaluatedModel{.model = &original};
     reference_name = arguments.model.path + " in float32";
   }
-  const EvaluationResult result =
-      evaluate({.model = &calibrated.model, .plan = plan, .float_activations = arguments.float_activations}, reference,
-               sets, control);
+  const EvaluatedModel subject{.model = &calibrated.model,
+                               .plan = plan,
+                               .float_activations = arguments.float_activations,
+                               .arithmetic = arithmetic};
+  const EvaluationResult result = evaluate(subject, reference, sets, control);
   bar.end();
 
   std::vector<std::string> warnings = original.warnings;
   warnings.insert(warnings.end(), quantized.warnings.begin(), quantized.warnings.end());
   const EvaluationReport report{.model = original,
                                 .plan = plan,
+                                .arithmetic = arithmetic,
                                 .result = result,
                                 .data = arguments.data,
                                 .reference = reference_name,
@@ -127,6 +132,10 @@ Command add_evaluate(CLI::App& app) {
   command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
   command->add_flag("--float-activations", arguments->float_activations,
                     "Measure the weights alone: activations in float32, whatever the target does to them");
+  command->add_option(
+      "--arithmetic", arguments->arithmetic,
+      "How quantized layers compute: simulated (as XNNPACK, weights read tile by tile; default) or fast "
+      "(integer kernels, packed weights in memory)");
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);

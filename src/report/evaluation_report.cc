@@ -31,6 +31,9 @@ std::string describe(const EvaluationReport& report) {
   if (config.dtype == QuantizationDtype::INT4) {
     text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
   }
+  if (report.arithmetic == QuantizedArithmetic::FAST) {
+    text += ", fast kernels";
+  }
   return text;
 }
 
@@ -54,6 +57,7 @@ std::string to_json(const EvaluationReport& report) {
   } else {
     json["dtype"] = "fp32";
   }
+  json["arithmetic"] = to_string(report.arithmetic);
   json["data"] = report.data;
   if (!report.reference.empty()) {
     json["reference"] = report.reference;

@@ -9,6 +9,7 @@
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/error.h"
 #include "runtime/executor.h"
+#include "runtime/linear_layers.h"
 #include "runtime/observer.h"
 
 namespace diffulex_edge {

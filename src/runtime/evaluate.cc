@@ -12,6 +12,8 @@
 #include "diffulex_edge/evaluation.h"
 #include "runtime/estimate.h"
 #include "runtime/executor.h"
+#include "runtime/linear_layers.h"
+#include "runtime/packed_layers.h"
 #include "runtime/prediction.h"
 
 namespace diffulex_edge {
@@ -63,12 +65,23 @@ struct Noise {
   double error = 0.0;
 };
 
+std::unique_ptr<const ModelLayers> make_layers(const EvaluatedModel& evaluated, const RunControl& control) {
+  if (evaluated.arithmetic == QuantizedArithmetic::FAST) {
+    return std::make_unique<PackedLayers>(*evaluated.model, evaluated.plan, evaluated.float_activations, control);
+  }
+  return std::make_unique<LinearLayers>(*evaluated.model, evaluated.plan, evaluated.float_activations);
+}
+
 class Evaluation {
  public:
   Evaluation(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
              const std::vector<EvaluationSet>& sets, const RunControl& control)
       : subject_(subject), reference_(reference), sets_(sets), control_(control) {
     check();
+    layers_ = make_layers(subject_, control);
+    if (reference_) {
+      reference_layers_ = make_layers(*reference_, control);
+    }
   }
 
   EvaluationResult run() {
@@ -148,14 +161,10 @@ class Evaluation {
     for (const Item& item : items) {
       sequences.push_back(sets_[item.set].inputs[item.sequence]);
     }
-    LinearLayers layers(*subject_.model, subject_.plan, subject_.float_activations);
-    Executor executor(*subject_.model, sequences, layers, control_);
-    std::unique_ptr<LinearLayers> reference_layers;
+    Executor executor(*subject_.model, sequences, *layers_, control_);
     std::unique_ptr<Executor> reference;
     if (reference_) {
-      reference_layers =
-          std::make_unique<LinearLayers>(*reference_->model, reference_->plan, reference_->float_activations);
-      reference = std::make_unique<Executor>(*reference_->model, sequences, *reference_layers, control_);
+      reference = std::make_unique<Executor>(*reference_->model, sequences, *reference_layers_, control_);
     }
     while (const Node* node = executor.next()) {
       executor.step();
@@ -300,6 +309,8 @@ class Evaluation {
 
   EvaluatedModel subject_;
   std::optional<EvaluatedModel> reference_;
+  std::unique_ptr<const ModelLayers> layers_;
+  std::unique_ptr<const ModelLayers> reference_layers_;
   const std::vector<EvaluationSet>& sets_;
   const RunControl& control_;
   std::vector<std::vector<SequenceResult>> results_;

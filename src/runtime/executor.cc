@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "runtime/kernels/activation_kernels.h"
+#include "runtime/linear_layers.h"
 
 namespace diffulex_edge {
 namespace {
@@ -43,7 +44,8 @@ const float* row_of(const Activations& value, std::int64_t row) {
 
 }  // namespace
 
-Executor::Executor(const Model& model, const TokenSequences& sequences, LinearLayers& layers, const RunControl& control)
+Executor::Executor(const Model& model, const TokenSequences& sequences, const ModelLayers& layers,
+                   const RunControl& control)
     : model_(model), sequences_(sequences), layers_(layers), control_(control) {
   offsets_.push_back(0);
   for (std::size_t i = 0; i < sequences.size(); ++i) {
@@ -432,9 +434,8 @@ void Executor::logits(std::span<const std::int64_t> rows,
   }
 }
 
-std::vector<std::vector<float>> forward(const Model& model, const TokenSequences& sequences,
-                                        const QuantizationPlan* plan, const RunControl& control) {
-  LinearLayers layers(model, plan);
+std::vector<std::vector<float>> run_model(const Model& model, const TokenSequences& sequences,
+                                          const ModelLayers& layers, const RunControl& control) {
   Executor executor(model, sequences, layers, control);
   executor.run_to_output();
   std::vector<std::vector<float>> results;
@@ -450,6 +451,11 @@ std::vector<std::vector<float>> forward(const Model& model, const TokenSequences
     });
   }
   return results;
+}
+
+std::vector<std::vector<float>> forward(const Model& model, const TokenSequences& sequences,
+                                        const QuantizationPlan* plan, const RunControl& control) {
+  return run_model(model, sequences, LinearLayers(model, plan), control);
 }
 
 }  // namespace diffulex_edge

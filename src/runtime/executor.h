@@ -10,7 +10,7 @@
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/runtime.h"
-#include "runtime/linear_layers.h"
+#include "runtime/model_layers.h"
 
 namespace diffulex_edge {
 
@@ -29,7 +29,7 @@ struct Activations {
 class Executor {
  public:
   // Keeps references to `model`, `layers` and `control`. Checks the sequences; errors as forward().
-  Executor(const Model& model, const TokenSequences& sequences, LinearLayers& layers, const RunControl& control);
+  Executor(const Model& model, const TokenSequences& sequences, const ModelLayers& layers, const RunControl& control);
 
   // The operator that comes next; nullptr when only the output layer, the head, is left. Sources (weights, constants)
   // and the mask are passed over.
@@ -80,7 +80,7 @@ class Executor {
 
   const Model& model_;
   TokenSequences sequences_;
-  LinearLayers& layers_;
+  const ModelLayers& layers_;
   const RunControl& control_;
   std::int64_t tokens_ = 0;
   std::vector<std::int64_t> offsets_;
@@ -89,5 +89,9 @@ class Executor {
   std::size_t position_ = 0;
   ValueId last_ = -1;
 };
+
+// The logits of every sequence, as forward() gives them.
+std::vector<std::vector<float>> run_model(const Model& model, const TokenSequences& sequences,
+                                          const ModelLayers& layers, const RunControl& control);
 
 }  // namespace diffulex_edge

@@ -61,21 +61,6 @@ LayerInput prepare_input(std::span<const float> x, std::int64_t tokens, InputAri
 
 }  // namespace
 
-InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode) {
-  if (!layer.format.is_quantized() || layer.role != LayerRole::kLinear) {
-    return InputArithmetic::kFloat;
-  }
-  if (layer.activations) {
-    return InputArithmetic::kStaticInt8;
-  }
-  const bool grouped = layer.format.granularity == Granularity::kGroup;
-  return grouped || mode == QuantizationMode::DYNAMIC ? InputArithmetic::kDynamicInt8 : InputArithmetic::kFloat;
-}
-
-const LayerPlan* LinearLayers::plan_of(const Node& user, const std::string& tensor) const {
-  return plan_ == nullptr ? nullptr : &plan_->at(user.name, tensor);
-}
-
 void LinearLayers::load_weight(const Node& user, const std::string& tensor, std::int64_t row_begin, std::int64_t rows,
                                std::span<float> target) const {
   if (const auto found = replaced_.find(tensor); found != replaced_.end()) {
@@ -84,7 +69,7 @@ void LinearLayers::load_weight(const Node& user, const std::string& tensor, std:
     return;
   }
   const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
-  const LayerPlan* plan = plan_of(user, tensor);
+  const LayerPlan* plan = find_plan(plan_, user, tensor);
   if (plan == nullptr || plan->format == source.format) {
     load_rows(source, row_begin, rows, target);
   } else {
@@ -120,13 +105,11 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
   const std::string& tensor = tensor_of(1);
   const std::int64_t columns = graph.shape(node.inputs[1])[1].value;
   const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
-  const LayerPlan* plan = plan_of(node, tensor);
-  const InputArithmetic arithmetic =
-      plan == nullptr || float_activations_ ? InputArithmetic::kFloat : input_arithmetic(*plan, plan_->config.mode);
+  const LayerPlan* plan = find_plan(plan_, node, tensor);
+  const InputArithmetic arithmetic = input_arithmetic(plan_, plan, float_activations_);
   const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
   const std::vector<float> bias = node.inputs.size() > 2 ? load_vector(tensor_of(2)) : std::vector<float>();
-  const AffineScale output_scale =
-      plan != nullptr && plan->activations ? affine_scale(plan->activations->output, 8) : AffineScale();
+  const OutputArithmetic output(arithmetic, plan, bias);
 
   const std::int64_t height = tile_rows(rows, columns);
   struct Worker {
@@ -150,14 +133,7 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
           const float scale = input.token_scales[static_cast<std::size_t>(begin + token)];
           std::for_each_n(row, count, [=](float& value) { value *= scale; });
         }
-        if (!bias.empty()) {
-          kernels::add_rows(row, bias.data() + row_begin, row, static_cast<std::size_t>(count));
-        }
-        if (arithmetic == InputArithmetic::kStaticInt8) {
-          kernels::quantize_row_static(row, row, static_cast<std::size_t>(count), output_scale.scale,
-                                       output_scale.zero_point);
-          std::for_each_n(row, count, [=](float& value) { value *= output_scale.scale; });
-        }
+        output.finish({row, static_cast<std::size_t>(count)}, row_begin);
       }
     }
   });

@@ -1,4 +1,4 @@
-// How linear and embedding layers compute in the CPU runtime: in float32 or simulating a target's integers.
+// Layers whose weights are read from the checkpoint each time they run, in float32 or simulating a target's integers.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +10,12 @@
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
+#include "runtime/layer_arithmetic.h"
+#include "runtime/model_layers.h"
 
 namespace diffulex_edge {
 
-// What a layer does to its input before multiplying.
-enum class InputArithmetic { kFloat, kDynamicInt8, kStaticInt8 };
-
-// As XNNPACK computes a layer planned this way: groups of INT4 take 8-bit activations in every mode.
-InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode);
-
-// y = x W^T + bias for one layer; x [tokens, columns], y [tokens, rows].
-class LinearLayers {
+class LinearLayers final : public ModelLayers {
  public:
   // Without a plan, weights are what the checkpoint holds. Keeps references to both.
   LinearLayers(const Model& model, const QuantizationPlan* plan, bool float_activations = false)
@@ -30,19 +25,14 @@ class LinearLayers {
   void replace_weight(const std::string& tensor, std::vector<float> weight) { replaced_[tensor] = std::move(weight); }
   void restore_weight(const std::string& tensor) { replaced_.erase(tensor); }
 
-  // Computes all of `y`. The result does not depend on the number of threads.
   void run(const Node& node, std::span<const float> x, std::span<float> y, std::int64_t tokens,
-           const RunControl& control) const;
-
-  // Rows of a weight as the plan stores them, as float32. `scratch` is reused.
+           const RunControl& control) const override;
   void load_weight(const Node& user, const std::string& tensor, std::int64_t row_begin, std::int64_t rows,
-                   std::span<float> target) const;
+                   std::span<float> target) const override;
   // A vector (norm weight, bias), or the whole of a matrix.
-  std::vector<float> load_vector(const std::string& tensor) const;
+  std::vector<float> load_vector(const std::string& tensor) const override;
 
  private:
-  const LayerPlan* plan_of(const Node& user, const std::string& tensor) const;
-
   const Model& model_;
   const QuantizationPlan* plan_;
   bool float_activations_;

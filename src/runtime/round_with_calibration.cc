@@ -16,6 +16,7 @@
 #include "runtime/executor.h"
 #include "runtime/input_statistics.h"
 #include "runtime/layer_input.h"
+#include "runtime/linear_layers.h"
 
 namespace diffulex_edge {
 namespace {

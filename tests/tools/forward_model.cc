@@ -1,6 +1,6 @@
 // forward_model MODEL CONFIG: reads lines of token ids (JSON arrays) on stdin and writes the logits of all as float32
 // to stdout. CONFIG is a JSON object: {} for the checkpoint as it is, or dtype, mode, group_size, embedding_dtype,
-// head_dtype, block_length.
+// head_dtype; "arithmetic": "fast" for packed weights.
 
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -48,7 +48,9 @@ int main(int argc, char** argv) {
     }
     const QuantizationResult quantized = quantize_model(model, parse(json, model));
     const bool as_is = json.empty() && !model.stored_quantization;
-    for (const auto& logits : forward(model, sequences, as_is ? nullptr : &quantized.plan)) {
+    const QuantizationPlan* plan = as_is ? nullptr : &quantized.plan;
+    const bool fast = parse_quantized_arithmetic(json.value("arithmetic", "simulated")) == QuantizedArithmetic::FAST;
+    for (const auto& logits : fast ? PackedModel(model, plan).forward(sequences) : forward(model, sequences, plan)) {
       std::cout.write(reinterpret_cast<const char*>(logits.data()),
                       static_cast<std::streamsize>(logits.size() * sizeof(float)));
     }

@@ -163,14 +163,33 @@ double ExpectedDifferenceRow(const float* a, const float* b, std::size_t n, floa
 }
 
 // Rounds x * factor to integers and clamps them to [low, high].
-HWY_INLINE void RoundRow(const float* x, float* target, std::size_t n, float factor, float low, float high) {
+template <typename D>
+HWY_INLINE hn::Vec<D> RoundAt(D d, const float* x, float factor, float low, float high) {
+  const auto rounded = hn::Round(hn::Mul(hn::LoadU(d, x), hn::Set(d, factor)));
+  return hn::Min(hn::Max(rounded, hn::Set(d, low)), hn::Set(d, high));
+}
+
+// Writes q - zero_point.
+HWY_INLINE void RoundRow(const float* x, float* target, std::size_t n, float factor, float zero_point) {
+  const float low = -128.0F - zero_point;
+  const float high = 127.0F - zero_point;
+  ForEach(n, [=](auto d, std::size_t i) HWY_ATTR { hn::StoreU(RoundAt(d, x + i, factor, low, high), d, target + i); });
+}
+
+// Writes q.
+HWY_INLINE void RoundRow(const float* x, std::int8_t* target, std::size_t n, float factor, float zero_point) {
+  const float low = -128.0F - zero_point;
+  const float high = 127.0F - zero_point;
   ForEach(n, [=](auto d, std::size_t i) HWY_ATTR {
-    const auto rounded = hn::Round(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)));
-    hn::StoreU(hn::Min(hn::Max(rounded, hn::Set(d, low)), hn::Set(d, high)), d, target + i);
+    const hn::RebindToSigned<decltype(d)> d32;
+    const hn::Rebind<std::int8_t, decltype(d)> d8;
+    const auto q = hn::Add(RoundAt(d, x + i, factor, low, high), hn::Set(d, zero_point));
+    hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(d32, q)), d8, target + i);
   });
 }
 
-float QuantizeRowDynamic(const float* x, float* target, std::size_t n) {
+template <typename Target>
+DynamicScale RoundRowDynamic(const float* x, Target* target, std::size_t n) {
   float min = 0.0F;
   float max = 0.0F;
   for (std::size_t i = 0; i < n; ++i) {
@@ -182,13 +201,22 @@ float QuantizeRowDynamic(const float* x, float* target, std::size_t n) {
   const float high = max * steps;
   const float wanted = (-128.0F + low) + (127.0F + high) > 0.0F ? -128.0F - low : 127.0F - high;
   const float zero_point = std::nearbyint(std::clamp(wanted, -128.0F, 127.0F));
-  RoundRow(x, target, n, steps, -128.0F - zero_point, 127.0F - zero_point);
-  return 1.0F / steps;
+  RoundRow(x, target, n, steps, zero_point);
+  return {.scale = 1.0F / steps, .zero_point = static_cast<std::int32_t>(zero_point)};
+}
+
+float QuantizeRowDynamic(const float* x, float* target, std::size_t n) { return RoundRowDynamic(x, target, n).scale; }
+
+DynamicScale QuantizeRowDynamicI8(const float* x, std::int8_t* target, std::size_t n) {
+  return RoundRowDynamic(x, target, n);
 }
 
 void QuantizeRowStatic(const float* x, float* target, std::size_t n, float scale, std::int32_t zero_point) {
-  const auto zero = static_cast<float>(zero_point);
-  RoundRow(x, target, n, 1.0F / scale, -128.0F - zero, 127.0F - zero);
+  RoundRow(x, target, n, 1.0F / scale, static_cast<float>(zero_point));
+}
+
+void QuantizeRowStaticI8(const float* x, std::int8_t* target, std::size_t n, float scale, std::int32_t zero_point) {
+  RoundRow(x, target, n, 1.0F / scale, static_cast<float>(zero_point));
 }
 
 }  // namespace diffulex_edge::kernels::HWY_NAMESPACE
@@ -205,7 +233,9 @@ HWY_EXPORT(SoftmaxRow);
 HWY_EXPORT(ExpSumRow);
 HWY_EXPORT(ExpectedDifferenceRow);
 HWY_EXPORT(QuantizeRowDynamic);
+HWY_EXPORT(QuantizeRowDynamicI8);
 HWY_EXPORT(QuantizeRowStatic);
+HWY_EXPORT(QuantizeRowStaticI8);
 
 void add_rows(const float* a, const float* b, float* target, std::size_t n) {
   HWY_DYNAMIC_DISPATCH(AddRows)(a, b, target, n);
@@ -229,6 +259,12 @@ float quantize_row_dynamic(const float* x, float* target, std::size_t n) {
 }
 void quantize_row_static(const float* x, float* target, std::size_t n, float scale, std::int32_t zero_point) {
   HWY_DYNAMIC_DISPATCH(QuantizeRowStatic)(x, target, n, scale, zero_point);
+}
+DynamicScale quantize_row_dynamic_i8(const float* x, std::int8_t* target, std::size_t n) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeRowDynamicI8)(x, target, n);
+}
+void quantize_row_static_i8(const float* x, std::int8_t* target, std::size_t n, float scale, std::int32_t zero_point) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowStaticI8)(x, target, n, scale, zero_point);
 }
 
 }  // namespace diffulex_edge::kernels

@@ -39,4 +39,12 @@ float quantize_row_dynamic(const float* x, float* target, std::size_t n);
 // Static 8-bit quantization: writes clamp(round(x / scale) + zero_point, -128, 127) - zero_point. target may be x.
 void quantize_row_static(const float* x, float* target, std::size_t n, float scale, std::int32_t zero_point);
 
+// The same, written as the integers q themselves, in [-128, 127].
+struct DynamicScale {
+  float scale = 1.0F;
+  std::int32_t zero_point = 0;
+};
+DynamicScale quantize_row_dynamic_i8(const float* x, std::int8_t* target, std::size_t n);
+void quantize_row_static_i8(const float* x, std::int8_t* target, std::size_t n, float scale, std::int32_t zero_point);
+
 }  // namespace diffulex_edge::kernels

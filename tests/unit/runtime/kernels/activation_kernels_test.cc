@@ -120,6 +120,30 @@ TEST(ActivationKernels, DynamicQuantizationKeepsZeroAndCoversTheRow) {
   }
 }
 
+TEST(ActivationKernels, QuantizedBytesAreTheFloatsOfTheSimulation) {
+  for (const std::size_t n : kSizes) {
+    for (const float shift : {0.0F, 1.0F, 9.0F, -9.0F}) {
+      auto x = normal(n, 9);
+      for (float& value : x) {
+        value += shift;
+      }
+      std::vector<float> expected(n);
+      std::vector<std::int8_t> q(n);
+      const auto expect_equal = [&](std::int32_t zero_point) {
+        for (std::size_t i = 0; i < n; ++i) {
+          EXPECT_EQ(static_cast<float>(q[i] - zero_point), expected[i]);
+        }
+      };
+      const DynamicScale scale = quantize_row_dynamic_i8(x.data(), q.data(), n);
+      EXPECT_EQ(scale.scale, quantize_row_dynamic(x.data(), expected.data(), n));
+      expect_equal(scale.zero_point);
+      quantize_row_static(x.data(), expected.data(), n, 0.05F, 7);
+      quantize_row_static_i8(x.data(), q.data(), n, 0.05F, 7);
+      expect_equal(7);
+    }
+  }
+}
+
 TEST(ActivationKernels, DynamicQuantizationOfZerosIsZero) {
   const std::vector<float> zeros(20);
   std::vector<float> q(20, 5.0F);

@@ -1,0 +1,244 @@
+// The packed kernels over the vectors of one instruction set. To be included once in a file, inside the region that is
+// compiled for that set and inside an unnamed namespace: nothing here may be shared between sets.
+//
+// `Simd` has
+//   kVectors, kTokens        vectors of a panel's 16 rows; tokens that are multiplied at once
+//   kOffset8, kOffset4       what dot() adds to the integers of 8 and 4 bits
+//   Bytes, Input, Sum, Int, Float   4 bytes of each row; 4 activations for dot(); what dot() adds to; 32 bits a row
+//   load, low_nibbles, high_nibbles, bytes8, input, start, dot, total, ...
+// All loops have constant bounds and are unrolled; what they index lives in registers.
+
+// What dot() leaves to be taken off, for `sum` the sum of a group's activations: -offset * sum - zero_point * row_sum.
+template <class Simd, PackedElement kElement>
+HWY_INLINE Simd::Int correction(const PackedPanels& weights, const IntegerTokens& x, std::size_t row, std::size_t token,
+                                std::size_t group) {
+  constexpr std::int32_t kOffset = kElement == PackedElement::kI8 ? Simd::kOffset8 : Simd::kOffset4;
+  const auto base = Simd::set_int(-kOffset * x.sums[token * weights.groups() + group]);
+  if (weights.group_scales != nullptr) {
+    return base;
+  }
+  return Simd::subtract_product(base, Simd::load_int(weights.row_sums + row), x.zero_points[token]);
+}
+
+template <class Simd>
+HWY_INLINE Simd::Float load_group_scale(const PackedPanels& weights, std::size_t panel, std::size_t group,
+                                        std::size_t vector) {
+  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+  return Simd::load_bf16(weights.group_scales + (panel * weights.groups() + group) * kPanelRows + vector * kLanes);
+}
+
+// kPanels panels times kTokens tokens.
+template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
+HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, const IntegerTokens& x, std::size_t token,
+                             float* out) {
+  constexpr std::size_t kVectors = kPanels * Simd::kVectors;
+  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+  constexpr std::size_t kStep = step_columns(kElement);
+  const bool grouped = weights.group_scales != nullptr;
+  const std::size_t panel_bytes = weights.panel_bytes();
+  const std::uint8_t* values = weights.values + panel * panel_bytes;
+  const std::int8_t* inputs = x.values + token * weights.columns;
+  typename Simd::Float totals[kTokens][kVectors];
+#pragma GCC unroll 16
+  for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      totals[t][v] = Simd::set_float(0.0F);
+      if (grouped) {
+        totals[t][v] = Simd::multiply(Simd::set_float(static_cast<float>(-x.zero_points[token + t])),
+                                      Simd::load_float(weights.row_totals + panel * kPanelRows + v * kLanes));
+      }
+    }
+  }
+  const std::size_t steps = weights.group_columns / kStep;
+  for (std::size_t group = 0; group < weights.groups(); ++group) {
+    typename Simd::Sum sums[kTokens][kVectors];
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        sums[t][v] =
+            Simd::start(correction<Simd, kElement>(weights, x, panel * kPanelRows + v * kLanes, token + t, group));
+      }
+    }
+    for (std::size_t step = 0; step < steps; ++step) {
+      typename Simd::Input low[kTokens];
+      typename Simd::Input high[kTokens];
+#pragma GCC unroll 16
+      for (std::size_t t = 0; t < kTokens; ++t) {
+        low[t] = Simd::input(inputs + t * weights.columns);
+        if constexpr (kElement == PackedElement::kI4) {
+          high[t] = Simd::input(inputs + t * weights.columns + 4);
+        }
+      }
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const auto bytes = Simd::load(values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * 4 * kLanes);
+        if constexpr (kElement == PackedElement::kI4) {
+          const auto low_weights = Simd::low_nibbles(bytes);
+          const auto high_weights = Simd::high_nibbles(bytes);
+#pragma GCC unroll 16
+          for (std::size_t t = 0; t < kTokens; ++t) {
+            sums[t][v] = Simd::dot4(sums[t][v], low_weights, low[t]);
+            sums[t][v] = Simd::dot4(sums[t][v], high_weights, high[t]);
+          }
+        } else {
+          const auto wide = Simd::bytes8(bytes);
+#pragma GCC unroll 16
+          for (std::size_t t = 0; t < kTokens; ++t) {
+            sums[t][v] = Simd::dot8(sums[t][v], wide, low[t]);
+          }
+        }
+      }
+      inputs += kStep;
+      values += step_bytes(kElement);
+    }
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const std::size_t row = panel * kPanelRows + v * kLanes;
+      if (grouped) {
+        const auto scale = load_group_scale<Simd>(weights, panel + v / Simd::kVectors, group, v % Simd::kVectors);
+#pragma GCC unroll 16
+        for (std::size_t t = 0; t < kTokens; ++t) {
+          totals[t][v] = Simd::multiply_add(Simd::to_float(Simd::total(sums[t][v])), scale, totals[t][v]);
+        }
+      } else {
+        const auto scale = Simd::load_float(weights.row_scales + row);
+#pragma GCC unroll 16
+        for (std::size_t t = 0; t < kTokens; ++t) {
+          totals[t][v] = Simd::multiply(Simd::to_float(Simd::total(sums[t][v])), scale);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      Simd::store(Simd::multiply(totals[t][v], Simd::set_float(x.scales[token + t])),
+                  out + ((token + t) * weights.panels + panel) * kPanelRows + v * kLanes);
+    }
+  }
+}
+
+template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
+HWY_INLINE void float_tile(const PackedPanels& weights, std::size_t panel, const FloatTokens& x, std::size_t token,
+                           float* out) {
+  constexpr std::size_t kVectors = kPanels * Simd::kVectors;
+  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+  constexpr std::size_t kStep = step_columns(kElement);
+  constexpr std::size_t kLaneBytes = step_bytes(kElement) / kPanelRows;
+  const std::size_t panel_bytes = weights.panel_bytes();
+  const std::uint8_t* values = weights.values + panel * panel_bytes;
+  const float* inputs = x.values + token * weights.columns;
+  typename Simd::Float totals[kTokens][kVectors];
+#pragma GCC unroll 16
+  for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      totals[t][v] = Simd::set_float(0.0F);
+    }
+  }
+  const std::size_t steps = weights.group_columns / kStep;
+  for (std::size_t group = 0; group < weights.groups(); ++group) {
+    typename Simd::Float sums[kTokens][kVectors];
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        sums[t][v] = Simd::set_float(0.0F);
+      }
+    }
+    for (std::size_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const std::uint8_t* at = values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * kLaneBytes * kLanes;
+#pragma GCC unroll 16
+        for (std::size_t column = 0; column < kStep; ++column) {
+          const auto w = Simd::template column<kElement>(at, static_cast<int>(column));
+#pragma GCC unroll 16
+          for (std::size_t t = 0; t < kTokens; ++t) {
+            sums[t][v] = Simd::multiply_add(Simd::set_float(inputs[t * weights.columns + column]), w, sums[t][v]);
+          }
+        }
+      }
+      inputs += kStep;
+      values += step_bytes(kElement);
+    }
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        if (weights.group_scales != nullptr) {
+          const auto scale = load_group_scale<Simd>(weights, panel + v / Simd::kVectors, group, v % Simd::kVectors);
+          totals[t][v] = Simd::multiply_add(sums[t][v], scale, totals[t][v]);
+        } else if (weights.row_scales != nullptr) {
+          const auto scale = Simd::load_float(weights.row_scales + panel * kPanelRows + v * kLanes);
+          totals[t][v] = Simd::multiply(sums[t][v], scale);
+        } else {
+          totals[t][v] = sums[t][v];
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (std::size_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      Simd::store(totals[t][v], out + ((token + t) * weights.panels + panel) * kPanelRows + v * kLanes);
+    }
+  }
+}
+
+template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
+HWY_INLINE void tile(const PackedPanels& weights, std::size_t panel, const IntegerTokens& x, std::size_t token,
+                     float* out) {
+  integer_tile<Simd, kElement, kPanels, kTokens>(weights, panel, x, token, out);
+}
+template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
+HWY_INLINE void tile(const PackedPanels& weights, std::size_t panel, const FloatTokens& x, std::size_t token,
+                     float* out) {
+  float_tile<Simd, kElement, kPanels, kTokens>(weights, panel, x, token, out);
+}
+
+// Several tokens share a panel's bytes; a single one goes through several panels at once, so that sums do not wait for
+// each other.
+template <class Simd, PackedElement kElement, class Tokens>
+void multiply(const PackedPanels& weights, const Tokens& x, float* out) {
+  std::size_t token = 0;
+  for (; token + Simd::kTokens <= x.tokens; token += Simd::kTokens) {
+    for (std::size_t panel = 0; panel < weights.panels; ++panel) {
+      tile<Simd, kElement, 1, Simd::kTokens>(weights, panel, x, token, out);
+    }
+  }
+  for (; token < x.tokens; ++token) {
+    std::size_t panel = 0;
+    for (; panel + Simd::kPanels <= weights.panels; panel += Simd::kPanels) {
+      tile<Simd, kElement, Simd::kPanels, 1>(weights, panel, x, token, out);
+    }
+    for (; panel < weights.panels; ++panel) {
+      tile<Simd, kElement, 1, 1>(weights, panel, x, token, out);
+    }
+  }
+}
+
+template <class Simd>
+void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out) {
+  if (weights.element == PackedElement::kI8) {
+    multiply<Simd, PackedElement::kI8>(weights, x, out);
+  } else {
+    multiply<Simd, PackedElement::kI4>(weights, x, out);
+  }
+}
+
+template <class Simd>
+void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out) {
+  switch (weights.element) {
+    case PackedElement::kI8:
+      return multiply<Simd, PackedElement::kI8>(weights, x, out);
+    case PackedElement::kI4:
+      return multiply<Simd, PackedElement::kI4>(weights, x, out);
+    case PackedElement::kF16:
+      return multiply<Simd, PackedElement::kF16>(weights, x, out);
+  }
+}

@@ -1,0 +1,154 @@
+#include "runtime/packed_layers.h"
+
+#include <algorithm>
+#include <set>
+
+#include "checkpoint/stored_weight.h"
+#include "diffulex_edge/error.h"
+#include "quant/weight_decoder.h"
+#include "quant/weight_stream.h"
+#include "runtime/packed_multiply.h"
+
+namespace diffulex_edge {
+namespace {
+
+// Without a plan, what loses nothing: quantized weights and FP16 as they are.
+WeightFormat packed_format(const StoredWeight& source, const LayerPlan* plan) {
+  if (plan != nullptr) {
+    return plan->format;
+  }
+  const bool keeps = source.format.is_quantized() || source.format.element == ElementType::kF16;
+  return keeps ? source.format : float_format(ElementType::kF32);
+}
+
+const std::string& tensor_of(const Graph& graph, const Node& node, std::size_t input) {
+  return std::get<WeightAttributes>(graph.node(node.inputs[input]).attributes).tensor;
+}
+
+std::vector<float> read_vector(const Model& model, const std::string& tensor) {
+  const StoredWeight source = find_stored_weight(*model.checkpoint, tensor);
+  std::vector<float> vector(static_cast<std::size_t>(source.rows * source.columns));
+  load_rows(source, 0, source.rows, vector);
+  return vector;
+}
+
+// The weights that are there already, and how the others come.
+class WeightLoader {
+ public:
+  explicit WeightLoader(const Model& model) : model_(model) {}
+
+  // To be filled by stream().
+  std::shared_ptr<PackedWeight> add(const std::string& tensor, const LayerPlan* plan, bool saturate_fp16) {
+    const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
+    const WeightFormat format = packed_format(source, plan);
+    const auto found = std::ranges::find_if(
+        weights_, [&](const Entry& entry) { return entry.tensor == tensor && entry.weight->format() == format; });
+    if (found != weights_.end()) {
+      return found->weight;
+    }
+    auto weight = std::make_shared<PackedWeight>(source.rows, source.columns, format);
+    weights_.push_back({.tensor = tensor, .weight = weight});
+    jobs_.push_back({.source = source,
+                     .format = format,
+                     .method = plan == nullptr ? RoundingMethod::RTN : plan->method,
+                     .saturate_fp16 = saturate_fp16,
+                     .sink = [weight](const EncodedTile& tile) { weight->store(tile); }});
+    return weight;
+  }
+
+  void stream(const RunControl& control) const { stream_weights(jobs_, control); }
+
+ private:
+  struct Entry {
+    std::string tensor;
+    std::shared_ptr<PackedWeight> weight;
+  };
+
+  const Model& model_;
+  std::vector<Entry> weights_;
+  std::vector<StreamJob> jobs_;
+};
+
+}  // namespace
+
+PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, bool float_activations,
+                           const RunControl& control) {
+  const Graph& graph = model.graph;
+  WeightLoader loader(model);
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kRmsNorm) {
+      const std::string& tensor = tensor_of(graph, node, 1);
+      vectors_[tensor] = read_vector(model, tensor);
+    }
+    if (node.op != Op::kLinear && node.op != Op::kEmbedding) {
+      continue;
+    }
+    const std::string& tensor = tensor_of(graph, node, node.op == Op::kLinear ? 1 : 0);
+    const LayerPlan* layer_plan = find_plan(plan, node, tensor);
+    Layer& layer = layers_[node.name];
+    layer.arithmetic = input_arithmetic(plan, layer_plan, float_activations);
+    if (layer_plan != nullptr) {
+      layer.plan = *layer_plan;
+    }
+    layer.weight = loader.add(tensor, layer_plan, plan != nullptr && plan->config.saturate_fp16);
+    if (node.op == Op::kLinear && node.inputs.size() > 2) {
+      layer.bias = read_vector(model, tensor_of(graph, node, 2));
+    }
+  }
+  loader.stream(control);
+}
+
+const PackedLayers::Layer& PackedLayers::layer_of(const Node& node) const {
+  const auto found = layers_.find(node.name);
+  if (found == layers_.end()) {
+    throw Error(ErrorCode::kInternal, node.name, "has no packed weight");
+  }
+  return found->second;
+}
+
+void PackedLayers::run(const Node& node, std::span<const float> x, std::span<float> y, std::int64_t tokens,
+                       const RunControl& control) const {
+  const Layer& layer = layer_of(node);
+  const LayerPlan* plan = layer.plan ? &*layer.plan : nullptr;
+  const OutputArithmetic output(layer.arithmetic, plan, layer.bias);
+  if (layer.weight->is_float32()) {
+    multiply_float32(*layer.weight, x, y, tokens, output, control);
+    return;
+  }
+  const PackedInput input(*layer.weight, x, tokens, layer.arithmetic, plan, control);
+  multiply_packed(*layer.weight, input, y, tokens, output, control);
+}
+
+void PackedLayers::load_weight(const Node& user, const std::string& /*tensor*/, std::int64_t row_begin,
+                               std::int64_t rows, std::span<float> target) const {
+  const PackedWeight& weight = *layer_of(user).weight;
+  const auto columns = static_cast<std::size_t>(weight.columns());
+  for (std::int64_t i = 0; i < rows; ++i) {
+    weight.decode_row(row_begin + i, target.subspan(static_cast<std::size_t>(i) * columns, columns));
+  }
+}
+
+std::vector<float> PackedLayers::load_vector(const std::string& tensor) const {
+  const auto found = vectors_.find(tensor);
+  if (found == vectors_.end()) {
+    throw Error(ErrorCode::kInternal, tensor, "is not in memory");
+  }
+  return found->second;
+}
+
+std::int64_t PackedLayers::bytes() const {
+  std::int64_t bytes = 0;
+  std::set<const PackedWeight*> counted;
+  for (const auto& [name, layer] : layers_) {
+    bytes += static_cast<std::int64_t>(layer.bias.size() * sizeof(float));
+    if (counted.insert(layer.weight.get()).second) {
+      bytes += layer.weight->bytes();
+    }
+  }
+  for (const auto& [tensor, vector] : vectors_) {
+    bytes += static_cast<std::int64_t>(vector.size() * sizeof(float));
+  }
+  return bytes;
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,57 @@
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/runtime.h"
+#include "runtime/executor.h"
+#include "runtime/packed_layers.h"
+
+namespace diffulex_edge {
+namespace {
+
+using ArithmeticName = std::pair<QuantizedArithmetic, std::string_view>;
+constexpr std::array kNames = {
+    ArithmeticName{QuantizedArithmetic::SIMULATED, "simulated"},
+    ArithmeticName{QuantizedArithmetic::FAST, "fast"},
+};
+
+}  // namespace
+
+std::string_view to_string(QuantizedArithmetic arithmetic) {
+  return std::ranges::find(kNames, arithmetic, &ArithmeticName::first)->second;
+}
+
+QuantizedArithmetic parse_quantized_arithmetic(std::string_view text) {
+  const auto* found = std::ranges::find(kNames, text, &ArithmeticName::second);
+  if (found == kNames.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "arithmetic", "'" + std::string(text) + "' is not one of simulated, fast");
+  }
+  return found->first;
+}
+
+struct PackedModel::State {
+  State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
+      : model(source), layers(source, plan, false, control) {
+    model.checkpoint.reset();
+  }
+
+  Model model;  // without its checkpoint
+  PackedLayers layers;
+};
+
+PackedModel::PackedModel(const Model& model, const QuantizationPlan* plan, const RunControl& control)
+    : state_(std::make_unique<State>(model, plan, control)) {}
+
+PackedModel::~PackedModel() = default;
+PackedModel::PackedModel(PackedModel&&) noexcept = default;
+PackedModel& PackedModel::operator=(PackedModel&&) noexcept = default;
+
+std::vector<std::vector<float>> PackedModel::forward(const TokenSequences& sequences, const RunControl& control) const {
+  return run_model(state_->model, sequences, state_->layers, control);
+}
+
+std::int64_t PackedModel::weight_bytes() const { return state_->layers.bytes(); }
+
+}  // namespace diffulex_edge
