@@ -11,6 +11,7 @@
 #include "diffulex_edge/graph.h"          // IWYU pragma: export
 #include "diffulex_edge/inspection.h"     // IWYU pragma: export
 #include "diffulex_edge/model.h"          // IWYU pragma: export
+#include "diffulex_edge/model_hash.h"     // IWYU pragma: export
 #include "diffulex_edge/progress.h"       // IWYU pragma: export
 #include "diffulex_edge/quantization.h"   // IWYU pragma: export
 #include "diffulex_edge/report.h"         // IWYU pragma: export
