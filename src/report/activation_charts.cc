@@ -154,7 +154,7 @@ std::string activation_noise_chart(const std::vector<LayerStatistics>& statistic
     }
     html += scatter_chart(chart);
   }
-  return legend(entries, LegendMark::kPoint) + "<div class=\"panels\">" + html + "</div>";
+  return legend(entries, LegendMark::kPoint) + "<div class=\"panels wide\">" + html + "</div>";
 }
 
 }  // namespace diffulex_edge

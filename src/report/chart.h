@@ -91,7 +91,7 @@ struct ColumnChart {
 std::string column_chart(const ColumnChart& chart);
 
 // Spans of values by a position, several side by side, in panels that share the horizontal axis. Where spans differ by
-// more than a factor of 30, the vertical axis is a symmetric logarithm.
+// more than a factor of 20, the vertical axis is a symmetric logarithm.
 struct Span {
   std::int64_t position = 0;
   double low = 0.0;

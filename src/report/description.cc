@@ -32,6 +32,10 @@ std::string with_interval(const Estimate& estimate, int decimals) {
   return format_number(estimate.mean, decimals) + " ± " + format_number((estimate.high - estimate.low) / 2.0, decimals);
 }
 
+std::string last_part(const std::filesystem::path& path) {
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
 LayerName parse_layer_name(const std::string& layer) {
   constexpr std::string_view kPrefix = "layers.";
   if (layer.starts_with(kPrefix)) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,9 @@ std::string describe(const QuantizationConfig& config);
 std::string describe_mask(std::int64_t block_length);
 // "0.0012 ± 0.0003"; without an interval the mean alone.
 std::string with_interval(const Estimate& estimate, int decimals);
+
+// The name of a file or folder, a separator at the end or not.
+std::string last_part(const std::filesystem::path& path);
 
 // Where a layer stands: "layers.3.q_proj" is q_proj of block 3; "lm_head" has no block.
 struct LayerName {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
@@ -32,7 +33,12 @@ std::string half_width(const Estimate& estimate, int decimals) {
   return std::isfinite(estimate.low) ? " ± " + format_number((estimate.high - estimate.low) / 2.0, decimals) : "";
 }
 
-std::string set_name(const std::string& label) { return "set " + label; }
+std::string set_name(const std::string& label) {
+  if (label == "next") {
+    return "next token";
+  }
+  return label == "bound" ? label : "set " + label;
+}
 
 std::string short_name(const QuantizationConfig& config) {
   std::string name(to_string(config.dtype));
@@ -77,7 +83,6 @@ std::vector<Tile> loss_tiles(const std::vector<SetResult>& sets) {
   return tiles;
 }
 
-// Without an infinite interval there is always a worst set: sets have tokens.
 std::vector<Tile> comparison_tiles(const EvaluationReport& report) {
   const auto comparison = [](const SetResult& set) { return set.comparison.value_or(ReferenceComparison()); };
   const std::vector<SetResult>& sets = report.result.sets;
@@ -145,6 +150,12 @@ ChartPoint loss_point(const SetResult& set, std::int64_t bytes, const std::strin
   return point;
 }
 
+// This run may be one of the formats: it is drawn once.
+bool is_same(const EvaluationReport& report, const FormatResult& format, std::size_t set) {
+  return report.plan != nullptr && planned_bytes(*report.plan) == format.planned_bytes &&
+         report.result.sets[set].loss.mean == format.sets[set].loss.mean;
+}
+
 ScatterChart loss_chart(const EvaluationReport& report, const FormatComparison& formats, std::size_t set) {
   const SetResult& own = report.result.sets[set];
   ScatterChart chart{.title = set_name(own.label),
@@ -152,6 +163,7 @@ ScatterChart loss_chart(const EvaluationReport& report, const FormatComparison& 
                      .y_label = "loss (nats)",
                      .series = {},
                      .reference = {}};
+  std::string own_label = "this run";
   if (!formats.formats.empty()) {
     const double loss =
         formats.formats.front().sets[set].comparison.value_or(ReferenceComparison()).reference_loss.mean;
@@ -161,15 +173,19 @@ ScatterChart loss_chart(const EvaluationReport& report, const FormatComparison& 
     chart.series.push_back({.name = "fp32", .style = Style::kGrey, .points = {point}});
   }
   for (const FormatResult& format : formats.formats) {
-    chart.series.push_back(
-        {.name = format.name,
-         .style = style_of(format.config.dtype),
-         .points = {loss_point(format.sets[set], format.planned_bytes, short_name(format.config), format.name)}});
+    if (is_same(report, format, set)) {
+      own_label = "this run, " + short_name(format.config);
+      continue;
+    }
+    // Whiskers of formats of one size would hide each other.
+    ChartPoint point = loss_point(format.sets[set], format.planned_bytes, short_name(format.config), format.name);
+    point.low = point.high = std::numeric_limits<double>::quiet_NaN();
+    chart.series.push_back({.name = format.name, .style = style_of(format.config.dtype), .points = {point}});
   }
   if (report.plan != nullptr) {
     chart.series.push_back({.name = "this run",
                             .style = Style::kPurple,
-                            .points = {loss_point(own, planned_bytes(*report.plan), "this run",
+                            .points = {loss_point(own, planned_bytes(*report.plan), own_label,
                                                   "this run, " + describe(report.plan->config))}});
   }
   return chart;
@@ -201,7 +217,8 @@ void add_formats(HtmlPage& page, const EvaluationReport& report) {
   page.section(
       "Loss against size",
       "Every format with all linear layers in it, weights rounded to nearest, and the embedding and the head as "
-      "in this run. The dashed line is the model in float32; whiskers are 95% intervals of the difference to it.");
+      "in this run. The dashed line is the model in float32; the star's whisker is the 95% interval of this run's "
+      "difference to it, those of the others are in the table.");
   std::vector<LegendEntry> entries = {{"fp32", Style::kGrey}};
   for (const QuantizationDtype dtype : {QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
     const bool occurs = std::ranges::any_of(report.formats->formats,
@@ -213,7 +230,7 @@ void add_formats(HtmlPage& page, const EvaluationReport& report) {
   if (report.plan != nullptr) {
     entries.push_back({"this run: " + describe(report.plan->config), Style::kPurple});
   }
-  page.add(legend(entries, LegendMark::kPoint) + "<div class=\"panels\">");
+  page.add(legend(entries, LegendMark::kPoint) + "<div class=\"panels wide\">");
   for (std::size_t set = 0; set < report.result.sets.size(); ++set) {
     page.add(scatter_chart(loss_chart(report, *report.formats, set)));
   }
@@ -273,16 +290,19 @@ void add_sizes(HtmlPage& page, const EvaluationReport& report) {
 }
 
 std::string subtitle_of(const EvaluationReport& report) {
-  const std::string format = report.plan == nullptr ? "as stored, in float32" : describe(report.plan->config);
+  std::string format = report.plan == nullptr ? "as stored, in float32" : describe(report.plan->config);
+  if (report.calibration != nullptr && !report.calibration->rounding.empty()) {
+    format += ", rounded with calibration";
+  }
   return "Evaluation, " + format + (report.reference.empty() ? "" : ", against " + report.reference);
 }
 
 }  // namespace
 
 std::string to_html(const EvaluationReport& report) {
-  const std::filesystem::path& path = report.model.path;
-  HtmlPage page((path.has_filename() ? path : path.parent_path()).filename().string(), subtitle_of(report));
-  page.tiles(report.reference.empty() ? loss_tiles(report.result.sets) : comparison_tiles(report));
+  HtmlPage page(last_part(report.model.path), subtitle_of(report));
+  page.tiles(report.reference.empty() || report.result.sets.empty() ? loss_tiles(report.result.sets)
+                                                                    : comparison_tiles(report));
   page.warnings(report.warnings);
   page.section(
       "Loss",

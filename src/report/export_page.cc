@@ -25,6 +25,14 @@ std::vector<Tile> tiles_of(const ExportMetadata& metadata) {
           {.name = "Longest input", .value = format_count(metadata.seq_len), .note = "tokens"}};
 }
 
+std::string subtitle_of(const ExportReport& report) {
+  std::string text = "Export for " + report.metadata.backend + ", " + describe(report.config.quant_config);
+  if (report.calibration != nullptr && !report.calibration->rounding.empty()) {
+    text += ", rounded with calibration";
+  }
+  return text + ", activations " + report.metadata.activation_dtype;
+}
+
 std::string layer_table(const std::vector<StoredLayer>& layers) {
   std::vector<std::vector<std::string>> rows;
   for (const StoredLayer& layer : layers) {
@@ -39,8 +47,7 @@ std::string layer_table(const std::vector<StoredLayer>& layers) {
 
 std::string to_html(const ExportReport& report) {
   const ExportMetadata& metadata = report.metadata;
-  HtmlPage page(report.output, "Export for " + metadata.backend + ", " + describe(report.config.quant_config) +
-                                   ", activations " + metadata.activation_dtype);
+  HtmlPage page(last_part(report.output), subtitle_of(report));
   page.tiles(tiles_of(metadata));
   page.warnings(metadata.warnings);
   std::vector<SizedLayer> layers;
@@ -53,7 +60,7 @@ std::string to_html(const ExportReport& report) {
   if (report.calibration != nullptr) {
     add_calibration(page, *report.calibration);
   }
-  Facts facts;
+  Facts facts = {{metadata.dry_run ? "Would be written to" : "Written to", report.output}};
   for (const std::string& op : metadata.operators_outside_delegate) {
     facts.emplace_back("Outside the delegate", op);
   }

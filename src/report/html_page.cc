@@ -1,5 +1,6 @@
 #include "report/html_page.h"
 
+#include <algorithm>
 #include <cctype>
 
 #include "diffulex_edge/version.h"
@@ -88,6 +89,16 @@ std::string html_table(const std::vector<std::string>& header, const std::vector
   return html + "</tbody></table></div>";
 }
 
-std::string html_code(std::string_view text) { return "<pre>" + escape(text) + "</pre>"; }
+std::string html_code(std::string_view text) {
+  // Lines break between words alone: a hyphen at the end of a line would be read as another option.
+  std::string html = "<pre>";
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    html += "<span>" + escape(text.substr(0, end)) + "</span>";
+    html += end < text.size() ? " " : "";
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return html + "</pre>";
+}
 
 }  // namespace diffulex_edge

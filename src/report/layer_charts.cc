@@ -15,6 +15,8 @@ namespace {
 
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
+std::string size_text(double mib) { return mib < 0.1 ? format_number(1024.0 * mib, 1) + " KiB" : format_mib(mib); }
+
 Style style_of(RoundingMethod method) {
   switch (method) {
     case RoundingMethod::RTN:
@@ -124,15 +126,15 @@ std::string size_chart(const std::vector<SizedLayer>& layers) {
     const double mib = static_cast<double>(kind.bytes) / kMebibyte;
     chart.bars.push_back({.label = key.first,
                           .value = mib,
-                          .text = kind.bytes == 0 ? "shared" : format_mib(mib),
+                          .text = kind.bytes == 0 ? "shared" : size_text(mib),
                           .style = styles.at(key.second),
                           .tooltip = key.first + ": " + std::to_string(kind.count) + " weights, " + key.second + ", " +
-                                     format_mib(mib) + " (" +
-                                     format_mib(4.0 * static_cast<double>(kind.weights) / kMebibyte) + " as FP32)"});
+                                     size_text(mib) + " (" +
+                                     size_text(4.0 * static_cast<double>(kind.weights) / kMebibyte) + " as FP32)"});
   }
   std::ranges::stable_sort(chart.bars, std::greater<>(), &Bar::value);
   // Norms and biases are many and tiny.
-  constexpr double kTiny = 0.001;
+  constexpr double kTiny = 0.01;
   const double tiny = chart.bars.empty() ? 0.0 : kTiny * chart.bars.front().value;
   const auto first_tiny = std::ranges::find_if(chart.bars, [=](const Bar& bar) { return bar.value < tiny; });
   const auto count = chart.bars.end() - first_tiny;
@@ -142,7 +144,7 @@ std::string size_chart(const std::vector<SizedLayer>& layers) {
       rest.value += bar->value;
       rest.tooltip += (rest.tooltip.empty() ? "" : "\n") + bar->tooltip;
     }
-    rest.text = format_mib(rest.value);
+    rest.text = size_text(rest.value);
     chart.bars.erase(first_tiny, chart.bars.end());
     chart.bars.push_back(rest);
   }
@@ -183,10 +185,10 @@ std::string noise_chart(const std::vector<LayerNoise>& layers, const Quantizatio
 
 std::string rounding_chart(const std::vector<LayerRounding>& rounding) {
   ColumnChart blocks{.x_label = "block",
-                     .y_label = "output error (% of round-to-nearest's)",
+                     .y_label = "error (% of round-to-nearest's)",
                      .panels = {},
                      .reference = ReferenceLine{.y = 100.0, .label = "round to nearest"}};
-  BarChart others{.title = "Outside the blocks", .x_label = "output error (% of round-to-nearest's)", .bars = {}};
+  BarChart others{.title = "Outside the blocks", .x_label = "error (% of round-to-nearest's)", .bars = {}};
   std::map<RoundingMethod, int> methods;
   for (const LayerRounding& layer : rounding) {
     const double share = 100.0 * layer.error / layer.nearest_error;

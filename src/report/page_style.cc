@@ -32,8 +32,8 @@ footer{margin-top:3rem;font-size:.85rem}
 .warnings h2{margin:0;padding:0;border:0;font-size:1rem}
 .warnings ul{margin:.3rem 0 0;padding-left:1.2rem;max-height:14rem;overflow-y:auto}
 .scroll{overflow-x:auto;margin:.6rem 0}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .8rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
+table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .55rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{padding-left:0}
 th{font-weight:600;color:var(--soft)}
 .n{text-align:right}
@@ -43,11 +43,14 @@ th{font-weight:600;color:var(--soft)}
 @media(max-width:32rem){.facts{grid-template-columns:1fr;gap:0}.facts dd{margin-bottom:.5rem}}
 pre{white-space:pre-wrap;background:var(--card);border-radius:.4rem;padding:.6rem .8rem;margin:.5rem 0;
 font:13px/1.5 ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace}
+pre span{display:inline-block;max-width:100%}
 details{margin:.8rem 0}
 summary{cursor:pointer;color:var(--s1)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;margin:.6rem 0;padding:0;font-size:.9rem}
 .legend li{display:flex;align-items:center;gap:.45rem}
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:.4rem 1.6rem}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr));gap:.4rem 1.6rem}
+.panels.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr))}
+.panels.wide>.chart:only-child{max-width:46rem}
 .chart{margin:.8rem 0;min-width:0}
 .chart figcaption{font-weight:600;font-size:.95rem}
 .y-label{font-size:13px;color:var(--soft);margin-bottom:.5rem}
@@ -58,12 +61,14 @@ summary{cursor:pointer;color:var(--s1)}
 svg text{font-size:12.5px;fill:var(--soft)}
 svg .label,svg .bar-label,svg .point-label{font-size:13px}
 svg .bar-label,svg .point-label{fill:var(--text)}
+.point-label,.tick.end{paint-order:stroke;stroke:var(--page);stroke-width:4px;stroke-linejoin:round}
 .middle{text-anchor:middle}.end{text-anchor:end}
 .grid{stroke:var(--line)}.axis{stroke:var(--axis)}.leader{stroke:var(--axis)}
 .reference{stroke:var(--text);stroke-dasharray:5 4}
 .bracket{stroke:var(--text);stroke-width:2}
-.series{stroke:var(--c);stroke-width:2}.whisker{stroke:var(--c);stroke-width:2;opacity:.55}
+.series{stroke:var(--c);stroke-width:2}.whisker{stroke:var(--c);stroke-width:1.5;opacity:.45}
 .point g{fill:var(--c);stroke:var(--page);stroke-width:1}
+.small .point g{transform:scale(.65)}
 .area{fill:var(--f)}
 .hollow{fill:none;stroke:var(--c);stroke-dasharray:3 3}
 .mark:hover{filter:brightness(1.25)}
@@ -78,10 +83,10 @@ std::string page_patterns() {
   // Lighter strokes over the style's colour; grey is plain.
   constexpr std::array kStrokes = {
       "M-2 2L2-2M0 8L8 0M6 10L10 6",  // blue: rising lines
-      "M4 0V8",                       // green: upright lines
+      "M0 0L8 8M-2 6L2 10M6-2L10 2",  // green: falling lines
       "",                             // orange: plain, for what is most often drawn
       "M0 4H8",                       // purple: level lines
-      "M0 0L8 8M-2 6L2 10M6-2L10 2",  // red: falling lines
+      "M4 0V8",                       // red: upright lines
       "M4 0V8M0 4H8",                 // teal: a grid
   };
   std::string html = "<svg width=\"0\" height=\"0\" style=\"position:absolute\" aria-hidden=\"true\"><defs>";
@@ -91,7 +96,7 @@ std::string page_patterns() {
             "\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 0H8V8H0Z\" "
             "style=\"fill:var(--s" +
             number + ")\"/><path d=\"" + kStrokes[i] +
-            "\" style=\"stroke:var(--page);stroke-width:1.3;stroke-opacity:.75;fill:none\"/></pattern>";
+            "\" style=\"stroke:var(--page);stroke-width:1.3;stroke-opacity:.5;fill:none\"/></pattern>";
   }
   return html + "</defs></svg>";
 }

@@ -11,7 +11,7 @@ namespace diffulex_edge {
 namespace {
 
 constexpr double kHeight = 200.0;
-constexpr double kLogarithmicFrom = 30.0;  // the largest span over the smallest
+constexpr double kLogarithmicFrom = 20.0;  // the largest span over the smallest
 
 bool is_finite(const Span& span) { return std::isfinite(span.low) && std::isfinite(span.high); }
 

@@ -78,7 +78,9 @@ std::vector<Placement> placements() {
 }
 
 // Each label in turn takes the first place that is free of marks and labels at every width, or the least bad one.
-void place(std::vector<Label>& labels, const std::vector<Label>& marks) {
+void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::optional<double> line) {
+  // From the top, so that lines to labels do not cross.
+  std::ranges::stable_sort(labels, {}, &Label::y);
   const std::vector<Placement> choices = placements();
   for (std::size_t i = 0; i < labels.size(); ++i) {
     double least = std::numeric_limits<double>::infinity();
@@ -90,6 +92,9 @@ void place(std::vector<Label>& labels, const std::vector<Label>& marks) {
         for (const Label& mark : marks) {
           const double x = mark.x * width;
           cost += overlap(box, {x - kMarkRadius, mark.y - kMarkRadius, x + kMarkRadius, mark.y + kMarkRadius});
+        }
+        if (line) {
+          cost += overlap(box, {0.0, *line - 1.0, width, *line + 1.0});
         }
         for (std::size_t other = 0; other < i; ++other) {
           cost += 4.0 * overlap(box, box_of(labels[other], labels[other].placement, width));
@@ -115,7 +120,7 @@ std::string draw_label(const Label& label) {
     x = 0.0;
     anchor = "middle";
   }
-  if (std::fabs(down) > 1.3 * kLineHeight) {
+  if (std::fabs(down) > 1.5 * kLineHeight) {
     const double end = down + (down > 0.0 ? -0.5 : 0.5) * kLineHeight;
     drawing += svg::line("0", down > 0.0 ? kMarkRadius : -kMarkRadius, svg::pixels(x), end, "leader");
   }
@@ -165,7 +170,7 @@ std::string draw_series(const ChartSeries& series, const svg::Axis& x, const svg
       marks += svg::point(at_x, at_y, series.style, tooltip);
     }
   }
-  return lines + marks;
+  return lines + (series.is_line ? "<g class=\"small\">" + marks + "</g>" : marks);
 }
 
 }  // namespace
@@ -196,9 +201,11 @@ std::string scatter_chart(const ScatterChart& chart) {
   const svg::Axis y = svg::Axis::linear(y_extent.low, y_extent.high, 5);
   std::vector<Label> labels;
   std::vector<Label> marks;
+  std::optional<double> line;
   std::string drawing = svg::y_axis(y, kHeight) + svg::x_axis(x, kHeight, chart.x_label);
   if (chart.reference && std::isfinite(chart.reference->y)) {
     const double at = svg::y_at(y, kHeight, chart.reference->y);
+    line = at;
     drawing += svg::line("0", at, "100%", at, "reference");
     drawing += svg::text("100%", at > kHeight - 20.0 ? at - 6.0 : at + 16.0, "tick end", chart.reference->label);
   }
@@ -217,7 +224,7 @@ std::string scatter_chart(const ScatterChart& chart) {
     }
     drawing += draw_series(series, x, y);
   }
-  place(labels, marks);
+  place(labels, marks, line);
   for (const Label& label : labels) {
     drawing += draw_label(label);
   }

@@ -240,9 +240,14 @@ std::string x_axis(const Axis& axis, double height, std::string_view label) {
 }
 
 std::string y_axis(const Axis& axis, double height) {
+  constexpr double kLeastDistance = 12.0;
+  const double zero = y_at(axis, height, 0.0);
   std::string drawing;
   for (const Tick& tick : axis.ticks()) {
     const double y = y_at(axis, height, tick.value);
+    if (tick.value != 0.0 && std::fabs(y - zero) < kLeastDistance) {
+      continue;
+    }
     drawing += line("0", y, "100%", y, tick.value == 0.0 ? "axis" : "grid");
     drawing += text("-8", y + 4.0, "tick end", tick.label);
   }
