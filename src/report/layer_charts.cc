@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <map>
 #include <set>
 #include <utility>
@@ -132,7 +131,9 @@ std::string size_chart(const std::vector<SizedLayer>& layers) {
                                      size_text(mib) + " (" +
                                      size_text(4.0 * static_cast<double>(kind.weights) / kMebibyte) + " as FP32)"});
   }
-  std::ranges::stable_sort(chart.bars, std::greater<>(), &Bar::value);
+  std::ranges::sort(chart.bars, [](const Bar& a, const Bar& b) {
+    return a.value != b.value ? a.value > b.value : a.label < b.label;
+  });
   // Norms and biases are many and tiny.
   constexpr double kTiny = 0.01;
   const double tiny = chart.bars.empty() ? 0.0 : kTiny * chart.bars.front().value;

@@ -106,7 +106,8 @@ std::string range_chart(const RangeChart& chart) {
     const svg::Axis y = value_axis(panel);
     const std::string drawing =
         svg::y_axis(y, kHeight) + svg::x_axis(x, kHeight, chart.x_label) + draw_panel(panel, x, y);
-    html += svg::figure(panel.title, chart.y_label, drawing, kHeight, svg::not_drawn(count_hidden(panel)));
+    const std::string y_label = chart.y_label + (y.is_logarithmic() ? ", logarithmic on both sides of 0" : "");
+    html += svg::figure(panel.title, y_label, drawing, kHeight, svg::not_drawn(count_hidden(panel)));
   }
   return html + "</div>";
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <tuple>
 
 #include "report/chart.h"
 #include "report/svg.h"
@@ -80,7 +81,8 @@ std::vector<Placement> placements() {
 // Each label in turn takes the first place that is free of marks and labels at every width, or the least bad one.
 void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::optional<double> line) {
   // From the top, so that lines to labels do not cross.
-  std::ranges::stable_sort(labels, {}, &Label::y);
+  std::ranges::sort(
+      labels, [](const Label& a, const Label& b) { return std::tie(a.y, a.x, a.text) < std::tie(b.y, b.x, b.text); });
   const std::vector<Placement> choices = placements();
   for (std::size_t i = 0; i < labels.size(); ++i) {
     double least = std::numeric_limits<double>::infinity();

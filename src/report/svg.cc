@@ -47,9 +47,10 @@ std::vector<Tick> ticks_between(double low, double high, double step) {
   std::vector<Tick> ticks;
   const int decimals = decimals_of(step);
   const double first = std::ceil(low / step - 1e-6);
-  const double last = std::floor(high / step + 1e-6);
-  for (double i = first; i <= last; i += 1.0) {
-    const double value = i == 0.0 ? 0.0 : i * step;
+  const int count = static_cast<int>(std::floor(high / step + 1e-6) - first) + 1;
+  for (int i = 0; i < count; ++i) {
+    const double multiple = first + i;
+    const double value = multiple == 0.0 ? 0.0 : multiple * step;
     ticks.push_back({.value = value, .label = format_number(value, decimals)});
   }
   return ticks;
@@ -148,8 +149,10 @@ Axis Axis::symmetric_log(double low, double high, double unit) {
   axis.low_ = axis.transform(low);
   axis.high_ = axis.transform(high);
   std::vector<double> values = {0.0};
-  for (double size = unit; size <= largest; size *= 10.0) {
+  double size = unit;
+  while (size <= largest) {
     values.insert(values.end(), {-size, size});
+    size *= 10.0;
   }
   std::ranges::sort(values);
   for (const double value : values) {

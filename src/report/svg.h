@@ -12,8 +12,8 @@ namespace diffulex_edge::svg {
 
 // For text and attribute values of HTML and SVG. Control characters that neither may hold become U+FFFD.
 std::string escape(std::string_view text);
-// At most `characters` characters (of UTF-8), the middle replaced by an ellipsis.
-std::string shorten(const std::string& text, std::size_t characters);
+// At most `most` characters (of UTF-8), the middle replaced by an ellipsis.
+std::string shorten(const std::string& text, std::size_t most);
 std::size_t characters(std::string_view text);
 
 // A number for a person: four significant digits, without trailing zeros.
@@ -37,6 +37,7 @@ class Axis {
   static Axis integers(std::int64_t low, std::int64_t high, int ticks);
 
   double at(double value) const;
+  bool is_logarithmic() const { return unit_ != 0.0; }
   const std::vector<Tick>& ticks() const { return ticks_; }
 
  private:

@@ -15,24 +15,25 @@ struct Candidate {
 };
 
 std::vector<Candidate> candidates(const QuantizationConfig& base) {
-  QuantizationConfig config = base;
-  config.method = RoundingMethod::RTN;
-  config.strict_group_size = true;
+  QuantizationConfig nearest = base;
+  nearest.method = RoundingMethod::RTN;
   std::vector<Candidate> all;
-  const auto add = [&](std::string name, QuantizationDtype dtype, std::int64_t group_size) {
-    config.dtype = dtype;
-    config.group_size = group_size;
-    all.push_back({.name = std::move(name), .config = config});
-    if (group_size != 0 && config.mode == QuantizationMode::STATIC) {
-      all.back().config.mode = QuantizationMode::DYNAMIC;
-    }
-  };
-  add("fp16", QuantizationDtype::FP16, 0);
-  add("int8", QuantizationDtype::INT8, 0);
-  for (const std::int64_t size : {32, 64, 128, 256}) {
-    add("int4, groups of " + std::to_string(size), QuantizationDtype::INT4, size);
+  // The group size stays where it is that of the embedding and the head alone.
+  for (const QuantizationDtype dtype : {QuantizationDtype::FP16, QuantizationDtype::INT8}) {
+    all.push_back({.name = std::string(to_string(dtype)), .config = nearest});
+    all.back().config.dtype = dtype;
   }
-  add("int4, per channel", QuantizationDtype::INT4, 0);
+  for (const std::int64_t size : {32, 64, 128, 256, 0}) {
+    all.push_back(
+        {.name = size == 0 ? "int4, per channel" : "int4, groups of " + std::to_string(size), .config = nearest});
+    QuantizationConfig& config = all.back().config;
+    config.dtype = QuantizationDtype::INT4;
+    config.group_size = size;
+    config.strict_group_size = true;
+    if (size != 0 && config.mode == QuantizationMode::STATIC) {
+      config.mode = QuantizationMode::DYNAMIC;
+    }
+  }
   return all;
 }
 

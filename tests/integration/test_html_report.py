@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import Browser, open_browser
 from command import COMMAND, OUTPUT_ERROR, USAGE_ERROR, assert_fails, run, run_json
+from conftest import MakeCheckpoint
+from program import random_ids
+from safetensors.numpy import load_file, save_file
 
 WIDTHS = (1280, 400)
 LAYERS = 4 * 7  # linear layers of the bundled model's blocks
@@ -39,17 +44,25 @@ def make_report(folder: Path, *words: object) -> Report:
 
 
 @pytest.fixture(scope="module")
-def evaluation(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    folder = tmp_path_factory.mktemp("evaluation")
-    return make_report(folder, "evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4")
+def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six sequences of each set of the bundled model's evaluation data: pages look the same, and sooner."""
+    path = tmp_path_factory.mktemp("data") / "eval.safetensors"
+    save_file({name: rows[:6].copy() for name, rows in load_file(tiny / "eval.safetensors").items()}, path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def static_evaluation(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def evaluation(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("evaluation")
+    return make_report(folder, "evaluate", tiny, "--data", data, "--dtype", "int4")
+
+
+@pytest.fixture(scope="module")
+def static_evaluation(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("static")
     options = ("--dtype", "int8", "--mode", "static", "--calibration", tiny / "calibration.txt")
     sizes = ("--calibration-sequences", 8, "--no-format-comparison")
-    return make_report(folder, "evaluate", tiny, "--data", tiny / "eval.safetensors", *options, *sizes)
+    return make_report(folder, "evaluate", tiny, "--data", data, *options, *sizes)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +133,8 @@ def test_evaluation_has_a_mark_for_each_figure(evaluation: Report, browser: Brow
     page = browser.load(evaluation.html, 1280)
     formats = evaluation.json["formats"]
     assert [(entry["dtype"], entry["group_size"]) for entry in formats] == [
-        ("fp16", 0),
-        ("int8", 0),
+        ("fp16", 32),
+        ("int8", 32),
         *(("int4", size) for size in (32, 64, 128, 256)),
         ("int4", 0),
     ]
@@ -138,14 +151,14 @@ def test_evaluation_has_a_mark_for_each_figure(evaluation: Report, browser: Brow
         assert f"{loss:.4f}" in text, label
 
 
-def test_formats_cost_what_their_own_evaluation_says(evaluation: Report, tiny: Path) -> None:
+def test_formats_cost_what_their_own_evaluation_says(evaluation: Report, tiny: Path, data: Path) -> None:
     by_name = {entry["name"]: entry for entry in evaluation.json["formats"]}
     same = by_name["int4, groups of 32"]
     for key in ("loss", "loss_increase", "kl_divergence"):
         assert same[key] == evaluation.json[key]
     assert same["planned_bytes"] == evaluation.json["planned_bytes"]
     options = ("--dtype", "int4", "--group-size", 0)
-    alone = run_json("evaluate", tiny, "--data", tiny / "eval.safetensors", *options)
+    alone = run_json("evaluate", tiny, "--data", data, *options)
     channel = by_name["int4, per channel"]
     assert channel["planned_bytes"] == alone["planned_bytes"]
     for key in ("loss", "kl_divergence"):
@@ -204,27 +217,44 @@ def test_same_inputs_give_the_same_page(tiny: Path, tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
-def test_an_evaluation_page_does_not_depend_on_threads(tiny: Path, tmp_path: Path) -> None:
+def test_an_evaluation_page_does_not_depend_on_threads(tiny: Path, data: Path, tmp_path: Path) -> None:
     pages = []
     for threads in (1, 2):
-        words = ("evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int8", "--threads", threads)
+        words = ("evaluate", tiny, "--data", data, "--dtype", "int8", "--threads", threads)
         page = make_report(tmp_path, *words, "--no-format-comparison").html.read_text()
         pages.append(page.replace(f"<span>{threads}</span>", ""))
     assert pages[0] == pages[1]
 
 
-def test_formats_that_a_model_cannot_take_are_named(tiny: Path, tmp_path: Path) -> None:
-    """A quantized checkpoint has one format: there is nothing to compare, and the page does without."""
-    run_json("quantize", tiny, "-o", tmp_path / "int4", "--dtype", "int4")
-    report = make_report(tmp_path, "evaluate", tmp_path / "int4", "--data", tiny / "eval.safetensors")
-    assert "formats" not in report.json
-    words = ("evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int8", "--mode", "static")
-    calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8, "--head-dtype", "int4")
-    report = make_report(tmp_path, *words, *calibration)
-    names = [entry["name"] for entry in report.json["formats"]]
+def test_formats_that_a_model_cannot_take_are_named(
+    checkpoint: MakeCheckpoint, browser: Browser, tmp_path: Path
+) -> None:
+    """Groups that do not divide a row, and weights beyond FP16, which show only when they are read."""
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("llama", dtype="float32"), model)
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    weights[name][0, 0] = 1e5
+    save_file(weights, model / "model.safetensors")
+    ids = tmp_path / "ids.npy"
+    np.save(ids, random_ids(2 * 20, 1000).reshape(2, 20).numpy())
+    report = make_report(tmp_path, "evaluate", model, "--data", ids, "--dtype", "int8")
     left_out = {entry["name"]: entry["reason"] for entry in report.json["formats_left_out"]}
+    assert "65504" in left_out["fp16"]
+    assert "256 do not divide" in left_out["int4, groups of 256"]
+    names = [entry["name"] for entry in report.json["formats"]]
+    assert {"int8", "int4, groups of 32", "int4, per channel"} <= set(names)
     assert len(names) + len(left_out) == 7
-    assert all(left_out.values())
+    text = browser.load(report.html, 1280).evaluate("document.body.innerText")
+    for format_name, reason in left_out.items():
+        assert f"Left out: {format_name}. {reason}" in text
+
+
+def test_a_quantized_checkpoint_has_one_format(tiny: Path, data: Path, tmp_path: Path) -> None:
+    run_json("quantize", tiny, "-o", tmp_path / "int4", "--dtype", "int4")
+    report = make_report(tmp_path, "evaluate", tmp_path / "int4", "--data", data)
+    assert "formats" not in report.json
+    assert "Loss against size" not in report.html.read_text()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
