@@ -21,6 +21,7 @@ h1{font-size:1.55rem;line-height:1.25;margin:0}
 h2{font-size:1.2rem;margin:2.6rem 0 .4rem;padding-top:1rem;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:1.8rem 0 .2rem}
 p{margin:.3rem 0 .9rem;max-width:46rem}
+header p{max-width:none}
 header p,main>p,.note,footer{color:var(--soft)}
 footer{margin-top:3rem;font-size:.85rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:.75rem;margin:1.2rem 0}
@@ -55,7 +56,7 @@ summary{cursor:pointer;color:var(--s1)}
 .chart figcaption{font-weight:600;font-size:.95rem}
 .y-label{font-size:13px;color:var(--soft);margin-bottom:.5rem}
 .plot{padding:4px 8px 0 52px}
-.plot.wide{padding-left:2px;max-width:46rem}
+.plot.wide{padding-left:14px;padding-right:14px;max-width:46rem}
 .plot>svg,.point,.at{display:block;overflow:visible}
 .note{font-size:.85rem;margin:0}
 svg text{font-size:12.5px;fill:var(--soft)}
@@ -92,11 +93,13 @@ std::string page_patterns() {
   std::string html = "<svg width=\"0\" height=\"0\" style=\"position:absolute\" aria-hidden=\"true\"><defs>";
   for (std::size_t i = 0; i < kStrokes.size(); ++i) {
     const std::string number = std::to_string(i + 1);
-    html += "<pattern id=\"p" + number +
-            "\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 0H8V8H0Z\" "
-            "style=\"fill:var(--s" +
-            number + ")\"/><path d=\"" + kStrokes[i] +
-            "\" style=\"stroke:var(--page);stroke-width:1.3;stroke-opacity:.5;fill:none\"/></pattern>";
+    html += "<pattern id=\"p";
+    html += number;
+    html += "\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 0H8V8H0Z\" style=\"fill:var(--s";
+    html += number;
+    html += ")\"/><path d=\"";
+    html += kStrokes.at(i);
+    html += "\" style=\"stroke:var(--page);stroke-width:1.3;stroke-opacity:.5;fill:none\"/></pattern>";
   }
   return html + "</defs></svg>";
 }

@@ -17,6 +17,7 @@ constexpr double kLineHeight = 15.0;
 constexpr double kGap = 10.0;  // from a point's centre to its label
 constexpr double kMarkRadius = 8.0;
 constexpr std::size_t kLabelLength = 24;
+constexpr double kDistanceCost = 3.0;  // of a pixel away from the point, against square pixels of overlap
 // Widths of the plot, in pixels, in which labels must not overlap: phones to desktops.
 constexpr std::array kWidths = {270.0, 340.0, 480.0, 760.0, 1100.0};
 
@@ -78,7 +79,7 @@ std::vector<Placement> placements() {
   return all;
 }
 
-// Each label in turn takes the first place that is free of marks and labels at every width, or the least bad one.
+// Each label in turn takes the place with the least overlap with marks and labels at all widths, near its point.
 void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::optional<double> line) {
   // From the top, so that lines to labels do not cross.
   std::ranges::sort(
@@ -86,8 +87,8 @@ void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::opt
   const std::vector<Placement> choices = placements();
   for (std::size_t i = 0; i < labels.size(); ++i) {
     double least = std::numeric_limits<double>::infinity();
-    for (std::size_t choice = 0; choice < choices.size() && least > 0.0; ++choice) {
-      double cost = 0.0;
+    for (std::size_t choice = 0; choice < choices.size(); ++choice) {
+      double cost = kDistanceCost * std::fabs(choices[choice].down);
       for (const double width : kWidths) {
         const Box box = box_of(labels[i], choices[choice], width);
         cost += 1000.0 * outside(box, width);

@@ -122,7 +122,7 @@ std::string number(double value) {
 Axis Axis::linear(double low, double high, int ticks) {
   widen(low, high);
   Axis axis;
-  const double margin = 0.06 * (high - low);
+  const double margin = 0.1 * (high - low);
   axis.low_ = low - margin;
   axis.high_ = high + margin;
   axis.ticks_ = ticks_between(axis.low_, axis.high_, round_step(high - low, ticks));
