@@ -66,7 +66,7 @@ void HtmlPage::details(std::string_view summary, std::string_view html) {
 std::string HtmlPage::render() const {
   return "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-         "<link rel=\"icon\" href=\"data:,\"><title>" +
+         "<title>" +
          escape(title_) + "</title><style>" + std::string(page_style()) + "</style></head>\n<body>" + page_patterns() +
          "<header><h1>" + escape(title_) + "</h1><p>" + escape(subtitle_) + "</p></header>\n<main>" + body_ +
          "</main>\n<footer>diffulex-edge " + escape(version()) + "</footer></body></html>\n";
