@@ -36,7 +36,7 @@ test-aarch64: build/packages-cross.stamp
 test-package: build
 	tests/package/run build/release build/package-test
 
-test-integration: build test-asan $(VENV)/test.stamp
+test-integration: build build/packages-browser.stamp test-asan $(VENV)/test.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
 	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
 
@@ -70,6 +70,11 @@ build/packages.stamp: scripts/install-packages
 build/packages-cross.stamp: scripts/install-packages
 	@mkdir -p build
 	scripts/install-packages build cross
+	@touch $@
+
+build/packages-browser.stamp: scripts/install-packages
+	@mkdir -p build
+	scripts/install-packages browser
 	@touch $@
 
 $(VENV)/bin/python:

@@ -31,6 +31,7 @@ PUBLIC = {
     "checkpoint": "checkpoint",
     "graph": "graph",
     "model": "models",
+    "model_hash": "models",
     "quantization": "quant",
     "mixed_precision": "quant",
     "runtime": "runtime",

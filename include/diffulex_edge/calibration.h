@@ -44,9 +44,14 @@ struct CalibrationData {
 // are. Errors: kBadFile for data that is broken, too short or foreign, kInvalidArgument for impossible options.
 CalibrationData load_calibration_data(const Model& model, const CalibrationOptions& options);
 
+// Of the values of an input's masked or unmasked tokens. The noise is that of 8-bit integers, as 10 log10 of the
+// signal's squares over the error's: with the one static scale that the observer chose, and with a scale for each
+// token. Infinite where nothing is lost, NaN where there is no signal.
 struct ValueStatistics {
   ActivationRange range;
   double rms = 0.0;
+  double static_scale_db = 0.0;
+  double token_scales_db = 0.0;
 };
 
 // One linear layer's input.
@@ -55,7 +60,7 @@ struct LayerStatistics {
   ValueStatistics masked;  // at mask tokens; empty range where there are none
   ValueStatistics unmasked;
   double token_spread = 0.0;  // largest over mean of the tokens' largest magnitudes: what one scale for all costs
-  LayerActivations chosen;    // by the observer
+  LayerActivations chosen;    // by the observer; the output's only in mode static
 };
 
 // How one weight was rounded.
@@ -71,7 +76,7 @@ struct CalibrationResult {
   std::int64_t sequences = 0;
   std::int64_t tokens = 0;
   std::int64_t masked_tokens = 0;
-  std::vector<LayerStatistics> statistics;
+  std::vector<LayerStatistics> statistics;  // of inputs as the layer sees them: behind rounded layers in rounding
   std::vector<LayerRounding> rounding;
   std::vector<std::string> warnings;
   double seconds = 0.0;

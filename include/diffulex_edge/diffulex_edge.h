@@ -12,6 +12,7 @@
 #include "diffulex_edge/inspection.h"       // IWYU pragma: export
 #include "diffulex_edge/mixed_precision.h"  // IWYU pragma: export
 #include "diffulex_edge/model.h"            // IWYU pragma: export
+#include "diffulex_edge/model_hash.h"       // IWYU pragma: export
 #include "diffulex_edge/progress.h"         // IWYU pragma: export
 #include "diffulex_edge/quantization.h"     // IWYU pragma: export
 #include "diffulex_edge/report.h"           // IWYU pragma: export

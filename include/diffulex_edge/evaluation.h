@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -97,5 +98,37 @@ struct EvaluatedModel {
 // sets; with FAST arithmetic also the model's packed weights.
 EvaluationResult evaluate(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
                           const std::vector<EvaluationSet>& sets, const RunControl& control = {});
+// The same for several models beside one run of the reference; a result for each. Memory grows with their number, the
+// tokens of a batch shrink with it.
+std::vector<EvaluationResult> evaluate_each(std::span<const EvaluatedModel> subjects,
+                                            const std::optional<EvaluatedModel>& reference,
+                                            const std::vector<EvaluationSet>& sets, const RunControl& control = {});
+
+// What one uniform format costs, its weights rounded to nearest.
+struct FormatResult {
+  std::string name;  // "int4, groups of 32"
+  QuantizationConfig config;
+  std::int64_t planned_bytes = 0;  // of all weights and scales
+  std::vector<SetResult> sets;     // compared with the float32 model
+};
+
+struct LeftOutFormat {
+  std::string name;
+  std::string reason;  // one line
+};
+
+struct FormatComparison {
+  std::int64_t original_bytes = 0;    // of all weights in FP32
+  std::vector<FormatResult> formats;  // from FP16 to INT4 with one scale per channel
+  std::vector<LeftOutFormat> left_out;
+};
+
+// Evaluates FP16, INT8, and INT4 in groups of 32, 64, 128, 256 and per channel, beside the float32 model. `base` says
+// the rest: mode, excluded layers, the formats of embedding and head, and static ranges; INT4 in groups, which has no
+// static kernel, then takes mode DYNAMIC. Formats that the model can't take, such as groups that do not divide a row,
+// are left out. `model` is not a quantized checkpoint (Error{kInvalidArgument}).
+FormatComparison compare_formats(const Model& model, const QuantizationConfig& base,
+                                 const std::vector<EvaluationSet>& sets, bool float_activations = false,
+                                 const RunControl& control = {});
 
 }  // namespace diffulex_edge

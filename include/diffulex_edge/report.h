@@ -12,10 +12,17 @@
 #include "diffulex_edge/inspection.h"
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/model.h"
+#include "diffulex_edge/model_hash.h"
 #include "diffulex_edge/quantization.h"
 #include "diffulex_edge/runtime.h"
 
 namespace diffulex_edge {
+
+// Where a report comes from.
+struct Provenance {
+  std::string command;  // the command line as a shell takes it; empty: not told
+  std::optional<ModelHash> model_hash;
+};
 
 // What an export was asked for, beside what came of it.
 struct ExportReport {
@@ -24,13 +31,15 @@ struct ExportReport {
   const ExportMetadata& metadata;
   std::string output;                              // path as given
   const CalibrationResult* calibration = nullptr;  // if there was one
+  Provenance provenance = {};
 };
 
 // One object; keys as in docs/USER_GUIDE.md.
 std::string to_json(const ExportReport& report);
 // Some lines: formats, sizes, warnings. `with_layers` adds a table with a row for each kind of layer.
 std::string to_text(const ExportReport& report);
-// A self-contained page with every layer.
+// A self-contained page: sizes, formats, every layer, what calibration saw, warnings, provenance. No times and dates:
+// the same inputs give the same bytes.
 std::string to_html(const ExportReport& report);
 
 // What `quantize` did.
@@ -56,10 +65,15 @@ struct EvaluationReport {
   std::string reference;
   std::vector<std::string> warnings;
   const CalibrationResult* calibration = nullptr;
+  const FormatComparison* formats = nullptr;  // on the same sets
+  Provenance provenance = {};
 };
 // Keys as in docs/USER_GUIDE.md; "loss" holds a number for each set's label. What is infinite is null.
 std::string to_json(const EvaluationReport& report);
 std::string to_text(const EvaluationReport& report);
+// A self-contained page: losses, loss against size, each layer's noise and format, what calibration saw, warnings,
+// provenance. No times and dates: the same inputs give the same bytes.
+std::string to_html(const EvaluationReport& report);
 
 // What `plan` chose, and what it could have chosen.
 struct NamedPlan {
@@ -77,9 +91,12 @@ struct PlanReport {
   std::vector<MixedPrecisionPlan> frontier;  // the best plans for some sizes
   double seconds = 0.0;
   std::int64_t peak_rss_bytes = 0;
+  Provenance provenance;
 };
 std::string to_json(const PlanReport& report);
 std::string to_text(const PlanReport& report);
+// A self-contained page: loss against size of plans and of uniform formats, each layer's sensitivity and format.
+std::string to_html(const PlanReport& report);
 
 std::string to_json(const Inspection& inspection);
 std::string to_text(const Inspection& inspection);

@@ -19,7 +19,8 @@ namespace diffulex_edge {
 // For linear layers the effect on the predictions is measured in the format that changes the layer's output most; that
 // of the others follows from their output errors, as the effect of small errors grows with their square.
 //
-// Memory: at most 512 MiB of activations, and 256 MiB of logits. Time: about half a run of `data` for each layer.
+// Memory: some 128 MiB for each activation that is alive at a time, and 256 MiB of logits. Time: about half a run of
+// `data` for each layer.
 std::vector<LayerSensitivity> measure_sensitivity(const Model& model, const QuantizationConfig& config,
                                                   const CalibrationData& data, const std::vector<LayerFormat>& formats,
                                                   const RunControl& control = {});

@@ -4,6 +4,7 @@
 #include <CLI/App.hpp>
 #include <functional>
 #include <stop_token>
+#include <string>
 
 namespace diffulex_edge::cli {
 
@@ -13,10 +14,11 @@ struct Command {
   std::function<void(std::stop_token)> run;  // throws Error
 };
 
-Command add_export(CLI::App& app);
+// `command_line` is what reports show as the way to themselves.
+Command add_export(CLI::App& app, std::string command_line);
 Command add_quantize(CLI::App& app);
-Command add_evaluate(CLI::App& app);
-Command add_plan(CLI::App& app);
+Command add_evaluate(CLI::App& app, std::string command_line);
+Command add_plan(CLI::App& app, std::string command_line);
 Command add_inspect(CLI::App& app);
 Command add_matrix(CLI::App& app);
 

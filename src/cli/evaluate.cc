@@ -6,12 +6,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
+#include "cli/report_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/mixed_precision.h"
@@ -27,6 +29,9 @@ struct EvaluateArguments {
   OutputOptions output_options;
   std::string data;
   std::optional<std::string> against;
+  ReportFile report;
+  std::string command_line;
+  bool no_format_comparison = false;
   bool float_activations = false;
   std::string arithmetic = "simulated";
   std::int64_t length = EvaluationTextOptions().length;
@@ -56,6 +61,17 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
       {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
 }
 
+// For the report's chart of loss against size. A quantized checkpoint has one format, which is final.
+std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArguments& arguments, const Model& original,
+                                                          const CalibratedModel& calibrated,
+                                                          const std::vector<EvaluationSet>& sets,
+                                                          const RunControl& control) {
+  if (!arguments.report.is_wanted() || arguments.no_format_comparison || original.stored_quantization) {
+    return std::nullopt;
+  }
+  return compare_formats(original, calibrated.config, sets, arguments.float_activations, control);
+}
+
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const QuantizedArithmetic arithmetic = parse_quantized_arithmetic(arguments.arithmetic);
   ModelOptions options = arguments.model.options();
@@ -66,6 +82,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
     options.seq_len = std::max(*options.seq_len, std::min(arguments.calibration.length, limit));
   }
   const Model original = load_model(arguments.model.path, options);
+  arguments.report.check(original, {arguments.data, arguments.calibration.data.value_or("")});
   const QuantizationConfig config = arguments.quantization.config(original);
   const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
 
@@ -100,6 +117,9 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
                                .float_activations = arguments.float_activations,
                                .arithmetic = arithmetic};
   const EvaluationResult result = evaluate(subject, reference, sets, control);
+  const std::optional<FormatComparison> formats =
+      compare_formats_if_wanted(arguments, original, calibrated, sets, control);
+  const Provenance provenance = arguments.report.provenance(original, arguments.command_line, control);
   bar.end();
 
   std::vector<std::string> warnings = original.warnings;
@@ -111,15 +131,21 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
                                 .data = arguments.data,
                                 .reference = reference_name,
                                 .warnings = warnings,
-                                .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr};
+                                .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
+                                .formats = formats ? &*formats : nullptr,
+                                .provenance = provenance};
+  if (arguments.report.is_wanted()) {
+    arguments.report.write(to_html(report));
+  }
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
 }  // namespace
 
-Command add_evaluate(CLI::App& app) {
+Command add_evaluate(CLI::App& app, std::string command_line) {
   CLI::App* command = app.add_subcommand("evaluate", "Measure a model's loss, and what quantization costs");
   const auto arguments = std::make_shared<EvaluateArguments>();
+  arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
   command
       ->add_option("--data", arguments->data,
@@ -136,6 +162,9 @@ Command add_evaluate(CLI::App& app) {
       "--arithmetic", arguments->arithmetic,
       "How quantized layers compute: simulated (as XNNPACK, weights read tile by tile; default) or fast "
       "(integer kernels, packed weights in memory)");
+  arguments->report.add_to(*command);
+  command->add_flag("--no-format-comparison", arguments->no_format_comparison,
+                    "Leave loss against size of every format out of the report: it takes some seven times as long");
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);

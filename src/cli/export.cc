@@ -10,7 +10,7 @@
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
-#include "core/output_file.h"
+#include "cli/report_file.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/report.h"
@@ -30,30 +30,10 @@ struct ExportArguments {
   std::optional<std::int64_t> seq_len;
   std::optional<std::string> minimum_deployment_target;
   std::optional<std::string> soc;
-  std::string report;
+  ReportFile report;
+  std::string command_line;
   bool dry_run = false;
 };
-
-void write_text(const std::string& path, const std::string& text) {
-  OutputFile file(path, static_cast<std::int64_t>(text.size()));
-  file.write(0, std::as_bytes(std::span(text)));
-  file.commit();
-}
-
-void check_report_path(const ExportArguments& arguments, const Model& model) {
-  if (arguments.report.empty()) {
-    return;
-  }
-  refuse_input_as_target(model, arguments.report);
-  const auto resolved = [](const std::string& path) {
-    std::error_code error;
-    return std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error);
-  };
-  if (resolved(arguments.report) == resolved(arguments.output)) {
-    throw Error(ErrorCode::kInvalidArgument, arguments.report, "is both the report and the output",
-                "name another file");
-  }
-}
 
 void run(const ExportArguments& arguments, std::stop_token stop) {
   refuse(arguments.minimum_deployment_target, "--minimum-deployment-target", "belongs to the Core ML backend");
@@ -68,7 +48,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   ModelOptions options = arguments.model.options();
   options.seq_len = arguments.seq_len;
   const Model model = load_model(arguments.model.path, options);
-  check_report_path(arguments, model);
+  arguments.report.check(model, {arguments.output, arguments.calibration.data.value_or("")});
   config.quant_config = arguments.quantization.config(model);
   // Sizes are the same for every method: predicting them needs no data.
   if (arguments.dry_run && !arguments.calibration.data) {
@@ -101,18 +81,21 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
                             .config = config,
                             .metadata = result.metadata,
                             .output = arguments.output,
-                            .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr};
-  if (!arguments.report.empty()) {
-    write_text(arguments.report, to_html(report));
+                            .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
+                            .provenance = arguments.report.provenance(model, arguments.command_line, control)};
+  bar.end();
+  if (arguments.report.is_wanted()) {
+    arguments.report.write(to_html(report));
   }
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
 }  // namespace
 
-Command add_export(CLI::App& app) {
+Command add_export(CLI::App& app, std::string command_line) {
   CLI::App* command = app.add_subcommand("export", "Quantize and compile a model for a device's runtime");
   const auto arguments = std::make_shared<ExportArguments>();
+  arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
   command->add_option("-o,--output", arguments->output, "The file to write")->required();
   command->add_option("--backend", arguments->backend, "xnnpack (default)");
@@ -124,7 +107,7 @@ Command add_export(CLI::App& app) {
                       "Longest input in tokens; shorter ones run too (default: the model's limit, at most 1024)");
   command->add_option("--minimum-deployment-target", arguments->minimum_deployment_target, "Core ML")->group("");
   command->add_option("--soc", arguments->soc, "QNN")->group("");
-  command->add_option("--report", arguments->report, "Also write an HTML report to this file");
+  arguments->report.add_to(*command);
   command->add_flag("--dry-run", arguments->dry_run,
                     "Predict the exact size and the formats; read no weights, write nothing");
   arguments->output_options.add_to(*command);

@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/report_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/version.h"
 
@@ -95,8 +96,10 @@ int run_command_line(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
       "1 anything else.");
-  const std::vector<cli::Command> commands = {cli::add_export(app), cli::add_quantize(app), cli::add_evaluate(app),
-                                              cli::add_plan(app),   cli::add_inspect(app),  cli::add_matrix(app)};
+  const std::string command_line = cli::quote_command(argc, argv);
+  const std::vector<cli::Command> commands = {
+      cli::add_export(app, command_line), cli::add_quantize(app), cli::add_evaluate(app, command_line),
+      cli::add_plan(app, command_line),   cli::add_inspect(app),  cli::add_matrix(app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

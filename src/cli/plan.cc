@@ -13,6 +13,7 @@
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
+#include "cli/report_file.h"
 #include "cli/size_text.h"
 #include "core/output_file.h"
 #include "core/process_memory.h"
@@ -36,6 +37,8 @@ struct PlanArguments {
   CalibrationArguments calibration{.length = kLength, .sequences = kSequences};
   OutputOptions output_options;
   std::string output;
+  ReportFile report;
+  std::string command_line;
   std::string backend = "xnnpack";
   std::optional<std::string> target_size;
   std::optional<double> largest_loss;
@@ -143,6 +146,8 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
   options.seq_len = arguments.seq_len;
   const Model model = load_model(arguments.model.path, options);
   refuse_input_as_target(model, arguments.output);
+  arguments.report.check(
+      model, {arguments.output, arguments.calibration.data.value_or(""), arguments.sensitivity.value_or("")});
   QuantizationConfig config = base_config(arguments, model);
   const CalibrationOptions calibration_options = arguments.calibration.unchecked_options();
   ProgressBar bar(arguments.output_options.quiet);
@@ -177,7 +182,7 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
   for (const LayerFormat& format : formats(arguments)) {
     uniform.push_back({.name = to_string(format), .plan = planner.uniform(format)});
   }
-  write_text(arguments.output, plan_json(plan, sensitivity, arguments.model.path));
+  const Provenance provenance = arguments.report.provenance(model, arguments.command_line, control);
   bar.end();
   const PlanReport report{.model = model,
                           .plan = plan,
@@ -188,15 +193,21 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
                           .uniform = uniform,
                           .frontier = frontier(planner, uniform),
                           .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
-                          .peak_rss_bytes = peak_rss_bytes()};
+                          .peak_rss_bytes = peak_rss_bytes(),
+                          .provenance = provenance};
+  if (arguments.report.is_wanted()) {
+    arguments.report.write(to_html(report));
+  }
+  write_text(arguments.output, plan_json(plan, sensitivity, arguments.model.path));
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
 }  // namespace
 
-Command add_plan(CLI::App& app) {
+Command add_plan(CLI::App& app, std::string command_line) {
   CLI::App* command = app.add_subcommand("plan", "Choose each layer's format for a size or for a loss");
   const auto arguments = std::make_shared<PlanArguments>();
+  arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
   command->add_option("-o,--output", arguments->output, "The plan to write (JSON), for --plan of the others")
       ->required();
@@ -213,6 +224,7 @@ Command add_plan(CLI::App& app) {
                       "A plan whose measurements are used again instead of measuring");
   command->add_option("--backend", arguments->backend, "Whose file sizes count: xnnpack (default)");
   command->add_option("--seq-len", arguments->seq_len, "As for export: it changes the file's size a little");
+  arguments->report.add_to(*command);
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);

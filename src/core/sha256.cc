@@ -7,13 +7,34 @@
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
+namespace {
 
-std::string sha256_hex(std::span<const std::byte> bytes) {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned int length = 0;
-  if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) != 1) {
+void check(int result) {
+  if (result != 1) {
     throw Error(ErrorCode::kInternal, {}, "SHA-256 is not available in this OpenSSL");
   }
+}
+
+}  // namespace
+
+Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
+  if (context_ == nullptr) {
+    throw Error(ErrorCode::kOutOfMemory, {}, "out of memory");
+  }
+  if (EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) != 1) {
+    EVP_MD_CTX_free(context_);
+    check(0);
+  }
+}
+
+Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
+
+void Sha256::add(std::span<const std::byte> bytes) { check(EVP_DigestUpdate(context_, bytes.data(), bytes.size())); }
+
+std::string Sha256::finish() {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int length = 0;
+  check(EVP_DigestFinal_ex(context_, digest.data(), &length));
   constexpr std::string_view kDigits = "0123456789abcdef";
   std::string text;
   for (unsigned int i = 0; i < length; ++i) {
@@ -21,6 +42,12 @@ std::string sha256_hex(std::span<const std::byte> bytes) {
     text += kDigits[digest[i] & 15];
   }
   return text;
+}
+
+std::string sha256_hex(std::span<const std::byte> bytes) {
+  Sha256 hash;
+  hash.add(bytes);
+  return hash.finish();
 }
 
 }  // namespace diffulex_edge

@@ -1,7 +1,9 @@
 #include "report/calibration_report.h"
 
+#include <cmath>
 #include <map>
 
+#include "report/layer_charts.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -11,8 +13,14 @@ using Json = nlohmann::ordered_json;
 
 Json range_json(const ActivationRange& range) { return {range.min, range.max}; }
 
+Json decibels_json(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
 Json values_json(const ValueStatistics& values) {
-  return {{"min", values.range.min}, {"max", values.range.max}, {"rms", values.rms}};
+  return {{"min", values.range.min},
+          {"max", values.range.max},
+          {"rms", values.rms},
+          {"static_scale_db", decibels_json(values.static_scale_db)},
+          {"token_scales_db", decibels_json(values.token_scales_db)}};
 }
 
 }  // namespace
@@ -35,12 +43,14 @@ Json calibration_json(const CalibrationResult& calibration) {
   if (!calibration.statistics.empty()) {
     Json& layers = json["activations"] = Json::array();
     for (const LayerStatistics& layer : calibration.statistics) {
-      layers.push_back({{"layer", layer.layer},
-                        {"input", range_json(layer.chosen.input)},
-                        {"output", range_json(layer.chosen.output)},
-                        {"masked", values_json(layer.masked)},
-                        {"unmasked", values_json(layer.unmasked)},
-                        {"token_spread", layer.token_spread}});
+      Json entry{{"layer", layer.layer}, {"input", range_json(layer.chosen.input)}};
+      if (layer.chosen.output != ActivationRange()) {
+        entry["output"] = range_json(layer.chosen.output);
+      }
+      entry["masked"] = values_json(layer.masked);
+      entry["unmasked"] = values_json(layer.unmasked);
+      entry["token_spread"] = layer.token_spread;
+      layers.push_back(std::move(entry));
     }
   }
   return json;
@@ -74,6 +84,29 @@ std::string calibration_text(const CalibrationResult& calibration) {
     text += "; squared output error " + format_number(100.0 * error / nearest, 1) + "% of round-to-nearest's";
   }
   return text + "\n";
+}
+
+void add_calibration(HtmlPage& page, const CalibrationResult& calibration) {
+  page.section("Calibration", format_count(calibration.sequences) + " sequences, " + format_count(calibration.tokens) +
+                                  " tokens, " + format_count(calibration.masked_tokens) + " of them masked.");
+  if (!calibration.rounding.empty()) {
+    page.subsection("Rounding",
+                    "Squared error of each layer's output over calibration tokens, in percent of what rounding to "
+                    "nearest makes (dashed), coloured by the method.");
+    page.add(rounding_chart(calibration.rounding));
+  }
+  if (!calibration.statistics.empty()) {
+    page.subsection("Ranges of activations",
+                    "The values that each layer's input takes, for masked tokens and others. Lines across: the range "
+                    "that the observer chose for one static scale.");
+    page.add(activation_range_chart(calibration.statistics));
+    page.subsection(
+        "Static scales against a scale for each token",
+        "Signal-to-noise ratio of the same inputs as 8-bit integers: every 6 dB more is half the error. "
+        "Where the lines of static scales lie far lower, mode static is what costs; mode dynamic scales each "
+        "token by itself.");
+    page.add(activation_noise_chart(calibration.statistics));
+  }
 }
 
 }  // namespace diffulex_edge

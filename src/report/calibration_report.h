@@ -5,11 +5,14 @@
 #include <string>
 
 #include "diffulex_edge/calibration.h"
+#include "report/html_page.h"
 
 namespace diffulex_edge {
 
 nlohmann::ordered_json calibration_json(const CalibrationResult& calibration);
 // A line or two: how much data, which methods were chosen, what they won over round-to-nearest.
 std::string calibration_text(const CalibrationResult& calibration);
+// A section with what the data was, and charts of rounding and of activations.
+void add_calibration(HtmlPage& page, const CalibrationResult& calibration);
 
 }  // namespace diffulex_edge

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
+#include "report/description.h"
+#include "report/provenance.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -23,25 +26,70 @@ std::string describe(const EvaluationReport& report) {
   if (report.plan == nullptr) {
     return "as stored, in float32";
   }
-  const QuantizationConfig& config = report.plan->config;
-  std::string text(to_string(config.dtype));
-  if (config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4) {
-    text += " " + std::string(to_string(config.mode)) + ", " + std::string(to_string(config.method));
-  }
-  if (config.dtype == QuantizationDtype::INT4) {
-    text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
-  }
-  if (report.arithmetic == QuantizedArithmetic::FAST) {
-    text += ", fast kernels";
-  }
-  return text;
+  return describe(report.plan->config) + (report.arithmetic == QuantizedArithmetic::FAST ? ", fast kernels" : "");
 }
 
-std::string with_interval(const Estimate& estimate, int decimals) {
-  if (!std::isfinite(estimate.low)) {
-    return format_number(estimate.mean, decimals);
+// An object with a value for each set's label.
+Json by_set(const std::vector<SetResult>& sets, const std::function<Json(const SetResult&)>& value) {
+  Json object = Json::object();
+  for (const SetResult& set : sets) {
+    object[set.label] = value(set);
   }
-  return format_number(estimate.mean, decimals) + " ± " + format_number((estimate.high - estimate.low) / 2.0, decimals);
+  return object;
+}
+
+void add_comparison(Json& json, const std::vector<SetResult>& sets) {
+  const auto each = [&](const std::string& key, const std::function<Json(const ReferenceComparison&)>& value) {
+    json[key] =
+        by_set(sets, [&](const SetResult& set) { return value(set.comparison.value_or(ReferenceComparison())); });
+  };
+  each("reference_loss", [](const ReferenceComparison& set) { return Json(set.reference_loss.mean); });
+  each("loss_increase", [](const ReferenceComparison& set) { return Json(set.loss_increase.mean); });
+  each("loss_increase_interval", [](const ReferenceComparison& set) { return interval(set.loss_increase); });
+  each("kl_divergence", [](const ReferenceComparison& set) { return Json(set.kl_divergence.mean); });
+  each("kl_divergence_interval", [](const ReferenceComparison& set) { return interval(set.kl_divergence); });
+  each("agreement", [](const ReferenceComparison& set) { return Json(set.agreement); });
+  each("commit_flip_rate", [](const ReferenceComparison& set) { return Json(set.commit_flip_rate); });
+}
+
+Json layers_json(const EvaluationReport& report) {
+  std::map<std::string, std::string> formats;
+  if (report.plan != nullptr) {
+    for (const LayerPlan& layer : report.plan->layers) {
+      if (layer.role == LayerRole::kLinear) {
+        formats[layer.layer] = to_string(layer.format);
+      }
+    }
+  }
+  Json layers = Json::array();
+  for (const LayerNoise& layer : report.result.layers) {
+    const bool finite = std::isfinite(layer.signal_to_noise_db);
+    Json entry{{"layer", layer.layer}, {"signal_to_noise_db", finite ? Json(layer.signal_to_noise_db) : Json(nullptr)}};
+    if (const auto found = formats.find(layer.layer); found != formats.end()) {
+      entry["format"] = found->second;
+    }
+    layers.push_back(std::move(entry));
+  }
+  return layers;
+}
+
+void add_formats(Json& json, const FormatComparison& comparison) {
+  json["original_bytes"] = comparison.original_bytes;
+  Json& formats = json["formats"] = Json::array();
+  for (const FormatResult& format : comparison.formats) {
+    Json entry{{"name", format.name},
+               {"dtype", to_string(format.config.dtype)},
+               {"mode", to_string(format.config.mode)},
+               {"group_size", format.config.group_size},
+               {"planned_bytes", format.planned_bytes},
+               {"loss", by_set(format.sets, [](const SetResult& set) { return Json(set.loss.mean); })}};
+    add_comparison(entry, format.sets);
+    formats.push_back(std::move(entry));
+  }
+  Json& left_out = json["formats_left_out"] = Json::array();
+  for (const LeftOutFormat& format : comparison.left_out) {
+    left_out.push_back({{"name", format.name}, {"reason", format.reason}});
+  }
 }
 
 }  // namespace
@@ -50,10 +98,11 @@ std::string to_json(const EvaluationReport& report) {
   Json json{{"success", true}, {"model", report.model.path.string()}, {"family", report.model.config.family}};
   if (report.plan != nullptr) {
     const QuantizationConfig& config = report.plan->config;
-    json["dtype"] = to_string(config.dtype);
+    json["dtype"] = dtype_name(config);
     json["mode"] = to_string(config.mode);
     json["group_size"] = config.group_size;
     json["method"] = to_string(config.method);
+    json["planned_bytes"] = planned_bytes(*report.plan);
   } else {
     json["dtype"] = "fp32";
   }
@@ -62,32 +111,20 @@ std::string to_json(const EvaluationReport& report) {
   if (!report.reference.empty()) {
     json["reference"] = report.reference;
   }
-  const auto each = [&](const std::string& key, const std::function<Json(const SetResult&)>& value) {
-    Json& object = json[key] = Json::object();
-    for (const SetResult& set : report.result.sets) {
-      object[set.label] = value(set);
-    }
-  };
-  each("loss", [](const SetResult& set) { return Json(set.loss.mean); });
-  each("loss_interval", [](const SetResult& set) { return interval(set.loss); });
-  each("perplexity", [](const SetResult& set) { return Json(std::exp(set.loss.mean)); });
-  each("accuracy", [](const SetResult& set) { return Json(set.accuracy); });
-  each("tokens", [](const SetResult& set) { return Json(set.tokens); });
+  const std::vector<SetResult>& sets = report.result.sets;
+  json["loss"] = by_set(sets, [](const SetResult& set) { return Json(set.loss.mean); });
+  json["loss_interval"] = by_set(sets, [](const SetResult& set) { return interval(set.loss); });
+  json["perplexity"] = by_set(sets, [](const SetResult& set) { return Json(std::exp(set.loss.mean)); });
+  json["accuracy"] = by_set(sets, [](const SetResult& set) { return Json(set.accuracy); });
+  json["tokens"] = by_set(sets, [](const SetResult& set) { return Json(set.tokens); });
   if (!report.reference.empty()) {
-    each("reference_loss", [](const SetResult& set) { return Json(set.comparison->reference_loss.mean); });
-    each("loss_increase", [](const SetResult& set) { return Json(set.comparison->loss_increase.mean); });
-    each("loss_increase_interval", [](const SetResult& set) { return interval(set.comparison->loss_increase); });
-    each("kl_divergence", [](const SetResult& set) { return Json(set.comparison->kl_divergence.mean); });
-    each("kl_divergence_interval", [](const SetResult& set) { return interval(set.comparison->kl_divergence); });
-    each("agreement", [](const SetResult& set) { return Json(set.comparison->agreement); });
-    each("commit_flip_rate", [](const SetResult& set) { return Json(set.comparison->commit_flip_rate); });
-    Json& layers = json["layers"] = Json::array();
-    for (const LayerNoise& layer : report.result.layers) {
-      const bool finite = std::isfinite(layer.signal_to_noise_db);
-      layers.push_back(
-          {{"layer", layer.layer}, {"signal_to_noise_db", finite ? Json(layer.signal_to_noise_db) : Json(nullptr)}});
-    }
+    add_comparison(json, sets);
+    json["layers"] = layers_json(report);
   }
+  if (report.formats != nullptr) {
+    add_formats(json, *report.formats);
+  }
+  add_provenance(json, report.provenance);
   json["seconds"] = report.result.seconds;
   json["peak_rss_bytes"] = report.result.peak_rss_bytes;
   if (report.calibration != nullptr) {

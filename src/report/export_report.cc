@@ -6,8 +6,9 @@
 #include <tuple>
 
 #include "diffulex_edge/report.h"
-#include "diffulex_edge/version.h"
 #include "report/calibration_report.h"
+#include "report/description.h"
+#include "report/provenance.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -44,7 +45,7 @@ Json layer_json(const LayerPlan& plan) {
 }
 
 void add_config(Json& json, const QuantizationConfig& config) {
-  json["dtype"] = to_string(config.dtype);
+  json["dtype"] = dtype_name(config);
   json["mode"] = to_string(config.mode);
   json["group_size"] = config.group_size;
 }
@@ -68,15 +69,6 @@ struct Summary {
   std::int64_t bytes = 0;
 };
 
-// "layers.3.q_proj" and "layers.4.q_proj" are one kind.
-std::string kind_of(const LayerPlan& plan) {
-  std::string kind = plan.layer;
-  if (kind.starts_with("layers.")) {
-    kind = "layers.*" + kind.substr(kind.find('.', 7));
-  }
-  return plan.role == LayerRole::kBias ? kind + " bias" : kind;
-}
-
 std::vector<Summary> summarize(const std::vector<StoredLayer>& layers) {
   std::vector<Summary> rows;
   std::map<std::tuple<std::string, std::string, std::string>, std::size_t> index;
@@ -92,24 +84,6 @@ std::vector<Summary> summarize(const std::vector<StoredLayer>& layers) {
   return rows;
 }
 
-std::string describe(const QuantizationConfig& config) {
-  std::string text(to_string(config.dtype));
-  if (config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4) {
-    text += " " + std::string(to_string(config.mode));
-  }
-  if (config.dtype == QuantizationDtype::INT4) {
-    text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
-  }
-  if (config.method != RoundingMethod::RTN) {
-    text += ", rounded by " + std::string(to_string(config.method));
-  }
-  return text;
-}
-
-std::string mask_text(std::int64_t block_length) {
-  return block_length == 0 ? "bidirectional" : "block-causal, blocks of " + std::to_string(block_length);
-}
-
 std::string warning_text(const std::vector<std::string>& warnings) {
   std::string text;
   for (const std::string& warning : warnings) {
@@ -121,29 +95,6 @@ std::string warning_text(const std::vector<std::string>& warnings) {
 std::string sizes_text(double original, double quantized, double reduction, double ratio) {
   return "weights: " + format_mib(original) + " as FP32, " + format_mib(quantized) + " stored; " +
          format_number(reduction, 1) + "% less, " + format_number(ratio, 2) + "x\n";
-}
-
-std::string escape_html(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
 }
 
 }  // namespace
@@ -163,6 +114,7 @@ std::string to_json(const ExportReport& report) {
   json["dry_run"] = metadata.dry_run;
   json["file_bytes"] = metadata.file_bytes;
   add_sizes(json, metadata);
+  add_provenance(json, report.provenance);
   json["seconds"] = metadata.seconds;
   json["peak_rss_bytes"] = metadata.peak_rss_bytes;
   json["operators_outside_delegate"] = metadata.operators_outside_delegate;
@@ -187,7 +139,7 @@ std::string to_text(const ExportReport& report) {
                      (metadata.dry_run ? ", nothing written" : "") + "\n";
   text += report.model.config.family + ", " + format_count(metadata.parameters) + " parameters, " +
           describe(report.config.quant_config) + ", activations " + metadata.activation_dtype + ", " +
-          mask_text(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + " tokens\n";
+          describe_mask(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + " tokens\n";
   text += sizes_text(metadata.original_memory_mb, metadata.quantized_memory_mb, metadata.memory_reduction_pct(),
                      metadata.compression_ratio());
   text += format_number(metadata.seconds, 3) + " s, peak RSS " + format_bytes(metadata.peak_rss_bytes) + "\n\n";
@@ -203,45 +155,6 @@ std::string to_text(const ExportReport& report) {
     text += calibration_text(*report.calibration);
   }
   return text + warning_text(metadata.warnings);
-}
-
-std::string to_html(const ExportReport& report) {
-  const ExportMetadata& metadata = report.metadata;
-  std::string text = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>" +
-                     escape_html(report.output) +
-                     "</title><style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;"
-                     "padding:0 1rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;"
-                     "border-bottom:1px solid #ddd}td.n{text-align:right;font-variant-numeric:tabular-nums}"
-                     ".w{background:#fff4ce;padding:.5rem 1rem;margin:.5rem 0}</style></head><body>";
-  text += "<h1>" + escape_html(report.output) + "</h1><table>";
-  const auto fact = [&](const std::string& name, const std::string& value) {
-    text += "<tr><th>" + name + "</th><td>" + escape_html(value) + "</td></tr>";
-  };
-  fact("Model", report.model.path.string() + " (" + report.model.config.family + ", " +
-                    mask_text(report.model.config.block_length) + ")");
-  fact("Format", describe(report.config.quant_config) + ", activations " + metadata.activation_dtype);
-  fact("Input", "up to " + std::to_string(metadata.seq_len) + " tokens");
-  fact("File", format_count(metadata.file_bytes) + " bytes (" + format_bytes(metadata.file_bytes) + ")");
-  fact("Weights", format_mib(metadata.original_memory_mb) + " as FP32, " + format_mib(metadata.quantized_memory_mb) +
-                      " stored: " + format_number(metadata.memory_reduction_pct(), 1) + "% less, " +
-                      format_number(metadata.compression_ratio(), 2) + "x");
-  fact("Export", format_number(metadata.seconds, 3) + " s, peak RSS " + format_bytes(metadata.peak_rss_bytes) +
-                     ", diffulex-edge " + std::string(version()));
-  text += "</table>";
-  for (const std::string& warning : metadata.warnings) {
-    text += "<p class=\"w\">" + escape_html(warning) + "</p>";
-  }
-  text +=
-      "<h2>Layers</h2><table><tr><th>Layer</th><th>Tensor</th><th>Shape</th><th>Source</th><th>Stored</th>"
-      "<th>Kernel</th><th>Bytes</th></tr>";
-  for (const StoredLayer& layer : metadata.layers) {
-    const LayerPlan& plan = layer.plan;
-    text += "<tr><td>" + escape_html(plan.layer) + "</td><td>" + escape_html(plan.tensor) + "</td><td>" +
-            std::to_string(plan.rows) + " x " + std::to_string(plan.columns) + "</td><td>" + to_string(plan.source) +
-            "</td><td>" + to_string(plan.format) + "</td><td>" + layer.kernel + "</td><td class=\"n\">" +
-            format_count(layer.stored_bytes) + "</td></tr>";
-  }
-  return text + "</table></body></html>\n";
 }
 
 std::string to_json(const QuantizeReport& report) {

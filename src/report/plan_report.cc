@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "diffulex_edge/report.h"
+#include "report/provenance.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -69,6 +70,7 @@ std::string to_json(const PlanReport& report) {
   for (const MixedPrecisionPlan& best : report.frontier) {
     json["frontier"].push_back(point(best));
   }
+  add_provenance(json, report.provenance);
   json["seconds"] = report.seconds;
   json["peak_rss_bytes"] = report.peak_rss_bytes;
   json["warnings"] = report.model.warnings;

@@ -9,48 +9,12 @@
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/error.h"
 #include "runtime/executor.h"
+#include "runtime/layer_statistics.h"
 #include "runtime/linear_layers.h"
 #include "runtime/observer.h"
 
 namespace diffulex_edge {
 namespace {
-
-// What each token's row adds, kept apart for masked tokens and others.
-LayerStatistics measure(const Activations& x, const std::vector<bool>& masked) {
-  LayerStatistics statistics;
-  double squares[2] = {0.0, 0.0};
-  double values[2] = {0.0, 0.0};
-  double largest = 0.0;
-  double sum = 0.0;
-  for (std::int64_t token = 0; token < x.rows; ++token) {
-    const bool is_masked = masked[static_cast<std::size_t>(token)];
-    ActivationRange& range = is_masked ? statistics.masked.range : statistics.unmasked.range;
-    double square = 0.0;
-    float magnitude = 0.0F;
-    for (const float value : x.row(token)) {
-      range.min = std::min(range.min, value);
-      range.max = std::max(range.max, value);
-      magnitude = std::max(magnitude, std::fabs(value));
-      square += static_cast<double>(value) * static_cast<double>(value);
-    }
-    squares[is_masked ? 1 : 0] += square;
-    values[is_masked ? 1 : 0] += static_cast<double>(x.width);
-    largest = std::max(largest, static_cast<double>(magnitude));
-    sum += static_cast<double>(magnitude);
-  }
-  statistics.unmasked.rms = values[0] == 0.0 ? 0.0 : std::sqrt(squares[0] / values[0]);
-  statistics.masked.rms = values[1] == 0.0 ? 0.0 : std::sqrt(squares[1] / values[1]);
-  statistics.token_spread = sum == 0.0 ? 1.0 : largest * static_cast<double>(x.rows) / sum;
-  return statistics;
-}
-
-std::vector<bool> flatten(const std::vector<std::vector<bool>>& sequences) {
-  std::vector<bool> all;
-  for (const auto& sequence : sequences) {
-    all.insert(all.end(), sequence.begin(), sequence.end());
-  }
-  return all;
-}
 
 bool is_static(const QuantizationConfig& config) {
   const auto has_kernel = [](QuantizationDtype dtype, std::int64_t group_size) {
@@ -75,7 +39,7 @@ class ActivationCalibrator {
       : model_(model),
         config_(config),
         options_(options),
-        masked_(flatten(data.masked)),
+        masked_(masked_tokens(data)),
         layers_(model, nullptr),
         executor_(model, data.inputs, layers_, control),
         control_(control) {
@@ -106,23 +70,12 @@ class ActivationCalibrator {
   }
 
  private:
-  ActivationRange range_of(const Node& node, std::span<const float> values) const {
-    try {
-      return observe(values, options_.observer, options_.percentile);
-    } catch (const Error& error) {
-      throw Error(error.code(), node.name, "in calibration an activation is not finite",
-                  "the model's weights are broken");
-    }
-  }
-
   // Layers that share an input share its statistics.
   const LayerStatistics& statistics_of(const Node& node) {
     const ValueId id = node.inputs[0];
     if (id != input_) {
-      const Activations& x = executor_.value(id);
+      input_statistics_ = measure_input(node.name, executor_.value(id), masked_, options_, control_);
       input_ = id;
-      input_statistics_ = measure(x, masked_);
-      input_statistics_.chosen.input = range_of(node, x.data);
     }
     return input_statistics_;
   }
@@ -131,7 +84,7 @@ class ActivationCalibrator {
     LayerStatistics statistics = statistics_of(node);
     statistics.layer = node.name;
     executor_.step();
-    statistics.chosen.output = range_of(node, executor_.value(executor_.last()).data);
+    statistics.chosen.output = observe_values(node.name, executor_.value(executor_.last()).data, options_);
     config_.activations[node.name] = statistics.chosen;
     result_.statistics.push_back(std::move(statistics));
   }

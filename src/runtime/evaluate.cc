@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <map>
-#include <memory>
 #include <numeric>
 
 #include "core/parallel.h"
@@ -72,45 +72,50 @@ std::unique_ptr<const ModelLayers> make_layers(const EvaluatedModel& evaluated, 
   return std::make_unique<LinearLayers>(*evaluated.model, evaluated.plan, evaluated.float_activations);
 }
 
+// What was found of one subject.
+struct Findings {
+  std::vector<std::vector<SequenceResult>> sequences;  // of each set
+  std::map<std::string, Noise> noise;
+};
+
+// All subjects go through each batch together, node by node, beside one run of the reference.
 class Evaluation {
  public:
-  Evaluation(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
+  Evaluation(std::span<const EvaluatedModel> subjects, const std::optional<EvaluatedModel>& reference,
              const std::vector<EvaluationSet>& sets, const RunControl& control)
-      : subject_(subject), reference_(reference), sets_(sets), control_(control) {
+      : subjects_(subjects), reference_(reference), sets_(sets), control_(control), findings_(subjects.size()) {
     check();
-    layers_ = make_layers(subject_, control);
+    for (const EvaluatedModel& subject : subjects) {
+      layers_.push_back(make_layers(subject, control));
+    }
     if (reference_) {
       reference_layers_ = make_layers(*reference_, control);
     }
   }
 
-  EvaluationResult run() {
+  std::vector<EvaluationResult> run() {
     const auto start = std::chrono::steady_clock::now();
-    results_.resize(sets_.size());
     std::vector<Item> items;
     for (std::size_t set = 0; set < sets_.size(); ++set) {
-      results_[set].resize(sets_[set].inputs.size());
+      for (Findings& findings : findings_) {
+        findings.sequences.emplace_back(sets_[set].inputs.size());
+      }
       for (std::size_t i = 0; i < sets_[set].inputs.size(); ++i) {
         items.push_back({.set = set, .sequence = i});
       }
     }
     run_batches(items);
-    EvaluationResult result;
-    for (std::size_t set = 0; set < sets_.size(); ++set) {
-      result.sets.push_back(summarize(sets_[set], results_[set]));
+    std::vector<EvaluationResult> results;
+    results.reserve(subjects_.size());
+    for (std::size_t i = 0; i < subjects_.size(); ++i) {
+      results.push_back(summarize(*subjects_[i].model, findings_[i]));
     }
-    for (const Node& node : subject_.model->graph.nodes()) {
-      if (const auto found = noise_.find(node.name); node.op == Op::kLinear && found != noise_.end()) {
-        const Noise& noise = found->second;
-        result.layers.push_back({.layer = node.name,
-                                 .signal_to_noise_db = noise.error == 0.0
-                                                           ? std::numeric_limits<double>::infinity()
-                                                           : 10.0 * std::log10(noise.signal / noise.error)});
-      }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (EvaluationResult& result : results) {
+      result.seconds = seconds;
+      result.peak_rss_bytes = peak_rss_bytes();
     }
-    result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    result.peak_rss_bytes = peak_rss_bytes();
-    return result;
+    return results;
   }
 
  private:
@@ -119,32 +124,48 @@ class Evaluation {
     std::size_t sequence = 0;
   };
 
+  // A counted position of a batch.
+  struct Target {
+    std::size_t set = 0;
+    std::size_t sequence = 0;
+    std::size_t position = 0;
+    std::int64_t token = 0;
+  };
+
   void check() const {
-    if (!reference_) {
-      return;
+    const Model& first = *subjects_.front().model;
+    const auto compare_with = [&](const Model& other) {
+      const ModelConfig& a = first.config;
+      const ModelConfig& b = other.config;
+      if (a.vocab_size != b.vocab_size || a.num_layers != b.num_layers ||
+          first.graph.nodes().size() != other.graph.nodes().size()) {
+        throw Error(ErrorCode::kInvalidArgument, other.path.string(),
+                    "is not the same model as " + first.path.string() + ": layers, vocabulary or graph differ");
+      }
+    };
+    for (const EvaluatedModel& subject : subjects_) {
+      compare_with(*subject.model);
     }
-    const ModelConfig& a = subject_.model->config;
-    const ModelConfig& b = reference_->model->config;
-    if (a.vocab_size != b.vocab_size || a.num_layers != b.num_layers ||
-        subject_.model->graph.nodes().size() != reference_->model->graph.nodes().size()) {
-      throw Error(ErrorCode::kInvalidArgument, reference_->model->path.string(),
-                  "is not the same model as " + subject_.model->path.string() + ": layers, vocabulary or graph differ");
+    if (reference_) {
+      compare_with(*reference_->model);
     }
   }
 
   void run_batches(const std::vector<Item>& items) {
-    const ModelConfig& config = subject_.model->config;
+    const Model& model = *subjects_.front().model;
+    const ModelConfig& config = model.config;
     const std::int64_t widest =
         std::max({config.intermediate_size, config.num_heads * config.head_dim, config.hidden_size});
-    const std::int64_t most = std::max<std::int64_t>(kBatchElements / widest, 1);
+    const auto subjects = static_cast<std::int64_t>(subjects_.size());
+    const std::int64_t most = std::max<std::int64_t>(2 * kBatchElements / (widest * (subjects + 1)), 1);
     const auto length = [&](const Item& item) {
       return static_cast<std::int64_t>(sets_[item.set].inputs[item.sequence].size());
     };
     const std::int64_t total = std::accumulate(items.begin(), items.end(), std::int64_t{0},
                                                [&](std::int64_t sum, const Item& item) { return sum + length(item); });
     // Progress counts the work of every layer for every token.
-    const auto nodes = static_cast<std::int64_t>(subject_.model->graph.nodes().size());
-    progress_ = {.stage = "evaluation", .done_bytes = 0, .total_bytes = total * nodes, .in_bytes = false};
+    const auto nodes = static_cast<std::int64_t>(model.graph.nodes().size());
+    progress_ = {.stage = "evaluation", .done_bytes = 0, .total_bytes = total * nodes * subjects, .in_bytes = false};
     for (std::size_t begin = 0; begin < items.size();) {
       std::int64_t tokens = length(items[begin]);
       std::size_t end = begin + 1;
@@ -161,76 +182,89 @@ class Evaluation {
     for (const Item& item : items) {
       sequences.push_back(sets_[item.set].inputs[item.sequence]);
     }
-    Executor executor(*subject_.model, sequences, *layers_, control_);
-    std::unique_ptr<Executor> reference;
-    if (reference_) {
-      reference = std::make_unique<Executor>(*reference_->model, sequences, *reference_layers_, control_);
+    std::deque<Executor> runs;
+    for (std::size_t i = 0; i < subjects_.size(); ++i) {
+      runs.emplace_back(*subjects_[i].model, sequences, *layers_[i], control_);
     }
-    while (const Node* node = executor.next()) {
-      executor.step();
+    std::optional<Executor> reference;
+    if (reference_) {
+      reference.emplace(*reference_->model, sequences, *reference_layers_, control_);
+    }
+    while (const Node* node = runs.front().next()) {
       if (reference) {
         reference->step();
-        if (node->op == Op::kLinear) {
-          compare(node->name, executor.value(executor.last()).data, reference->value(reference->last()).data);
-        }
       }
-      report(executor.tokens());
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        Executor& executor = runs[i];
+        executor.step();
+        if (reference && node->op == Op::kLinear) {
+          compare(findings_[i].noise[node->name], executor.value(executor.last()).data,
+                  reference->value(reference->last()).data);
+        }
+        report(executor.tokens());
+      }
     }
-    // The counted positions of all sequences, in order.
+    judge_logits(items, runs, reference);
+  }
+
+  void judge_logits(std::span<const Item> items, std::deque<Executor>& runs, std::optional<Executor>& reference) {
     std::vector<std::int64_t> rows;
-    struct Target {
-      SequenceResult* result = nullptr;
-      std::size_t position = 0;
-      std::int64_t token = 0;
-    };
     std::vector<Target> targets;
     for (std::size_t i = 0; i < items.size(); ++i) {
       const auto& wanted = sets_[items[i].set].targets[items[i].sequence];
       for (std::size_t position = 0; position < wanted.size(); ++position) {
         if (wanted[position] != kIgnoredTarget) {
-          rows.push_back(executor.offsets()[i] + static_cast<std::int64_t>(position));
-          targets.push_back({&results_[items[i].set][items[i].sequence], position, wanted[position]});
+          rows.push_back(runs.front().offsets()[i] + static_cast<std::int64_t>(position));
+          targets.push_back({items[i].set, items[i].sequence, position, wanted[position]});
         }
       }
     }
-    std::vector<TokenResult> tokens(rows.size());
-    const auto vocab = static_cast<std::size_t>(subject_.model->config.vocab_size);
-    executor.logits(rows, [&](std::size_t first, std::size_t count, std::span<const float> logits) {
-      const auto judge = [&](std::span<const float> reference_logits) {
-        parallel_for(count, control_, [&](std::size_t i, std::size_t) {
-          const auto row = [&](std::span<const float> all) { return all.subspan(i * vocab, vocab); };
-          const Target& target = targets[first + i];
-          TokenResult& token = tokens[first + i];
-          const auto target_index = static_cast<std::size_t>(target.token);
-          token.position = target.position;
-          token.prediction = predict(row(logits));
-          token.loss = token.prediction.log_sum_exp - static_cast<double>(row(logits)[target_index]);
-          token.correct = token.prediction.best == target.token;
-          if (!reference_logits.empty()) {
-            token.reference = predict(row(reference_logits));
-            token.reference_loss =
-                token.reference.log_sum_exp - static_cast<double>(row(reference_logits)[target_index]);
-            token.kl = kl_divergence(row(reference_logits), token.reference, row(logits), token.prediction);
-          }
+    const auto judge_all = [&](std::size_t first, std::size_t count, std::span<const float> reference_logits) {
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        runs[i].logits(std::span(rows).subspan(first, count), [&](std::size_t begin, std::size_t part,
+                                                                  std::span<const float> logits) {
+          const auto other =
+              reference_logits.empty() ? reference_logits : reference_logits.subspan(begin * vocab(), logits.size());
+          judge(findings_[i], std::span(targets).subspan(first + begin, part), logits, other);
         });
-      };
-      if (reference) {
-        reference->logits(std::span(rows).subspan(first, count),
-                          [&](std::size_t, std::size_t, std::span<const float> reference_logits) {
-                            compare("lm_head", logits, reference_logits);
-                            judge(reference_logits);
-                          });
-      } else {
-        judge({});
       }
-    });
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      targets[i].result->tokens.push_back(tokens[i]);
+    };
+    if (reference) {
+      reference->logits(rows, judge_all);
+    } else {
+      judge_all(0, rows.size(), {});
     }
   }
 
-  void compare(const std::string& layer, std::span<const float> values, std::span<const float> reference) {
-    Noise& noise = noise_[layer];
+  std::size_t vocab() const { return static_cast<std::size_t>(subjects_.front().model->config.vocab_size); }
+
+  // One row of logits for each target; the reference's too, or none.
+  void judge(Findings& findings, std::span<const Target> targets, std::span<const float> logits,
+             std::span<const float> reference_logits) {
+    if (!reference_logits.empty()) {
+      compare(findings.noise["lm_head"], logits, reference_logits);
+    }
+    std::vector<TokenResult> tokens(targets.size());
+    parallel_for(targets.size(), control_, [&](std::size_t i, std::size_t) {
+      const auto row = [&](std::span<const float> all) { return all.subspan(i * vocab(), vocab()); };
+      TokenResult& token = tokens[i];
+      const auto target = static_cast<std::size_t>(targets[i].token);
+      token.position = targets[i].position;
+      token.prediction = predict(row(logits));
+      token.loss = token.prediction.log_sum_exp - static_cast<double>(row(logits)[target]);
+      token.correct = token.prediction.best == targets[i].token;
+      if (!reference_logits.empty()) {
+        token.reference = predict(row(reference_logits));
+        token.reference_loss = token.reference.log_sum_exp - static_cast<double>(row(reference_logits)[target]);
+        token.kl = kl_divergence(row(reference_logits), token.reference, row(logits), token.prediction);
+      }
+    });
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      findings.sequences[targets[i].set][targets[i].sequence].tokens.push_back(tokens[i]);
+    }
+  }
+
+  void compare(Noise& noise, std::span<const float> values, std::span<const float> reference) const {
     // Summed in pieces whose borders do not depend on the number of threads.
     constexpr std::size_t kPiece = std::size_t{1} << 16U;
     std::vector<Noise> parts((values.size() + kPiece - 1) / kPiece);
@@ -256,6 +290,23 @@ class Evaluation {
       last_report_ = now;
       control_.on_progress(progress_);
     }
+  }
+
+  EvaluationResult summarize(const Model& model, const Findings& findings) const {
+    EvaluationResult result;
+    for (std::size_t set = 0; set < sets_.size(); ++set) {
+      result.sets.push_back(summarize(sets_[set], findings.sequences[set]));
+    }
+    for (const Node& node : model.graph.nodes()) {
+      if (const auto found = findings.noise.find(node.name); node.op == Op::kLinear && found != findings.noise.end()) {
+        const Noise& noise = found->second;
+        const bool is_equal = noise.error == 0.0;
+        result.layers.push_back({.layer = node.name,
+                                 .signal_to_noise_db = is_equal ? std::numeric_limits<double>::infinity()
+                                                                : 10.0 * std::log10(noise.signal / noise.error)});
+      }
+    }
+    return result;
   }
 
   SetResult summarize(const EvaluationSet& set, const std::vector<SequenceResult>& sequences) const {
@@ -307,14 +358,13 @@ class Evaluation {
     return result;
   }
 
-  EvaluatedModel subject_;
+  std::span<const EvaluatedModel> subjects_;
   std::optional<EvaluatedModel> reference_;
-  std::unique_ptr<const ModelLayers> layers_;
+  std::vector<std::unique_ptr<const ModelLayers>> layers_;  // of each subject
   std::unique_ptr<const ModelLayers> reference_layers_;
   const std::vector<EvaluationSet>& sets_;
   const RunControl& control_;
-  std::vector<std::vector<SequenceResult>> results_;
-  std::map<std::string, Noise> noise_;
+  std::vector<Findings> findings_;
   Progress progress_;
   std::chrono::steady_clock::time_point last_report_;
 };
@@ -323,7 +373,16 @@ class Evaluation {
 
 EvaluationResult evaluate(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
                           const std::vector<EvaluationSet>& sets, const RunControl& control) {
-  return Evaluation(subject, reference, sets, control).run();
+  return Evaluation(std::span(&subject, 1), reference, sets, control).run().front();
+}
+
+std::vector<EvaluationResult> evaluate_each(std::span<const EvaluatedModel> subjects,
+                                            const std::optional<EvaluatedModel>& reference,
+                                            const std::vector<EvaluationSet>& sets, const RunControl& control) {
+  if (subjects.empty()) {
+    return {};
+  }
+  return Evaluation(subjects, reference, sets, control).run();
 }
 
 }  // namespace diffulex_edge

@@ -16,6 +16,7 @@
 #include "runtime/executor.h"
 #include "runtime/input_statistics.h"
 #include "runtime/layer_input.h"
+#include "runtime/layer_statistics.h"
 #include "runtime/linear_layers.h"
 
 namespace diffulex_edge {
@@ -36,6 +37,8 @@ class LayerwiseRounder {
       : model_(model),
         config_(config),
         plan_(plan_of(model, config)),
+        options_(options),
+        masked_(masked_tokens(data)),
         control_(control),
         layers_(model, nullptr),
         executor_(model, data.inputs, layers_, quiet_),
@@ -57,9 +60,7 @@ class LayerwiseRounder {
     writer_ = std::make_unique<QuantizedCheckpointWriter>(model, plan_, target, scalable_);
     result_.sequences = static_cast<std::int64_t>(data.inputs.size());
     result_.tokens = executor_.tokens();
-    for (const auto& sequence : data.masked) {
-      result_.masked_tokens += std::ranges::count(sequence, true);
-    }
+    result_.masked_tokens = std::ranges::count(masked_, true);
   }
 
   CalibrationResult run() {
@@ -272,6 +273,7 @@ class LayerwiseRounder {
       input_ = std::make_unique<LayerInput>(executor_.value(id), reference_ ? &reference_->value(id) : nullptr, split_,
                                             quiet_);
       input_id_ = id;
+      statistics_ = measure_input("calibration", executor_.value(id), masked_, options_, quiet_);
     }
     return *input_;
   }
@@ -293,6 +295,8 @@ class LayerwiseRounder {
                                  std::string(to_string(rounding.weight.method)));
     }
     result_.rounding.push_back(std::move(rounding.report));
+    result_.statistics.push_back(statistics_);
+    result_.statistics.back().layer = node.name;
   }
 
   void execute_linear(const Node& node) {
@@ -314,6 +318,8 @@ class LayerwiseRounder {
   const Model& model_;
   QuantizationConfig config_;
   QuantizationPlan plan_;
+  CalibrationOptions options_;
+  std::vector<bool> masked_;
   const RunControl& control_;
   RunControl quiet_;  // of parts of the work: progress is counted in layers
   LinearLayers layers_;
@@ -327,6 +333,7 @@ class LayerwiseRounder {
   std::unique_ptr<QuantizedCheckpointWriter> writer_;
   ValueId input_id_ = -1;
   std::unique_ptr<LayerInput> input_;  // of the layers at hand
+  LayerStatistics statistics_;         // of the same
   std::map<std::string, Rounding> ready_;
   CalibrationResult result_;
 };

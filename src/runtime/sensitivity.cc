@@ -13,12 +13,13 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/sensitivity.h"
 #include "runtime/executor.h"
+#include "runtime/linear_layers.h"
 #include "runtime/prediction.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::int64_t kMostElements = std::int64_t{1} << 27U;     // copies' tokens x width of the widest activation
+constexpr std::int64_t kMostElements = std::int64_t{1} << 25U;     // copies' tokens x width of the widest activation
 constexpr std::size_t kMostLogitElements = std::size_t{1} << 26U;  // of the original's logits
 
 // Layers of one decision, and where they are in the plans.

@@ -1,0 +1,83 @@
+#include "cli/report_file.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <span>
+#include <string_view>
+
+#include "core/output_file.h"
+#include "diffulex_edge/error.h"
+#include "models/input_guard.h"
+
+namespace diffulex_edge::cli {
+namespace {
+
+// A page of some hundred layers: what must be free for it. A full disk then shows before the work.
+constexpr std::int64_t kExpectedBytes = 256 << 10U;
+
+std::filesystem::path resolved(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error);
+}
+
+bool is_plain(char c) {
+  constexpr std::string_view kPlain = "-_./=:,+@%^";
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+         kPlain.find(c) != std::string_view::npos;
+}
+
+std::string quote(std::string_view word) {
+  if (!word.empty() && std::ranges::all_of(word, is_plain)) {
+    return std::string(word);
+  }
+  std::string quoted = "'";
+  for (const char c : word) {
+    quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  }
+  return quoted + "'";
+}
+
+}  // namespace
+
+void ReportFile::add_to(CLI::App& command) {
+  command.add_option("--report", path_, "Also write a report as one HTML page to this file");
+}
+
+void ReportFile::check(const Model& model, const std::vector<std::string>& others) const {
+  if (!is_wanted()) {
+    return;
+  }
+  refuse_input_as_target(model, path_);
+  for (const std::string& other : others) {
+    std::error_code error;
+    if (!other.empty() && (resolved(path_) == resolved(other) || std::filesystem::equivalent(path_, other, error))) {
+      throw Error(ErrorCode::kInvalidArgument, path_, "is both the report and another file of this command",
+                  "name another file");
+    }
+  }
+  const OutputFile probe(path_, kExpectedBytes);
+}
+
+Provenance ReportFile::provenance(const Model& model, const std::string& command_line,
+                                  const RunControl& control) const {
+  if (!is_wanted()) {
+    return {};
+  }
+  return {.command = command_line, .model_hash = hash_model(model, control)};
+}
+
+void ReportFile::write(const std::string& html) const {
+  OutputFile file(path_, static_cast<std::int64_t>(html.size()));
+  file.write(0, std::as_bytes(std::span(html)));
+  file.commit();
+}
+
+std::string quote_command(int argc, const char* const* argv) {
+  std::string line;
+  for (const char* word : std::span(argv, static_cast<std::size_t>(argc))) {
+    line += (line.empty() ? "" : " ") + quote(word);
+  }
+  return line;
+}
+
+}  // namespace diffulex_edge::cli

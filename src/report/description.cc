@@ -1,0 +1,63 @@
+#include "report/description.h"
+
+#include <charconv>
+#include <cmath>
+
+#include "report/text_table.h"
+
+namespace diffulex_edge {
+
+std::string dtype_name(const QuantizationConfig& config) {
+  return config.layer_formats.empty() ? std::string(to_string(config.dtype)) : "mixed";
+}
+
+std::string describe(const QuantizationConfig& config) {
+  const bool is_mixed = !config.layer_formats.empty();
+  std::string text = is_mixed ? "mixed precision" : dtype_name(config);
+  if (is_mixed || config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4) {
+    text += " " + std::string(to_string(config.mode));
+  }
+  if (!is_mixed && config.dtype == QuantizationDtype::INT4) {
+    text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
+  }
+  if (config.method != RoundingMethod::RTN) {
+    text += ", rounded by " + std::string(to_string(config.method));
+  }
+  return text;
+}
+
+std::string describe_mask(std::int64_t block_length) {
+  return block_length == 0 ? "bidirectional" : "block-causal, blocks of " + std::to_string(block_length);
+}
+
+std::string with_interval(const Estimate& estimate, int decimals) {
+  if (!std::isfinite(estimate.low)) {
+    return format_number(estimate.mean, decimals);
+  }
+  return format_number(estimate.mean, decimals) + " ± " + format_number((estimate.high - estimate.low) / 2.0, decimals);
+}
+
+std::string last_part(const std::filesystem::path& path) {
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+LayerName parse_layer_name(const std::string& layer) {
+  constexpr std::string_view kPrefix = "layers.";
+  if (layer.starts_with(kPrefix)) {
+    std::int64_t block = 0;
+    const char* end = layer.data() + layer.size();
+    const auto [rest, error] = std::from_chars(layer.data() + kPrefix.size(), end, block);
+    if (error == std::errc() && rest != end && *rest == '.') {
+      return {.block = block, .kind = std::string(rest + 1, end)};
+    }
+  }
+  return {.block = std::nullopt, .kind = layer};
+}
+
+std::string kind_of(const LayerPlan& plan) {
+  const LayerName name = parse_layer_name(plan.layer);
+  const std::string kind = name.block ? "layers.*." + name.kind : name.kind;
+  return plan.role == LayerRole::kBias ? kind + " bias" : kind;
+}
+
+}  // namespace diffulex_edge

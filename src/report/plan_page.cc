@@ -1,0 +1,194 @@
+// What `plan` chose, as a page.
+
+#include <algorithm>
+#include <array>
+
+#include "diffulex_edge/report.h"
+#include "report/chart.h"
+#include "report/description.h"
+#include "report/html_page.h"
+#include "report/layer_charts.h"
+#include "report/provenance.h"
+#include "report/svg.h"
+#include "report/text_table.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr double kMebibyte = 1024.0 * 1024.0;
+
+double to_mib(std::int64_t bytes) { return static_cast<double>(bytes) / kMebibyte; }
+
+const LayerFormat& chosen_format(const PlanReport& report, const LayerSensitivity& unit) {
+  return report.plan.config.layer_formats.find(unit.layers[0])->second;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) {
+    text += (text.empty() ? "" : ", ") + name;
+  }
+  return text;
+}
+
+std::vector<Tile> tiles_of(const PlanReport& report) {
+  const MixedPrecisionPlan& plan = report.plan;
+  std::string aim = "the smallest for this loss";
+  if (report.target_size) {
+    aim = "of " + format_bytes(*report.target_size) + " asked for";
+  }
+  std::vector<Tile> tiles = {{.name = "File", .value = format_bytes(plan.size), .note = aim}};
+  if (plan.measured_kl_divergence) {
+    tiles.push_back({.name = "KL divergence",
+                     .value = svg::number(*plan.measured_kl_divergence),
+                     .note = "nats a token, measured; " + svg::number(plan.kl_divergence) + " as a sum"});
+  } else {
+    tiles.push_back({.name = "KL divergence",
+                     .value = svg::number(plan.kl_divergence),
+                     .note = "nats a token, the sum of the layers'"});
+  }
+  for (const QuantizationDtype dtype :
+       {QuantizationDtype::FP32, QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
+    std::int64_t layers = 0;
+    std::int64_t parameters = 0;
+    for (const LayerSensitivity& unit : report.sensitivity) {
+      if (chosen_format(report, unit).dtype == dtype) {
+        layers += static_cast<std::int64_t>(unit.layers.size());
+        parameters += unit.parameters;
+      }
+    }
+    if (layers > 0) {
+      tiles.push_back({.name = std::string(to_string(dtype)),
+                       .value = format_count(layers),
+                       .note = "layers, " + format_count(parameters) + " parameters"});
+    }
+  }
+  return tiles;
+}
+
+ChartPoint size_point(const MixedPrecisionPlan& plan, const std::string& label) {
+  return {.x = to_mib(plan.size),
+          .y = plan.kl_divergence,
+          .label = label,
+          .tooltip = (label.empty() ? "best plan" : label) + ": " + format_bytes(plan.size) + ", KL " +
+                     svg::number(plan.kl_divergence)};
+}
+
+// Up to FP16: beyond it nothing is lost, and the axis would be for that alone.
+ScatterChart size_chart(const PlanReport& report) {
+  const auto fp16 = std::ranges::find(report.uniform, "fp16", &NamedPlan::name);
+  const std::int64_t most =
+      std::max(report.plan.size, fp16 == report.uniform.end() ? std::int64_t{1} << 62U : fp16->plan.size);
+  ScatterChart chart{.title = "",
+                     .x_label = "file (MiB)",
+                     .y_label = "sum of the layers' KL divergences (nats a token)",
+                     .series = {},
+                     .reference = {}};
+  ChartSeries best{.name = "best plans", .style = Style::kGrey, .is_line = true, .has_marks = false, .points = {}};
+  for (const MixedPrecisionPlan& plan : report.frontier) {
+    if (plan.size <= most) {
+      best.points.push_back(size_point(plan, ""));
+    }
+  }
+  chart.series.push_back(std::move(best));
+  for (const NamedPlan& uniform : report.uniform) {
+    if (uniform.plan.size <= most) {
+      chart.series.push_back({.name = uniform.name,
+                              .style = style_of(parse_layer_format(uniform.name).dtype),
+                              .points = {size_point(uniform.plan, uniform.name)}});
+    }
+  }
+  chart.series.push_back(
+      {.name = "this plan", .style = Style::kPurple, .points = {size_point(report.plan, "this plan")}});
+  return chart;
+}
+
+const FormatEffect& largest_effect(const LayerSensitivity& unit) {
+  return *std::ranges::max_element(unit.formats, {}, &FormatEffect::kl_divergence);
+}
+
+ColumnChart sensitivity_chart(const PlanReport& report) {
+  ColumnChart chart{.x_label = "block", .y_label = "KL (nats)", .panels = {}, .reference = {}};
+  for (const LayerSensitivity& unit : report.sensitivity) {
+    const LayerName name = parse_layer_name(unit.layers[0]);
+    if (!name.block) {
+      continue;
+    }
+    auto panel = std::ranges::find(chart.panels, name.kind, &ColumnPanel::title);
+    if (panel == chart.panels.end()) {
+      panel = chart.panels.insert(chart.panels.end(), {.title = name.kind, .columns = {}});
+    }
+    const FormatEffect& effect = largest_effect(unit);
+    const LayerFormat& chosen = chosen_format(report, unit);
+    panel->columns.push_back({.position = *name.block,
+                              .value = effect.kl_divergence,
+                              .style = style_of(chosen.dtype),
+                              .tooltip = unit.layers[0] + ": KL " + svg::number(effect.kl_divergence) + " in " +
+                                         to_string(effect.format) + ", chosen " + to_string(chosen)});
+  }
+  return chart;
+}
+
+std::string format_legend(const PlanReport& report) {
+  std::vector<LegendEntry> entries;
+  for (const QuantizationDtype dtype :
+       {QuantizationDtype::FP32, QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
+    const bool occurs = std::ranges::any_of(
+        report.sensitivity, [&](const LayerSensitivity& unit) { return chosen_format(report, unit).dtype == dtype; });
+    if (occurs) {
+      entries.push_back({.name = "becomes " + std::string(to_string(dtype)), .style = style_of(dtype)});
+    }
+  }
+  return legend(entries, LegendMark::kArea);
+}
+
+std::string uniform_table(const PlanReport& report) {
+  std::vector<std::vector<std::string>> rows = {
+      {"this plan", format_number(to_mib(report.plan.size), 2), svg::number(report.plan.kl_divergence)}};
+  for (const NamedPlan& uniform : report.uniform) {
+    rows.push_back(
+        {uniform.name, format_number(to_mib(uniform.plan.size), 2), svg::number(uniform.plan.kl_divergence)});
+  }
+  return html_table({"format of every layer", "MiB", "KL (nats)"}, rows);
+}
+
+std::string layer_table(const PlanReport& report) {
+  const std::vector<LayerFormat> formats = all_layer_formats();
+  std::vector<std::string> header = {"layer", "parameters", "chosen"};
+  for (const LayerFormat& format : formats) {
+    header.push_back(to_string(format));
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const LayerSensitivity& unit : report.sensitivity) {
+    std::vector<std::string> row = {join(unit.layers), format_count(unit.parameters),
+                                    to_string(chosen_format(report, unit))};
+    for (const LayerFormat& format : formats) {
+      const auto found = std::ranges::find(unit.formats, format, &FormatEffect::format);
+      row.push_back(found == unit.formats.end() ? "" : svg::number(found->kl_divergence));
+    }
+    rows.push_back(std::move(row));
+  }
+  return html_table(header, rows);
+}
+
+}  // namespace
+
+std::string to_html(const PlanReport& report) {
+  HtmlPage page(last_part(report.model.path), "Plan, " + describe(report.plan.config));
+  page.tiles(tiles_of(report));
+  page.warnings(report.model.warnings);
+  page.section("Loss against size",
+               "Points: every layer in one format, or in the next finer one that it can take. The line joins the best "
+               "plans of some sizes. Larger files than FP16's are left out.");
+  page.add(scatter_chart(size_chart(report)));
+  page.details("The figures as a table", uniform_table(report));
+  page.section("Sensitivity of each layer",
+               "What the model's predictions lose when this layer alone is quantized, in the format that changes it "
+               "most. Colours are the formats that the plan gives.");
+  page.add(format_legend(report) + column_chart(sensitivity_chart(report)));
+  page.details("Every layer and format as a table", layer_table(report));
+  add_provenance(page, report.model, report.provenance, {{"Plan", report.output}});
+  return page.render();
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,24 @@
+// What calibration sees of a linear layer's input.
+#pragma once
+
+#include <vector>
+
+#include "diffulex_edge/calibration.h"
+#include "runtime/executor.h"
+
+namespace diffulex_edge {
+
+// One flag for each token of the batch, in the order of the sequences.
+std::vector<bool> masked_tokens(const CalibrationData& data);
+
+// Ranges, sizes and the noise of 8-bit integers, kept apart for masked tokens and others; chosen.input is what
+// options.observer takes. Neither the layer's name nor chosen.output is set. Throws Error{kBadFile} naming `layer`
+// where a value is not finite.
+LayerStatistics measure_input(const std::string& layer, const Activations& x, const std::vector<bool>& masked,
+                              const CalibrationOptions& options, const RunControl& control);
+
+// The range that options.observer takes for values of `layer`; errors as measure_input.
+ActivationRange observe_values(const std::string& layer, std::span<const float> values,
+                               const CalibrationOptions& options);
+
+}  // namespace diffulex_edge
