@@ -79,7 +79,7 @@ class MixedPrecisionPlanner {
   std::vector<LayerSensitivity> sensitivity_;
   SizePredictor predict_sizes_;
   std::vector<std::vector<std::int64_t>> bytes_;  // of each unit in each of its formats
-  std::int64_t other_bytes_ = 0;                  // of an artefact, beside the layers
+  std::int64_t other_bytes_ = 0;                  // of an artefact, beside the layers, at least
 };
 
 // A plan as a file: JSON that a person can edit. `layers` gives each layer's format; `default`, if there, that of all

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,7 +30,7 @@ namespace {
 
 constexpr std::int64_t kSequences = 8;
 constexpr std::int64_t kLength = 128;
-constexpr int kFrontierPoints = 16;
+constexpr int kFrontierPoints = 24;
 
 struct PlanArguments {
   ModelArguments model;
@@ -116,15 +117,14 @@ void find_activations(const Model& model, QuantizationConfig& config, const Cali
   config.activations = std::move(all.activations);
 }
 
-// The best plans between the smallest artefact and the largest.
-std::vector<MixedPrecisionPlan> frontier(const MixedPrecisionPlanner& planner, const std::vector<NamedPlan>& uniform) {
-  const auto [least, most] = std::ranges::minmax(uniform, {}, [](const NamedPlan& entry) { return entry.plan.size; });
+// The best plans from the smallest artefact to that of FP16, where next to nothing is lost.
+std::vector<MixedPrecisionPlan> frontier(const MixedPrecisionPlanner& planner) {
+  const auto least = static_cast<double>(planner.for_loss(std::numeric_limits<double>::max()).size);
+  const auto most = static_cast<double>(planner.uniform({.dtype = QuantizationDtype::FP16}).size);
   std::vector<MixedPrecisionPlan> plans;
   for (int i = 0; i < kFrontierPoints; ++i) {
     const double share = static_cast<double>(i) / (kFrontierPoints - 1);
-    const double size = std::pow(static_cast<double>(least.plan.size), 1.0 - share) *
-                        std::pow(static_cast<double>(most.plan.size), share);
-    plans.push_back(planner.for_size(std::max(least.plan.size, static_cast<std::int64_t>(std::llround(size)))));
+    plans.push_back(planner.for_size(std::llround(least * std::pow(std::max(most / least, 1.0), share))));
   }
   return plans;
 }
@@ -191,7 +191,7 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
                           .target_size = target,
                           .largest_loss = arguments.largest_loss,
                           .uniform = uniform,
-                          .frontier = frontier(planner, uniform),
+                          .frontier = frontier(planner),
                           .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
                           .peak_rss_bytes = peak_rss_bytes(),
                           .provenance = provenance};

@@ -46,7 +46,7 @@ MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vec
   for (const LayerFormat& format : all_layer_formats()) {
     const std::vector<std::size_t> chosen = choose_uniform(format);
     const ArtefactSizes sizes = predict_sizes_(config_of(chosen));
-    other_bytes_ = sizes.total;
+    std::int64_t other = sizes.total;
     for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
       std::int64_t bytes = 0;
       for (const std::string& layer : sensitivity_[i].layers) {
@@ -57,8 +57,9 @@ MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vec
         bytes += found->second;
       }
       bytes_[i][chosen[i]] = bytes;
-      other_bytes_ -= bytes;
+      other -= bytes;
     }
+    other_bytes_ = other_bytes_ == 0 ? other : std::min(other_bytes_, other);
   }
 }
 
@@ -117,7 +118,8 @@ MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
     }
     least += std::ranges::min(bytes_[i]);
   }
-  // What an artefact has beside the layers depends a little on the choice (alignment): found by trying.
+  // What an artefact has beside the layers depends a little on the choice (alignment): found by trying, the least
+  // first.
   std::int64_t other = other_bytes_;
   std::optional<MixedPrecisionPlan> best;
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
@@ -128,13 +130,11 @@ MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
     MixedPrecisionPlan plan = make_plan(solution->chosen);
     plan.kl_bound = solution->lower_bound;
     const std::int64_t actual_other = plan.size - static_cast<std::int64_t>(solution->weight);
-    if (plan.size <= bytes && (!best || plan.kl_divergence < best->kl_divergence)) {
+    if (plan.size <= bytes) {
       best = std::move(plan);
-    }
-    if (actual_other == other) {
       break;
     }
-    other = actual_other;
+    other = actual_other > other ? actual_other : other + plan.size - bytes;
   }
   if (!best) {
     throw Error(ErrorCode::kInvalidArgument, "target size",
