@@ -266,6 +266,12 @@ def test_an_unwritable_report_fails_before_the_work(command: str, tiny: Path, tm
         assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_dry_run_reads_no_weights_for_its_report(tiny: Path, tmp_path: Path) -> None:
+    report = make_report(tmp_path, "export", tiny, "-o", tmp_path / "model.pte", "--dtype", "int4", "--dry-run")
+    assert "model_sha256" not in report.json
+    assert "Would be written to" in report.html.read_text()
+
+
 def test_a_report_never_replaces_data(tiny: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.txt"
     text = (tiny / "calibration.txt").read_bytes()
