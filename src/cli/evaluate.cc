@@ -119,7 +119,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const EvaluationResult result = evaluate(subject, reference, sets, control);
   const std::optional<FormatComparison> formats =
       compare_formats_if_wanted(arguments, original, calibrated, sets, control);
-  const Provenance provenance = arguments.report.provenance(original, arguments.command_line, control);
+  const Provenance provenance = arguments.report.provenance(original, arguments.command_line, true, control);
   bar.end();
 
   std::vector<std::string> warnings = original.warnings;

@@ -77,12 +77,13 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   if (!result.success) {
     throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
   }
-  const ExportReport report{.model = model,
-                            .config = config,
-                            .metadata = result.metadata,
-                            .output = arguments.output,
-                            .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
-                            .provenance = arguments.report.provenance(model, arguments.command_line, control)};
+  const ExportReport report{
+      .model = model,
+      .config = config,
+      .metadata = result.metadata,
+      .output = arguments.output,
+      .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
+      .provenance = arguments.report.provenance(model, arguments.command_line, !arguments.dry_run, control)};
   bar.end();
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));

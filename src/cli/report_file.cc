@@ -58,12 +58,16 @@ void ReportFile::check(const Model& model, const std::vector<std::string>& other
   const OutputFile probe(path_, kExpectedBytes);
 }
 
-Provenance ReportFile::provenance(const Model& model, const std::string& command_line,
+Provenance ReportFile::provenance(const Model& model, const std::string& command_line, bool hashes,
                                   const RunControl& control) const {
-  if (!is_wanted()) {
-    return {};
+  Provenance provenance;
+  if (is_wanted()) {
+    provenance.command = command_line;
+    if (hashes) {
+      provenance.model_hash = hash_model(model, control);
+    }
   }
-  return {.command = command_line, .model_hash = hash_model(model, control)};
+  return provenance;
 }
 
 void ReportFile::write(const std::string& html) const {

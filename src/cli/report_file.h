@@ -20,8 +20,9 @@ class ReportFile {
   // Before long work: throws Error{kInvalidArgument} where the report would replace a file of the model or one of
   // `others` (outputs and data), and Error{kIo} where it can't be written.
   void check(const Model& model, const std::vector<std::string>& others) const;
-  // Of a report on `model`: the hash only where there will be a page, since it reads every byte.
-  Provenance provenance(const Model& model, const std::string& command_line, const RunControl& control) const;
+  // Of a report on `model`; empty where none is wanted. The hash reads every byte: `hashes` false leaves it out.
+  Provenance provenance(const Model& model, const std::string& command_line, bool hashes,
+                        const RunControl& control) const;
   // Throws Error{kIo}.
   void write(const std::string& html) const;
 

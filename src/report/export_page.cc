@@ -21,7 +21,9 @@ std::vector<Tile> tiles_of(const ExportMetadata& metadata) {
           {.name = "Smaller than FP32",
            .value = format_number(metadata.compression_ratio(), 2) + "x",
            .note = format_number(metadata.memory_reduction_pct(), 1) + "% less"},
-          {.name = "Parameters", .value = format_count(metadata.parameters), .note = "tied weights once"},
+          {.name = "Parameters",
+           .value = format_number(static_cast<double>(metadata.parameters) / 1e6, 1) + " M",
+           .note = format_count(metadata.parameters) + ", tied weights once"},
           {.name = "Longest input", .value = format_count(metadata.seq_len), .note = "tokens"}};
 }
 
@@ -56,14 +58,18 @@ std::string to_html(const ExportReport& report) {
   }
   page.section("Layers and formats");
   page.add(format_legend(layers) + size_chart(layers));
+  page.subsection("Each linear layer", "Coloured by its format.");
+  page.add(layer_size_chart(layers));
   page.details("Every layer as a table", layer_table(metadata.layers));
   if (report.calibration != nullptr) {
     add_calibration(page, *report.calibration);
   }
   Facts facts = {{metadata.dry_run ? "Would be written to" : "Written to", report.output}};
+  std::string operators;
   for (const std::string& op : metadata.operators_outside_delegate) {
-    facts.emplace_back("Outside the delegate", op);
+    operators += (operators.empty() ? "" : ", ") + op;
   }
+  facts.emplace_back("Outside the delegate", operators.empty() ? "nothing" : operators);
   add_provenance(page, report.model, report.provenance, facts);
   return page.render();
 }

@@ -152,6 +152,23 @@ std::string size_chart(const std::vector<SizedLayer>& layers) {
   return bar_chart(chart);
 }
 
+std::string layer_size_chart(const std::vector<SizedLayer>& layers) {
+  ColumnChart chart{.x_label = "block", .y_label = "stored (MiB)", .panels = {}, .reference = {}};
+  for (const SizedLayer& layer : layers) {
+    const LayerName name = parse_layer_name(layer.plan->layer);
+    if (name.block && layer.plan->role == LayerRole::kLinear) {
+      const double mib = static_cast<double>(layer.bytes) / kMebibyte;
+      panel_of(chart.panels, name.kind)
+          .columns.push_back({.position = *name.block,
+                              .value = mib,
+                              .style = style_of(layer.plan->format),
+                              .tooltip = layer.plan->layer + ": " + to_string(layer.plan->format) + ", " +
+                                         (layer.bytes == 0 ? "shared" : size_text(mib))});
+    }
+  }
+  return column_chart(chart);
+}
+
 std::string noise_chart(const std::vector<LayerNoise>& layers, const QuantizationPlan* plan) {
   std::map<std::string, const LayerPlan*> plans;
   if (plan != nullptr) {

@@ -24,6 +24,8 @@ Style style_of(QuantizationDtype dtype);
 std::string format_legend(const std::vector<SizedLayer>& layers);
 // Stored MiB of each kind of layer, coloured by format, largest first.
 std::string size_chart(const std::vector<SizedLayer>& layers);
+// Stored size of each linear layer in the blocks, coloured by format: where formats differ from block to block.
+std::string layer_size_chart(const std::vector<SizedLayer>& layers);
 // Bytes of a plan's weights, equal tensors of one format once, as planned_bytes counts them.
 std::vector<SizedLayer> sized_layers(const QuantizationPlan& plan);
 

@@ -87,10 +87,10 @@ void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::opt
   const std::vector<Placement> choices = placements();
   for (std::size_t i = 0; i < labels.size(); ++i) {
     double least = std::numeric_limits<double>::infinity();
-    for (std::size_t choice = 0; choice < choices.size(); ++choice) {
-      double cost = kDistanceCost * std::fabs(choices[choice].down);
+    for (const Placement& choice : choices) {
+      double cost = kDistanceCost * std::fabs(choice.down);
       for (const double width : kWidths) {
-        const Box box = box_of(labels[i], choices[choice], width);
+        const Box box = box_of(labels[i], choice, width);
         cost += 1000.0 * outside(box, width);
         for (const Label& mark : marks) {
           const double x = mark.x * width;
@@ -105,7 +105,7 @@ void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::opt
       }
       if (cost < least) {
         least = cost;
-        labels[i].placement = choices[choice];
+        labels[i].placement = choice;
       }
     }
   }

@@ -189,7 +189,7 @@ def each_kind(report: Report) -> list[tuple[dict[str, Any], str]]:
 def test_export_shows_rounding_and_every_layer(exported: Report, browser: Browser) -> None:
     page = browser.load(exported.html, 1280)
     kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    assert sum(panels(page, kind) for kind in kinds) == LAYERS
+    assert sum(panels(page, kind) for kind in kinds) == 2 * LAYERS  # sizes and rounding
     assert page.count("details tbody tr") >= len(exported.json["layers"])
     assert panels(page, "Stored size") > 5
 
@@ -264,6 +264,12 @@ def test_an_unwritable_report_fails_before_the_work(command: str, tiny: Path, tm
         result = run(command, tiny, *output, "--report", tmp_path / target)
         assert_fails(result, OUTPUT_ERROR, str(tmp_path / target) if target != "/dev/null" else target)
         assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_dry_run_reads_no_weights_for_its_report(tiny: Path, tmp_path: Path) -> None:
+    report = make_report(tmp_path, "export", tiny, "-o", tmp_path / "model.pte", "--dtype", "int4", "--dry-run")
+    assert "model_sha256" not in report.json
+    assert "Would be written to" in report.html.read_text()
 
 
 def test_a_report_never_replaces_data(tiny: Path, tmp_path: Path) -> None:
