@@ -2,7 +2,8 @@
 
 SmolLM2-135M-Instruct (smollm2_checkpoint.py) is quantized by each method and group size and evaluated with float32
 activations, so that the weights alone count, on a text that calibration does not see. torchao runs in PyTorch on the
-same tokens. What was measured is kept in build/bench/rounding and not measured again (--fresh does).
+same tokens. NAME-self calibrates with tokens that the model makes itself. What was measured is kept in
+build/bench/rounding and not measured again (--fresh does).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from bench import ROOT, MeasurementError, fingerprint, machine, run_measured
 from texts import TEXTS, MissingTextError, write_next_token_set, write_text
 
 HERE = Path(__file__).resolve().parent
-OUR_METHODS = ("rtn", "mse", "hqq", "gptq", "awq", "auto")
+OWN_TOKENS = ["--calibration", "self", "--calibration-sequences", "16", "--calibration-length", "128"]
+OUR_METHODS = {name: ["--method", name] for name in ("rtn", "mse", "hqq", "gptq", "awq", "auto")}
+OUR_METHODS |= {f"{name}-self": ["--method", name, *OWN_TOKENS] for name in ("mse", "gptq", "auto")}
 THEIR_METHODS = {"torchao": "affine", "torchao-hqq": "hqq_scale_only"}
 CALIBRATED = ("gptq", "awq", "auto")
 Row = dict[str, Any]
@@ -90,7 +93,7 @@ class Bench:
         shutil.rmtree(target, ignore_errors=True)
         exporter = str(self.options.exporter)
         command = [exporter, "quantize", str(self.checkpoint), "-o", str(target), "--dtype", "int4", "--quiet"]
-        command += ["--group-size", str(group_size), "--method", method]
+        command += ["--group-size", str(group_size), *OUR_METHODS[method]]
         if method in CALIBRATED:
             command += ["--calibration", str(self.calibration)]
         quantized = run_measured(command)
