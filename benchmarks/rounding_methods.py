@@ -68,6 +68,7 @@ class Bench:
         programs = [self.options.exporter] if own else [HERE / "torchao_rounding.py", HERE / "official_route.py"]
         key = {
             "method": method,
+            "options": OUR_METHODS.get(method),
             "group_size": group_size,
             "data": digest(self.data),
             "calibration": digest(self.calibration) if method in CALIBRATED else None,

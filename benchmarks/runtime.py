@@ -162,6 +162,7 @@ def run_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         arguments, shapes, other = jobs[name]
         print(f"[runtime] {name}", file=sys.stderr, flush=True)
         results[name] = measure(options, [program, *arguments], shapes, other)
+        print(f"[runtime] {json.dumps(results[name])}", file=sys.stderr, flush=True)
         if scratch.is_dir():
             shutil.rmtree(scratch)
         scratch.unlink(missing_ok=True)
