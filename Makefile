@@ -7,7 +7,8 @@ BIN := build/release/bin/diffulex-edge
 WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build demo test test-unit test-asan test-aarch64 test-integration test-package bench lint format clean
+.PHONY: build demo test test-unit test-asan test-aarch64 test-integration test-package bench bench-rounding \
+  bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
@@ -44,6 +45,15 @@ bench: build $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
 	build/release/bin/packed_benchmark
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
+
+## Rounding methods on a trained model, beside torchao (an hour; what was measured before is not measured again).
+bench-rounding: build $(VENV)/test.stamp $(VENV)/bench.stamp
+	scripts/install-packages bench
+	$(VENV)/bin/python benchmarks/rounding_methods.py $(BENCH_ARGS)
+
+## Speed and memory of the CPU runtime beside OpenBLAS itself.
+bench-runtime: build $(VENV)/test.stamp
+	$(VENV)/bin/python benchmarks/runtime.py $(BENCH_ARGS)
 
 lint: build $(VENV)/lint.stamp
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)

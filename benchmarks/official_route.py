@@ -51,7 +51,7 @@ class DecoderConfig:
 
 
 def read_config(folder: Path) -> DecoderConfig:
-    """Reads config.json of a LLaDA, SDAR or Qwen3 checkpoint; anything else is a ValueError."""
+    """Reads config.json of a LLaDA, Llama, SDAR or Qwen3 checkpoint; anything else is a ValueError."""
     c = json.loads((folder / "config.json").read_text())
     match c["model_type"]:
         case "llada":
@@ -69,6 +69,23 @@ def read_config(folder: Path) -> DecoderConfig:
                 qk_norm=False,
                 block_length=0,
             )
+        case "llama":
+            if c.get("rope_scaling") or c.get("attention_bias") or c.get("mlp_bias"):
+                raise ValueError("a Llama with scaled rotary positions or biases has no reference model here")
+            return DecoderConfig(
+                hidden=c["hidden_size"],
+                layers=c["num_hidden_layers"],
+                heads=c["num_attention_heads"],
+                kv_heads=c["num_key_value_heads"],
+                head_dim=c["hidden_size"] // c["num_attention_heads"],
+                intermediate=c["intermediate_size"],
+                vocab=c["vocab_size"],
+                rope_theta=c["rope_theta"],
+                eps=c["rms_norm_eps"],
+                tied=c["tie_word_embeddings"],
+                qk_norm=False,
+                block_length=1,
+            )
         case "sdar" | "qwen3":
             return DecoderConfig(
                 hidden=c["hidden_size"],
@@ -85,7 +102,7 @@ def read_config(folder: Path) -> DecoderConfig:
                 block_length=c.get("block_length", c.get("block_size", 4)) if c["model_type"] == "sdar" else 1,
             )
         case other:
-            raise ValueError(f"model_type {other!r}: only llada, sdar and qwen3 have a reference model here")
+            raise ValueError(f"model_type {other!r}: only llada, llama, sdar and qwen3 have a reference model here")
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -202,7 +219,8 @@ def tensor_names(config: DecoderConfig, model_type: str) -> Iterator[tuple[str, 
         prefix = "model.layers"
         layer_names = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
         layer_names |= {f"attention.{p}_proj": f"self_attn.{p}_proj" for p in "qkvo"}
-        layer_names |= {f"attention.{p}_norm": f"self_attn.{p}_norm" for p in "qk"}
+        if config.qk_norm:
+            layer_names |= {f"attention.{p}_norm": f"self_attn.{p}_norm" for p in "qk"}
         layer_names |= {name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")}
     for layer in range(config.layers):
         for ours, theirs in layer_names.items():

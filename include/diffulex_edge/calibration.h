@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "diffulex_edge/model.h"
@@ -20,8 +21,11 @@ enum class Observer { MIN_MAX, PERCENTILE, MSE };
 std::string_view to_string(Observer observer);  // "min_max", "percentile", "mse"
 Observer parse_observer(std::string_view text);
 
+// In place of a file: the model makes max_sequences of `length` tokens itself.
+inline constexpr std::string_view kOwnTokens = "self";
+
 struct CalibrationOptions {
-  // .txt, .jsonl, .npy, or .safetensors with input_ids_R. Needed where needs_calibration().
+  // .txt, .jsonl, .npy, or .safetensors with input_ids_R, or kOwnTokens. Needed where needs_calibration().
   std::filesystem::path data;
   std::int64_t length = 256;        // tokens of a sequence, at most
   std::int64_t max_sequences = 64;  // the first so many
@@ -42,7 +46,8 @@ struct CalibrationData {
 // Reads options.data and masks it: ratios are stratified over (0, 1), a block-causal model gets clean prefixes and one
 // masked block. Sequences that hold mask tokens, and those of a .safetensors file, are states already and stay as they
 // are. Errors: kBadFile for data that is broken, too short or foreign, kInvalidArgument for impossible options.
-CalibrationData load_calibration_data(const Model& model, const CalibrationOptions& options);
+CalibrationData load_calibration_data(const Model& model, const CalibrationOptions& options,
+                                      const RunControl& control = {});
 
 // Of the values of an input's masked or unmasked tokens. The noise is that of 8-bit integers, as 10 log10 of the
 // signal's squares over the error's: with the one static scale that the observer chose, and with a scale for each
@@ -84,6 +89,8 @@ struct CalibrationResult {
 
 // True for mode static and for the methods gptq, awq and auto, unless the checkpoint has their result already.
 bool needs_calibration(const Model& model, const QuantizationConfig& config);
+// True also for method mse, which weighs its errors where it has data.
+bool can_use_calibration(const Model& model, const QuantizationConfig& config);
 
 // Runs the data through the float32 model and fills config.activations. Memory: activations of all tokens, one tile of
 // weights for each thread.
@@ -104,8 +111,9 @@ struct CalibratedModel {
   std::optional<CalibrationResult> calibration;
 };
 
-// Does what needs_calibration() says: fills config.activations, and writes the rounded copy to the folder `workspace`,
-// which the caller removes when done with the model. `model_options` are those that `model` was loaded with.
+// Does what needs_calibration() says, and what can_use_calibration() says where options.data is given: fills
+// config.activations, and writes the rounded copy to the folder `workspace`, which the caller removes when done with
+// the model. `model_options` are those that `model` was loaded with.
 CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
                                 const CalibrationOptions& options, const std::filesystem::path& workspace,
                                 const RunControl& control = {});

@@ -12,8 +12,8 @@ namespace diffulex_edge::cli {
 void CalibrationArguments::add_to(CLI::App& command) {
   command.add_option(
       "--calibration", data,
-      "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static, for --method gptq, awq and auto, "
-      "and for plan");
+      "Text (.txt, .jsonl) or token ids (.npy, .safetensors) for --mode static, for --method gptq, awq, auto and mse, "
+      "and for plan; self: tokens that the model makes itself");
   command.add_option("--calibration-length", length,
                      fmt::format("Tokens of a calibration sequence, at most (default {})", length));
   command.add_option("--calibration-sequences", sequences,
@@ -30,11 +30,11 @@ CalibrationOptions CalibrationArguments::options(const Model& model, const Quant
     const bool is_static = config.mode == QuantizationMode::STATIC;
     throw Error(ErrorCode::kInvalidArgument,
                 is_static ? "mode static" : "method " + std::string(to_string(config.method)), "needs calibration data",
-                "give text or token ids with --calibration FILE");
+                "give text or token ids with --calibration FILE, or --calibration self");
   }
-  if (data && !needs_calibration(model, config)) {
+  if (data && !can_use_calibration(model, config)) {
     throw Error(ErrorCode::kInvalidArgument, "--calibration", "nothing here needs it",
-                "leave it out, or ask for --mode static with INT8, or for --method gptq, awq or auto");
+                "leave it out, or ask for --mode static with INT8, or for --method gptq, awq, auto or mse");
   }
   return unchecked_options();
 }

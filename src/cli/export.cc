@@ -60,7 +60,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   if (arguments.dry_run) {
     config.quant_config.method = RoundingMethod::RTN;
   }
-  if (needs_calibration(model, config.quant_config)) {
+  if (can_use_calibration(model, config.quant_config)) {
     refuse_input_as_target(model, arguments.output);
   }
 

@@ -2,9 +2,11 @@
 
 #include <cblas.h>
 
+#include <algorithm>
 #include <limits>
 #include <mutex>
 
+#include "core/parallel.h"
 #include "diffulex_edge/error.h"
 
 // LAPACK has no header in Debian's OpenBLAS: these are its Fortran symbols, column-major.
@@ -76,6 +78,19 @@ void multiply(const Gemm& gemm_shape, const float* a, std::int64_t lda, const fl
 void multiply_transposed_first(const Gemm& gemm_shape, const float* a, std::int64_t lda, const float* b,
                                std::int64_t ldb, float* c, std::int64_t ldc) {
   gemm(gemm_shape, CblasTrans, CblasNoTrans, a, lda, b, ldb, c, ldc);
+}
+
+void multiply_tiled(Product product, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
+                    float* c, const RunControl& control) {
+  constexpr std::int64_t kTile = 128;  // rows of c
+  const bool first = product == Product::kTransposedFirst;
+  const bool second = product == Product::kTransposed;
+  parallel_for(static_cast<std::size_t>((m + kTile - 1) / kTile), control, [&](std::size_t tile, std::size_t) {
+    const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
+    gemm({.m = std::min(kTile, m - begin), .n = n, .k = k}, first ? CblasTrans : CblasNoTrans,
+         second ? CblasTrans : CblasNoTrans, a + (first ? begin : begin * k), first ? m : k, b, second ? k : n,
+         c + begin * n, n);
+  });
 }
 
 bool cholesky_upper(std::span<double> a, std::int64_t n) {

@@ -1,11 +1,13 @@
 // Dense linear algebra in float32: a thin layer over OpenBLAS and its LAPACK. Matrices are row-major.
 //
-// Each call runs on the calling thread: callers tile their work and run the tiles with parallel_for, so that results do
-// not depend on the number of threads.
+// Each call but multiply_tiled runs on the calling thread: callers tile their work and run the tiles with parallel_for,
+// so that results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
 #include <span>
+
+#include "diffulex_edge/progress.h"
 
 namespace diffulex_edge {
 
@@ -26,6 +28,11 @@ void multiply(const Gemm& gemm, const float* a, std::int64_t lda, const float* b
 // c [m, n] = alpha * a [k, m]^T * b [k, n] + beta * c: sums outer products of rows, such as a Hessian's X^T X.
 void multiply_transposed_first(const Gemm& gemm, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
                                float* c, std::int64_t ldc);
+
+enum class Product { kPlain, kTransposed, kTransposedFirst };  // as multiply, multiply_transposed, ..._first
+// c [m, n] = a [m, k] * b [k, n], with a or b transposed as `product` says, all of them dense; on all threads.
+void multiply_tiled(Product product, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
+                    float* c, const RunControl& control);
 
 // The following take a symmetric matrix a [n, n] in place (double precision: Hessians are ill-conditioned) and return
 // false, leaving `a` undefined, where it is not positive definite.

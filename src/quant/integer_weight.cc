@@ -54,8 +54,7 @@ IntegerWeight unpack(const RoundedWeight& weight, std::int64_t rows, std::int64_
       const std::byte* packed = weight.values.data() + row * row_bytes;
       std::int8_t* q = result.row(row);
       for (std::int64_t i = 0; i < columns; ++i) {
-        const auto pair = std::to_integer<unsigned>(packed[i / 2]);
-        q[i] = static_cast<std::int8_t>(static_cast<int>(i % 2 == 0 ? pair & 15U : pair >> 4U) - 8);
+        q[i] = static_cast<std::int8_t>(int4_at(packed, i));
       }
     }
   }

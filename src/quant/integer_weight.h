@@ -1,6 +1,7 @@
 // A quantized weight taken apart: an integer for each element and a float32 for each scale.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -23,6 +24,12 @@ struct IntegerWeight {
   std::int8_t* row(std::int64_t index) { return values.data() + index * columns; }
   float* row_scales(std::int64_t index) { return scales.data() + index * scales_per_row(); }
 };
+
+// The integer in [-8, 7] of column i in a row that is stored as INT4.
+inline int int4_at(const std::byte* row, std::int64_t i) {
+  const auto pair = std::to_integer<int>(row[i / 2]);
+  return (i % 2 == 0 ? pair & 15 : pair >> 4) - 8;
+}
 
 // Into and out of the stored layout; exact.
 void pack(const IntegerWeight& weight, const WeightFormat& format, RoundedWeight& target);

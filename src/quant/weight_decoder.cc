@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "diffulex_edge/error.h"
+#include "quant/integer_weight.h"
 #include "quant/kernels/kernels.h"
 
 namespace diffulex_edge {
@@ -34,10 +35,8 @@ void decode_integers(const WeightFormat& format, const std::byte* values, const 
         target[i] = static_cast<float>(q[i]) * scale;
       }
     } else {
-      const auto* q = reinterpret_cast<const std::uint8_t*>(values);
       for (std::int64_t i = begin; i < end; ++i) {
-        const int nibble = i % 2 == 0 ? q[i / 2] & 0x0F : q[i / 2] >> 4;
-        target[i] = static_cast<float>(nibble - 8) * scale;
+        target[i] = static_cast<float>(int4_at(values, i)) * scale;
       }
     }
   }

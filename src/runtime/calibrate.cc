@@ -32,6 +32,11 @@ bool uses_inputs(RoundingMethod method) {
   return method == RoundingMethod::GPTQ || method == RoundingMethod::AWQ || method == RoundingMethod::AUTO;
 }
 
+bool weighs_inputs(const Model& model, const QuantizationConfig& config) {
+  const bool has_integers = config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4;
+  return config.method == RoundingMethod::MSE && has_integers && !model.stored_quantization;
+}
+
 class ActivationCalibrator {
  public:
   ActivationCalibrator(const Model& model, QuantizationConfig& config, const CalibrationData& data,
@@ -145,18 +150,23 @@ CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& 
   return ActivationCalibrator(model, config, data, options, control).run();
 }
 
+bool can_use_calibration(const Model& model, const QuantizationConfig& config) {
+  return needs_calibration(model, config) || weighs_inputs(model, config);
+}
+
 CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
                                 const CalibrationOptions& options, const std::filesystem::path& workspace,
                                 const RunControl& control) {
   CalibratedModel result{.model = model, .config = config, .calibration = {}};
-  if (!needs_calibration(model, config)) {
+  const bool weighs = weighs_inputs(model, config) && !options.data.empty();
+  if (!needs_calibration(model, config) && !weighs) {
     return result;
   }
-  const CalibrationData data = load_calibration_data(model, options);
+  const CalibrationData data = load_calibration_data(model, options, control);
   if (is_static(config)) {
     result.calibration = calibrate_activations(model, result.config, data, options, control);
   }
-  if (uses_inputs(config.method)) {
+  if (uses_inputs(config.method) || weighs) {
     CalibrationResult rounding = round_with_calibration(model, result.config, data, options, workspace, control);
     result.model = load_model(workspace, model_options);
     result.config = default_quantization_config(result.model);

@@ -9,6 +9,7 @@
 #include "runtime/diffusion_states.h"
 #include "runtime/mask_token.h"
 #include "runtime/model_tokens.h"
+#include "runtime/own_tokens.h"
 
 namespace diffulex_edge {
 namespace {
@@ -54,12 +55,15 @@ void check(const CalibrationOptions& options) {
 
 }  // namespace
 
-CalibrationData load_calibration_data(const Model& model, const CalibrationOptions& options) {
+CalibrationData load_calibration_data(const Model& model, const CalibrationOptions& options,
+                                      const RunControl& control) {
   check(options);
-  TokenSequences sequences = read_model_tokens(model, options.data,
-                                               {.length = std::min(options.length, model.seq_len),
-                                                .max_sequences = options.max_sequences,
-                                                .vocab_size = model.config.vocab_size});
+  const std::int64_t length = std::min(options.length, model.seq_len);
+  const TokenDataOptions limits{
+      .length = length, .max_sequences = options.max_sequences, .vocab_size = model.config.vocab_size};
+  const OwnTokensOptions own{.sequences = options.max_sequences, .length = length, .seed = options.seed};
+  TokenSequences sequences = options.data == kOwnTokens ? make_own_tokens(model, own, control)
+                                                        : read_model_tokens(model, options.data, limits);
   ModelConfig config = model.config;
   config.mask_token_id = find_mask_token(model);
   const std::optional<std::int64_t> mask = config.mask_token_id;

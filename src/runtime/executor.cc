@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::int64_t kRowsAtOnce = 64;            // that one thread takes of cheap work
 constexpr std::int64_t kAttentionRows = 128;        // queries whose scores are in memory at once, for each thread
-constexpr std::int64_t kLogitElements = 1LL << 23;  // float32 logits in memory at once
+constexpr std::int64_t kLogitElements = 1LL << 25;  // float32 logits in memory at once
 
 // Sources have no work of their own: weights are read by their users, the mask is known to the attention.
 bool is_passed_over(Op op) {

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/linear_algebra.h"
-#include "core/parallel.h"
 
 namespace diffulex_edge {
 
@@ -38,13 +37,8 @@ InputStatistics input_statistics(std::span<const float> x, std::int64_t columns,
     x = weighted;
   }
   statistics.hessian.resize(width * width);
-  constexpr std::int64_t kTile = 128;  // rows of the Hessian
-  parallel_for(static_cast<std::size_t>((columns + kTile - 1) / kTile), control, [&](std::size_t tile, std::size_t) {
-    const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
-    const std::int64_t rows = std::min(kTile, columns - begin);
-    multiply_transposed_first({.m = rows, .n = columns, .k = static_cast<std::int64_t>(tokens)}, x.data() + begin,
-                              columns, x.data(), columns, statistics.hessian.data() + begin * columns, columns);
-  });
+  multiply_tiled(Product::kTransposedFirst, columns, columns, static_cast<std::int64_t>(tokens), x.data(), x.data(),
+                 statistics.hessian.data(), control);
   // Rounding differs between the two halves.
   for (std::size_t i = 0; i < width; ++i) {
     for (std::size_t j = 0; j < i; ++j) {

@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "core/linear_algebra.h"
-#include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "quant/weight_decoder.h"
 #include "runtime/input_statistics.h"
@@ -14,20 +13,7 @@ namespace diffulex_edge {
 namespace {
 
 constexpr double kDamping = 0.05;
-constexpr std::int64_t kTile = 128;                              // rows that one thread computes at a time
 constexpr std::int64_t kJudgedOutputs = std::int64_t{1} << 24U;  // held-out tokens x rows of the weight, at most
-
-// c [m, n] = a [m, k] b [n, k]^T, or a [m, k] b [k, n], on all threads.
-using Multiply = void (*)(const Gemm&, const float*, std::int64_t, const float*, std::int64_t, float*, std::int64_t);
-
-void run_tiled(Multiply multiply_tile, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
-               float* c, const RunControl& control) {
-  const std::int64_t ldb = multiply_tile == &multiply ? n : k;
-  parallel_for(static_cast<std::size_t>((m + kTile - 1) / kTile), control, [&](std::size_t tile, std::size_t) {
-    const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
-    multiply_tile({.m = std::min(kTile, m - begin), .n = n, .k = k}, a + begin * k, k, b, ldb, c + begin * n, n);
-  });
-}
 
 std::vector<float> rows_of(const Activations& value, std::span<const std::int64_t> rows) {
   std::vector<float> copy;
@@ -79,15 +65,12 @@ void LayerInput::prepare_correction(const Activations& seen, const Activations& 
     return;
   }
   std::vector<float> cross(width * width);
-  parallel_for(static_cast<std::size_t>((columns_ + kTile - 1) / kTile), control_, [&](std::size_t tile, std::size_t) {
-    const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
-    multiply_transposed_first({.m = std::min(kTile, columns_ - begin), .n = columns_, .k = seen.rows},
-                              difference.data() + begin, columns_, seen.data.data(), columns_,
-                              cross.data() + begin * columns_, columns_);
-  });
+  multiply_tiled(Product::kTransposedFirst, columns_, columns_, seen.rows, difference.data(), seen.data.data(),
+                 cross.data(), control_);
   const std::vector<float> narrow(inverse.begin(), inverse.end());
   correction_.resize(width * width);
-  run_tiled(&multiply, columns_, columns_, columns_, cross.data(), narrow.data(), correction_.data(), control_);
+  multiply_tiled(Product::kPlain, columns_, columns_, columns_, cross.data(), narrow.data(), correction_.data(),
+                 control_);
 }
 
 std::vector<float> LayerInput::correct(std::span<const float> weight, std::int64_t rows) const {
@@ -95,7 +78,8 @@ std::vector<float> LayerInput::correct(std::span<const float> weight, std::int64
     return {};
   }
   std::vector<float> corrected(weight.size());
-  run_tiled(&multiply, rows, columns_, columns_, weight.data(), correction_.data(), corrected.data(), control_);
+  multiply_tiled(Product::kPlain, rows, columns_, columns_, weight.data(), correction_.data(), corrected.data(),
+                 control_);
   std::ranges::transform(corrected, weight, corrected.begin(), std::plus<>());
   const bool finite = std::ranges::all_of(corrected, [](float value) { return std::isfinite(value); });
   return finite ? corrected : std::vector<float>();
@@ -108,7 +92,7 @@ std::function<double(const RoundedWeight&)> LayerInput::judge(std::span<const fl
   const std::int64_t tokens =
       std::clamp<std::int64_t>(kJudgedOutputs / rows, std::min<std::int64_t>(held_out, 64), held_out);
   auto wanted = std::make_shared<std::vector<float>>(static_cast<std::size_t>(tokens * rows));
-  run_tiled(&multiply_transposed, tokens, rows, columns_, truth_.data(), weight.data(), wanted->data(), control_);
+  multiply_tiled(Product::kTransposed, tokens, rows, columns_, truth_.data(), weight.data(), wanted->data(), control_);
   return [=, this](const RoundedWeight& rounded) {
     std::vector<float> decoded(static_cast<std::size_t>(rows * columns_));
     decode_rows(format, rounded.values, rounded.scales, rows, columns_, decoded);
@@ -116,7 +100,8 @@ std::function<double(const RoundedWeight&)> LayerInput::judge(std::span<const fl
       unscale_columns(decoded, rows, scales);
     }
     std::vector<float> outputs(wanted->size());
-    run_tiled(&multiply_transposed, tokens, rows, columns_, seen_.data(), decoded.data(), outputs.data(), control_);
+    multiply_tiled(Product::kTransposed, tokens, rows, columns_, seen_.data(), decoded.data(), outputs.data(),
+                   control_);
     double error = 0.0;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference = static_cast<double>(outputs[i]) - static_cast<double>((*wanted)[i]);

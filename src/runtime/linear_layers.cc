@@ -15,8 +15,8 @@ namespace diffulex_edge {
 namespace {
 
 // A tile of weights in float32 stays in a core's cache; a tile of tokens bounds what one multiplication touches.
-constexpr std::int64_t kTileElements = std::int64_t{1} << 18U;
-constexpr std::int64_t kTileTokens = 512;
+constexpr std::int64_t kTileElements = std::int64_t{1} << 19U;
+constexpr std::int64_t kTileTokens = 1024;
 
 std::int64_t tile_rows(std::int64_t rows, std::int64_t columns) {
   const std::int64_t wanted = std::clamp<std::int64_t>(kTileElements / columns, 32, 512);

@@ -208,7 +208,7 @@ class LayerwiseRounder {
     }
     RoundedWeight rounded = round_weight(weight, plan.rows, plan.columns, plan.format, RoundingMethod::MSE,
                                          input_importance(statistics), quiet_);
-    rounded.method = RoundingMethod::AWQ;
+    rounded.method = config_.method;  // MSE, or AWQ
     return rounded;
   }
 

@@ -106,6 +106,37 @@ def test_rounded_programs_run(
     assert config["method"] == method
 
 
+@pytest.mark.parametrize("method", ["mse", "gptq"])
+def test_a_model_calibrates_itself(method: str, tiny: Path) -> None:
+    own = ("--calibration", "self", "--calibration-sequences", 16, "--calibration-length", 128)
+    report = run_json(
+        "evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4", "--method", method, *own
+    )
+    rounding = report["calibration"]["rounding"]
+    assert {layer["method"] for layer in rounding} == {method}
+    assert sum(layer["error"] for layer in rounding) < sum(layer["nearest_error"] for layer in rounding)
+    for ratio in ("15", "50", "90"):
+        assert report["loss_increase"][ratio] < 0.02
+
+
+def test_mse_with_data_weighs_what_matters(tiny: Path) -> None:
+    """Its errors are those of the layer's output; without data they are those of the weights."""
+    text = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 16)
+    reports = {
+        data: run_json(
+            "evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4", "--method", "mse", *data
+        )
+        for data in ((), text)
+    }
+    assert "calibration" not in reports[()]
+    assert reports[()]["loss"] != reports[text]["loss"]
+
+
+def test_hqq_has_no_use_for_data(tiny: Path, tmp_path: Path) -> None:
+    result = run("quantize", tiny, "-o", tmp_path / "q", "--dtype", "int4", "--method", "hqq", "--calibration", "self")
+    assert_fails(result, USAGE_ERROR, "nothing here needs it")
+
+
 def test_awq_changes_norms_and_nothing_that_the_model_computes(
     checkpoint: MakeCheckpoint, ids_file: Path, tmp_path: Path
 ) -> None:
@@ -121,9 +152,9 @@ def test_awq_changes_norms_and_nothing_that_the_model_computes(
 
 
 def test_results_do_not_depend_on_threads(checkpoint: MakeCheckpoint, ids_file: Path, tmp_path: Path) -> None:
-    for method in ("gptq", "auto"):
+    for method, data in (("gptq", ids_file), ("auto", ids_file), ("mse", "self")):
         for threads in (1, 2):
-            options = ("--dtype", "int4", "--method", method, "--calibration", ids_file, "--threads", threads)
+            options = ("--dtype", "int4", "--method", method, "--calibration", data, "--threads", threads)
             run_json("quantize", checkpoint("qwen3"), "-o", tmp_path / f"{method}{threads}", *options)
         one, two = (tmp_path / f"{method}{threads}/model.safetensors" for threads in (1, 2))
         assert one.read_bytes() == two.read_bytes()

@@ -87,6 +87,32 @@ TEST(LinearAlgebra, GivesTheSameFromSeveralThreadsAtOnce) {
   }
 }
 
+TEST(LinearAlgebra, TiledProductsAreThoseOfOneCall) {
+  constexpr std::int64_t kM = 300;  // more than one tile
+  constexpr std::int64_t kN = 40;
+  constexpr std::int64_t kK = 24;
+  const auto a = random_matrix(kM * kK, 5);  // [m, k], or [k, m]
+  const auto b = random_matrix(kN * kK, 6);  // [n, k], or [k, n]
+  const Gemm gemm{.m = kM, .n = kN, .k = kK};
+  std::vector<std::vector<float>> expected(3, std::vector<float>(kM * kN));
+  multiply(gemm, a.data(), kK, b.data(), kN, expected[0].data(), kN);
+  multiply_transposed(gemm, a.data(), kK, b.data(), kK, expected[1].data(), kN);
+  multiply_transposed_first(gemm, a.data(), kM, b.data(), kN, expected[2].data(), kN);
+  const Product products[] = {Product::kPlain, Product::kTransposed, Product::kTransposedFirst};
+  for (std::size_t i = 0; i < 3; ++i) {
+    std::vector<float> one_thread(kM * kN);
+    std::vector<float> three_threads(kM * kN);
+    multiply_tiled(products[i], kM, kN, kK, a.data(), b.data(), one_thread.data(),
+                   {.threads = 1, .stop = {}, .on_progress = {}});
+    multiply_tiled(products[i], kM, kN, kK, a.data(), b.data(), three_threads.data(),
+                   {.threads = 3, .stop = {}, .on_progress = {}});
+    EXPECT_EQ(one_thread, three_threads);
+    for (std::size_t j = 0; j < one_thread.size(); ++j) {
+      ASSERT_NEAR(one_thread[j], expected[i][j], 1e-5F);
+    }
+  }
+}
+
 TEST(LinearAlgebra, CholeskyGivesAnUpperTriangleWhoseSquareIsTheMatrix) {
   constexpr std::int64_t kSize = 9;
   const auto a = positive_definite(kSize);
