@@ -182,7 +182,7 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
   for (const LayerFormat& format : formats(arguments)) {
     uniform.push_back({.name = to_string(format), .plan = planner.uniform(format)});
   }
-  const Provenance provenance = arguments.report.provenance(model, arguments.command_line, control);
+  const Provenance provenance = arguments.report.provenance(model, arguments.command_line, true, control);
   bar.end();
   const PlanReport report{.model = model,
                           .plan = plan,

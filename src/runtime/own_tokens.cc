@@ -9,8 +9,8 @@
 #include "core/parallel.h"
 #include "runtime/diffusion_states.h"
 #include "runtime/executor.h"
-#include "runtime/linear_layers.h"
 #include "runtime/kernels/activation_kernels.h"
+#include "runtime/linear_layers.h"
 #include "runtime/mask_token.h"
 #include "runtime/random.h"
 
