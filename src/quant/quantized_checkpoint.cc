@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/safetensors_writer.h"
+#include "core/mapped_file.h"
 #include "core/output_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
@@ -100,6 +101,7 @@ void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset, 
     }
     const auto piece = view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at));
     file.write(offset + static_cast<std::int64_t>(at), piece);
+    MappedFile::release(piece);
     progress.done_bytes += static_cast<std::int64_t>(piece.size());
     if (control.on_progress) {
       control.on_progress(progress);

@@ -93,6 +93,7 @@ std::vector<float> LinearLayers::load_vector(const std::string& tensor) const {
   const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
   std::vector<float> vector(static_cast<std::size_t>(source.rows * source.columns));
   load_rows(source, 0, source.rows, vector);
+  MappedFile::release(source.values->bytes);
   return vector;
 }
 
