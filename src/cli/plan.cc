@@ -53,9 +53,10 @@ void check(const PlanArguments& arguments) {
   if (arguments.target_size.has_value() == arguments.largest_loss.has_value()) {
     throw Error(ErrorCode::kInvalidArgument, "plan", "needs either --target-size or --max-loss");
   }
-  if (arguments.largest_loss && !(*arguments.largest_loss > 0.0 && std::isfinite(*arguments.largest_loss))) {
+  const double largest_loss = arguments.largest_loss.value_or(1.0);
+  if (!std::isfinite(largest_loss) || largest_loss <= 0.0) {
     throw Error(ErrorCode::kInvalidArgument, "--max-loss",
-                std::to_string(*arguments.largest_loss) + " is not a positive number of nats");
+                std::to_string(largest_loss) + " is not a positive number of nats");
   }
   if (!arguments.calibration.data && !arguments.sensitivity) {
     throw Error(ErrorCode::kInvalidArgument, "plan", "needs data to measure layers with",
@@ -135,6 +136,48 @@ void write_text(const std::string& path, const std::string& text) {
   file.commit();
 }
 
+// What layers are measured with, and in mode static the ranges of their activations; nothing where an earlier plan's
+// measurements are used alone.
+std::optional<CalibrationData> load_data(const PlanArguments& arguments, const Model& model, QuantizationConfig& config,
+                                         const RunControl& control) {
+  const bool is_static = config.mode == QuantizationMode::STATIC;
+  if (!arguments.calibration.data) {
+    if (is_static) {
+      throw Error(ErrorCode::kInvalidArgument, "mode static", "needs calibration data",
+                  "give text or token ids with --calibration FILE");
+    }
+    return std::nullopt;
+  }
+  const CalibrationOptions options = arguments.calibration.unchecked_options();
+  CalibrationData data = load_calibration_data(model, options, control);
+  if (is_static) {
+    find_activations(model, config, data, options, control);
+  }
+  return data;
+}
+
+std::vector<LayerSensitivity> find_sensitivity(const PlanArguments& arguments, const Model& model,
+                                               const QuantizationConfig& config,
+                                               const std::optional<CalibrationData>& data, const RunControl& control) {
+  if (arguments.sensitivity) {
+    return earlier_sensitivity(*arguments.sensitivity, model, formats(arguments));
+  }
+  return measure_sensitivity(model, config, data.value(), formats(arguments), control);
+}
+
+MixedPrecisionPlan choose(const MixedPrecisionPlanner& planner, const Model& model,
+                          const std::optional<CalibrationData>& data, const std::optional<std::int64_t>& target,
+                          double largest_loss, const RunControl& control) {
+  if (!target) {
+    return data ? plan_for_measured_loss(planner, model, *data, largest_loss, control) : planner.for_loss(largest_loss);
+  }
+  MixedPrecisionPlan plan = planner.for_size(*target);
+  if (data) {
+    plan.measured_kl_divergence = measure_divergence(model, quantize_model(model, plan.config).plan, *data, control);
+  }
+  return plan;
+}
+
 void run(const PlanArguments& arguments, std::stop_token stop) {
   const auto start = std::chrono::steady_clock::now();
   check(arguments);
@@ -149,41 +192,17 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
   arguments.report.check(
       model, {arguments.output, arguments.calibration.data.value_or(""), arguments.sensitivity.value_or("")});
   QuantizationConfig config = base_config(arguments, model);
-  const CalibrationOptions calibration_options = arguments.calibration.unchecked_options();
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
 
-  std::optional<CalibrationData> data;
-  if (arguments.calibration.data) {
-    data = load_calibration_data(model, calibration_options);
-    if (config.mode == QuantizationMode::STATIC) {
-      find_activations(model, config, *data, calibration_options, control);
-    }
-  } else if (config.mode == QuantizationMode::STATIC) {
-    throw Error(ErrorCode::kInvalidArgument, "mode static", "needs calibration data",
-                "give text or token ids with --calibration FILE");
-  }
-  const std::vector<LayerSensitivity> sensitivity =
-      arguments.sensitivity ? earlier_sensitivity(*arguments.sensitivity, model, formats(arguments))
-                            : measure_sensitivity(model, config, *data, formats(arguments), control);
+  const std::optional<CalibrationData> data = load_data(arguments, model, config, control);
+  const std::vector<LayerSensitivity> sensitivity = find_sensitivity(arguments, model, config, data, control);
   const MixedPrecisionPlanner planner(config, sensitivity, size_predictor(model, arguments.backend, {}));
-  MixedPrecisionPlan plan;
-  if (target) {
-    plan = planner.for_size(*target);
-  } else if (data) {
-    plan = plan_for_measured_loss(planner, model, *data, *arguments.largest_loss, control);
-  } else {
-    plan = planner.for_loss(*arguments.largest_loss);
-  }
-  if (data && !plan.measured_kl_divergence) {
-    plan.measured_kl_divergence = measure_divergence(model, quantize_model(model, plan.config).plan, *data, control);
-  }
+  const MixedPrecisionPlan plan = choose(planner, model, data, target, arguments.largest_loss.value_or(0.0), control);
   std::vector<NamedPlan> uniform;
   for (const LayerFormat& format : formats(arguments)) {
     uniform.push_back({.name = to_string(format), .plan = planner.uniform(format)});
   }
-  const Provenance provenance = arguments.report.provenance(model, arguments.command_line, true, control);
-  bar.end();
   const PlanReport report{.model = model,
                           .plan = plan,
                           .sensitivity = sensitivity,
@@ -194,7 +213,8 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
                           .frontier = frontier(planner),
                           .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
                           .peak_rss_bytes = peak_rss_bytes(),
-                          .provenance = provenance};
+                          .provenance = arguments.report.provenance(model, arguments.command_line, true, control)};
+  bar.end();
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));
   }

@@ -106,7 +106,7 @@ class OwnTokens {
         inputs[draw.sequence][draw.position] = mask;
       }
     }
-    LinearLayers layers(model_, nullptr);
+    const LinearLayers layers(model_, nullptr);
     Executor executor(model_, inputs, layers, control);
     executor.run_to_output();
     std::vector<std::int64_t> rows;

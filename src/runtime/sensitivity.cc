@@ -284,7 +284,7 @@ class SensitivityMeter {
   }
 
   void run_reference() {
-    LinearLayers layers(model_, nullptr);
+    const LinearLayers layers(model_, nullptr);
     for (const std::vector<Unit*>& pass : passes()) {
       run_pass(layers, pass);
     }
@@ -300,7 +300,7 @@ class SensitivityMeter {
     }
   }
 
-  void run_pass(LinearLayers& layers, const std::vector<Unit*>& pass) {
+  void run_pass(const LinearLayers& layers, const std::vector<Unit*>& pass) {
     Executor executor(model_, data_.inputs, layers, quiet_);
     std::vector<Unit*> copies;
     while (const Node* node = executor.next()) {
@@ -370,7 +370,7 @@ class SensitivityMeter {
         }
       }
       const QuantizationPlan plan = quantize_model(model_, config).plan;
-      LinearLayers layers(model_, &plan);
+      const LinearLayers layers(model_, &plan);
       Executor executor(model_, data_.inputs, layers, quiet_);
       executor.run_to_output();
       effect.kl_divergence = original_.divergence(executor, 0);
@@ -422,11 +422,11 @@ std::vector<LayerSensitivity> measure_sensitivity(const Model& model, const Quan
 double measure_divergence(const Model& model, const QuantizationPlan& plan, const CalibrationData& data,
                           const RunControl& control) {
   OriginalPredictions original(model, data, control);
-  LinearLayers layers(model, nullptr);
+  const LinearLayers layers(model, nullptr);
   Executor executor(model, data.inputs, layers, control);
   executor.run_to_output();
   original.keep(executor);
-  LinearLayers planned_layers(model, &plan);
+  const LinearLayers planned_layers(model, &plan);
   Executor planned(model, data.inputs, planned_layers, control);
   planned.run_to_output();
   return original.divergence(planned, 0);
