@@ -159,10 +159,10 @@ std::optional<CalibrationData> load_data(const PlanArguments& arguments, const M
 std::vector<LayerSensitivity> find_sensitivity(const PlanArguments& arguments, const Model& model,
                                                const QuantizationConfig& config,
                                                const std::optional<CalibrationData>& data, const RunControl& control) {
-  if (arguments.sensitivity) {
-    return earlier_sensitivity(*arguments.sensitivity, model, formats(arguments));
+  if (!data || arguments.sensitivity) {
+    return earlier_sensitivity(arguments.sensitivity.value_or(""), model, formats(arguments));
   }
-  return measure_sensitivity(model, config, data.value(), formats(arguments), control);
+  return measure_sensitivity(model, config, *data, formats(arguments), control);
 }
 
 MixedPrecisionPlan choose(const MixedPrecisionPlanner& planner, const Model& model,
