@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace diffulex_edge {
 namespace {
@@ -70,8 +71,11 @@ std::optional<Relaxation> relax(std::span<const std::vector<KnapsackOption>> gro
   if (solution.weight > limit) {
     return std::nullopt;
   }
-  std::ranges::stable_sort(
-      upgrades, [](const Upgrade& a, const Upgrade& b) { return a.saving * b.weight > b.saving * a.weight; });
+  std::ranges::sort(upgrades, [](const Upgrade& a, const Upgrade& b) {
+    const double left = a.saving * b.weight;
+    const double right = b.saving * a.weight;
+    return left != right ? left > right : std::pair(a.group, a.position) < std::pair(b.group, b.position);
+  });
   std::vector<bool> blocked(groups.size(), false);
   bool is_full = false;
   for (const Upgrade& upgrade : upgrades) {

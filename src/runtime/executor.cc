@@ -137,7 +137,7 @@ void Executor::append_copies(std::size_t sequences) {
     }
   }
   for (std::size_t i = 0; i < sequences; ++i) {
-    sequences_.push_back(std::vector<std::int64_t>(sequences_[i]));
+    sequences_.push_back(sequences_[i]);
     offsets_.push_back(offsets_.back() + offsets_[i + 1] - offsets_[i]);
   }
   tokens_ += rows;
