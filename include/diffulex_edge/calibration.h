@@ -73,7 +73,8 @@ struct LayerRounding {
   std::string layer;
   RoundingMethod method = RoundingMethod::RTN;
   bool awq_scaled = false;
-  double error = 0.0;          // mean over tokens of |(W - rounded) x|^2
+  // Mean over tokens of |(W - rounded) x|^2, each token's relative to its own |x|^2.
+  double error = 0.0;
   double nearest_error = 0.0;  // the same for round-to-nearest
 };
 

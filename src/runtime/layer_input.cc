@@ -25,6 +25,38 @@ std::vector<float> rows_of(const Activations& value, std::span<const std::int64_
   return copy;
 }
 
+// Of each token: its share of `base` (empty: 1) over its mean square, with the mean of `base`. A token's error counts
+// by its relative size: a few tokens with huge activations, such as a sequence's first one before o_proj and down_proj,
+// would be all that the Hessian sees otherwise.
+std::vector<float> relative_weights(std::span<const float> x, std::int64_t columns, std::span<const float> base) {
+  const auto width = static_cast<std::size_t>(columns);
+  std::vector<double> squares(x.size() / width);
+  double mean = 0.0;
+  for (std::size_t token = 0; token < squares.size(); ++token) {
+    for (const float value : x.subspan(token * width, width)) {
+      squares[token] += static_cast<double>(value) * static_cast<double>(value);
+    }
+    mean += squares[token] / static_cast<double>(squares.size());
+  }
+  constexpr double kLeast = 1e-6;  // of the mean: tokens that are all but zero do not count without limit
+  std::vector<float> weights(squares.size(), 1.0F);
+  if (mean == 0.0) {
+    return weights;
+  }
+  double sum = 0.0;
+  double wanted = 0.0;
+  for (std::size_t token = 0; token < squares.size(); ++token) {
+    const double share = base.empty() ? 1.0 : static_cast<double>(base[token]);
+    wanted += share;
+    squares[token] = share / std::max(squares[token], kLeast * mean);
+    sum += squares[token];
+  }
+  for (std::size_t token = 0; token < squares.size(); ++token) {
+    weights[token] = static_cast<float>(squares[token] * wanted / sum);
+  }
+  return weights;
+}
+
 }  // namespace
 
 LayerInput::LayerInput(const Activations& seen, const Activations* truth, const TokenSplit& split,
@@ -33,21 +65,21 @@ LayerInput::LayerInput(const Activations& seen, const Activations* truth, const 
   if (!std::ranges::all_of(seen.data, [](float value) { return std::isfinite(value); })) {
     throw Error(ErrorCode::kBadFile, "calibration", "an activation is not finite", "the model's weights are broken");
   }
-  statistics_ = input_statistics(seen.data, seen.width, split.weights, control);
+  const std::vector<float> weights = relative_weights(seen.data, seen.width, split.weights);
+  statistics_ = input_statistics(seen.data, seen.width, weights, control);
   seen_ = rows_of(seen, split.held_out);
   truth_ = truth == nullptr ? seen_ : rows_of(*truth, split.held_out);
   if (truth != nullptr) {
-    prepare_correction(seen, *truth, split);
+    prepare_correction(seen, *truth, weights);
   }
 }
 
-void LayerInput::prepare_correction(const Activations& seen, const Activations& truth, const TokenSplit& split) {
+void LayerInput::prepare_correction(const Activations& seen, const Activations& truth, std::span<const float> weights) {
   const auto width = static_cast<std::size_t>(columns_);
   std::vector<float> difference(seen.data.size());
   bool differs = false;
   for (std::size_t i = 0; i < difference.size(); ++i) {
-    const float weight = split.weights.empty() ? 1.0F : split.weights[i / width];
-    difference[i] = weight * (truth.data[i] - seen.data[i]);
+    difference[i] = weights[i / width] * (truth.data[i] - seen.data[i]);
     differs = differs || difference[i] != 0.0F;
   }
   if (!differs) {
@@ -93,6 +125,8 @@ std::function<double(const RoundedWeight&)> LayerInput::judge(std::span<const fl
       std::clamp<std::int64_t>(kJudgedOutputs / rows, std::min<std::int64_t>(held_out, 64), held_out);
   auto wanted = std::make_shared<std::vector<float>>(static_cast<std::size_t>(tokens * rows));
   multiply_tiled(Product::kTransposed, tokens, rows, columns_, truth_.data(), weight.data(), wanted->data(), control_);
+  const std::size_t seen_values = static_cast<std::size_t>(tokens * columns_);
+  const std::vector<float> weights = relative_weights(std::span(truth_).first(seen_values), columns_, {});
   return [=, this](const RoundedWeight& rounded) {
     std::vector<float> decoded(static_cast<std::size_t>(rows * columns_));
     decode_rows(format, rounded.values, rounded.scales, rows, columns_, decoded);
@@ -105,7 +139,7 @@ std::function<double(const RoundedWeight&)> LayerInput::judge(std::span<const fl
     double error = 0.0;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference = static_cast<double>(outputs[i]) - static_cast<double>((*wanted)[i]);
-      error += difference * difference;
+      error += static_cast<double>(weights[i / static_cast<std::size_t>(rows)]) * difference * difference;
     }
     return error / static_cast<double>(tokens);
   };

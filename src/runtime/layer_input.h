@@ -24,6 +24,7 @@ class LayerInput {
   // or null. Copies what it needs. Error{kBadFile} where a value is not finite.
   LayerInput(const Activations& seen, const Activations* truth, const TokenSplit& split, const RunControl& control);
 
+  // Each token counts by its weight over its |x|^2: errors are relative to the size of what they change.
   const InputStatistics& statistics() const { return statistics_; }
 
   // The weight W' that brings W' seen closest to W truth, by damped least squares: W + W D H^-1, with D the sum of
@@ -32,12 +33,12 @@ class LayerInput {
   std::vector<float> correct(std::span<const float> weight, std::int64_t rows) const;
 
   // Of a weight in `format` made from `weight` times `scales` (empty: 1): the mean over held-out tokens of
-  // |weight truth - rounded (seen / scales)|^2. The spans must outlive the function.
+  // |weight truth - rounded (seen / scales)|^2, each token's relative to its |truth|^2. The spans must outlive the function.
   std::function<double(const RoundedWeight&)> judge(std::span<const float> weight, std::int64_t rows,
                                                     const WeightFormat& format, std::span<const float> scales) const;
 
  private:
-  void prepare_correction(const Activations& seen, const Activations& truth, const TokenSplit& split);
+  void prepare_correction(const Activations& seen, const Activations& truth, std::span<const float> weights);
 
   RunControl control_;
   std::int64_t columns_ = 0;
