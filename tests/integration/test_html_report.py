@@ -73,7 +73,14 @@ def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     return make_report(folder, "export", tiny, "-o", folder / "model.pte", *options, *sizes)
 
 
-REPORTS = ("evaluation", "static_evaluation", "exported")
+@pytest.fixture(scope="module")
+def planned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("plan")
+    options = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 2, "--target-size", "2MB")
+    return make_report(folder, "plan", tiny, "-o", folder / "plan.json", *options)
+
+
+REPORTS = ("evaluation", "static_evaluation", "exported", "planned")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -115,6 +122,18 @@ def test_light_and_dark_differ(name: str, browser: Browser, request: pytest.Fixt
     dark = browser.load(report.html, 1280, "dark").evaluate(colour)
     assert light == "rgb(255, 255, 255)"
     assert dark != light
+
+
+def test_plan_draws_every_format_and_layer(planned: Report, browser: Browser) -> None:
+    page = browser.load(planned.html, 1280)
+    tooltips = page.evaluate("[...document.querySelectorAll('main svg .mark title')].map(t => t.textContent)")
+    for entry in planned.json["uniform"]:
+        assert entry["format"] == "fp32" or any(text.startswith(entry["format"] + ":") for text in tooltips)
+    assert any(text.startswith("this plan") for text in tooltips)
+    layers = {text.split(":")[0]: text for text in tooltips if text.startswith("layers.")}
+    assert len(layers) == LAYERS
+    for layer, text in layers.items():
+        assert text.endswith("chosen " + planned.json["layers"][layer])
 
 
 def panels(page: Any, title: str, marks: str = ".mark") -> int:
