@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "cli/calibration.h"
 #include "cli/commands.h"
@@ -48,6 +49,19 @@ struct PlanArguments {
   std::optional<std::int64_t> seq_len;
 };
 
+// Measurements say what was settled when they were made.
+void check_settled(const QuantizationArguments& quantization) {
+  const std::pair<bool, const char*> options[] = {{!quantization.exclude.empty(), "--exclude"},
+                                                  {quantization.embedding_dtype.has_value(), "--embedding-dtype"},
+                                                  {quantization.head_dtype.has_value(), "--head-dtype"}};
+  for (const auto& [is_given, option] : options) {
+    if (is_given) {
+      throw Error(ErrorCode::kInvalidArgument, option, "was settled when the plan of --sensitivity was measured",
+                  "leave it out, or measure again");
+    }
+  }
+}
+
 // What a plan settles can't be given beside it.
 void check(const PlanArguments& arguments) {
   if (arguments.target_size.has_value() == arguments.largest_loss.has_value()) {
@@ -61,6 +75,9 @@ void check(const PlanArguments& arguments) {
   if (!arguments.calibration.data && !arguments.sensitivity) {
     throw Error(ErrorCode::kInvalidArgument, "plan", "needs data to measure layers with",
                 "give text or token ids with --calibration FILE");
+  }
+  if (arguments.sensitivity) {
+    check_settled(arguments.quantization);
   }
   if (arguments.quantization.dtype || arguments.quantization.plan) {
     throw Error(ErrorCode::kInvalidArgument, arguments.quantization.dtype ? "--dtype" : "--plan",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 
 #include "diffulex_edge/error.h"
@@ -110,13 +111,11 @@ MixedPrecisionPlan MixedPrecisionPlanner::uniform(const LayerFormat& format) con
 
 MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
   std::vector<std::vector<KnapsackOption>> groups;
-  std::int64_t least = other_bytes_;
   for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
     auto& group = groups.emplace_back();
     for (std::size_t j = 0; j < bytes_[i].size(); ++j) {
       group.push_back({.cost = sensitivity_[i].formats[j].kl_divergence, .weight = static_cast<double>(bytes_[i][j])});
     }
-    least += std::ranges::min(bytes_[i]);
   }
   // What an artefact has beside the layers depends a little on the choice (alignment): found by trying, the least
   // first.
@@ -137,8 +136,12 @@ MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
     other = actual_other > other ? actual_other : other + plan.size - bytes;
   }
   if (!best) {
+    MixedPrecisionPlan smallest = for_loss(std::numeric_limits<double>::max());
+    if (smallest.size <= bytes) {
+      return smallest;
+    }
     throw Error(ErrorCode::kInvalidArgument, "target size",
-                std::to_string(bytes) + " bytes are too few: the smallest choice has about " + std::to_string(least),
+                std::to_string(bytes) + " bytes are too few: the smallest choice has " + std::to_string(smallest.size),
                 "allow coarser formats, fewer excluded layers, or a larger file");
   }
   return std::move(*best);
