@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,24 @@ class DecoderConfig:
     block_length: int
 
 
+def transformers_config(c: dict[str, Any], *, head_dim: int, qk_norm: bool, block_length: int) -> DecoderConfig:
+    """What the models of the transformers library name alike."""
+    return DecoderConfig(
+        hidden=c["hidden_size"],
+        layers=c["num_hidden_layers"],
+        heads=c["num_attention_heads"],
+        kv_heads=c["num_key_value_heads"],
+        head_dim=head_dim,
+        intermediate=c["intermediate_size"],
+        vocab=c["vocab_size"],
+        rope_theta=c["rope_theta"],
+        eps=c["rms_norm_eps"],
+        tied=c["tie_word_embeddings"],
+        qk_norm=qk_norm,
+        block_length=block_length,
+    )
+
+
 def read_config(folder: Path) -> DecoderConfig:
     """Reads config.json of a LLaDA, Llama, SDAR or Qwen3 checkpoint; anything else is a ValueError."""
     c = json.loads((folder / "config.json").read_text())
@@ -72,35 +90,11 @@ def read_config(folder: Path) -> DecoderConfig:
         case "llama":
             if c.get("rope_scaling") or c.get("attention_bias") or c.get("mlp_bias"):
                 raise ValueError("a Llama with scaled rotary positions or biases has no reference model here")
-            return DecoderConfig(
-                hidden=c["hidden_size"],
-                layers=c["num_hidden_layers"],
-                heads=c["num_attention_heads"],
-                kv_heads=c["num_key_value_heads"],
-                head_dim=c["hidden_size"] // c["num_attention_heads"],
-                intermediate=c["intermediate_size"],
-                vocab=c["vocab_size"],
-                rope_theta=c["rope_theta"],
-                eps=c["rms_norm_eps"],
-                tied=c["tie_word_embeddings"],
-                qk_norm=False,
-                block_length=1,
-            )
+            head_dim = c["hidden_size"] // c["num_attention_heads"]
+            return transformers_config(c, head_dim=head_dim, qk_norm=False, block_length=1)
         case "sdar" | "qwen3":
-            return DecoderConfig(
-                hidden=c["hidden_size"],
-                layers=c["num_hidden_layers"],
-                heads=c["num_attention_heads"],
-                kv_heads=c["num_key_value_heads"],
-                head_dim=c["head_dim"],
-                intermediate=c["intermediate_size"],
-                vocab=c["vocab_size"],
-                rope_theta=c["rope_theta"],
-                eps=c["rms_norm_eps"],
-                tied=c["tie_word_embeddings"],
-                qk_norm=True,
-                block_length=c.get("block_length", c.get("block_size", 4)) if c["model_type"] == "sdar" else 1,
-            )
+            block_length = c.get("block_length", c.get("block_size", 4)) if c["model_type"] == "sdar" else 1
+            return transformers_config(c, head_dim=c["head_dim"], qk_norm=True, block_length=block_length)
         case other:
             raise ValueError(f"model_type {other!r}: only llada, llama, sdar and qwen3 have a reference model here")
 

@@ -120,6 +120,8 @@ class Graph {
   const std::vector<Node>& nodes() const { return nodes_; }
   const Node& node(ValueId value) const { return nodes_.at(static_cast<std::size_t>(value)); }
   const Shape& shape(ValueId value) const { return node(value).shape; }
+  // The checkpoint's name of a kWeight's tensor.
+  const std::string& tensor(ValueId weight) const { return std::get<WeightAttributes>(node(weight).attributes).tensor; }
   ValueId output() const { return output_; }
   const std::string& output_name() const { return output_name_; }
 

@@ -31,9 +31,6 @@ struct LayerSensitivity {
   std::vector<FormatEffect> formats;  // that the layers can take
 };
 
-// Every format, from the finest to the coarsest.
-std::vector<LayerFormat> all_layer_formats();
-
 // Bytes of an artefact: of each layer's values and scales, and of all.
 struct ArtefactSizes {
   std::int64_t total = 0;
@@ -51,10 +48,13 @@ struct MixedPrecisionPlan {
   // `size_bound`). Equal to the figures of this choice where it is proven to be the best.
   double kl_bound = 0.0;
   std::int64_t size_bound = 0;
+
+  // Throws Error{kInternal} for layers of another plan.
+  const LayerFormat& format_of(const LayerSensitivity& unit) const;
 };
 
 // Picks a format for every layer. Knows the bytes of each layer in each format from `predict_sizes`, which is asked
-// once for each format and once for the choice.
+// once for each format, and for each choice that is tried.
 class MixedPrecisionPlanner {
  public:
   // Keeps a copy of everything. Errors: those of predict_sizes.
@@ -74,11 +74,13 @@ class MixedPrecisionPlanner {
   std::vector<std::size_t> choose_uniform(const LayerFormat& format) const;
   QuantizationConfig config_of(const std::vector<std::size_t>& chosen) const;
   MixedPrecisionPlan make_plan(const std::vector<std::size_t>& chosen) const;
+  MixedPrecisionPlan make_plan(const std::vector<std::size_t>& chosen, std::int64_t size) const;
 
   QuantizationConfig config_;
   std::vector<LayerSensitivity> sensitivity_;
   SizePredictor predict_sizes_;
   std::vector<std::vector<std::int64_t>> bytes_;  // of each unit in each of its formats
+  std::vector<std::int64_t> uniform_bytes_;       // of the artefact with all layers in one format, for each format
   std::int64_t other_bytes_ = 0;                  // of an artefact, beside the layers, at least
 };
 

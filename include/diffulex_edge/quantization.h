@@ -59,6 +59,8 @@ struct LayerFormat {
 };
 std::string to_string(const LayerFormat& format);  // "fp32", "fp16", "int8", "int4_g32", ..., "int4_channel"
 LayerFormat parse_layer_format(std::string_view text);
+// Every format, from the finest to the coarsest.
+std::vector<LayerFormat> all_layer_formats();
 
 struct QuantizationConfig {
   QuantizationDtype dtype = QuantizationDtype::FP32;

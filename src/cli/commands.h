@@ -3,8 +3,10 @@
 
 #include <CLI/App.hpp>
 #include <functional>
+#include <memory>
 #include <stop_token>
 #include <string>
+#include <utility>
 
 namespace diffulex_edge::cli {
 
@@ -13,6 +15,16 @@ struct Command {
   const bool* json = nullptr;                // whether --json was given
   std::function<void(std::stop_token)> run;  // throws Error
 };
+
+// A command whose work is run(arguments, stop); `Arguments` has OutputOptions output_options.
+template <typename Arguments>
+Command make_command(CLI::App* app, std::shared_ptr<Arguments> arguments,
+                     void (*run)(const Arguments&, std::stop_token)) {
+  const bool* json = &arguments->output_options.json;
+  return {.app = app, .json = json, .run = [arguments = std::move(arguments), run](std::stop_token stop) {
+            run(*arguments, std::move(stop));
+          }};
+}
 
 // `command_line` is what reports show as the way to themselves.
 Command add_export(CLI::App& app, std::string command_line);

@@ -84,7 +84,6 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
       .output = arguments.output,
       .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
       .provenance = arguments.report.provenance(model, arguments.command_line, !arguments.dry_run, control)};
-  bar.end();
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));
   }
@@ -112,9 +111,7 @@ Command add_export(CLI::App& app, std::string command_line) {
   command->add_flag("--dry-run", arguments->dry_run,
                     "Predict the exact size and the formats; read no weights, write nothing");
   arguments->output_options.add_to(*command);
-  return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
-            run(*arguments, std::move(stop));
-          }};
+  return make_command(command, arguments, run);
 }
 
 }  // namespace diffulex_edge::cli

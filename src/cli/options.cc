@@ -66,25 +66,27 @@ void refuse(const std::optional<std::string>& value, const std::string& option, 
   }
 }
 
-void QuantizationArguments::refuse_beside_plan(const std::string& decider) const {
-  const std::pair<bool, const char*> options[] = {{mode.has_value(), "--mode"},
-                                                  {group_size.has_value(), "--group-size"},
-                                                  {!exclude.empty(), "--exclude"},
-                                                  {embedding_dtype.has_value(), "--embedding-dtype"},
-                                                  {head_dtype.has_value(), "--head-dtype"}};
-  for (const auto& [is_given, option] : options) {
-    if (is_given) {
-      throw Error(ErrorCode::kInvalidArgument, option, decider + " decides that", "leave it out, or edit the plan");
+void refuse_given(std::initializer_list<GivenOption> options, const std::string& reason, const std::string& advice) {
+  for (const GivenOption& option : options) {
+    if (option.is_given) {
+      throw Error(ErrorCode::kInvalidArgument, option.name, reason, advice);
     }
   }
+}
+
+void QuantizationArguments::refuse_beside_plan(const std::string& decider) const {
+  refuse_given({{"--dtype", dtype.has_value()},
+                {"--mode", mode.has_value()},
+                {"--group-size", group_size.has_value()},
+                {"--exclude", !exclude.empty()},
+                {"--embedding-dtype", embedding_dtype.has_value()},
+                {"--head-dtype", head_dtype.has_value()}},
+               decider + " decides that", "leave it out, or edit the plan");
 }
 
 QuantizationConfig QuantizationArguments::config(const Model& model) const {
   QuantizationConfig config = default_quantization_config(model);
   if (plan) {
-    if (dtype) {
-      throw Error(ErrorCode::kInvalidArgument, "--dtype", *plan + " decides that", "leave it out, or edit the plan");
-    }
     refuse_beside_plan(*plan);
     config = read_plan(*plan, model);
   } else if (dtype) {

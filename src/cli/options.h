@@ -3,6 +3,7 @@
 
 #include <CLI/App.hpp>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -57,6 +58,14 @@ struct QuantizationArguments {
   // Throws Error{kInvalidArgument} for an option that a mixed-precision plan decides.
   void refuse_beside_plan(const std::string& decider) const;
 };
+
+// An option, and whether it was given.
+struct GivenOption {
+  const char* name = nullptr;
+  bool is_given = false;
+};
+// Throws Error{kInvalidArgument} naming the first one that was given.
+void refuse_given(std::initializer_list<GivenOption> options, const std::string& reason, const std::string& advice);
 
 // Throws Error{kUnsupported} if an option of a later version was given.
 void refuse(const std::optional<std::string>& value, const std::string& option, const std::string& reason);

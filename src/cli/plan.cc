@@ -49,19 +49,6 @@ struct PlanArguments {
   std::optional<std::int64_t> seq_len;
 };
 
-// Measurements say what was settled when they were made.
-void check_settled(const QuantizationArguments& quantization) {
-  const std::pair<bool, const char*> options[] = {{!quantization.exclude.empty(), "--exclude"},
-                                                  {quantization.embedding_dtype.has_value(), "--embedding-dtype"},
-                                                  {quantization.head_dtype.has_value(), "--head-dtype"}};
-  for (const auto& [is_given, option] : options) {
-    if (is_given) {
-      throw Error(ErrorCode::kInvalidArgument, option, "was settled when the plan of --sensitivity was measured",
-                  "leave it out, or measure again");
-    }
-  }
-}
-
 // What a plan settles can't be given beside it.
 void check(const PlanArguments& arguments) {
   if (arguments.target_size.has_value() == arguments.largest_loss.has_value()) {
@@ -76,13 +63,15 @@ void check(const PlanArguments& arguments) {
     throw Error(ErrorCode::kInvalidArgument, "plan", "needs data to measure layers with",
                 "give text or token ids with --calibration FILE");
   }
+  const QuantizationArguments& quantization = arguments.quantization;
   if (arguments.sensitivity) {
-    check_settled(arguments.quantization);
+    refuse_given({{"--exclude", !quantization.exclude.empty()},
+                  {"--embedding-dtype", quantization.embedding_dtype.has_value()},
+                  {"--head-dtype", quantization.head_dtype.has_value()}},
+                 "was settled when the plan of --sensitivity was measured", "leave it out, or measure again");
   }
-  if (arguments.quantization.dtype || arguments.quantization.plan) {
-    throw Error(ErrorCode::kInvalidArgument, arguments.quantization.dtype ? "--dtype" : "--plan",
-                "is what the plan decides", "restrict its choice with --formats");
-  }
+  refuse_given({{"--dtype", quantization.dtype.has_value()}, {"--plan", quantization.plan.has_value()}},
+               "is what the plan decides", "restrict its choice with --formats");
 }
 
 // The user's own exclusions alone: embedding and head are open unless their options settle them.
@@ -135,8 +124,11 @@ void find_activations(const Model& model, QuantizationConfig& config, const Cali
   config.activations = std::move(all.activations);
 }
 
-// The best plans from the smallest artefact to that of FP16, where next to nothing is lost.
-std::vector<MixedPrecisionPlan> frontier(const MixedPrecisionPlanner& planner) {
+// The best plans from the smallest artefact to that of FP16, where next to nothing is lost. Text does not show them.
+std::vector<MixedPrecisionPlan> frontier(const PlanArguments& arguments, const MixedPrecisionPlanner& planner) {
+  if (!arguments.output_options.json && !arguments.report.is_wanted()) {
+    return {};
+  }
   const auto least = static_cast<double>(planner.for_loss(std::numeric_limits<double>::max()).size);
   const auto most = static_cast<double>(planner.uniform({.dtype = QuantizationDtype::FP16}).size);
   std::vector<MixedPrecisionPlan> plans;
@@ -145,12 +137,6 @@ std::vector<MixedPrecisionPlan> frontier(const MixedPrecisionPlanner& planner) {
     plans.push_back(planner.for_size(std::llround(least * std::pow(std::max(most / least, 1.0), share))));
   }
   return plans;
-}
-
-void write_text(const std::string& path, const std::string& text) {
-  OutputFile file(path, static_cast<std::int64_t>(text.size()));
-  file.write(0, std::as_bytes(std::span(text)));
-  file.commit();
 }
 
 // What layers are measured with, and in mode static the ranges of their activations; nothing where an earlier plan's
@@ -227,7 +213,7 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
                           .target_size = target,
                           .largest_loss = arguments.largest_loss,
                           .uniform = uniform,
-                          .frontier = frontier(planner),
+                          .frontier = frontier(arguments, planner),
                           .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
                           .peak_rss_bytes = peak_rss_bytes(),
                           .provenance = arguments.report.provenance(model, arguments.command_line, true, control)};
@@ -235,7 +221,7 @@ void run(const PlanArguments& arguments, std::stop_token stop) {
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));
   }
-  write_text(arguments.output, plan_json(plan, sensitivity, arguments.model.path));
+  write_file(arguments.output, plan_json(plan, sensitivity, arguments.model.path));
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 
@@ -265,9 +251,7 @@ Command add_plan(CLI::App& app, std::string command_line) {
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);
-  return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
-            run(*arguments, std::move(stop));
-          }};
+  return make_command(command, arguments, run);
 }
 
 }  // namespace diffulex_edge::cli

@@ -64,9 +64,7 @@ Command add_quantize(CLI::App& app) {
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);
-  return {.app = command, .json = &arguments->output_options.json, .run = [arguments](std::stop_token stop) {
-            run(*arguments, std::move(stop));
-          }};
+  return make_command(command, arguments, run);
 }
 
 }  // namespace diffulex_edge::cli

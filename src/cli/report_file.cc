@@ -70,11 +70,7 @@ Provenance ReportFile::provenance(const Model& model, const std::string& command
   return provenance;
 }
 
-void ReportFile::write(const std::string& html) const {
-  OutputFile file(path_, static_cast<std::int64_t>(html.size()));
-  file.write(0, std::as_bytes(std::span(html)));
-  file.commit();
-}
+void ReportFile::write(const std::string& html) const { write_file(path_, html); }
 
 std::string quote_command(int argc, const char* const* argv) {
   std::string line;

@@ -141,4 +141,10 @@ void OutputFile::commit() {
   descriptor_ = -1;
 }
 
+void write_file(const std::filesystem::path& target, std::string_view text) {
+  OutputFile file(target, static_cast<std::int64_t>(text.size()));
+  file.write(0, std::as_bytes(std::span(text)));
+  file.commit();
+}
+
 }  // namespace diffulex_edge

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <span>
 #include <stop_token>
+#include <string_view>
 
 namespace diffulex_edge {
 
@@ -38,5 +39,8 @@ class OutputFile {
   int descriptor_ = -1;
   std::int64_t size_;
 };
+
+// A whole file at once. Throws Error{kIo} as OutputFile does.
+void write_file(const std::filesystem::path& target, std::string_view text);
 
 }  // namespace diffulex_edge

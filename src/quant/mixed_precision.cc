@@ -3,7 +3,6 @@
 #include "diffulex_edge/mixed_precision.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <utility>
 
@@ -23,16 +22,32 @@ double sum_of_effects(const std::vector<LayerSensitivity>& units, const std::vec
   return sum;
 }
 
+// The place among all formats.
+std::ptrdiff_t rank(const LayerFormat& format) {
+  static const std::vector<LayerFormat> all = all_layer_formats();
+  return std::ranges::find(all, format) - all.begin();
+}
+
+std::int64_t unit_bytes(const LayerSensitivity& unit, const ArtefactSizes& sizes) {
+  std::int64_t bytes = 0;
+  for (const std::string& layer : unit.layers) {
+    const auto found = sizes.layers.find(layer);
+    if (found == sizes.layers.end()) {
+      throw Error(ErrorCode::kInternal, layer, "has no predicted size");
+    }
+    bytes += found->second;
+  }
+  return bytes;
+}
+
 }  // namespace
 
-std::vector<LayerFormat> all_layer_formats() {
-  constexpr std::array kNames = {"fp32",     "fp16",      "int8",      "int4_g32",
-                                 "int4_g64", "int4_g128", "int4_g256", "int4_channel"};
-  std::vector<LayerFormat> formats;
-  for (const char* name : kNames) {
-    formats.push_back(parse_layer_format(name));
+const LayerFormat& MixedPrecisionPlan::format_of(const LayerSensitivity& unit) const {
+  const auto found = config.layer_formats.find(unit.layers.front());
+  if (found == config.layer_formats.end()) {
+    throw Error(ErrorCode::kInternal, unit.layers.front(), "is not in the plan");
   }
-  return formats;
+  return found->second;
 }
 
 MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vector<LayerSensitivity> sensitivity,
@@ -42,45 +57,32 @@ MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vec
       predict_sizes_(std::move(predict_sizes)),
       bytes_(sensitivity_.size()) {
   for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
+    std::ranges::stable_sort(sensitivity_[i].formats, {},
+                             [](const FormatEffect& effect) { return rank(effect.format); });
     bytes_[i].resize(sensitivity_[i].formats.size());
   }
+  std::optional<std::int64_t> least_other;
   for (const LayerFormat& format : all_layer_formats()) {
     const std::vector<std::size_t> chosen = choose_uniform(format);
     const ArtefactSizes sizes = predict_sizes_(config_of(chosen));
+    uniform_bytes_.push_back(sizes.total);
     std::int64_t other = sizes.total;
     for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
-      std::int64_t bytes = 0;
-      for (const std::string& layer : sensitivity_[i].layers) {
-        const auto found = sizes.layers.find(layer);
-        if (found == sizes.layers.end()) {
-          throw Error(ErrorCode::kInternal, layer, "has no predicted size");
-        }
-        bytes += found->second;
-      }
-      bytes_[i][chosen[i]] = bytes;
-      other -= bytes;
+      bytes_[i][chosen[i]] = unit_bytes(sensitivity_[i], sizes);
+      other -= bytes_[i][chosen[i]];
     }
-    other_bytes_ = other_bytes_ == 0 ? other : std::min(other_bytes_, other);
+    least_other = std::min(other, least_other.value_or(other));
   }
+  other_bytes_ = least_other.value_or(0);
 }
 
-// Formats come from the finest to the coarsest: the coarsest one up to the wanted one.
+// The coarsest format up to the wanted one, or the finest.
 std::vector<std::size_t> MixedPrecisionPlanner::choose_uniform(const LayerFormat& format) const {
-  const std::vector<LayerFormat> all = all_layer_formats();
-  const auto rank = [&](const LayerFormat& which) { return std::ranges::find(all, which) - all.begin(); };
   std::vector<std::size_t> chosen;
   for (const LayerSensitivity& unit : sensitivity_) {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i < unit.formats.size(); ++i) {
-      const auto candidate = rank(unit.formats[i].format);
-      const auto current = rank(unit.formats[best].format);
-      const bool candidate_fits = candidate <= rank(format);
-      const bool current_fits = current <= rank(format);
-      if (candidate_fits ? !current_fits || candidate > current : !current_fits && candidate < current) {
-        best = i;
-      }
-    }
-    chosen.push_back(best);
+    const auto fitting = std::ranges::count_if(
+        unit.formats, [&](const FormatEffect& effect) { return rank(effect.format) <= rank(format); });
+    chosen.push_back(static_cast<std::size_t>(std::max<std::ptrdiff_t>(fitting, 1) - 1));
   }
   return chosen;
 }
@@ -97,8 +99,11 @@ QuantizationConfig MixedPrecisionPlanner::config_of(const std::vector<std::size_
 }
 
 MixedPrecisionPlan MixedPrecisionPlanner::make_plan(const std::vector<std::size_t>& chosen) const {
-  MixedPrecisionPlan plan{.config = config_of(chosen)};
-  plan.size = predict_sizes_(plan.config).total;
+  return make_plan(chosen, predict_sizes_(config_of(chosen)).total);
+}
+
+MixedPrecisionPlan MixedPrecisionPlanner::make_plan(const std::vector<std::size_t>& chosen, std::int64_t size) const {
+  MixedPrecisionPlan plan{.config = config_of(chosen), .size = size};
   plan.kl_divergence = sum_of_effects(sensitivity_, chosen);
   plan.kl_bound = plan.kl_divergence;
   plan.size_bound = plan.size;
@@ -106,7 +111,7 @@ MixedPrecisionPlan MixedPrecisionPlanner::make_plan(const std::vector<std::size_
 }
 
 MixedPrecisionPlan MixedPrecisionPlanner::uniform(const LayerFormat& format) const {
-  return make_plan(choose_uniform(format));
+  return make_plan(choose_uniform(format), uniform_bytes_.at(static_cast<std::size_t>(rank(format))));
 }
 
 MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
@@ -120,31 +125,25 @@ MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
   // What an artefact has beside the layers depends a little on the choice (alignment): found by trying, the least
   // first.
   std::int64_t other = other_bytes_;
-  std::optional<MixedPrecisionPlan> best;
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
     const auto solution = solve_knapsack(groups, static_cast<double>(bytes - other));
     if (!solution) {
       break;
     }
     MixedPrecisionPlan plan = make_plan(solution->chosen);
-    plan.kl_bound = solution->lower_bound;
-    const std::int64_t actual_other = plan.size - static_cast<std::int64_t>(solution->weight);
     if (plan.size <= bytes) {
-      best = std::move(plan);
-      break;
+      plan.kl_bound = solution->lower_bound;
+      return plan;
     }
-    other = actual_other > other ? actual_other : other + plan.size - bytes;
+    other = plan.size - static_cast<std::int64_t>(solution->weight);  // more than it was
   }
-  if (!best) {
-    MixedPrecisionPlan smallest = for_loss(std::numeric_limits<double>::max());
-    if (smallest.size <= bytes) {
-      return smallest;
-    }
+  MixedPrecisionPlan smallest = for_loss(std::numeric_limits<double>::max());
+  if (smallest.size > bytes) {
     throw Error(ErrorCode::kInvalidArgument, "target size",
                 std::to_string(bytes) + " bytes are too few: the smallest choice has " + std::to_string(smallest.size),
                 "allow coarser formats, fewer excluded layers, or a larger file");
   }
-  return std::move(*best);
+  return smallest;
 }
 
 MixedPrecisionPlan MixedPrecisionPlanner::for_loss(double kl_divergence) const {

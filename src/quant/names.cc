@@ -31,6 +31,7 @@ constexpr std::array kMethods = {
 constexpr LayerFormat int4_format(std::int64_t group_size) {
   return {.dtype = QuantizationDtype::INT4, .group_size = group_size};
 }
+// From the finest to the coarsest.
 constexpr std::array kLayerFormats = {
     std::pair{LayerFormat{.dtype = QuantizationDtype::FP32}, std::string_view("fp32")},
     std::pair{LayerFormat{.dtype = QuantizationDtype::FP16}, std::string_view("fp16")},
@@ -70,6 +71,14 @@ QuantizationDtype parse_quantization_dtype(std::string_view text) { return value
 QuantizationMode parse_quantization_mode(std::string_view text) { return value_of(kModes, text, "mode"); }
 LayerFormat parse_layer_format(std::string_view text) { return value_of(kLayerFormats, text, "format"); }
 RoundingMethod parse_rounding_method(std::string_view text) { return value_of(kMethods, text, "method"); }
+
+std::vector<LayerFormat> all_layer_formats() {
+  std::vector<LayerFormat> formats;
+  for (const auto& [format, name] : kLayerFormats) {
+    formats.push_back(format);
+  }
+  return formats;
+}
 
 std::string to_string(const LayerFormat& format) {
   const LayerFormat named{.dtype = format.dtype,

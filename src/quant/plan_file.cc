@@ -19,7 +19,6 @@ constexpr const char* kFormat = "diffulex-edge plan";
 constexpr std::array kKeys = {"format",
                               "version",
                               "model",
-                              "command",
                               "mode",
                               "method",
                               "size_bytes",
@@ -198,7 +197,7 @@ std::string plan_json(const MixedPrecisionPlan& plan, const std::vector<LayerSen
   }
   for (const LayerSensitivity& unit : sensitivity) {
     for (const std::string& layer : unit.layers) {
-      document["layers"][layer] = to_string(plan.config.layer_formats.find(layer)->second);
+      document["layers"][layer] = to_string(plan.format_of(unit));
     }
   }
   for (const LayerSensitivity& unit : sensitivity) {

@@ -50,7 +50,7 @@ class Planner {
       for (std::size_t i = 0; i < node.inputs.size(); ++i) {
         const Node& input = model_.graph.node(node.inputs[i]);
         if (input.op == Op::kWeight) {
-          result_.plan.layers.push_back(plan_layer(node, i, std::get<WeightAttributes>(input.attributes).tensor));
+          result_.plan.layers.push_back(plan_layer(node, i, model_.graph.tensor(node.inputs[i])));
         }
       }
     }

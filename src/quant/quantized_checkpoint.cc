@@ -143,10 +143,7 @@ void write_config(const Model& model, const QuantizationConfig& config, const fs
   if (config.head_dtype) {
     note["head_dtype"] = to_string(*config.head_dtype);
   }
-  const std::string text = document.dump(2) + "\n";
-  OutputFile file(path, static_cast<std::int64_t>(text.size()));
-  file.write(0, std::as_bytes(std::span(text)));
-  file.commit();
+  write_file(path, document.dump(2) + "\n");
 }
 
 void copy_tokenizer(const fs::path& source, const fs::path& target) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 #include "quant/integer_weight.h"
 #include "quant/kernels/kernels.h"
@@ -88,6 +89,14 @@ void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t 
     scales = source.scales->bytes.subspan(begin * scale_bytes, count * scale_bytes);
   }
   decode_rows(source.format, values, scales, rows, source.columns, target);
+}
+
+std::vector<float> load_tensor(const Checkpoint& checkpoint, std::string_view name) {
+  const StoredWeight source = find_stored_weight(checkpoint, name);
+  std::vector<float> tensor(static_cast<std::size_t>(source.rows * source.columns));
+  load_rows(source, 0, source.rows, tensor);
+  MappedFile::release(source.values->bytes);
+  return tensor;
 }
 
 }  // namespace diffulex_edge

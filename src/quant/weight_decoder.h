@@ -4,8 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "checkpoint/stored_weight.h"
+#include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/weight_format.h"
 
 namespace diffulex_edge {
@@ -19,5 +22,8 @@ void decode_rows(const WeightFormat& format, std::span<const std::byte> values, 
 // The same for rows [row_begin, row_begin + rows) of a weight in its file, in any alignment. Nothing is checked: floats
 // may be NaN or infinite.
 void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t rows, std::span<float> target);
+
+// A whole tensor, such as a norm's or a bias, as float32. Errors: kBadFile as find_stored_weight.
+std::vector<float> load_tensor(const Checkpoint& checkpoint, std::string_view name);
 
 }  // namespace diffulex_edge

@@ -87,6 +87,9 @@ struct ColumnChart {
   std::string y_label;
   std::vector<ColumnPanel> panels;
   std::optional<ReferenceLine> reference;
+
+  // The panel of that title, made where there is none.
+  ColumnPanel& panel(const std::string& panel_title);
 };
 std::string column_chart(const ColumnChart& chart);
 

@@ -61,6 +61,11 @@ std::string draw_column(const Column& column, const svg::Axis& x, const svg::Axi
 
 }  // namespace
 
+ColumnPanel& ColumnChart::panel(const std::string& panel_title) {
+  const auto found = std::ranges::find(panels, panel_title, &ColumnPanel::title);
+  return found != panels.end() ? *found : panels.emplace_back(ColumnPanel{.title = panel_title, .columns = {}});
+}
+
 std::string column_chart(const ColumnChart& chart) {
   const Extent extent = extent_of(chart);
   const svg::Axis x = svg::Axis::integers(extent.first, extent.last, 8);

@@ -17,10 +17,6 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kMebibyte = 1024.0 * 1024.0;
-
-double to_mib(std::int64_t bytes) { return static_cast<double>(bytes) / kMebibyte; }
-
 std::string percent(double share) { return format_number(100.0 * share, 1) + "%"; }
 
 // "+0.0012", "−0.0003"

@@ -12,8 +12,6 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kMebibyte = 1024.0 * 1024.0;
-
 std::string size_text(double mib) { return mib < 0.1 ? format_number(1024.0 * mib, 1) + " KiB" : format_mib(mib); }
 
 Style style_of(RoundingMethod method) {
@@ -32,16 +30,6 @@ Style style_of(RoundingMethod method) {
       return Style::kTeal;
   }
   return Style::kGrey;
-}
-
-// The panel of that title, made where there is none.
-ColumnPanel& panel_of(std::vector<ColumnPanel>& panels, const std::string& title) {
-  const auto found = std::ranges::find(panels, title, &ColumnPanel::title);
-  if (found != panels.end()) {
-    return *found;
-  }
-  panels.push_back({.title = title, .columns = {}});
-  return panels.back();
 }
 
 std::string decibels(double value) { return std::isinf(value) ? "no error at all" : format_number(value, 1) + " dB"; }
@@ -122,14 +110,13 @@ std::string size_chart(const std::vector<SizedLayer>& layers) {
   }
   BarChart chart{.title = "Stored size of each kind of layer", .x_label = "MiB", .bars = {}};
   for (const auto& [key, kind] : kinds) {
-    const double mib = static_cast<double>(kind.bytes) / kMebibyte;
+    const double mib = to_mib(kind.bytes);
     chart.bars.push_back({.label = key.first,
                           .value = mib,
                           .text = kind.bytes == 0 ? "shared" : size_text(mib),
                           .style = styles.at(key.second),
                           .tooltip = key.first + ": " + std::to_string(kind.count) + " weights, " + key.second + ", " +
-                                     size_text(mib) + " (" +
-                                     size_text(4.0 * static_cast<double>(kind.weights) / kMebibyte) + " as FP32)"});
+                                     size_text(mib) + " (" + size_text(to_mib(4 * kind.weights)) + " as FP32)"});
   }
   std::ranges::sort(chart.bars, [](const Bar& a, const Bar& b) {
     return a.value != b.value ? a.value > b.value : a.label < b.label;
@@ -157,13 +144,12 @@ std::string layer_size_chart(const std::vector<SizedLayer>& layers) {
   for (const SizedLayer& layer : layers) {
     const LayerName name = parse_layer_name(layer.plan->layer);
     if (name.block && layer.plan->role == LayerRole::kLinear) {
-      const double mib = static_cast<double>(layer.bytes) / kMebibyte;
-      panel_of(chart.panels, name.kind)
-          .columns.push_back({.position = *name.block,
-                              .value = mib,
-                              .style = style_of(layer.plan->format),
-                              .tooltip = layer.plan->layer + ": " + to_string(layer.plan->format) + ", " +
-                                         (layer.bytes == 0 ? "shared" : size_text(mib))});
+      const double mib = to_mib(layer.bytes);
+      chart.panel(name.kind).columns.push_back({.position = *name.block,
+                                                .value = mib,
+                                                .style = style_of(layer.plan->format),
+                                                .tooltip = layer.plan->layer + ": " + to_string(layer.plan->format) +
+                                                           ", " + (layer.bytes == 0 ? "shared" : size_text(mib))});
     }
   }
   return column_chart(chart);
@@ -187,9 +173,8 @@ std::string noise_chart(const std::vector<LayerNoise>& layers, const Quantizatio
     const std::string tooltip = layer.layer + ": " + decibels(layer.signal_to_noise_db) + ", " + format;
     const LayerName name = parse_layer_name(layer.layer);
     if (name.block) {
-      panel_of(blocks.panels, name.kind)
-          .columns.push_back(
-              {.position = *name.block, .value = layer.signal_to_noise_db, .style = style, .tooltip = tooltip});
+      blocks.panel(name.kind).columns.push_back(
+          {.position = *name.block, .value = layer.signal_to_noise_db, .style = style, .tooltip = tooltip});
     } else {
       others.bars.push_back({.label = layer.layer,
                              .value = layer.signal_to_noise_db,
@@ -216,9 +201,8 @@ std::string rounding_chart(const std::vector<LayerRounding>& rounding) {
         layer.layer + ": " + method + ", " + format_number(share, 1) + "% of the error of round-to-nearest";
     const LayerName name = parse_layer_name(layer.layer);
     if (name.block) {
-      panel_of(blocks.panels, name.kind)
-          .columns.push_back(
-              {.position = *name.block, .value = share, .style = style_of(layer.method), .tooltip = tooltip});
+      blocks.panel(name.kind).columns.push_back(
+          {.position = *name.block, .value = share, .style = style_of(layer.method), .tooltip = tooltip});
     } else {
       others.bars.push_back({.label = layer.layer,
                              .value = share,

@@ -1,7 +1,7 @@
 // What `plan` chose, as a page.
 
 #include <algorithm>
-#include <array>
+#include <map>
 
 #include "diffulex_edge/report.h"
 #include "report/chart.h"
@@ -15,12 +15,20 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kMebibyte = 1024.0 * 1024.0;
+struct DtypeUse {
+  std::int64_t layers = 0;
+  std::int64_t parameters = 0;
+};
 
-double to_mib(std::int64_t bytes) { return static_cast<double>(bytes) / kMebibyte; }
-
-const LayerFormat& chosen_format(const PlanReport& report, const LayerSensitivity& unit) {
-  return report.plan.config.layer_formats.find(unit.layers[0])->second;
+// Of the types that the plan uses, from FP32 on.
+std::map<QuantizationDtype, DtypeUse> dtypes_used(const PlanReport& report) {
+  std::map<QuantizationDtype, DtypeUse> uses;
+  for (const LayerSensitivity& unit : report.sensitivity) {
+    DtypeUse& use = uses[report.plan.format_of(unit).dtype];
+    use.layers += static_cast<std::int64_t>(unit.layers.size());
+    use.parameters += unit.parameters;
+  }
+  return uses;
 }
 
 std::string join(const std::vector<std::string>& names) {
@@ -47,21 +55,10 @@ std::vector<Tile> tiles_of(const PlanReport& report) {
                      .value = svg::number(plan.kl_divergence),
                      .note = "nats a token, the sum of the layers'"});
   }
-  for (const QuantizationDtype dtype :
-       {QuantizationDtype::FP32, QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
-    std::int64_t layers = 0;
-    std::int64_t parameters = 0;
-    for (const LayerSensitivity& unit : report.sensitivity) {
-      if (chosen_format(report, unit).dtype == dtype) {
-        layers += static_cast<std::int64_t>(unit.layers.size());
-        parameters += unit.parameters;
-      }
-    }
-    if (layers > 0) {
-      tiles.push_back({.name = std::string(to_string(dtype)),
-                       .value = format_count(layers),
-                       .note = "layers, " + format_count(parameters) + " parameters"});
-    }
+  for (const auto& [dtype, use] : dtypes_used(report)) {
+    tiles.push_back({.name = std::string(to_string(dtype)),
+                     .value = format_count(use.layers),
+                     .note = "layers, " + format_count(use.parameters) + " parameters"});
   }
   return tiles;
 }
@@ -114,30 +111,22 @@ ColumnChart sensitivity_chart(const PlanReport& report) {
     if (!name.block) {
       continue;
     }
-    auto panel = std::ranges::find(chart.panels, name.kind, &ColumnPanel::title);
-    if (panel == chart.panels.end()) {
-      panel = chart.panels.insert(chart.panels.end(), {.title = name.kind, .columns = {}});
-    }
     const FormatEffect& effect = largest_effect(unit);
-    const LayerFormat& chosen = chosen_format(report, unit);
-    panel->columns.push_back({.position = *name.block,
-                              .value = effect.kl_divergence,
-                              .style = style_of(chosen.dtype),
-                              .tooltip = unit.layers[0] + ": KL " + svg::number(effect.kl_divergence) + " in " +
-                                         to_string(effect.format) + ", chosen " + to_string(chosen)});
+    const LayerFormat& chosen = report.plan.format_of(unit);
+    chart.panel(name.kind).columns.push_back({.position = *name.block,
+                                              .value = effect.kl_divergence,
+                                              .style = style_of(chosen.dtype),
+                                              .tooltip = unit.layers[0] + ": KL " + svg::number(effect.kl_divergence) +
+                                                         " in " + to_string(effect.format) + ", chosen " +
+                                                         to_string(chosen)});
   }
   return chart;
 }
 
 std::string format_legend(const PlanReport& report) {
   std::vector<LegendEntry> entries;
-  for (const QuantizationDtype dtype :
-       {QuantizationDtype::FP32, QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
-    const bool occurs = std::ranges::any_of(
-        report.sensitivity, [&](const LayerSensitivity& unit) { return chosen_format(report, unit).dtype == dtype; });
-    if (occurs) {
-      entries.push_back({.name = "becomes " + std::string(to_string(dtype)), .style = style_of(dtype)});
-    }
+  for (const auto& [dtype, use] : dtypes_used(report)) {
+    entries.push_back({.name = "becomes " + std::string(to_string(dtype)), .style = style_of(dtype)});
   }
   return legend(entries, LegendMark::kArea);
 }
@@ -161,7 +150,7 @@ std::string layer_table(const PlanReport& report) {
   std::vector<std::vector<std::string>> rows;
   for (const LayerSensitivity& unit : report.sensitivity) {
     std::vector<std::string> row = {join(unit.layers), format_count(unit.parameters),
-                                    to_string(chosen_format(report, unit))};
+                                    to_string(report.plan.format_of(unit))};
     for (const LayerFormat& format : formats) {
       const auto found = std::ranges::find(unit.formats, format, &FormatEffect::format);
       row.push_back(found == unit.formats.end() ? "" : svg::number(found->kl_divergence));

@@ -21,7 +21,7 @@ struct FormatUse {
 std::vector<std::pair<std::string, FormatUse>> formats_used(const PlanReport& report) {
   std::map<std::string, FormatUse> uses;
   for (const LayerSensitivity& unit : report.sensitivity) {
-    FormatUse& use = uses[to_string(report.plan.config.layer_formats.at(unit.layers[0]))];
+    FormatUse& use = uses[to_string(report.plan.format_of(unit))];
     use.layers += static_cast<std::int64_t>(unit.layers.size());
     use.parameters += unit.parameters;
   }

@@ -53,7 +53,9 @@ std::string format_number(double value, int decimals) {
 
 std::string format_mib(double mib) { return format_number(mib, 2) + " MiB"; }
 
-std::string format_bytes(std::int64_t bytes) { return format_mib(static_cast<double>(bytes) / (1024.0 * 1024.0)); }
+double to_mib(std::int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
+
+std::string format_bytes(std::int64_t bytes) { return format_mib(to_mib(bytes)); }
 
 std::string format_count(std::int64_t count) {
   std::string digits = std::to_string(count);

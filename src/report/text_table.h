@@ -18,6 +18,7 @@ class TextTable {
   std::vector<std::vector<std::string>> rows_;
 };
 
+double to_mib(std::int64_t bytes);
 // Two decimals and a unit: "3.31 MiB".
 std::string format_mib(double mib);
 std::string format_bytes(std::int64_t bytes);

@@ -153,9 +153,7 @@ class Evaluation {
 
   void run_batches(const std::vector<Item>& items) {
     const Model& model = *subjects_.front().model;
-    const ModelConfig& config = model.config;
-    const std::int64_t widest =
-        std::max({config.intermediate_size, config.num_heads * config.head_dim, config.hidden_size});
+    const std::int64_t widest = widest_activation(model.config);
     const auto subjects = static_cast<std::int64_t>(subjects_.size());
     const std::int64_t most = std::max<std::int64_t>(2 * kBatchElements / (widest * (subjects + 1)), 1);
     const auto length = [&](const Item& item) {

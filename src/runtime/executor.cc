@@ -44,6 +44,10 @@ const float* row_of(const Activations& value, std::int64_t row) {
 
 }  // namespace
 
+std::int64_t widest_activation(const ModelConfig& config) {
+  return std::max({config.intermediate_size, config.num_heads * config.head_dim, config.hidden_size});
+}
+
 Executor::Executor(const Model& model, const TokenSequences& sequences, const ModelLayers& layers,
                    const RunControl& control)
     : model_(model), sequences_(sequences), layers_(layers), control_(control) {
@@ -217,7 +221,7 @@ Activations Executor::positions() const {
 }
 
 Activations Executor::embedding(const Node& node) const {
-  const std::string& tensor = std::get<WeightAttributes>(model_.graph.node(node.inputs[0]).attributes).tensor;
+  const std::string& tensor = model_.graph.tensor(node.inputs[0]);
   std::vector<std::int64_t> ids;
   for (const auto& sequence : sequences_) {
     ids.insert(ids.end(), sequence.begin(), sequence.end());
@@ -239,7 +243,7 @@ Activations Executor::linear(const Node& node) const {
 
 Activations Executor::rms_norm(const Node& node) const {
   const Activations& x = value(node.inputs[0]);
-  const auto& tensor = std::get<WeightAttributes>(model_.graph.node(node.inputs[1]).attributes).tensor;
+  const std::string& tensor = model_.graph.tensor(node.inputs[1]);
   const std::vector<float> weight = layers_.load_vector(tensor);
   const float epsilon = std::get<RmsNormAttributes>(node.attributes).epsilon;
   const auto size = static_cast<std::int64_t>(weight.size());  // of a head, or of the whole row

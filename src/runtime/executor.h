@@ -26,6 +26,9 @@ struct Activations {
   }
 };
 
+// Elements a token of the widest value that is alive beside logits.
+std::int64_t widest_activation(const ModelConfig& config);
+
 class Executor {
  public:
   // Keeps references to `model`, `layers` and `control`. Checks the sequences; errors as forward().

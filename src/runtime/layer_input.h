@@ -33,7 +33,8 @@ class LayerInput {
   std::vector<float> correct(std::span<const float> weight, std::int64_t rows) const;
 
   // Of a weight in `format` made from `weight` times `scales` (empty: 1): the mean over held-out tokens of
-  // |weight truth - rounded (seen / scales)|^2, each token's relative to its |truth|^2. The spans must outlive the function.
+  // |weight truth - rounded (seen / scales)|^2, each token's relative to its |truth|^2. The spans must outlive the
+  // function.
   std::function<double(const RoundedWeight&)> judge(std::span<const float> weight, std::int64_t rows,
                                                     const WeightFormat& format, std::span<const float> scales) const;
 

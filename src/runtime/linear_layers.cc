@@ -90,26 +90,20 @@ std::vector<float> LinearLayers::load_vector(const std::string& tensor) const {
   if (const auto found = replaced_.find(tensor); found != replaced_.end()) {
     return found->second;
   }
-  const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
-  std::vector<float> vector(static_cast<std::size_t>(source.rows * source.columns));
-  load_rows(source, 0, source.rows, vector);
-  MappedFile::release(source.values->bytes);
-  return vector;
+  return load_tensor(*model_.checkpoint, tensor);
 }
 
 void LinearLayers::run(const Node& node, std::span<const float> x, std::span<float> y, std::int64_t tokens,
                        const RunControl& control) const {
   const Graph& graph = model_.graph;
-  const auto tensor_of = [&](std::size_t input) -> const std::string& {
-    return std::get<WeightAttributes>(graph.node(node.inputs[input]).attributes).tensor;
-  };
-  const std::string& tensor = tensor_of(1);
+  const std::string& tensor = graph.tensor(node.inputs[1]);
   const std::int64_t columns = graph.shape(node.inputs[1])[1].value;
   const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
   const LayerPlan* plan = find_plan(plan_, node, tensor);
   const InputArithmetic arithmetic = input_arithmetic(plan_, plan, float_activations_);
   const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
-  const std::vector<float> bias = node.inputs.size() > 2 ? load_vector(tensor_of(2)) : std::vector<float>();
+  const std::vector<float> bias =
+      node.inputs.size() > 2 ? load_vector(graph.tensor(node.inputs[2])) : std::vector<float>();
   const OutputArithmetic output(arithmetic, plan, bias);
 
   const std::int64_t height = tile_rows(rows, columns);

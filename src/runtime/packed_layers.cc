@@ -21,17 +21,6 @@ WeightFormat packed_format(const StoredWeight& source, const LayerPlan* plan) {
   return keeps ? source.format : float_format(ElementType::kF32);
 }
 
-const std::string& tensor_of(const Graph& graph, const Node& node, std::size_t input) {
-  return std::get<WeightAttributes>(graph.node(node.inputs[input]).attributes).tensor;
-}
-
-std::vector<float> read_vector(const Model& model, const std::string& tensor) {
-  const StoredWeight source = find_stored_weight(*model.checkpoint, tensor);
-  std::vector<float> vector(static_cast<std::size_t>(source.rows * source.columns));
-  load_rows(source, 0, source.rows, vector);
-  return vector;
-}
-
 // The weights that are there already, and how the others come.
 class WeightLoader {
  public:
@@ -77,13 +66,13 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, boo
   WeightLoader loader(model);
   for (const Node& node : graph.nodes()) {
     if (node.op == Op::kRmsNorm) {
-      const std::string& tensor = tensor_of(graph, node, 1);
-      vectors_[tensor] = read_vector(model, tensor);
+      const std::string& tensor = graph.tensor(node.inputs[1]);
+      vectors_[tensor] = load_tensor(*model.checkpoint, tensor);
     }
     if (node.op != Op::kLinear && node.op != Op::kEmbedding) {
       continue;
     }
-    const std::string& tensor = tensor_of(graph, node, node.op == Op::kLinear ? 1 : 0);
+    const std::string& tensor = graph.tensor(node.inputs[node.op == Op::kLinear ? 1 : 0]);
     const LayerPlan* layer_plan = find_plan(plan, node, tensor);
     Layer& layer = layers_[node.name];
     layer.arithmetic = input_arithmetic(plan, layer_plan, float_activations);
@@ -92,7 +81,7 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, boo
     }
     layer.weight = loader.add(tensor, layer_plan, plan != nullptr && plan->config.saturate_fp16);
     if (node.op == Op::kLinear && node.inputs.size() > 2) {
-      layer.bias = read_vector(model, tensor_of(graph, node, 2));
+      layer.bias = load_tensor(*model.checkpoint, graph.tensor(node.inputs[2]));
     }
   }
   loader.stream(control);

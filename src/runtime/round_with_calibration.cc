@@ -54,7 +54,7 @@ class LayerwiseRounder {
     const bool scales = is_auto_ || config.method == RoundingMethod::AWQ;
     for (std::size_t i = 0; scales && i < model.graph.nodes().size(); ++i) {
       if (is_scalable(static_cast<ValueId>(i))) {
-        scalable_.insert(norm_tensor(model.graph.nodes()[i]));
+        scalable_.insert(tensor_of(model.graph.nodes()[i]));
       }
     }
     writer_ = std::make_unique<QuantizedCheckpointWriter>(model, plan_, target, scalable_);
@@ -68,7 +68,7 @@ class LayerwiseRounder {
     const auto total = static_cast<std::int64_t>(model_.graph.nodes().size());
     while (const Node* node = executor_.next()) {
       const auto id = static_cast<ValueId>(node - model_.graph.nodes().data());
-      if (node->op == Op::kRmsNorm && scalable_.contains(norm_tensor(*node))) {
+      if (node->op == Op::kRmsNorm && scalable_.contains(tensor_of(*node))) {
         scale_group(id);
       } else if (node->op == Op::kLinear) {
         execute_linear(*node);
@@ -128,11 +128,9 @@ class LayerwiseRounder {
     }
   }
 
-  static const std::string& tensor_of(const Graph& graph, const Node& node) {
-    return std::get<WeightAttributes>(graph.node(node.inputs[1]).attributes).tensor;
-  }
-  const std::string& norm_tensor(const Node& node) const { return tensor_of(model_.graph, node); }
-  const LayerPlan& plan_of(const Node& node) const { return plan_.at(node.name, tensor_of(model_.graph, node)); }
+  // Of a norm or a linear layer.
+  const std::string& tensor_of(const Node& node) const { return model_.graph.tensor(node.inputs[1]); }
+  const LayerPlan& plan_of(const Node& node) const { return plan_.at(node.name, tensor_of(node)); }
 
   bool is_rounded(const Node& node) const {
     const LayerPlan& plan = plan_of(node);
@@ -156,7 +154,7 @@ class LayerwiseRounder {
            });
   }
 
-  std::vector<float> load_weight(const Node& node) const { return layers_.load_vector(tensor_of(model_.graph, node)); }
+  std::vector<float> load_weight(const Node& node) const { return layers_.load_vector(tensor_of(node)); }
 
   void step() {
     executor_.step();
@@ -241,7 +239,7 @@ class LayerwiseRounder {
       }
       return error;
     };
-    std::vector<float> norm_weight = layers_.load_vector(norm_tensor(norm));
+    std::vector<float> norm_weight = layers_.load_vector(tensor_of(norm));
     std::vector<Rounding> best = round_all({});
     if (scales.exponent > 0.0) {
       std::vector<Rounding> candidate = round_all(scales.scales);
@@ -259,7 +257,7 @@ class LayerwiseRounder {
         executor_.scale_columns(id, factors);
       }
     }
-    writer_->write_floats(norm_tensor(norm), norm_weight);
+    writer_->write_floats(tensor_of(norm), norm_weight);
     for (std::size_t i = 0; i < group.size(); ++i) {
       ready_[group[i]->name] = std::move(best[i]);
     }
@@ -289,7 +287,7 @@ class LayerwiseRounder {
   }
 
   void write(const Node& node, Rounding rounding) {
-    writer_->write_rounded(tensor_of(model_.graph, node), rounding.weight);
+    writer_->write_rounded(tensor_of(node), rounding.weight);
     if (rounding.weight.fell_back) {
       result_.warnings.push_back(node.name + ": its Hessian can't be factorized, GPTQ fell back to " +
                                  std::string(to_string(rounding.weight.method)));
@@ -308,7 +306,7 @@ class LayerwiseRounder {
     Rounding rounding = take_rounding(node);
     std::vector<float> decoded(static_cast<std::size_t>(plan.parameters()));
     decode_rows(plan.format, rounding.weight.values, rounding.weight.scales, plan.rows, plan.columns, decoded);
-    const std::string& tensor = tensor_of(model_.graph, node);
+    const std::string& tensor = tensor_of(node);
     layers_.replace_weight(tensor, std::move(decoded));
     step();
     layers_.restore_weight(tensor);

@@ -251,9 +251,7 @@ class SensitivityMeter {
 
   // Passes over the layers, each with as many linear layers as there is memory for copies.
   std::vector<std::vector<Unit*>> passes() {
-    const ModelConfig& config = model_.config;
-    const std::int64_t widest =
-        std::max({config.intermediate_size, config.num_heads * config.head_dim, config.hidden_size});
+    const std::int64_t widest = widest_activation(model_.config);
     const auto most =
         static_cast<std::size_t>(std::max<std::int64_t>(kMostElements / (widest * original_.tokens()), 1));
     std::vector<std::vector<Unit*>> result;

@@ -314,7 +314,7 @@ class Lowering {
   // --- Weights.
 
   const LayerPlan& layer_plan(const Node& user, ValueId weight) const {
-    return plan_.at(user.name, std::get<WeightAttributes>(node(weight).attributes).tensor);
+    return plan_.at(user.name, graph_.tensor(weight));
   }
 
   void note_layer(const LayerPlan& plan, std::string kernel, std::int64_t stored_bytes) {

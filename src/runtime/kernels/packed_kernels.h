@@ -18,8 +18,8 @@ enum class PackedElement { kI8, kI4, kF16 };
 
 // Columns of a panel that lie together; a panel's columns are a multiple of it.
 //   kI8   64 bytes for 4 columns: byte 4 * row + j is q + 128 of column j
-//   kI4   64 bytes for 8 columns: byte 4 * row + j has q + 8 of column j in its low and of column j + 4 in its high
-//   nibble kF16  32 bytes for 1 column: binary16 of each row
+//   kI4   64 bytes for 8 columns: the low nibble of byte 4 * row + j is q + 8 of column j, the high one of column j + 4
+//   kF16  32 bytes for 1 column: binary16 of each row
 constexpr std::size_t step_columns(PackedElement element) {
   switch (element) {
     case PackedElement::kI8:
