@@ -57,8 +57,7 @@ MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vec
       predict_sizes_(std::move(predict_sizes)),
       bytes_(sensitivity_.size()) {
   for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
-    std::ranges::stable_sort(sensitivity_[i].formats, {},
-                             [](const FormatEffect& effect) { return rank(effect.format); });
+    std::ranges::sort(sensitivity_[i].formats, {}, [](const FormatEffect& effect) { return rank(effect.format); });
     bytes_[i].resize(sensitivity_[i].formats.size());
   }
   std::optional<std::int64_t> least_other;

@@ -125,7 +125,7 @@ std::function<double(const RoundedWeight&)> LayerInput::judge(std::span<const fl
       std::clamp<std::int64_t>(kJudgedOutputs / rows, std::min<std::int64_t>(held_out, 64), held_out);
   auto wanted = std::make_shared<std::vector<float>>(static_cast<std::size_t>(tokens * rows));
   multiply_tiled(Product::kTransposed, tokens, rows, columns_, truth_.data(), weight.data(), wanted->data(), control_);
-  const std::size_t seen_values = static_cast<std::size_t>(tokens * columns_);
+  const auto seen_values = static_cast<std::size_t>(tokens * columns_);
   const std::vector<float> weights = relative_weights(std::span(truth_).first(seen_values), columns_, {});
   return [=, this](const RoundedWeight& rounded) {
     std::vector<float> decoded(static_cast<std::size_t>(rows * columns_));
