@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that every room of src/ includes only rooms to its left (docs/ARCHITECTURE.md)."""
+"""Checks that every room of src/ includes only rooms to its left (docs/ARCHITECTURE.md), and that no type is defined in
+two files under one name: the linker would take either one's functions for both."""
 
 import re
 import sys
@@ -43,6 +44,9 @@ PUBLIC = {
     "report": "report",
 }
 NEVER = {("backends", "runtime"), ("backends", "diffusion")}
+ANONYMOUS = re.compile(r"^namespace \{.*?^\}  // namespace$", re.MULTILINE | re.DOTALL)
+NAMESPACE = re.compile(r"^namespace ([\w:]+) \{$", re.MULTILINE)
+TYPE = re.compile(r"^(?:struct|class|enum class) (\w+)(?: final)?(?: :[^;{]*)? \{", re.MULTILINE)
 INCLUDE = re.compile(r'#include "([^"]+)"')
 
 
@@ -77,7 +81,19 @@ def violations() -> list[str]:
     return found
 
 
+def types_defined_twice() -> list[str]:
+    places: dict[str, list[str]] = {}
+    for path in [*(ROOT / "src").rglob("*.[ch]*"), *(ROOT / "include").rglob("*.h")]:
+        if path.suffix not in {".h", ".cc"}:
+            continue
+        text = ANONYMOUS.sub("", path.read_text())
+        namespace = "::".join(NAMESPACE.findall(text))
+        for name in TYPE.findall(text):
+            places.setdefault(f"{namespace}::{name}", []).append(str(path.relative_to(ROOT)))
+    return [f"{name} is defined in {' and in '.join(where)}" for name, where in places.items() if len(where) > 1]
+
+
 if __name__ == "__main__":
-    problems = violations()
-    print("\n".join(problems) or "every room includes only rooms to its left")
+    problems = violations() + types_defined_twice()
+    print("\n".join(problems) or "every room includes only rooms to its left; every type has one definition")
     sys.exit(1 if problems else 0)

@@ -71,7 +71,7 @@ std::string where(const Input& input) {
   return (input.block ? "block " + std::to_string(*input.block) + ", " : std::string()) + input.kinds;
 }
 
-Span span_of(const Input& input, const ValueStatistics& values, const std::string& kind) {
+RangeSpan span_of(const Input& input, const ValueStatistics& values, const std::string& kind) {
   return {.position = input.block.value_or(0),
           .low = values.range.min,
           .high = values.range.max,
@@ -80,8 +80,8 @@ Span span_of(const Input& input, const ValueStatistics& values, const std::strin
 }
 
 RangePanel range_panel(const Panel& panel, bool with_masked) {
-  SpanSeries masked{.style = kMasked, .spans = {}};
-  SpanSeries unmasked{.style = kUnmasked, .spans = {}};
+  RangeSeries masked{.style = kMasked, .spans = {}};
+  RangeSeries unmasked{.style = kUnmasked, .spans = {}};
   RangePanel result{.title = "Input of " + panel.kinds, .series = {}, .brackets = {}};
   for (const Input& input : panel.inputs) {
     masked.spans.push_back(span_of(input, input.statistics->masked, "masked tokens"));

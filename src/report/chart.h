@@ -95,20 +95,20 @@ std::string column_chart(const ColumnChart& chart);
 
 // Spans of values by a position, several side by side, in panels that share the horizontal axis. Where spans differ by
 // more than a factor of 20, the vertical axis is a symmetric logarithm.
-struct Span {
+struct RangeSpan {
   std::int64_t position = 0;
   double low = 0.0;
   double high = 0.0;
   std::string tooltip;
 };
-struct SpanSeries {
+struct RangeSeries {
   Style style = Style::kGrey;
-  std::vector<Span> spans;
+  std::vector<RangeSpan> spans;
 };
 struct RangePanel {
   std::string title;
-  std::vector<SpanSeries> series;
-  std::vector<Span> brackets;  // a line at both ends, across the position
+  std::vector<RangeSeries> series;
+  std::vector<RangeSpan> brackets;  // a line at both ends, across the position
 };
 struct RangeChart {
   std::string x_label;

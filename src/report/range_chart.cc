@@ -13,7 +13,7 @@ namespace {
 constexpr double kHeight = 200.0;
 constexpr double kLogarithmicFrom = 20.0;  // the largest span over the smallest
 
-bool is_finite(const Span& span) { return std::isfinite(span.low) && std::isfinite(span.high); }
+bool is_finite(const RangeSpan& span) { return std::isfinite(span.low) && std::isfinite(span.high); }
 
 struct Positions {
   std::int64_t first = std::numeric_limits<std::int64_t>::max();
@@ -23,8 +23,8 @@ struct Positions {
 Positions positions_of(const RangeChart& chart) {
   Positions positions;
   for (const RangePanel& panel : chart.panels) {
-    for (const SpanSeries& series : panel.series) {
-      for (const Span& span : series.spans) {
+    for (const RangeSeries& series : panel.series) {
+      for (const RangeSpan& span : series.spans) {
         positions.first = std::min(positions.first, span.position);
         positions.last = std::max(positions.last, span.position);
       }
@@ -38,7 +38,7 @@ svg::Axis value_axis(const RangePanel& panel) {
   double high = 0.0;
   double smallest = std::numeric_limits<double>::infinity();
   double largest = 0.0;
-  const auto add = [&](const Span& span) {
+  const auto add = [&](const RangeSpan& span) {
     if (is_finite(span)) {
       low = std::min(low, span.low);
       high = std::max(high, span.high);
@@ -49,7 +49,7 @@ svg::Axis value_axis(const RangePanel& panel) {
       }
     }
   };
-  for (const SpanSeries& series : panel.series) {
+  for (const RangeSeries& series : panel.series) {
     std::ranges::for_each(series.spans, add);
   }
   std::ranges::for_each(panel.brackets, add);
@@ -65,7 +65,7 @@ std::string draw_panel(const RangePanel& panel, const svg::Axis& x, const svg::A
   const double width = std::min(0.8 * slot, 0.16) / count;
   std::string drawing;
   for (std::size_t i = 0; i < panel.series.size(); ++i) {
-    for (const Span& span : panel.series[i].spans) {
+    for (const RangeSpan& span : panel.series[i].spans) {
       if (is_finite(span)) {
         const double left = x.at(static_cast<double>(span.position)) + (static_cast<double>(i) - count / 2.0) * width;
         const double top = svg::y_at(y, kHeight, span.high);
@@ -74,7 +74,7 @@ std::string draw_panel(const RangePanel& panel, const svg::Axis& x, const svg::A
       }
     }
   }
-  for (const Span& bracket : panel.brackets) {
+  for (const RangeSpan& bracket : panel.brackets) {
     if (is_finite(bracket)) {
       const double center = x.at(static_cast<double>(bracket.position));
       const double half = 0.5 * std::min(slot, 0.2);
@@ -89,9 +89,9 @@ std::string draw_panel(const RangePanel& panel, const svg::Axis& x, const svg::A
 
 std::size_t count_hidden(const RangePanel& panel) {
   std::size_t hidden = 0;
-  for (const SpanSeries& series : panel.series) {
+  for (const RangeSeries& series : panel.series) {
     hidden += static_cast<std::size_t>(
-        std::ranges::count_if(series.spans, [](const Span& span) { return !is_finite(span); }));
+        std::ranges::count_if(series.spans, [](const RangeSpan& span) { return !is_finite(span); }));
   }
   return hidden;
 }

@@ -13,6 +13,7 @@ namespace diffulex_edge {
 namespace {
 
 constexpr double kDamping = 0.05;
+constexpr float kCorrection = 0.25F;  // the part of the way that correct() goes
 constexpr std::int64_t kJudgedOutputs = std::int64_t{1} << 24U;  // held-out tokens x rows of the weight, at most
 
 std::vector<float> rows_of(const Activations& value, std::span<const std::int64_t> rows) {
@@ -112,7 +113,8 @@ std::vector<float> LayerInput::correct(std::span<const float> weight, std::int64
   std::vector<float> corrected(weight.size());
   multiply_tiled(Product::kPlain, rows, columns_, columns_, weight.data(), correction_.data(), corrected.data(),
                  control_);
-  std::ranges::transform(corrected, weight, corrected.begin(), std::plus<>());
+  std::ranges::transform(corrected, weight, corrected.begin(),
+                         [](float change, float value) { return value + kCorrection * change; });
   const bool finite = std::ranges::all_of(corrected, [](float value) { return std::isfinite(value); });
   return finite ? corrected : std::vector<float>();
 }

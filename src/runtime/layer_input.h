@@ -27,9 +27,10 @@ class LayerInput {
   // Each token counts by its weight over its |x|^2: errors are relative to the size of what they change.
   const InputStatistics& statistics() const { return statistics_; }
 
-  // The weight W' that brings W' seen closest to W truth, by damped least squares: W + W D H^-1, with D the sum of
-  // (truth - seen) seen^T and H the statistics' Hessian, a twentieth of its mean diagonal added (as in GPTAQ, Li et al.
-  // 2025, which makes up for earlier layers' errors while it rounds). Empty without a truth, or where H has no inverse.
+  // A quarter of the way from W to the weight W' that brings W' seen closest to W truth, by damped least squares:
+  // W' = W + W D H^-1, with D the sum of (truth - seen) seen^T and H the statistics' Hessian, a twentieth of its mean
+  // diagonal added (as in GPTAQ, Li et al. 2025, which makes up for earlier layers' errors while it rounds). Going all
+  // the way fits the calibration's tokens better and others worse. Empty without a truth, or where H has no inverse.
   std::vector<float> correct(std::span<const float> weight, std::int64_t rows) const;
 
   // Of a weight in `format` made from `weight` times `scales` (empty: 1): the mean over held-out tokens of
