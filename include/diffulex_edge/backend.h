@@ -24,9 +24,27 @@ enum class ActivationDtype { FP32, FP16, INT16, INT8 };
 std::string_view to_string(ActivationDtype dtype);
 ActivationDtype parse_activation_dtype(std::string_view text);
 
+// Which lengths of input an artefact takes, in tokens. The longest is the model's seq_len.
+struct InputLengths {
+  enum class Kind {
+    kFixed,       // one
+    kEnumerated,  // several
+    kRange,       // all from the first to the last
+  };
+  Kind kind = Kind::kFixed;
+  std::vector<std::int64_t> lengths;  // ascending; of a range the two ends
+
+  std::int64_t longest() const { return lengths.back(); }
+};
+// "128", "64,128,256" or "8..512". Error{kInvalidArgument} for anything else.
+InputLengths parse_input_lengths(std::string_view text);
+std::string to_string(const InputLengths& lengths);
+
 struct BackendConfig {
   QuantizationConfig quant_config;
-  std::optional<ActivationDtype> activation_dtype;     // default: the backend's own, FP32 for XNNPACK
+  std::optional<ActivationDtype> activation_dtype;  // default: the backend's own, FP32 for XNNPACK
+  // Default: what suits the backend. XNNPACK takes every length up to the model's; Core ML that length alone.
+  std::optional<InputLengths> input_lengths;
   std::map<std::string, std::string> backend_options;  // unknown ones are Error{kInvalidArgument}
 };
 
@@ -107,6 +125,23 @@ class XNNPACKBackend final : public EdgeBackend {
   // activation_dtype INT8 is mode STATIC: it replaces WEIGHT_ONLY in config().
   explicit XNNPACKBackend(BackendConfig config = {});
   std::string_view name() const override { return "xnnpack"; }
+  Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
+
+ protected:
+  ExportMetadata run(const Model& model, const std::filesystem::path* target, const RunControl& control) override;
+};
+
+// Core ML packages (.mlpackage). Options: minimum_deployment_target (iOS16, iOS17, iOS18 or macOS13, macOS14, macOS15;
+// default iOS18), compute_unit (all, cpu_only, cpu_and_gpu, cpu_and_ne: noted in the package), palette (true: INT4 as
+// tables of 16 values, which every target has), palette_group (rows that share a table; 0: all), chunk_size (largest
+// weight file in bytes: the model is cut between layers), chunks (pipeline: parts in one package, the default;
+// packages: a folder of packages with a manifest.json), container (mlpackage, or pte for ExecuTorch).
+// Activations flow in FP16 unless all weights are FP32 or activation_dtype says FP32.
+class CoreMLBackend final : public EdgeBackend {
+ public:
+  // activation_dtype INT8 is mode STATIC, as for XNNPACK.
+  explicit CoreMLBackend(BackendConfig config = {});
+  std::string_view name() const override { return "coreml"; }
   Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
 
  protected:

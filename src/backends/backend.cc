@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <mutex>
 #include <new>
@@ -35,6 +36,58 @@ ActivationDtype parse_activation_dtype(std::string_view text) {
                 "'" + std::string(text) + "' is not one of fp32, fp16, int16, int8");
   }
   return found->first;
+}
+
+namespace {
+
+std::int64_t parse_length(std::string_view text, std::string_view whole) {
+  std::int64_t length = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), length);
+  if (error != std::errc() || end != text.data() + text.size() || length < 1) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "sequence length",
+        "'" + std::string(whole) + "' is not a number of tokens, several with commas, or a range such as 8..512");
+  }
+  return length;
+}
+
+}  // namespace
+
+InputLengths parse_input_lengths(std::string_view text) {
+  InputLengths result;
+  const std::size_t dots = text.find("..");
+  if (dots != std::string_view::npos) {
+    result.kind = InputLengths::Kind::kRange;
+    result.lengths = {parse_length(text.substr(0, dots), text), parse_length(text.substr(dots + 2), text)};
+    if (result.lengths[0] >= result.lengths[1]) {
+      throw Error(ErrorCode::kInvalidArgument, "sequence length",
+                  "the range '" + std::string(text) + "' has no lengths between its ends");
+    }
+    return result;
+  }
+  for (std::string_view rest = text;;) {
+    const std::size_t comma = rest.find(',');
+    result.lengths.push_back(parse_length(rest.substr(0, comma), text));
+    if (comma == std::string_view::npos) {
+      break;
+    }
+    rest.remove_prefix(comma + 1);
+  }
+  std::ranges::sort(result.lengths);
+  if (std::ranges::adjacent_find(result.lengths) != result.lengths.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence length", "'" + std::string(text) + "' names a length twice");
+  }
+  result.kind = result.lengths.size() == 1 ? InputLengths::Kind::kFixed : InputLengths::Kind::kEnumerated;
+  return result;
+}
+
+std::string to_string(const InputLengths& lengths) {
+  std::string text;
+  for (const std::int64_t length : lengths.lengths) {
+    const char* separator = lengths.kind == InputLengths::Kind::kRange ? ".." : ",";
+    text += (text.empty() ? "" : separator) + std::to_string(length);
+  }
+  return text;
 }
 
 double ExportMetadata::memory_reduction_pct() const {
@@ -87,6 +140,7 @@ struct BackendRegistry::State {
 };
 
 BackendRegistry::BackendRegistry() : state_(std::make_shared<State>()) {
+  state_->factories["coreml"] = [](BackendConfig config) { return std::make_unique<CoreMLBackend>(std::move(config)); };
   state_->factories["xnnpack"] = [](BackendConfig config) {
     return std::make_unique<XNNPACKBackend>(std::move(config));
   };

@@ -5,7 +5,7 @@
 #include <span>
 #include <utility>
 
-#include "backends/xnnpack/program_reader.h"
+#include "backends/executorch/program_reader.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"

@@ -27,8 +27,8 @@ struct ExportArguments {
   std::string output;
   std::string backend = "xnnpack";
   std::optional<std::string> activation_dtype;
-  std::optional<std::int64_t> seq_len;
-  std::optional<std::string> minimum_deployment_target;
+  std::optional<std::string> seq_len;
+  CoreMLArguments coreml;
   std::optional<std::string> soc;
   ReportFile report;
   std::string command_line;
@@ -36,9 +36,9 @@ struct ExportArguments {
 };
 
 void run(const ExportArguments& arguments, std::stop_token stop) {
-  refuse(arguments.minimum_deployment_target, "--minimum-deployment-target", "belongs to the Core ML backend");
   refuse(arguments.soc, "--soc", "belongs to the QNN backend");
   BackendConfig config;
+  config.backend_options = arguments.coreml.options(arguments.backend);
   if (arguments.activation_dtype) {
     config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
   }
@@ -46,7 +46,10 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   BackendRegistry::instance().create(arguments.backend, config);
 
   ModelOptions options = arguments.model.options();
-  options.seq_len = arguments.seq_len;
+  if (arguments.seq_len) {
+    config.input_lengths = parse_input_lengths(*arguments.seq_len);
+    options.seq_len = config.input_lengths->longest();
+  }
   const Model model = load_model(arguments.model.path, options);
   arguments.report.check(model, {arguments.output, arguments.calibration.data.value_or("")});
   config.quant_config = arguments.quantization.config(model);
@@ -98,14 +101,18 @@ Command add_export(CLI::App& app, std::string command_line) {
   arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
   command->add_option("-o,--output", arguments->output, "The file to write")->required();
-  command->add_option("--backend", arguments->backend, "xnnpack (default)");
+  command->add_option("--backend", arguments->backend, "xnnpack (default) or coreml");
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
-  command->add_option("--activation-dtype", arguments->activation_dtype,
-                      "Type in which activations flow: fp32 (default) or fp16; int8: the same as --mode static");
-  command->add_option("--seq-len", arguments->seq_len,
-                      "Longest input in tokens; shorter ones run too (default: the model's limit, at most 1024)");
-  command->add_option("--minimum-deployment-target", arguments->minimum_deployment_target, "Core ML")->group("");
+  command->add_option(
+      "--activation-dtype", arguments->activation_dtype,
+      "Type in which activations flow: fp32 (default; with coreml for --dtype fp32 alone) or fp16; int8: "
+      "the same as --mode static");
+  command->add_option(
+      "--seq-len", arguments->seq_len,
+      "Input in tokens (default: the model's limit, at most 1024). xnnpack: the longest one, shorter ones "
+      "run too; coreml: exactly that, several (64,128), or a range (8..512)");
+  arguments->coreml.add_to(*command);
   command->add_option("--soc", arguments->soc, "QNN")->group("");
   arguments->report.add_to(*command);
   command->add_flag("--dry-run", arguments->dry_run,

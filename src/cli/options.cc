@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <utility>
 
+#include "cli/size_text.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/mixed_precision.h"
 
@@ -58,6 +59,64 @@ void QuantizationArguments::add_to(CLI::App& command) {
   command.add_flag("--saturate-fp16", saturate_fp16, "Write +-65504 for weights beyond FP16 instead of failing");
   command.add_flag("--strict-group-size", strict_group_size,
                    "Fail where the group size does not divide a row instead of taking a smaller one");
+}
+
+void CoreMLArguments::add_to(CLI::App& command) {
+  const std::string group = "Core ML";
+  command
+      .add_option("--minimum-deployment-target", minimum_deployment_target,
+                  "iOS16, iOS17, iOS18 (default), macOS13, macOS14 or macOS15")
+      ->group(group);
+  command
+      .add_option("--compute-unit", compute_unit, "all (default), cpu_only, cpu_and_gpu or cpu_and_ne: noted inside")
+      ->group(group);
+  command.add_flag("--palette", palette, "INT4 as a table of 16 values for each weight; runs on every target")
+      ->group(group);
+  command.add_option("--palette-group", palette_group, "Rows of a weight that share a table; 0 (default): all")
+      ->group(group);
+  command
+      .add_option("--chunk-size", chunk_size, "Cut the model between layers, weight files of at most this size (2GB)")
+      ->group(group);
+  command
+      .add_option("--chunks", chunks,
+                  "pipeline (default): the parts in one package; packages: a folder of packages and a manifest")
+      ->group(group);
+  command.add_option("--container", container, "mlpackage (default), or pte: for ExecuTorch's Core ML delegate")
+      ->group(group);
+}
+
+std::map<std::string, std::string> CoreMLArguments::options(const std::string& backend) const {
+  if (backend != "coreml") {
+    refuse_given({{"--minimum-deployment-target", minimum_deployment_target.has_value()},
+                  {"--compute-unit", compute_unit.has_value()},
+                  {"--palette", palette},
+                  {"--palette-group", palette_group.has_value()},
+                  {"--chunk-size", chunk_size.has_value()},
+                  {"--chunks", chunks.has_value()},
+                  {"--container", container.has_value()}},
+                 "belongs to the Core ML backend", "add --backend coreml, or leave it out");
+    return {};
+  }
+  std::map<std::string, std::string> options;
+  const auto add = [&](const char* name, const std::optional<std::string>& value) {
+    if (value) {
+      options[name] = *value;
+    }
+  };
+  add("minimum_deployment_target", minimum_deployment_target);
+  add("compute_unit", compute_unit);
+  add("chunks", chunks);
+  add("container", container);
+  if (palette) {
+    options["palette"] = "true";
+  }
+  if (palette_group) {
+    options["palette_group"] = std::to_string(*palette_group);
+  }
+  if (chunk_size) {
+    options["chunk_size"] = std::to_string(parse_size("--chunk-size", *chunk_size));
+  }
+  return options;
 }
 
 void refuse(const std::optional<std::string>& value, const std::string& option, const std::string& reason) {

@@ -4,6 +4,7 @@
 #include <CLI/App.hpp>
 #include <cstdint>
 #include <initializer_list>
+#include <map>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -57,6 +58,21 @@ struct QuantizationArguments {
  private:
   // Throws Error{kInvalidArgument} for an option that a mixed-precision plan decides.
   void refuse_beside_plan(const std::string& decider) const;
+};
+
+// Options of `--backend coreml`.
+struct CoreMLArguments {
+  std::optional<std::string> minimum_deployment_target;
+  std::optional<std::string> compute_unit;
+  bool palette = false;
+  std::optional<std::int64_t> palette_group;
+  std::optional<std::string> chunk_size;
+  std::optional<std::string> chunks;
+  std::optional<std::string> container;
+
+  void add_to(CLI::App& command);
+  // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given for another backend.
+  std::map<std::string, std::string> options(const std::string& backend) const;
 };
 
 // An option, and whether it was given.

@@ -1,7 +1,5 @@
 #include "quant/quantized_checkpoint.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <fstream>
@@ -163,51 +161,11 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
 
 }  // namespace
 
-// A folder that gets its name when complete and leaves nothing behind otherwise.
-class QuantizedCheckpointWriter::Folder {
- public:
-  explicit Folder(const fs::path& target) : target_(target) {
-    std::error_code error;
-    const bool exists = fs::exists(fs::symlink_status(target, error));
-    if (exists && !(fs::is_directory(target, error) && fs::is_empty(target, error))) {
-      throw Error(ErrorCode::kIo, target.string(), "exists and is not an empty folder", "name a new folder with -o");
-    }
-    const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
-    partial_ = parent / ("." + target.filename().string() + ".partial-" + std::to_string(::getpid()));
-    fs::create_directory(partial_, error);
-    if (error) {
-      throw Error(ErrorCode::kIo, target.string(), "can't create: " + error.message());
-    }
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(partial_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  Folder(Folder&&) = delete;
-  Folder& operator=(Folder&&) = delete;
-
-  const fs::path& path() const { return partial_; }
-
-  void commit() {
-    std::error_code error;
-    fs::rename(partial_, target_, error);
-    if (error) {
-      throw Error(ErrorCode::kIo, target_.string(), "can't give the folder its name: " + error.message());
-    }
-  }
-
- private:
-  fs::path target_;
-  fs::path partial_;
-};
-
 QuantizedCheckpointWriter::QuantizedCheckpointWriter(const Model& model, const QuantizationPlan& plan,
                                                      const fs::path& target, const std::set<std::string>& rewritten)
     : model_(model),
       plan_(plan),
-      folder_(std::make_unique<Folder>(target.has_filename() ? target : target.parent_path())),
+      folder_(std::make_unique<OutputFolder>(target)),
       rewritten_(rewritten) {
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, layer] : plan_by_tensor(plan)) {

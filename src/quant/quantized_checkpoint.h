@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/output_file.h"
+#include "core/output_folder.h"
 #include "diffulex_edge/quantization.h"
 #include "quant/rounding.h"
 
@@ -39,11 +40,10 @@ class QuantizedCheckpointWriter {
   std::int64_t finish(const QuantizationConfig& config, const RunControl& control);
 
  private:
-  class Folder;
 
   const Model& model_;
   const QuantizationPlan& plan_;
-  std::unique_ptr<Folder> folder_;
+  std::unique_ptr<OutputFolder> folder_;
   std::map<std::string, const LayerPlan*> converted_;  // by tensor: still to be written
   std::set<std::string> copied_;
   std::set<std::string> rewritten_;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "backends/xnnpack/delegate_graph.h"
-#include "backends/xnnpack/program_builder.h"
+#include "backends/executorch/program_builder.h"
 #include "backends/xnnpack/weight_store.h"
 #include "diffulex_edge/backend.h"
 

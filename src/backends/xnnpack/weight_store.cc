@@ -3,7 +3,6 @@
 #include <cstring>
 #include <utility>
 
-#include "checkpoint/same_bytes.h"
 #include "quant/kernels/kernels.h"
 #include "quant/weight_encoder.h"
 
@@ -45,33 +44,9 @@ std::uint32_t WeightStore::add_segment(std::string key, std::int64_t size) {
   return static_cast<std::uint32_t>(segments_.size() - 1);
 }
 
-const std::string& WeightStore::content_of(const std::string& tensor) {
-  const auto known = content_.find(tensor);
-  if (known != content_.end()) {
-    return known->second;
-  }
-  const TensorView& view = checkpoint_.at(tensor);
-  const auto equals = [&](const std::string& other_name) {
-    const TensorView& other = checkpoint_.at(other_name);
-    if (other.dtype != view.dtype || other.shape != view.shape || !same_bytes(other, view)) {
-      return false;
-    }
-    const TensorView* scales = checkpoint_.find(tensor + "_scale");
-    const TensorView* other_scales = checkpoint_.find(other_name + "_scale");
-    return (scales == nullptr) == (other_scales == nullptr) &&
-           (scales == nullptr || same_bytes(*scales, *other_scales));
-  };
-  for (const auto& [other, content] : content_) {
-    if (other == content && equals(other)) {
-      return content_[tensor] = other;
-    }
-  }
-  return content_[tensor] = tensor;
-}
-
 WeightStore::Stream& WeightStore::find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout,
                                               bool& is_new) {
-  const Key key(content_of(plan.tensor), format_of(plan, format), layout);
+  const Key key(distinct_.content_of(plan.tensor), format_of(plan, format), layout);
   const auto [position, inserted] = by_key_.emplace(key, streams_.size());
   is_new = inserted;
   if (inserted) {
@@ -145,7 +120,7 @@ std::uint32_t WeightStore::add_computed(const std::string& key, std::span<const 
 }
 
 void WeightStore::on_channel_scales(const LayerPlan& plan, ScaleReceiver receiver) {
-  const Key key(content_of(plan.tensor), format_of(plan, plan.format), Layout::kFilter);
+  const Key key(distinct_.content_of(plan.tensor), format_of(plan, plan.format), Layout::kFilter);
   streams_[by_key_.at(key)].receivers.push_back(std::move(receiver));
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/distinct_tensors.h"
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/quantization.h"
@@ -39,7 +40,7 @@ struct StoredParts {
 class WeightStore {
  public:
   WeightStore(const Checkpoint& checkpoint, bool saturate_fp16)
-      : checkpoint_(checkpoint), saturate_fp16_(saturate_fp16) {}
+      : checkpoint_(checkpoint), distinct_(checkpoint), saturate_fp16_(saturate_fp16) {}
 
   // A linear layer's matrix, as XNNPACK's filters want it: even elements in the low nibble, bfloat16 group scales in a
   // segment of their own. Per-channel scales go to `channel_scales` of the receiver that `on_channel_scales` names.
@@ -86,17 +87,15 @@ class WeightStore {
   using Key = std::tuple<std::string, std::string, Layout>;  // content, format and method, layout
 
   Stream& find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout, bool& is_new);
-  // The first tensor of the checkpoint that was stored with the same type, shape and bytes.
-  const std::string& content_of(const std::string& tensor);
   std::uint32_t add_segment(std::string key, std::int64_t size);
   static void write_tile(const Stream& stream, const EncodedTile& tile, const Write& write);
 
   const Checkpoint& checkpoint_;
+  DistinctTensors distinct_;
   bool saturate_fp16_;
   std::vector<Segment> segments_;
   std::vector<Stream> streams_;
   std::map<Key, std::size_t> by_key_;
-  std::map<std::string, std::string> content_;
   std::map<std::vector<std::byte>, std::uint32_t> computed_;
   std::vector<std::function<void(const Write&)>> finishers_;
 };

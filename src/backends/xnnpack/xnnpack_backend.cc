@@ -104,6 +104,10 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::pa
     throw Error(ErrorCode::kInvalidArgument, "backend option '" + config().backend_options.begin()->first + "'",
                 "is not known to the XNNPACK backend");
   }
+  if (config().input_lengths && config().input_lengths->kind != InputLengths::Kind::kFixed) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence length", "XNNPACK takes every length up to one number of tokens",
+                "give the longest alone");
+  }
   const ActivationDtype activation_dtype = config().activation_dtype.value_or(ActivationDtype::FP32);
   check_activation_dtype(config());
   const QuantizationResult quantization = quantize_model(model, config().quant_config);

@@ -1,4 +1,4 @@
-#include "backends/xnnpack/program_builder.h"
+#include "backends/executorch/program_builder.h"
 
 #include <algorithm>
 #include <cstring>
@@ -115,10 +115,11 @@ void ProgramBuilder::kernel_call(const std::string& name, const std::string& ove
 }
 
 void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> arguments,
-                                   std::uint32_t payload_segment) {
+                                   std::uint32_t payload_segment,
+                                   std::vector<std::pair<std::string, std::string>> options) {
   calls_.push_back(
       {.is_delegate = true, .index = static_cast<std::int32_t>(delegates_.size()), .arguments = std::move(arguments)});
-  delegates_.push_back({.backend = std::move(backend), .segment = payload_segment});
+  delegates_.push_back({.backend = std::move(backend), .segment = payload_segment, .options = std::move(options)});
 }
 
 flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers::FlatBufferBuilder& builder,
@@ -171,11 +172,15 @@ flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
     operators.push_back(schema::CreateOperatorDirect(builder, name.c_str(), overload.c_str()));
   }
   std::vector<flatbuffers::Offset<schema::BackendDelegate>> delegates;
-  const std::vector<flatbuffers::Offset<schema::CompileSpec>> no_specs;
   for (const Delegate& delegate : delegates_) {
+    std::vector<flatbuffers::Offset<schema::CompileSpec>> specs;
+    for (const auto& [key, value] : delegate.options) {
+      const std::vector<std::uint8_t> bytes(value.begin(), value.end());
+      specs.push_back(schema::CreateCompileSpecDirect(builder, key.c_str(), &bytes));
+    }
     const auto payload =
         schema::CreateBackendDelegateDataReference(builder, schema::DataLocation::SEGMENT, delegate.segment);
-    delegates.push_back(schema::CreateBackendDelegateDirect(builder, delegate.backend.c_str(), payload, &no_specs));
+    delegates.push_back(schema::CreateBackendDelegateDirect(builder, delegate.backend.c_str(), payload, &specs));
   }
   const std::vector<std::int64_t> buffers = {0, arena_bytes_};
   return schema::CreateExecutionPlanDirect(builder, method_.c_str(),

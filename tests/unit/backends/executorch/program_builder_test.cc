@@ -1,4 +1,4 @@
-#include "backends/xnnpack/program_builder.h"
+#include "backends/executorch/program_builder.h"
 
 #include <gtest/gtest.h>
 

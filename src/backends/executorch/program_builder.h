@@ -39,7 +39,9 @@ class ProgramBuilder {
   void set_output(ValueIndex value) { outputs_.push_back(value); }
   // `arguments` as ExecuTorch calls the kernel: the operator's own, then where results go.
   void kernel_call(const std::string& name, const std::string& overload, std::vector<ValueIndex> arguments);
-  void delegate_call(std::string backend, std::vector<ValueIndex> arguments, std::uint32_t payload_segment);
+  // `options` reach the delegate as compile specs.
+  void delegate_call(std::string backend, std::vector<ValueIndex> arguments, std::uint32_t payload_segment,
+                     std::vector<std::pair<std::string, std::string>> options = {});
 
   // The operators outside delegates, as "aten::embedding.out", in order of execution.
   const std::vector<std::string>& kernel_names() const { return kernel_names_; }
@@ -83,6 +85,7 @@ class ProgramBuilder {
   struct Delegate {
     std::string backend;
     std::uint32_t segment = 0;
+    std::vector<std::pair<std::string, std::string>> options;
   };
 
   ValueIndex append(Entry entry);

@@ -1,4 +1,4 @@
-#include "backends/xnnpack/program_reader.h"
+#include "backends/executorch/program_reader.h"
 
 #include <cstring>
 #include <map>

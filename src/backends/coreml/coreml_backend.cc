@@ -1,0 +1,376 @@
+// Plans, lowers and writes .mlpackage folders.
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "backends/coreml/lowering.h"
+#include "backends/coreml/options.h"
+#include "backends/coreml/package.h"
+#include "backends/coreml/pte_container.h"
+#include "core/output_file.h"
+#include "core/output_folder.h"
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/model_hash.h"
+#include "diffulex_edge/version.h"
+
+namespace diffulex_edge {
+namespace {
+
+namespace fs = std::filesystem;
+using coreml::LoweredPart;
+
+constexpr double kMebibyte = 1024.0 * 1024.0;
+constexpr std::int64_t kNeuralEngineLimit = std::int64_t{2} << 30U;  // of a weight file
+constexpr std::size_t kHashDigits = 64;
+
+// 8-bit activations are those of mode static; a palette has no groups along the input.
+BackendConfig completed(BackendConfig config) {
+  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
+    config.quant_config.mode = QuantizationMode::STATIC;
+  }
+  const auto palette = config.backend_options.find("palette");
+  if (palette != config.backend_options.end() && palette->second == "true") {
+    config.quant_config.group_size = 0;
+  }
+  return config;
+}
+
+coreml::MilDtype choose_arithmetic(const BackendConfig& config) {
+  const QuantizationConfig& quantization = config.quant_config;
+  const bool all_fp32 = quantization.dtype == QuantizationDtype::FP32 && quantization.layer_formats.empty();
+  switch (config.activation_dtype.value_or(all_fp32 ? ActivationDtype::FP32 : ActivationDtype::FP16)) {
+    case ActivationDtype::FP32:
+      return coreml::MilDtype::kFloat32;
+    case ActivationDtype::FP16:
+    case ActivationDtype::INT8:
+      return coreml::MilDtype::kFloat16;
+    case ActivationDtype::INT16:
+      break;
+  }
+  throw Error(ErrorCode::kUnsupported, "activation dtype int16", "is not available with Core ML",
+              "use --mode static for 8-bit activations");
+}
+
+InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
+  if (!config.input_lengths) {
+    return {.kind = InputLengths::Kind::kFixed, .lengths = {model.seq_len}};
+  }
+  if (config.input_lengths->longest() != model.seq_len) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence length",
+                "the longest input has " + std::to_string(config.input_lengths->longest()) + " tokens, the model " +
+                    std::to_string(model.seq_len));
+  }
+  return *config.input_lengths;
+}
+
+std::string describe_options(const BackendConfig& config, const coreml::Options& options, coreml::MilDtype arithmetic,
+                             const InputLengths& lengths) {
+  const QuantizationConfig& quantization = config.quant_config;
+  std::string text =
+      quantization.layer_formats.empty() ? "dtype=" + std::string(to_string(quantization.dtype)) : "mixed precision";
+  text += ", mode=" + std::string(to_string(quantization.mode));
+  text += ", method=" + std::string(to_string(quantization.method));
+  if (options.palette) {
+    text += ", palette_group=" + std::to_string(options.palette_group);
+  } else if (quantization.dtype == QuantizationDtype::INT4) {
+    text += ", group_size=" + std::to_string(quantization.group_size);
+  }
+  text += arithmetic == coreml::MilDtype::kFloat16 ? ", arithmetic=fp16" : ", arithmetic=fp32";
+  text += ", target=" + std::string(options.target->name) + ", lengths=" + to_string(lengths);
+  return text;
+}
+
+// One export, from the plan to the files.
+class CoreMLExport {
+ public:
+  CoreMLExport(const Model& model, const BackendConfig& config)
+      : model_(model),
+        options_(coreml::parse_options(config)),
+        arithmetic_(choose_arithmetic(config)),
+        lengths_(choose_lengths(config, model)),
+        quantization_(quantize_model(model, config.quant_config)),
+        positions_(model.graph, model.seq_len),
+        distinct_(*model.checkpoint),
+        settings_({.target = options_.target,
+                   .arithmetic = arithmetic_,
+                   .fixed_length = lengths_.kind == InputLengths::Kind::kFixed,
+                   .weights = {.arithmetic = arithmetic_,
+                               .saturate_fp16 = config.quant_config.saturate_fp16,
+                               .palette = options_.palette,
+                               .palette_group = options_.palette_group,
+                               .has_sub_bytes = options_.target->release >= 18}}),
+        notes_(
+            {.description = "diffulex-edge " + model.config.family,
+             .user_defined = {{"com.diffulex-edge.version", std::string(version())},
+                              {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_)},
+                              {"com.diffulex-edge.compute_unit", options_.compute_unit},
+                              {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
+    check();
+    if (options_.chunk_size) {
+      lower_in_parts(*options_.chunk_size);
+    } else {
+      parts_.push_back(lower_part(coreml::whole(model.graph), 0));
+    }
+  }
+
+  ExportMetadata metadata() const {
+    ExportMetadata metadata;
+    metadata.method = "main";
+    metadata.seq_len = model_.seq_len;
+    metadata.activation_dtype = arithmetic_ == coreml::MilDtype::kFloat16 ? "fp16" : "fp32";
+    metadata.parameters = quantization_.parameters;
+    metadata.original_memory_mb = quantization_.original_memory_mb;
+    metadata.file_bytes = total_bytes();
+    metadata.warnings = model_.warnings;
+    metadata.warnings.insert(metadata.warnings.end(), quantization_.warnings.begin(), quantization_.warnings.end());
+    add_warnings(metadata.warnings);
+    std::int64_t stored = 0;
+    for (const auto& part : parts_) {
+      metadata.layers.insert(metadata.layers.end(), part->layers.begin(), part->layers.end());
+    }
+    for (const StoredLayer& layer : metadata.layers) {
+      stored += layer.stored_bytes;
+    }
+    metadata.quantized_memory_mb = static_cast<double>(stored) / kMebibyte;
+    return metadata;
+  }
+
+  void write(const fs::path& target, const RunControl& control) {
+    if (!options_.as_pte && !options_.chunks_are_packages && target.extension() != ".mlpackage") {
+      throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
+                  "name it with -o NAME.mlpackage");
+    }
+    notes_.user_defined["com.diffulex-edge.source_sha256"] = hash_model(model_, control).sha256;
+    if (options_.as_pte) {
+      return write_pte(target, control);
+    }
+    OutputFolder folder(target, [&](const fs::path& old) {
+      return options_.chunks_are_packages ? fs::exists(old / kChunksManifest) : coreml::is_package(old);
+    });
+    if (options_.chunks_are_packages) {
+      write_packages(folder, control);
+    } else {
+      write_package(folder, "", model_message(), parts_, control);
+    }
+    folder.commit();
+  }
+
+ private:
+  static constexpr const char* kChunksManifest = "manifest.json";
+
+  void check() const {
+    if (!options_.palette) {
+      return;
+    }
+    const auto is_int4 = [](const LayerPlan& layer) { return layer.format.element == ElementType::kI4; };
+    if (std::ranges::none_of(quantization_.plan.layers, is_int4)) {
+      throw Error(ErrorCode::kInvalidArgument, "palette", "no layer is INT4", "add --dtype int4");
+    }
+  }
+
+  bool is_pipeline() const { return options_.chunk_size.has_value() && !options_.chunks_are_packages; }
+
+  std::string weight_file(std::size_t part) const {
+    return is_pipeline() ? std::to_string(part) + "-weight.bin" : "weight.bin";
+  }
+
+  std::unique_ptr<LoweredPart> lower_part(const coreml::GraphPart& part, std::size_t index) {
+    coreml::LoweringSettings settings = settings_;
+    settings.weights.file = "@model_path/weights/" + weight_file(index);
+    return coreml::lower(model_, quantization_.plan, positions_, part, distinct_, settings);
+  }
+
+  // As many layers into each part as its weight file may hold.
+  void lower_in_parts(std::int64_t limit) {
+    const std::vector<coreml::GraphPart> layers = coreml::layers_of(model_.graph);
+    std::optional<coreml::GraphPart> open;
+    std::unique_ptr<LoweredPart> lowered;
+    for (const coreml::GraphPart& layer : layers) {
+      coreml::GraphPart wanted = layer;
+      if (open) {
+        wanted = *open;
+        wanted.end = layer.end;
+        wanted.output_name = layer.output_name;
+      }
+      auto tried = lower_part(wanted, parts_.size());
+      if (open && tried->weights.file_bytes() > limit) {
+        parts_.push_back(std::move(lowered));
+        wanted = layer;
+        tried = lower_part(wanted, parts_.size());
+      }
+      if (tried->weights.file_bytes() > limit) {
+        throw Error(ErrorCode::kUnsupported, "chunk size",
+                    std::to_string(limit) + " bytes are less than the " + std::to_string(tried->weights.file_bytes()) +
+                        " that " + tried->layers.front().plan.layer + " and what can't be parted from it take");
+      }
+      open = wanted;
+      lowered = std::move(tried);
+    }
+    parts_.push_back(std::move(lowered));
+  }
+
+  void add_warnings(std::vector<std::string>& warnings) const {
+    if (std::ranges::any_of(parts_, [](const auto& part) { return part->dynamic_as_weight_only; })) {
+      warnings.emplace_back(
+          "Core ML has no operator that quantizes activations at run time: mode dynamic stores integer weights and "
+          "computes in floating point, as weight_only");
+    }
+    const bool blocks = std::ranges::any_of(parts_, [](const auto& part) {
+      return std::ranges::any_of(part->layers, [](const StoredLayer& layer) { return layer.kernel.ends_with("int4"); });
+    });
+    if (blocks && options_.compute_unit == "cpu_and_ne") {
+      warnings.emplace_back(
+          "people report that the Neural Engine's compiler does not take INT4 weights with scales, and that it takes "
+          "--palette");
+    }
+    for (const auto& part : parts_) {
+      if (part->weights.file_bytes() > kNeuralEngineLimit) {
+        warnings.push_back("a weight file has " + std::to_string(part->weights.file_bytes()) +
+                           " bytes, and the Neural Engine refuses more than 2 GiB: use --chunk-size");
+        break;
+      }
+    }
+  }
+
+  std::string message_of(const LoweredPart& part) const {
+    return coreml::serialize_model(part.function, lengths_, *options_.target, notes_);
+  }
+
+  std::string model_message() const {
+    if (!is_pipeline()) {
+      return message_of(*parts_.front());
+    }
+    std::vector<const coreml::MilFunction*> functions;
+    for (const auto& part : parts_) {
+      functions.push_back(&part->function);
+    }
+    return coreml::serialize_pipeline(functions, lengths_, *options_.target, notes_);
+  }
+
+  coreml::PteContainer pte() const {
+    const LoweredPart& part = *parts_.front();
+    const std::string message = message_of(part);
+    return coreml::PteContainer(
+        {{coreml::kManifestFile, coreml::package_manifest(message)}, {coreml::kModelFile, message}},
+        std::string(coreml::kWeightsFolder) + "/" + weight_file(0), part.weights.file_bytes(), part.function,
+        *options_.target, options_.compute_unit);
+  }
+
+  void write_pte(const fs::path& target, const RunControl& control) const {
+    const coreml::PteContainer container = pte();
+    OutputFile file(target, container.file_bytes());
+    container.write(file);
+    const std::int64_t begin = container.weights_offset();
+    parts_.front()->weights.stream(
+        [&](std::int64_t offset, std::span<const std::byte> bytes) { file.write(begin + offset, bytes); }, control);
+    file.flush(control.stop);
+    file.commit();
+  }
+
+  static std::int64_t package_bytes(const std::string& message) {
+    return static_cast<std::int64_t>(message.size() + coreml::package_manifest(message).size());
+  }
+
+  static std::string package_name(std::size_t part) { return "part_" + std::to_string(part) + ".mlpackage"; }
+
+  // Which parts there are and what passes between them.
+  std::string chunks_manifest() const {
+    nlohmann::ordered_json manifest{{"format", "diffulex-edge coreml chunks"}, {"version", 1}};
+    manifest["parts"] = nlohmann::ordered_json::array();
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      manifest["parts"].push_back({{"package", package_name(i)},
+                                   {"input", parts_[i]->function.inputs().front().name},
+                                   {"output", parts_[i]->function.outputs().front().name},
+                                   {"weight_bytes", parts_[i]->weights.file_bytes()}});
+    }
+    return manifest.dump(2) + "\n";
+  }
+
+  std::int64_t total_bytes() const {
+    if (options_.as_pte) {
+      return pte().file_bytes();
+    }
+    std::int64_t total = 0;
+    for (const auto& part : parts_) {
+      total += part->weights.file_bytes();
+    }
+    if (!options_.chunks_are_packages) {
+      return total + package_bytes(model_message());
+    }
+    for (const auto& part : parts_) {
+      total += package_bytes(message_of(*part));
+    }
+    return total + static_cast<std::int64_t>(chunks_manifest().size());
+  }
+
+  template <typename Parts>
+  void write_package(const OutputFolder& folder, const fs::path& place, const std::string& message, const Parts& parts,
+                     const RunControl& control) const {
+    const fs::path weights = folder.make_folder(place / coreml::kWeightsFolder);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const coreml::WeightStore& store = parts[i]->weights;
+      OutputFile file(weights / weight_file(i), store.file_bytes());
+      store.stream([&](std::int64_t offset, std::span<const std::byte> bytes) { file.write(offset, bytes); }, control);
+      file.flush(control.stop);
+      file.commit();
+    }
+    write_file(folder.path() / place / coreml::kModelFile, message);
+    write_file(folder.path() / place / coreml::kManifestFile, coreml::package_manifest(message));
+  }
+
+  void write_packages(const OutputFolder& folder, const RunControl& control) const {
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      const std::vector<const LoweredPart*> one = {parts_[i].get()};
+      write_package(folder, package_name(i), message_of(*parts_[i]), one, control);
+    }
+    write_file(folder.path() / kChunksManifest, chunks_manifest());
+  }
+
+  const Model& model_;
+  coreml::Options options_;
+  coreml::MilDtype arithmetic_;
+  InputLengths lengths_;
+  QuantizationResult quantization_;
+  PositionValues positions_;
+  DistinctTensors distinct_;
+  coreml::LoweringSettings settings_;
+  coreml::ModelNotes notes_;
+  std::vector<std::unique_ptr<LoweredPart>> parts_;
+};
+
+}  // namespace
+
+CoreMLBackend::CoreMLBackend(BackendConfig config) : EdgeBackend(completed(std::move(config))) {}
+
+ExportMetadata CoreMLBackend::run(const Model& model, const fs::path* target, const RunControl& control) {
+  CoreMLExport work(model, config());
+  ExportMetadata metadata = work.metadata();
+  if (target != nullptr) {
+    work.write(*target, control);
+  }
+  return metadata;
+}
+
+Support CoreMLBackend::support(QuantizationDtype dtype, QuantizationMode mode) const {
+  switch (dtype) {
+    case QuantizationDtype::FP32:
+      return {SupportLevel::kFull, "FP32 throughout"};
+    case QuantizationDtype::FP16:
+      return {SupportLevel::kFull, "FP16 throughout"};
+    case QuantizationDtype::INT8:
+      if (mode == QuantizationMode::STATIC) {
+        return {SupportLevel::kFull, "INT8 weights and activations, with ranges from calibration; from iOS17"};
+      }
+      return mode == QuantizationMode::DYNAMIC
+                 ? Support{SupportLevel::kPartial, "INT8 weights, computed in FP16: no operator quantizes at run time"}
+                 : Support{SupportLevel::kFull, "INT8 weights, computed in FP16"};
+    case QuantizationDtype::INT4:
+      return {SupportLevel::kFull, "groups or channels from iOS18, palettes of 16 values from iOS16; computed in FP16"};
+  }
+  return {};
+}
+
+}  // namespace diffulex_edge

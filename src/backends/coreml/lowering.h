@@ -1,0 +1,52 @@
+// From the model graph and its quantization plan to an ML Program.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backends/coreml/mil_program.h"
+#include "backends/coreml/options.h"
+#include "backends/coreml/weight_store.h"
+#include "diffulex_edge/backend.h"
+#include "graph/position_values.h"
+
+namespace diffulex_edge::coreml {
+
+// A part of the graph that becomes one program: nodes [begin, end). What passes between parts is the residual stream.
+struct GraphPart {
+  ValueId begin = 0;
+  ValueId end = 0;
+  std::optional<ValueId> input = {};  // the value that comes from the part before
+  std::string input_name = {};
+  std::string output_name = {};
+};
+
+// The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.
+GraphPart whole(const Graph& graph);
+std::vector<GraphPart> layers_of(const Graph& graph);
+
+struct LoweredPart {
+  LoweredPart(const Checkpoint& checkpoint, DistinctTensors& distinct, WeightSettings settings)
+      : weights(checkpoint, distinct, std::move(settings)) {}
+
+  MilFunction function;
+  WeightStore weights;
+  std::vector<StoredLayer> layers;
+  bool dynamic_as_weight_only = false;  // some layer has INT8 weights and floating-point activations instead
+};
+
+struct LoweringSettings {
+  const DeploymentTarget* target = nullptr;
+  MilDtype arithmetic = MilDtype::kFloat16;
+  bool fixed_length = true;  // else any length up to the model's
+  WeightSettings weights;
+};
+
+// `positions` are those of model.graph at the model's length. Throws Error{kUnsupported} for a format that the target
+// lacks, naming the first one that has it.
+std::unique_ptr<LoweredPart> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
+                                   const GraphPart& part, DistinctTensors& distinct, const LoweringSettings& settings);
+
+}  // namespace diffulex_edge::coreml

@@ -1,0 +1,126 @@
+// One function of a Core ML ML Program (MIL), under construction, and its protocol buffer. Messages and field numbers:
+// MIL.proto of coremltools.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "diffulex_edge/dtype.h"
+
+namespace diffulex_edge::coreml {
+
+// The values are those of MIL.proto's DataType.
+enum class MilDtype : std::int32_t {
+  kBool = 1,
+  kString = 2,
+  kFloat16 = 10,
+  kFloat32 = 11,
+  kInt8 = 21,
+  kInt32 = 23,
+  kInt4 = 25,
+  kUint8 = 31,
+  kUint32 = 33,
+  kUint4 = 35,
+};
+
+// A sequence dimension is written as unknown: its length is the caller's. Rank 0 is a scalar.
+struct MilType {
+  MilDtype dtype = MilDtype::kFloat32;
+  Shape shape;
+};
+
+// The offset of a blob's metadata in a weight file, and the file's name inside the package.
+struct BlobReference {
+  std::string file;
+  std::int64_t offset = 0;
+};
+
+// A constant, where a value can stand in the program itself.
+struct MilLiteral {
+  MilType type;
+  // In the order of the proto's value fields: int32, float32, bool, string; bytes for float16, 8 bits, less, and
+  // uint32, little-endian; or a blob.
+  std::variant<std::vector<std::int32_t>, std::vector<float>, std::vector<bool>, std::string, std::vector<std::byte>,
+               BlobReference>
+      value;
+};
+
+MilLiteral int_literal(std::int32_t value);
+MilLiteral ints_literal(std::vector<std::int32_t> values);  // rank 1
+MilLiteral bool_literal(bool value);
+MilLiteral bools_literal(std::vector<bool> values);  // rank 1
+MilLiteral string_literal(std::string value);
+MilLiteral int8_literal(std::int8_t value);
+MilLiteral uint32s_literal(std::span<const std::int64_t> values);  // rank 1
+// A scalar in float16 (rounded) or float32.
+MilLiteral float_literal(MilDtype dtype, float value);
+MilLiteral blob_literal(MilDtype dtype, std::span<const std::int64_t> sizes, BlobReference blob);
+
+class MilFunction {
+ public:
+  using Id = std::int32_t;
+  // By parameter: other values (one, or a list for parameters that take several).
+  using Arguments = std::vector<std::pair<std::string, std::vector<Id>>>;
+  using Literals = std::vector<std::pair<std::string, MilLiteral>>;
+
+  Id input(std::string name, MilType type);
+  // A `const` operation. Equal literals share one.
+  Id constant(MilLiteral literal, std::string_view name = "c");
+  // `name` is a wish; characters that MIL does not allow are replaced, and a number is added where it is taken.
+  Id add(std::string_view operation, Arguments arguments, MilType type, std::string_view name = {});
+  // A constexpr operation; before iOS18 its parameters are attributes.
+  Id add_constexpr(std::string_view operation, Literals parameters, bool as_attributes, MilType type,
+                   std::string_view name);
+  // `value` becomes an output under that name.
+  void output(Id value, std::string name);
+
+  const MilType& type(Id value) const { return values_.at(static_cast<std::size_t>(value)).type; }
+  // The type of each operation but const, in order.
+  std::vector<std::string> operations() const;
+
+  // The message MILSpec.Program with this function as "main".
+  std::string serialize_program(std::string_view opset) const;
+
+  struct Feature {
+    std::string name;
+    MilType type;
+  };
+  const std::vector<Feature>& inputs() const { return inputs_; }
+  const std::vector<Feature>& outputs() const { return outputs_; }
+
+ private:
+  struct Value {
+    std::string name;
+    MilType type;
+  };
+  struct Operation {
+    std::string type;
+    Arguments arguments;
+    Literals literals;  // inputs bound to values
+    Literals attributes;
+    Id result = 0;
+  };
+
+  Id define(MilType type, std::string name);
+  std::string unique_name(std::string_view wish);
+  std::string serialize_block() const;
+  std::string serialize_operation(const Operation& operation) const;
+
+  std::vector<Value> values_;
+  std::vector<Operation> operations_;
+  std::vector<Feature> inputs_;
+  std::vector<Feature> outputs_;
+  std::set<std::string, std::less<>> names_;
+  std::map<std::string, std::uint32_t, std::less<>> next_number_;
+  std::map<std::string, Id> constants_;  // by their serialized literal
+};
+
+}  // namespace diffulex_edge::coreml

@@ -1,0 +1,41 @@
+// What the Core ML backend's options mean.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "diffulex_edge/backend.h"
+
+namespace diffulex_edge::coreml {
+
+// The oldest system that runs a model. It decides which operators there are.
+struct DeploymentTarget {
+  std::string_view name;   // "iOS18"; macOS15 is the same
+  int release = 0;         // of iOS: 16, 17, 18
+  int specification = 0;   // the model format's version
+  std::string_view opset;  // "CoreML8"
+};
+
+// Error{kInvalidArgument} naming the known ones.
+const DeploymentTarget& parse_deployment_target(std::string_view text);
+// The one with that release of iOS.
+const DeploymentTarget& deployment_target(int release);
+
+struct Options {
+  const DeploymentTarget* target = nullptr;
+  std::string compute_unit = "all";
+  // INT4 as a table of 16 values for each weight, or for so many of its rows.
+  bool palette = false;
+  std::int64_t palette_group = 0;          // 0: one table for the whole weight
+  std::optional<std::int64_t> chunk_size;  // bytes of one weight file at most
+  bool chunks_are_packages = false;        // each part a package of its own; else one package with a pipeline
+  bool as_pte = false;                     // an ExecuTorch program around the package
+};
+
+// From BackendConfig::backend_options.
+// Error{kInvalidArgument} for unknown options and values, kUnsupported for a palette group that the target lacks.
+Options parse_options(const BackendConfig& config);
+
+}  // namespace diffulex_edge::coreml

@@ -1,0 +1,108 @@
+// A package's weight file: which weights are stored, in which form, and where. docs/FORMATS.md has the layout.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "backends/coreml/mil_program.h"
+#include "checkpoint/distinct_tensors.h"
+#include "checkpoint/stored_weight.h"
+#include "diffulex_edge/quantization.h"
+
+namespace diffulex_edge::coreml {
+
+enum class MatrixStorage { kFloat16, kFloat32, kInt8, kInt4, kPalette };
+
+// A stored matrix [rows, columns].
+struct StoredMatrix {
+  MatrixStorage storage = MatrixStorage::kFloat32;
+  BlobReference values;  // INT4 in two's complement; palettes: indices
+  BlobReference scales;  // of INT8 and INT4: [rows, scales_per_row], row-major, in the arithmetic's type
+  BlobReference tables;  // of palettes: [tables, 16], likewise
+  std::int64_t scales_per_row = 1;
+  std::int64_t tables_count = 1;
+  std::int64_t bytes = 0;  // of all parts
+  bool is_new = true;      // false: stored before, for an equal weight
+};
+
+// What all weights of a package have in common.
+struct WeightSettings {
+  MilDtype arithmetic = MilDtype::kFloat16;  // or kFloat32: the type of scales, tables, vectors and float matrices
+  bool saturate_fp16 = false;
+  bool palette = false;            // INT4 as palettes
+  std::int64_t palette_group = 0;  // rows that share a table; 0: all
+  bool has_sub_bytes = true;       // types of less than 8 bits exist (iOS18); else palettes' indices are bytes
+  std::string file = "@model_path/weights/weight.bin";
+};
+
+class WeightStore {
+ public:
+  // Keeps references to both.
+  WeightStore(const Checkpoint& checkpoint, DistinctTensors& distinct, WeightSettings settings);
+
+  // Errors: kUnsupported for an INT4 row of odd length and for a palette group that does not divide the rows,
+  // kInvalidArgument for a palette of a weight that is stored in INT4.
+  StoredMatrix add_matrix(const LayerPlan& plan);
+  // A bias or a norm's weight, in the arithmetic's type.
+  BlobReference add_vector(const LayerPlan& plan, bool& is_new);
+  // Computed data, in the arithmetic's type. Equal data are stored once.
+  BlobReference add_computed(std::span<const float> values);
+
+  std::int64_t file_bytes() const { return end_; }
+
+  // Called from several threads, with an offset in the file.
+  using Write = std::function<void(std::int64_t offset, std::span<const std::byte> bytes)>;
+  // Everything, weights streamed from the checkpoint. Errors: as stream_weights, and kUnsupported for a scale or a
+  // palette's value that float16 can't hold.
+  void stream(const Write& write, const RunControl& control) const;
+
+ private:
+  struct Blob {
+    std::uint32_t type = 0;
+    std::int64_t offset = 0;  // of its metadata
+    std::int64_t bytes = 0;
+
+    std::int64_t data() const;
+  };
+  struct Matrix {
+    StoredWeight source;
+    WeightFormat format;  // in which it is encoded, before its parts take Core ML's form
+    RoundingMethod method = RoundingMethod::RTN;
+    std::string layer;
+    StoredMatrix stored;
+    std::size_t values = 0;  // blobs
+    std::size_t scales = 0;  // or tables
+  };
+  using Key = std::tuple<std::string, std::string>;  // content, format and method
+
+  std::size_t add_blob(std::uint32_t type, std::int64_t bytes);
+  BlobReference reference(std::size_t blob) const;
+  bool is_half() const { return settings_.arithmetic == MilDtype::kFloat16; }
+  std::uint32_t arithmetic_blob() const;
+  std::int64_t arithmetic_bytes() const { return is_half() ? 2 : 4; }
+  MatrixStorage storage_of(const LayerPlan& plan) const;
+  void add_parts(Matrix& matrix, const LayerPlan& plan);
+  std::vector<std::byte> narrow(std::span<const float> values) const;
+  void write_head(const Write& write) const;
+  void write_encoded(const Matrix& matrix, const Write& write, std::int64_t row_begin, std::span<std::byte> values,
+                     std::span<const std::byte> scales) const;
+  void write_palettes(const Write& write, const RunControl& control) const;
+
+  const Checkpoint& checkpoint_;
+  DistinctTensors& distinct_;
+  WeightSettings settings_;
+  std::vector<Blob> blobs_;
+  std::int64_t end_ = 0;
+  std::vector<Matrix> matrices_;
+  std::map<Key, std::size_t> by_key_;
+  std::vector<std::pair<std::size_t, std::vector<std::byte>>> computed_;  // blob, bytes
+  std::map<std::vector<std::byte>, std::size_t> computed_blobs_;
+};
+
+}  // namespace diffulex_edge::coreml

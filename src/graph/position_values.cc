@@ -1,0 +1,141 @@
+#include "graph/position_values.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+namespace diffulex_edge {
+namespace {
+
+std::vector<std::int64_t> sizes_of(const Shape& shape, std::int64_t length) {
+  std::vector<std::int64_t> sizes;
+  for (const Dim& dim : shape) {
+    sizes.push_back(dim.is_sequence ? length : dim.value);
+  }
+  return sizes;
+}
+
+std::int64_t product(const std::vector<std::int64_t>& sizes, std::size_t begin = 0) {
+  return std::accumulate(sizes.begin() + static_cast<std::ptrdiff_t>(begin), sizes.end(), std::int64_t{1},
+                         std::multiplies<>());
+}
+
+// An element of a broadcast operand: `index` counts through the result.
+std::size_t broadcast_index(std::int64_t index, const std::vector<std::int64_t>& result,
+                            const std::vector<std::int64_t>& operand) {
+  std::int64_t source = 0;
+  std::int64_t stride = 1;
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    const std::int64_t size = result[result.size() - 1 - i];
+    const std::int64_t position = index % size;
+    index /= size;
+    if (i < operand.size()) {
+      const std::int64_t own = operand[operand.size() - 1 - i];
+      source += own == 1 ? 0 : position * stride;
+      stride *= own;
+    }
+  }
+  return static_cast<std::size_t>(source);
+}
+
+class Evaluation {
+ public:
+  Evaluation(const Graph& graph, const Node& node, std::int64_t length, std::vector<const std::vector<float>*> operands)
+      : graph_(graph), node_(node), length_(length), operands_(std::move(operands)) {}
+
+  // nullopt for an operator that no position's value needs.
+  std::optional<std::vector<float>> run() const {
+    switch (node_.op) {
+      case Op::kReshape:
+        return *operands_[0];
+      case Op::kNegate:
+        return unary([](float x) { return -x; });
+      case Op::kSin:
+        return unary([](float x) { return static_cast<float>(std::sin(static_cast<double>(x))); });
+      case Op::kCos:
+        return unary([](float x) { return static_cast<float>(std::cos(static_cast<double>(x))); });
+      case Op::kAdd:
+        return binary(std::plus<>());
+      case Op::kSubtract:
+        return binary(std::minus<>());
+      case Op::kMultiply:
+        return binary(std::multiplies<>());
+      case Op::kConcat:
+        return concat();
+      default:
+        return std::nullopt;
+    }
+  }
+
+ private:
+  std::vector<std::int64_t> sizes(std::size_t operand) const {
+    return sizes_of(graph_.shape(node_.inputs[operand]), length_);
+  }
+
+  std::vector<float> unary(const std::function<float(float)>& function) const {
+    std::vector<float> result(operands_[0]->size());
+    std::ranges::transform(*operands_[0], result.begin(), function);
+    return result;
+  }
+
+  std::vector<float> binary(const std::function<float(float, float)>& function) const {
+    const std::vector<std::int64_t> result_sizes = sizes_of(node_.shape, length_);
+    const std::vector<std::int64_t> a = sizes(0);
+    const std::vector<std::int64_t> b = sizes(1);
+    std::vector<float> result(static_cast<std::size_t>(product(result_sizes)));
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      const auto index = static_cast<std::int64_t>(i);
+      result[i] = function((*operands_[0])[broadcast_index(index, result_sizes, a)],
+                           (*operands_[1])[broadcast_index(index, result_sizes, b)]);
+    }
+    return result;
+  }
+
+  std::vector<float> concat() const {
+    const auto axis = static_cast<std::size_t>(std::get<AxesAttributes>(node_.attributes).axes[0]);
+    std::vector<float> result;
+    const std::vector<std::int64_t> first = sizes(0);
+    const std::int64_t outer = product(first) / product(first, axis);
+    for (std::int64_t i = 0; i < outer; ++i) {
+      for (std::size_t k = 0; k < operands_.size(); ++k) {
+        const auto piece = static_cast<std::ptrdiff_t>(product(sizes(k), axis));
+        const auto begin = operands_[k]->begin() + i * piece;
+        result.insert(result.end(), begin, begin + piece);
+      }
+    }
+    return result;
+  }
+
+  const Graph& graph_;
+  const Node& node_;
+  std::int64_t length_;
+  std::vector<const std::vector<float>*> operands_;
+};
+
+}  // namespace
+
+PositionValues::PositionValues(const Graph& graph, std::int64_t length) : values_(graph.nodes().size()) {
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    const Node& node = graph.nodes()[i];
+    if (node.op == Op::kConstant) {
+      values_[i] = std::get<ConstantAttributes>(node.attributes).values;
+      continue;
+    }
+    if (node.op == Op::kPositions) {
+      values_[i] = std::vector<float>(static_cast<std::size_t>(length));
+      std::iota(values_[i]->begin(), values_[i]->end(), 0.0F);
+      continue;
+    }
+    std::vector<const std::vector<float>*> operands;
+    for (const ValueId input : node.inputs) {
+      operands.push_back(find(input));
+    }
+    const bool known = !operands.empty() && std::ranges::find(operands, nullptr) == operands.end();
+    if (known) {
+      values_[i] = Evaluation(graph, node, length, std::move(operands)).run();
+    }
+  }
+}
+
+}  // namespace diffulex_edge

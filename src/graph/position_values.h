@@ -1,0 +1,29 @@
+// Values of a graph that depend on positions alone, such as rotary tables: a backend can store them instead of
+// computing them at run time.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "diffulex_edge/graph.h"
+
+namespace diffulex_edge {
+
+class PositionValues {
+ public:
+  // Computes, in float32, every value of `graph` that has no other source than kPositions and kConstant, for sequences
+  // of `length` tokens. kBlockCausalMask is left alone: it is quadratic in the length.
+  PositionValues(const Graph& graph, std::int64_t length);
+
+  // Row-major, in the value's shape with `length` for its sequence dimension; nullptr for a value with other sources.
+  const std::vector<float>* find(ValueId value) const {
+    const auto& found = values_.at(static_cast<std::size_t>(value));
+    return found ? &*found : nullptr;
+  }
+
+ private:
+  std::vector<std::optional<std::vector<float>>> values_;
+};
+
+}  // namespace diffulex_edge
