@@ -7,13 +7,14 @@
 namespace diffulex_edge {
 
 // Files go into a hidden folder beside the target. `commit` gives it its name; without it the destructor removes all
-// traces and an older folder of that name stays as it was. All errors are Error{kIo} and name the target.
+// traces and an older folder of that name stays as it was. A link's target is made or replaced, not the link. All
+// errors are Error{kIo} and name the target.
 class OutputFolder {
  public:
-  // Whether an existing folder with something in it may be replaced.
+  // Whether an existing folder with something in it may be replaced. Asked at once, and again by commit.
   using MayReplace = std::function<bool(const std::filesystem::path&)>;
 
-  explicit OutputFolder(const std::filesystem::path& target, const MayReplace& may_replace = {});
+  explicit OutputFolder(const std::filesystem::path& target, MayReplace may_replace = {});
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
@@ -27,7 +28,11 @@ class OutputFolder {
   void commit();
 
  private:
+  // Throws where something is in the way that may not be replaced.
+  bool replaces() const;
+
   std::filesystem::path target_;
+  MayReplace may_replace_;
   std::filesystem::path partial_;
 };
 
