@@ -187,6 +187,9 @@ MilLiteral blob_literal(MilDtype dtype, std::span<const std::int64_t> sizes, Blo
 std::string MilFunction::unique_name(std::string_view wish) {
   std::string name(wish);
   std::ranges::replace_if(name, [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  if (name.empty() || std::isdigit(static_cast<unsigned char>(name.front())) != 0) {
+    name.insert(0, "_");
+  }
   if (names_.contains(name)) {
     std::uint32_t& number = next_number_[name];
     std::string numbered;
