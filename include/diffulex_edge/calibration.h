@@ -90,10 +90,11 @@ struct CalibrationResult {
 
 // True for mode static and for the methods gptq, awq and auto, unless the checkpoint has their result already.
 bool needs_calibration(const Model& model, const QuantizationConfig& config);
-// True also for method mse, which weighs its errors where it has data.
+// True also for method mse and for palettes, which weigh their errors where they have data.
 bool can_use_calibration(const Model& model, const QuantizationConfig& config);
 
-// Runs the data through the float32 model and fills config.activations. Memory: activations of all tokens, one tile of
+// Runs the data through the float32 model and fills config.activations, and config.input_importance if
+// config.palettes. Memory: activations of all tokens, one tile of
 // weights for each thread.
 CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
                                         const CalibrationOptions& options, const RunControl& control = {});

@@ -80,6 +80,12 @@ struct QuantizationConfig {
   // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj"). Every linear layer that becomes
   // INT8, or INT4 with one scale for each channel, needs an entry; others are not looked at.
   std::map<std::string, LayerActivations, std::less<>> activations;
+  // INT4 as palettes: tables of 16 values that k-means finds. For backends that have them (Core ML); `group_size` and
+  // `method` say nothing then.
+  bool palettes = false;
+  // Palettes: the mean square of each column of a layer's input by its canonical name, as calibration found it. Weighs
+  // the squared errors; where there is no entry, all columns are alike.
+  std::map<std::string, std::vector<float>, std::less<>> input_importance;
   // FP16: write ±65504 for weights beyond it instead of failing.
   bool saturate_fp16 = false;
   // INT4: fail where group_size does not divide a layer's input, instead of taking the next smaller size that does.

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <map>
+#include <numeric>
 #include <optional>
 
 #include "diffulex_edge/calibration.h"
@@ -34,7 +36,31 @@ bool uses_inputs(RoundingMethod method) {
 
 bool weighs_inputs(const Model& model, const QuantizationConfig& config) {
   const bool has_integers = config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4;
-  return config.method == RoundingMethod::MSE && has_integers && !model.stored_quantization;
+  return config.method == RoundingMethod::MSE && has_integers && !config.palettes && !model.stored_quantization;
+}
+
+bool weighs_palettes(const QuantizationConfig& config) {
+  const auto is_int4 = [](const auto& entry) { return entry.second.dtype == QuantizationDtype::INT4; };
+  return config.palettes &&
+         (config.dtype == QuantizationDtype::INT4 || std::ranges::any_of(config.layer_formats, is_int4));
+}
+
+// The mean of x_j^2 for each column j, where each token counts relative to its size |x|^2.
+std::vector<float> column_importance(const Activations& x) {
+  std::vector<double> sums(static_cast<std::size_t>(x.width));
+  for (std::int64_t token = 0; token < x.rows; ++token) {
+    const auto row = x.row(token);
+    const double square =
+        std::transform_reduce(row.begin(), row.end(), 0.0, std::plus<>(), [](double value) { return value * value; });
+    for (std::size_t j = 0; square > 0.0 && j < row.size(); ++j) {
+      sums[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]) / square;
+    }
+  }
+  std::vector<float> importance;
+  for (const double sum : sums) {
+    importance.push_back(static_cast<float>(sum / static_cast<double>(x.rows)));
+  }
+  return importance;
 }
 
 class ActivationCalibrator {
@@ -78,6 +104,11 @@ class ActivationCalibrator {
   // Layers that share an input share its statistics.
   const LayerStatistics& statistics_of(const Node& node) {
     const ValueId id = node.inputs[0];
+    if (config_.palettes) {
+      config_.input_importance[node.name] =
+          id == input_ ? config_.input_importance.at(last_layer_) : column_importance(executor_.value(id));
+      last_layer_ = node.name;
+    }
     if (id != input_) {
       input_statistics_ = measure_input(node.name, executor_.value(id), masked_, options_, control_);
       input_ = id;
@@ -129,6 +160,7 @@ class ActivationCalibrator {
   Executor executor_;
   const RunControl& control_;
   ValueId input_ = -1;
+  std::string last_layer_;  // that has this input
   LayerStatistics input_statistics_;
   CalibrationResult result_;
 };
@@ -151,7 +183,7 @@ CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& 
 }
 
 bool can_use_calibration(const Model& model, const QuantizationConfig& config) {
-  return needs_calibration(model, config) || weighs_inputs(model, config);
+  return needs_calibration(model, config) || weighs_inputs(model, config) || weighs_palettes(config);
 }
 
 CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
@@ -159,11 +191,12 @@ CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_op
                                 const RunControl& control) {
   CalibratedModel result{.model = model, .config = config, .calibration = {}};
   const bool weighs = weighs_inputs(model, config) && !options.data.empty();
-  if (!needs_calibration(model, config) && !weighs) {
+  const bool observes_palettes = weighs_palettes(config) && !options.data.empty();
+  if (!needs_calibration(model, config) && !weighs && !observes_palettes) {
     return result;
   }
   const CalibrationData data = load_calibration_data(model, options, control);
-  if (is_static(config)) {
+  if (is_static(config) || observes_palettes) {
     result.calibration = calibrate_activations(model, result.config, data, options, control);
   }
   if (uses_inputs(config.method) || weighs) {

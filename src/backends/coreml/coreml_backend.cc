@@ -33,6 +33,7 @@ BackendConfig completed(BackendConfig config) {
   }
   const auto palette = config.backend_options.find("palette");
   if (palette != config.backend_options.end() && palette->second == "true") {
+    config.quant_config.palettes = true;
     config.quant_config.group_size = 0;
   }
   return config;
@@ -101,6 +102,7 @@ class CoreMLExport {
                                .saturate_fp16 = config.quant_config.saturate_fp16,
                                .palette = options_.palette,
                                .palette_group = options_.palette_group,
+                               .importance = &config.quant_config.input_importance,
                                .has_sub_bytes = options_.target->release >= 18}}),
         notes_(
             {.description = "diffulex-edge " + model.config.family,
@@ -108,7 +110,7 @@ class CoreMLExport {
                               {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_)},
                               {"com.diffulex-edge.compute_unit", options_.compute_unit},
                               {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
-    check();
+    check(config.quant_config);
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
     } else {
@@ -161,9 +163,13 @@ class CoreMLExport {
  private:
   static constexpr const char* kChunksManifest = "manifest.json";
 
-  void check() const {
+  void check(const QuantizationConfig& config) const {
     if (!options_.palette) {
       return;
+    }
+    if (config.method != RoundingMethod::RTN) {
+      throw Error(ErrorCode::kInvalidArgument, "palette",
+                  "is found by k-means, not by method " + std::string(to_string(config.method)), "leave out --method");
     }
     const auto is_int4 = [](const LayerPlan& layer) { return layer.format.element == ElementType::kI4; };
     if (std::ranges::none_of(quantization_.plan.layers, is_int4)) {

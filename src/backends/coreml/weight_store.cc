@@ -261,6 +261,14 @@ void WeightStore::write_encoded(const Matrix& matrix, const Write& write, std::i
   write(blobs_[matrix.values].data() + row_begin * matrix.format.row_bytes(matrix.source.columns), values);
 }
 
+std::span<const float> WeightStore::importance_of(const std::string& layer) const {
+  if (settings_.importance == nullptr) {
+    return {};
+  }
+  const auto found = settings_.importance->find(layer);
+  return found == settings_.importance->end() ? std::span<const float>() : std::span<const float>(found->second);
+}
+
 void WeightStore::write_palettes(const Write& write, const RunControl& control) const {
   struct Part {
     const Matrix* matrix = nullptr;
@@ -295,7 +303,7 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
         }
       }
     };
-    PaletteHistogram histogram;
+    PaletteHistogram histogram(importance_of(matrix.layer));
     for_each_tile([&](std::int64_t, std::span<const float> some) { histogram.add(some); });
     const Palette palette = histogram.fit(is_half() ? ElementType::kF16 : ElementType::kF32);
     std::vector<std::byte> nibbles;

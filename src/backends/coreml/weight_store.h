@@ -37,7 +37,9 @@ struct WeightSettings {
   bool saturate_fp16 = false;
   bool palette = false;            // INT4 as palettes
   std::int64_t palette_group = 0;  // rows that share a table; 0: all
-  bool has_sub_bytes = true;       // types of less than 8 bits exist (iOS18); else palettes' indices are bytes
+  // QuantizationConfig::input_importance, for palettes; nullptr: none.
+  const std::map<std::string, std::vector<float>, std::less<>>* importance = nullptr;
+  bool has_sub_bytes = true;  // types of less than 8 bits exist (iOS18); else palettes' indices are bytes
   std::string file = "@model_path/weights/weight.bin";
 };
 
@@ -92,6 +94,7 @@ class WeightStore {
   void write_head(const Write& write) const;
   void write_encoded(const Matrix& matrix, const Write& write, std::int64_t row_begin, std::span<std::byte> values,
                      std::span<const std::byte> scales) const;
+  std::span<const float> importance_of(const std::string& layer) const;
   void write_palettes(const Write& write, const RunControl& control) const;
 
   const Checkpoint& checkpoint_;
