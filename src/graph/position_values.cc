@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <utility>
 
 namespace diffulex_edge {
 namespace {
@@ -123,8 +124,9 @@ PositionValues::PositionValues(const Graph& graph, std::int64_t length) : values
       continue;
     }
     if (node.op == Op::kPositions) {
-      values_[i] = std::vector<float>(static_cast<std::size_t>(length));
-      std::iota(values_[i]->begin(), values_[i]->end(), 0.0F);
+      std::vector<float> positions(static_cast<std::size_t>(length));
+      std::iota(positions.begin(), positions.end(), 0.0F);
+      values_[i] = std::move(positions);
       continue;
     }
     std::vector<const std::vector<float>*> operands;

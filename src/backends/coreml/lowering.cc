@@ -43,6 +43,22 @@ AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) 
   return scale;
 }
 
+std::string form_of(MatrixStorage storage) {
+  switch (storage) {
+    case MatrixStorage::kFloat16:
+      return "fp16";
+    case MatrixStorage::kFloat32:
+      return "fp32";
+    case MatrixStorage::kInt8:
+      return "int8";
+    case MatrixStorage::kInt4:
+      return "int4";
+    case MatrixStorage::kPalette:
+      return "palette4";
+  }
+  return {};
+}
+
 class Lowering {
  public:
   Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
@@ -173,7 +189,7 @@ class Lowering {
     if (!length_) {
       const Id shape_of = function().add(
           "shape", {{"x", {*length_source_}}},
-          {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(shape(*length_source_).size())}}});
+          {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(shape(length_source_).size())}}});
       length_ = function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({1})}}, {"end", {ints({2})}}},
                                {.dtype = MilDtype::kInt32, .shape = {{.value = 1}}}, "length");
     }
@@ -236,7 +252,8 @@ class Lowering {
     const MilDtype dtype = in_single ? MilDtype::kFloat32 : arithmetic_;
     std::vector<float> blocks;
     for (std::int64_t i = 0; i < model_.seq_len; ++i) {
-      blocks.push_back(static_cast<float>(i / block));
+      const std::int64_t index = i / block;
+      blocks.push_back(static_cast<float>(index));
     }
     const Id table =
         dtype == arithmetic_
@@ -401,7 +418,7 @@ class Lowering {
     const std::int64_t heads = node(current.inputs[0]).shape[1].value;
     const std::int64_t size = node(current.inputs[0]).shape[2].value;
     const float scale = std::get<AttentionAttributes>(current.attributes).scale;
-    Id q = heads_first(mapped(current.inputs[0]), heads);
+    const Id q = heads_first(mapped(current.inputs[0]), heads);
     const Id k = heads_first(mapped(current.inputs[1]), heads);
     const Id v = heads_first(mapped(current.inputs[2]), heads);
     std::optional<Id> mask;
@@ -470,25 +487,7 @@ class Lowering {
   // A matrix in the arithmetic's type, from whatever form it is stored in; equal ones are made once.
   Id matrix(const LayerPlan& plan, const std::string& user) {
     const StoredMatrix stored = result_->weights.add_matrix(plan);
-    const char* form = "";
-    switch (stored.storage) {
-      case MatrixStorage::kFloat16:
-        form = "fp16";
-        break;
-      case MatrixStorage::kFloat32:
-        form = "fp32";
-        break;
-      case MatrixStorage::kInt8:
-        form = "int8";
-        break;
-      case MatrixStorage::kInt4:
-        form = "int4";
-        break;
-      case MatrixStorage::kPalette:
-        form = "palette4";
-        break;
-    }
-    note_layer(plan, user + " x " + form, stored.is_new ? stored.bytes : 0);
+    note_layer(plan, user + " x " + form_of(stored.storage), stored.is_new ? stored.bytes : 0);
     const auto [position, inserted] = matrices_.emplace(std::pair(stored.values.file, stored.values.offset), 0);
     if (inserted) {
       position->second = make_matrix(plan, stored);
@@ -585,7 +584,7 @@ class Lowering {
   std::vector<std::optional<Id>> mapped_;
   std::map<std::pair<std::string, std::int64_t>, Id> matrices_;  // by their values' place
   std::map<std::tuple<Id, float, std::int32_t>, Id> static_activations_;
-  std::optional<Id> length_source_;  // [1, seq] or [1, seq, C]
+  Id length_source_ = -1;  // [1, seq] or [1, seq, C]
   std::optional<Id> length_;
 };
 

@@ -18,9 +18,9 @@ namespace diffulex_edge::coreml {
 struct GraphPart {
   ValueId begin = 0;
   ValueId end = 0;
-  std::optional<ValueId> input = {};  // the value that comes from the part before
-  std::string input_name = {};
-  std::string output_name = {};
+  std::optional<ValueId> input;  // the value that comes from the part before
+  std::string input_name;
+  std::string output_name;
 };
 
 // The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.

@@ -292,12 +292,12 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
     std::vector<float> values(static_cast<std::size_t>(tile * columns));
     // Calls `take` with whole rows in float32.
     const auto for_each_tile = [&](const auto& take) {
-      for (std::int64_t row = begin; row < begin + rows; row += tile) {
-        const std::int64_t count = std::min(tile, begin + rows - row);
+      for (std::int64_t row_begin = begin; row_begin < begin + rows; row_begin += tile) {
+        const std::int64_t count = std::min(tile, begin + rows - row_begin);
         const auto wanted = std::span(values).first(static_cast<std::size_t>(count * columns));
-        encode_rows(matrix.source, float_format(ElementType::kF32), {}, row, count, scratch,
+        encode_rows(matrix.source, float_format(ElementType::kF32), {}, row_begin, count, scratch,
                     std::as_writable_bytes(wanted), {});
-        take(row, std::span<const float>(wanted));
+        take(row_begin, std::span<const float>(wanted));
         if (control.stop.stop_requested()) {
           throw Error(ErrorCode::kCancelled, {}, "stopped");
         }
