@@ -181,19 +181,20 @@ StoredMatrix WeightStore::add_matrix(const LayerPlan& plan) {
                     (group > plan.rows ? "are larger than that" : "do not divide them"),
                 "choose another --palette-group, or exclude the layer");
   }
-  const std::string form = std::to_string(static_cast<int>(storage)) + ", " + to_string(plan.format) + ", " +
-                           std::string(to_string(plan.method));
+  const bool is_float = storage == MatrixStorage::kFloat16 || storage == MatrixStorage::kFloat32;
+  // Weights that are to be FP32 are FP16 where the arithmetic is, as those that are to be FP16.
+  const WeightFormat format =
+      is_float ? float_format(storage == MatrixStorage::kFloat16 ? ElementType::kF16 : ElementType::kF32) : plan.format;
+  const std::string form =
+      std::to_string(static_cast<int>(storage)) + ", " + to_string(format) + ", " + std::string(to_string(plan.method));
   const Key key(distinct_.content_of(plan.tensor), form);
   const auto [position, inserted] = by_key_.emplace(key, matrices_.size());
   if (inserted) {
     Matrix matrix{.source = find_stored_weight(checkpoint_, plan.tensor),
-                  .format = plan.format,
+                  .format = format,
                   .method = plan.method,
                   .layer = plan.layer,
                   .stored = {.storage = storage}};
-    if (storage == MatrixStorage::kFloat16 || storage == MatrixStorage::kFloat32) {
-      matrix.format = float_format(storage == MatrixStorage::kFloat16 ? ElementType::kF16 : ElementType::kF32);
-    }
     add_parts(matrix, plan);
     matrices_.push_back(std::move(matrix));
   }
