@@ -262,6 +262,18 @@ void WeightStore::write_encoded(const Matrix& matrix, const Write& write, std::i
   write(blobs_[matrix.values].data() + row_begin * matrix.format.row_bytes(matrix.source.columns), values);
 }
 
+Palette WeightStore::fit(const PaletteHistogram& histogram, const std::string& layer) const {
+  if (!is_half()) {
+    return histogram.fit(ElementType::kF32);
+  }
+  try {
+    return histogram.fit(ElementType::kF16);
+  } catch (const Error&) {
+    throw Error(ErrorCode::kUnsupported, layer, "has a palette with values beyond FP16 (65504)",
+                "use --activation-dtype fp32");
+  }
+}
+
 void WeightStore::write_palettes(const Write& write, const RunControl& control) const {
   struct Part {
     const Matrix* matrix = nullptr;
@@ -298,7 +310,7 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
     };
     PaletteHistogram histogram;
     for_each_tile([&](std::int64_t, std::span<const float> some) { histogram.add(some); });
-    const Palette palette = histogram.fit(is_half() ? ElementType::kF16 : ElementType::kF32);
+    const Palette palette = fit(histogram, matrix.layer);
     std::vector<std::byte> nibbles;
     for_each_tile([&](std::int64_t row, std::span<const float> some) {
       nibbles.resize((some.size() + 1) / 2);
