@@ -9,6 +9,7 @@
 #include "backends/coreml/options.h"
 #include "backends/coreml/package.h"
 #include "backends/coreml/pte_container.h"
+#include "core/json.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
 #include "diffulex_edge/backend.h"
@@ -25,6 +26,7 @@ using coreml::LoweredPart;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr std::int64_t kNeuralEngineLimit = std::int64_t{2} << 30U;  // of a weight file
 constexpr std::size_t kHashDigits = 64;
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20U;
 
 // 8-bit activations are those of mode static; a palette has no groups along the input.
 BackendConfig completed(BackendConfig config) {
@@ -139,7 +141,8 @@ class CoreMLExport {
   }
 
   void write(const fs::path& target, const RunControl& control) {
-    if (!options_.as_pte && !options_.chunks_are_packages && target.extension() != ".mlpackage") {
+    const fs::path name = target.has_filename() ? target : target.parent_path();  // without a slash at its end
+    if (!options_.as_pte && !options_.chunks_are_packages && name.extension() != ".mlpackage") {
       throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
                   "name it with -o NAME.mlpackage");
     }
@@ -148,7 +151,7 @@ class CoreMLExport {
       return write_pte(target, control);
     }
     OutputFolder folder(target, [&](const fs::path& old) {
-      return options_.chunks_are_packages ? fs::exists(old / kChunksManifest) : coreml::is_package(old);
+      return options_.chunks_are_packages ? is_chunks_folder(old) : coreml::is_package(old);
     });
     if (options_.chunks_are_packages) {
       write_packages(folder, control);
@@ -160,6 +163,17 @@ class CoreMLExport {
 
  private:
   static constexpr const char* kChunksManifest = "manifest.json";
+  static constexpr const char* kChunksFormat = "diffulex-edge coreml chunks";
+
+  // Whether the folder was made by this backend, so that a new one may take its place.
+  static bool is_chunks_folder(const fs::path& folder) {
+    try {
+      const nlohmann::json manifest = read_json_file(folder / kChunksManifest, kMaxManifestBytes);
+      return manifest.is_object() && manifest.value("format", nlohmann::json()) == kChunksFormat;
+    } catch (const Error&) {
+      return false;
+    }
+  }
 
   void check() const {
     if (!options_.palette) {
@@ -278,7 +292,7 @@ class CoreMLExport {
 
   // Which parts there are and what passes between them.
   std::string chunks_manifest() const {
-    nlohmann::ordered_json manifest{{"format", "diffulex-edge coreml chunks"}, {"version", 1}};
+    nlohmann::ordered_json manifest{{"format", kChunksFormat}, {"version", 1}};
     manifest["parts"] = nlohmann::ordered_json::array();
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       manifest["parts"].push_back({{"package", package_name(i)},
