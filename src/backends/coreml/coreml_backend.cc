@@ -110,7 +110,7 @@ class CoreMLExport {
                               {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_)},
                               {"com.diffulex-edge.compute_unit", options_.compute_unit},
                               {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
-    check();
+    check(config);
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
     } else {
@@ -175,7 +175,18 @@ class CoreMLExport {
     }
   }
 
-  void check() const {
+  void check(const BackendConfig& config) const {
+    if (config.activation_dtype == ActivationDtype::INT8) {
+      if (config.quant_config.mode == QuantizationMode::DYNAMIC) {
+        throw Error(ErrorCode::kInvalidArgument, "activation dtype int8", "is mode static, not dynamic",
+                    "leave it out: mode dynamic computes in floating point with Core ML");
+      }
+      const auto is_static = [](const LayerPlan& layer) { return layer.activations.has_value(); };
+      if (std::ranges::none_of(quantization_.plan.layers, is_static)) {
+        throw Error(ErrorCode::kUnsupported, "activation dtype int8",
+                    "Core ML takes it with INT8 and INT4 weights only", "use --dtype int8");
+      }
+    }
     if (!options_.palette) {
       return;
     }
