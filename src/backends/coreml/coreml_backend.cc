@@ -120,7 +120,7 @@ class CoreMLExport {
 
   ExportMetadata metadata() const {
     ExportMetadata metadata;
-    metadata.method = "main";
+    metadata.method = options_.as_pte ? "forward" : "main";
     metadata.seq_len = model_.seq_len;
     metadata.activation_dtype = arithmetic_ == coreml::MilDtype::kFloat16 ? "fp16" : "fp32";
     metadata.parameters = quantization_.parameters;
@@ -393,7 +393,15 @@ Support CoreMLBackend::support(QuantizationDtype dtype, QuantizationMode mode) c
                  ? Support{SupportLevel::kPartial, "INT8 weights, computed in FP16: no operator quantizes at run time"}
                  : Support{SupportLevel::kFull, "INT8 weights, computed in FP16"};
     case QuantizationDtype::INT4:
-      return {SupportLevel::kFull, "groups or channels from iOS18, palettes of 16 values from iOS16; computed in FP16"};
+      if (mode == QuantizationMode::STATIC) {
+        return {SupportLevel::kPartial,
+                "per channel from iOS18, palettes from iOS17; 8-bit activations with ranges from calibration; none for "
+                "groups"};
+      }
+      return mode == QuantizationMode::DYNAMIC
+                 ? Support{SupportLevel::kPartial, "INT4 weights, computed in FP16: no operator quantizes at run time"}
+                 : Support{SupportLevel::kFull,
+                           "groups or channels from iOS18, palettes of 16 values from iOS16; computed in FP16"};
   }
   return {};
 }
