@@ -9,6 +9,7 @@
 #include "backends/coreml/options.h"
 #include "backends/coreml/package.h"
 #include "backends/coreml/pte_container.h"
+#include "core/json.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
 #include "diffulex_edge/backend.h"
@@ -25,6 +26,7 @@ using coreml::LoweredPart;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr std::int64_t kNeuralEngineLimit = std::int64_t{2} << 30U;  // of a weight file
 constexpr std::size_t kHashDigits = 64;
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20U;
 
 // 8-bit activations are those of mode static; a palette has no groups along the input.
 BackendConfig completed(BackendConfig config) {
@@ -110,7 +112,7 @@ class CoreMLExport {
                               {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_)},
                               {"com.diffulex-edge.compute_unit", options_.compute_unit},
                               {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
-    check(config.quant_config);
+    check(config);
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
     } else {
@@ -120,7 +122,7 @@ class CoreMLExport {
 
   ExportMetadata metadata() const {
     ExportMetadata metadata;
-    metadata.method = "main";
+    metadata.method = options_.as_pte ? "forward" : "main";
     metadata.seq_len = model_.seq_len;
     metadata.activation_dtype = arithmetic_ == coreml::MilDtype::kFloat16 ? "fp16" : "fp32";
     metadata.parameters = quantization_.parameters;
@@ -141,7 +143,8 @@ class CoreMLExport {
   }
 
   void write(const fs::path& target, const RunControl& control) {
-    if (!options_.as_pte && !options_.chunks_are_packages && target.extension() != ".mlpackage") {
+    const fs::path name = target.has_filename() ? target : target.parent_path();  // without a slash at its end
+    if (!options_.as_pte && !options_.chunks_are_packages && name.extension() != ".mlpackage") {
       throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
                   "name it with -o NAME.mlpackage");
     }
@@ -150,7 +153,7 @@ class CoreMLExport {
       return write_pte(target, control);
     }
     OutputFolder folder(target, [&](const fs::path& old) {
-      return options_.chunks_are_packages ? fs::exists(old / kChunksManifest) : coreml::is_package(old);
+      return options_.chunks_are_packages ? is_chunks_folder(old) : coreml::is_package(old);
     });
     if (options_.chunks_are_packages) {
       write_packages(folder, control);
@@ -162,14 +165,37 @@ class CoreMLExport {
 
  private:
   static constexpr const char* kChunksManifest = "manifest.json";
+  static constexpr const char* kChunksFormat = "diffulex-edge coreml chunks";
 
-  void check(const QuantizationConfig& config) const {
+  // Whether the folder was made by this backend, so that a new one may take its place.
+  static bool is_chunks_folder(const fs::path& folder) {
+    try {
+      const nlohmann::json manifest = read_json_file(folder / kChunksManifest, kMaxManifestBytes);
+      return manifest.is_object() && manifest.value("format", nlohmann::json()) == kChunksFormat;
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
+  void check(const BackendConfig& config) const {
+    if (config.activation_dtype == ActivationDtype::INT8) {
+      if (config.quant_config.mode == QuantizationMode::DYNAMIC) {
+        throw Error(ErrorCode::kInvalidArgument, "activation dtype int8", "is mode static, not dynamic",
+                    "leave it out: mode dynamic computes in floating point with Core ML");
+      }
+      const auto is_static = [](const LayerPlan& layer) { return layer.activations.has_value(); };
+      if (std::ranges::none_of(quantization_.plan.layers, is_static)) {
+        throw Error(ErrorCode::kUnsupported, "activation dtype int8",
+                    "Core ML takes it with INT8 and INT4 weights only", "use --dtype int8");
+      }
+    }
     if (!options_.palette) {
       return;
     }
-    if (config.method != RoundingMethod::RTN) {
+    if (config.quant_config.method != RoundingMethod::RTN) {
       throw Error(ErrorCode::kInvalidArgument, "palette",
-                  "is found by k-means, not by method " + std::string(to_string(config.method)), "leave out --method");
+                  "is found by k-means, not by method " + std::string(to_string(config.quant_config.method)),
+                  "leave out --method");
     }
     const auto is_int4 = [](const LayerPlan& layer) { return layer.format.element == ElementType::kI4; };
     if (std::ranges::none_of(quantization_.plan.layers, is_int4)) {
@@ -284,7 +310,7 @@ class CoreMLExport {
 
   // Which parts there are and what passes between them.
   std::string chunks_manifest() const {
-    nlohmann::ordered_json manifest{{"format", "diffulex-edge coreml chunks"}, {"version", 1}};
+    nlohmann::ordered_json manifest{{"format", kChunksFormat}, {"version", 1}};
     manifest["parts"] = nlohmann::ordered_json::array();
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       manifest["parts"].push_back({{"package", package_name(i)},
@@ -374,7 +400,15 @@ Support CoreMLBackend::support(QuantizationDtype dtype, QuantizationMode mode) c
                  ? Support{SupportLevel::kPartial, "INT8 weights, computed in FP16: no operator quantizes at run time"}
                  : Support{SupportLevel::kFull, "INT8 weights, computed in FP16"};
     case QuantizationDtype::INT4:
-      return {SupportLevel::kFull, "groups or channels from iOS18, palettes of 16 values from iOS16; computed in FP16"};
+      if (mode == QuantizationMode::STATIC) {
+        return {SupportLevel::kPartial,
+                "per channel from iOS18, palettes from iOS17; 8-bit activations with ranges from calibration; none for "
+                "groups"};
+      }
+      return mode == QuantizationMode::DYNAMIC
+                 ? Support{SupportLevel::kPartial, "INT4 weights, computed in FP16: no operator quantizes at run time"}
+                 : Support{SupportLevel::kFull,
+                           "groups or channels from iOS18, palettes of 16 values from iOS16; computed in FP16"};
   }
   return {};
 }

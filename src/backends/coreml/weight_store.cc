@@ -181,19 +181,20 @@ StoredMatrix WeightStore::add_matrix(const LayerPlan& plan) {
                     (group > plan.rows ? "are larger than that" : "do not divide them"),
                 "choose another --palette-group, or exclude the layer");
   }
-  const std::string form = std::to_string(static_cast<int>(storage)) + ", " + to_string(plan.format) + ", " +
-                           std::string(to_string(plan.method));
+  const bool is_float = storage == MatrixStorage::kFloat16 || storage == MatrixStorage::kFloat32;
+  // Weights that are to be FP32 are FP16 where the arithmetic is, as those that are to be FP16.
+  const WeightFormat format =
+      is_float ? float_format(storage == MatrixStorage::kFloat16 ? ElementType::kF16 : ElementType::kF32) : plan.format;
+  const std::string form =
+      std::to_string(static_cast<int>(storage)) + ", " + to_string(format) + ", " + std::string(to_string(plan.method));
   const Key key(distinct_.content_of(plan.tensor), form);
   const auto [position, inserted] = by_key_.emplace(key, matrices_.size());
   if (inserted) {
     Matrix matrix{.source = find_stored_weight(checkpoint_, plan.tensor),
-                  .format = plan.format,
+                  .format = format,
                   .method = plan.method,
                   .layer = plan.layer,
                   .stored = {.storage = storage}};
-    if (storage == MatrixStorage::kFloat16 || storage == MatrixStorage::kFloat32) {
-      matrix.format = float_format(storage == MatrixStorage::kFloat16 ? ElementType::kF16 : ElementType::kF32);
-    }
     add_parts(matrix, plan);
     matrices_.push_back(std::move(matrix));
   }
@@ -269,6 +270,18 @@ std::span<const float> WeightStore::importance_of(const std::string& layer) cons
   return found == settings_.importance->end() ? std::span<const float>() : std::span<const float>(found->second);
 }
 
+Palette WeightStore::fit(const PaletteHistogram& histogram, const std::string& layer) const {
+  if (!is_half()) {
+    return histogram.fit(ElementType::kF32);
+  }
+  try {
+    return histogram.fit(ElementType::kF16);
+  } catch (const Error&) {
+    throw Error(ErrorCode::kUnsupported, layer, "has a palette with values beyond FP16 (65504)",
+                "use --activation-dtype fp32");
+  }
+}
+
 void WeightStore::write_palettes(const Write& write, const RunControl& control) const {
   struct Part {
     const Matrix* matrix = nullptr;
@@ -305,7 +318,7 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
     };
     PaletteHistogram histogram(importance_of(matrix.layer));
     for_each_tile([&](std::int64_t, std::span<const float> some) { histogram.add(some); });
-    const Palette palette = histogram.fit(is_half() ? ElementType::kF16 : ElementType::kF32);
+    const Palette palette = fit(histogram, matrix.layer);
     std::vector<std::byte> nibbles;
     for_each_tile([&](std::int64_t row, std::span<const float> some) {
       nibbles.resize((some.size() + 1) / 2);

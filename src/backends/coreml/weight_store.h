@@ -14,6 +14,7 @@
 #include "checkpoint/distinct_tensors.h"
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/quantization.h"
+#include "quant/palette.h"
 
 namespace diffulex_edge::coreml {
 
@@ -95,6 +96,7 @@ class WeightStore {
   void write_encoded(const Matrix& matrix, const Write& write, std::int64_t row_begin, std::span<std::byte> values,
                      std::span<const std::byte> scales) const;
   std::span<const float> importance_of(const std::string& layer) const;
+  Palette fit(const PaletteHistogram& histogram, const std::string& layer) const;
   void write_palettes(const Write& write, const RunControl& control) const;
 
   const Checkpoint& checkpoint_;

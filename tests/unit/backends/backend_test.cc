@@ -131,6 +131,71 @@ TEST(ActivationDtypes, RoundTrip) {
                         [] { parse_activation_dtype("fp8"); });
 }
 
+TEST(InputLengths, AreOneSeveralOrARange) {
+  using Kind = InputLengths::Kind;
+  using Lengths = std::vector<std::int64_t>;
+  const auto expect = [](const char* text, Kind kind, const Lengths& lengths, const char* written) {
+    const InputLengths parsed = parse_input_lengths(text);
+    EXPECT_EQ(parsed.kind, kind) << text;
+    EXPECT_EQ(parsed.lengths, lengths) << text;
+    EXPECT_EQ(parsed.longest(), lengths.back()) << text;
+    EXPECT_EQ(to_string(parsed), written);
+    const InputLengths again = parse_input_lengths(written);
+    EXPECT_EQ(again.kind, kind) << text;
+    EXPECT_EQ(again.lengths, lengths) << text;
+  };
+  expect("128", Kind::kFixed, {128}, "128");
+  expect("1", Kind::kFixed, {1}, "1");
+  expect("64,128,256", Kind::kEnumerated, {64, 128, 256}, "64,128,256");
+  expect("256,64,128", Kind::kEnumerated, {64, 128, 256}, "64,128,256");  // in ascending order
+  expect("8..512", Kind::kRange, {8, 512}, "8..512");
+  expect("1..2", Kind::kRange, {1, 2}, "1..2");
+}
+
+TEST(InputLengths, AreRefusedWhereTheyAreNoNumbers) {
+  for (const std::string text : {"",
+                                 ",",
+                                 "0",
+                                 "-1",
+                                 "+1",
+                                 "1.5",
+                                 " 8",
+                                 "8 ",
+                                 "x",
+                                 "8x",
+                                 "8,",
+                                 ",8",
+                                 "8,,9",
+                                 "8,0",
+                                 "..",
+                                 "8..",
+                                 "..8",
+                                 "0..8",
+                                 "8..x",
+                                 "8...9",
+                                 "8..9..10",
+                                 "8,9..10",
+                                 "1e3",
+                                 "0x8",
+                                 "99999999999999999999",
+                                 "8..99999999999999999999"}) {
+    testing::expect_error(
+        ErrorCode::kInvalidArgument,
+        {"sequence length: '" + text + "' is not a number of tokens, several with commas, or a range such as 8..512"},
+        [&] { parse_input_lengths(text); });
+  }
+}
+
+TEST(InputLengths, AreRefusedWhereTheySayNothing) {
+  for (const std::string text : {"8..8", "9..8"}) {
+    testing::expect_error(ErrorCode::kInvalidArgument,
+                          {"sequence length: the range '" + text + "' has no lengths between its ends"},
+                          [&] { parse_input_lengths(text); });
+  }
+  testing::expect_error(ErrorCode::kInvalidArgument, {"sequence length: '8,16,8' names a length twice"},
+                        [] { parse_input_lengths("8,16,8"); });
+}
+
 // The registry lives as long as the process: a name that no test took before.
 std::string new_name() {
   static int count = 0;
