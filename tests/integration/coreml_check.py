@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coreml_package import Package, Program, TensorType, read_type
-from coremltools.converters.mil import mil
-from coremltools.converters.mil.frontend.milproto.load import load
-from coremltools.converters.mil.mil import types
-from coremltools.converters.mil.mil.types.symbolic import is_symbolic
-from coremltools.models import MLModel
+from coremltools_alone import BuiltProgram, MLModel, Var, is_symbolic, load_program, types
 
 
 def check_with_coremltools(path: Path) -> Package:
@@ -29,14 +25,14 @@ def check_with_coremltools(path: Path) -> Package:
         if model.get_spec() != package.spec:
             raise ValueError(f"{path.name}: coremltools reads another specification")
         for program in package.programs:
-            built = load(program.spec, program.spec.specificationVersion, str(Path(model.weights_dir or path)))
+            built = load_program(program.spec, program.spec.specificationVersion, str(Path(model.weights_dir or path)))
             # What coremltools asks of a program before it is written: ranks up to 5, constants where they have to be.
             built._check_early_error_out_for_invalid_program()
             _compare_types(program, built)
     return package
 
 
-def _compare_types(program: Program, built: mil.Program) -> None:
+def _compare_types(program: Program, built: BuiltProgram) -> None:
     if set(built.functions) != set(program.functions):
         raise ValueError(f"coremltools builds the functions {sorted(built.functions)}")
     for name, function in program.functions.items():
@@ -57,7 +53,7 @@ def _compare_types(program: Program, built: mil.Program) -> None:
                     raise ValueError(f"{place}: {declared} is declared, coremltools infers {computed}")
 
 
-def _inferred_type(var: mil.Var) -> TensorType:
+def _inferred_type(var: Var) -> TensorType:
     kind: Any = var.sym_type
     if not types.is_tensor(kind):
         return TensorType(_name(kind), ())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from coremltools.proto import FeatureTypes_pb2, MIL_pb2, Model_pb2
+from coremltools_alone import FeatureTypes_pb2, MIL_pb2, Model_pb2
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 from coreml_package import Constant, Function, Package, Program, TensorType, read_type
-from coremltools.proto import MIL_pb2
+from coremltools_alone import MIL_pb2
 from mil_operators import OPERATORS, TORCH_TYPES
 from torch import Tensor
 

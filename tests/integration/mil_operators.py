@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
-from coremltools.converters.mil.mil.ops.defs import iOS16, iOS18
+from coremltools_alone import iOS16, iOS18
 from torch import Tensor
 
 Operator = Callable[..., Tensor | Sequence[Tensor]]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import coremltools as ct
 import numpy as np
-from coremltools.converters.mil import Builder
+from coremltools_alone import Builder, ct
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]

@@ -18,10 +18,7 @@ import pytest
 import torch
 from coreml_check import check_with_coremltools
 from coreml_package import Package, TensorType, WeightFile, unpack_bits
-from coremltools.converters.mil import Builder
-from coremltools.converters.mil.mil import types
-from coremltools.libmilstoragepython import _BlobStorageWriter as BlobStorageWriter
-from coremltools.proto import FeatureTypes_pb2, MIL_pb2, Model_pb2
+from coremltools_alone import BlobStorageWriter, Builder, FeatureTypes_pb2, MIL_pb2, Model_pb2, types
 from mil_interpreter import Interpreter
 from mil_programs import build, random_array
 from torch import Tensor
@@ -321,12 +318,12 @@ def test_inputs_that_the_framework_would_refuse_are_refused(inputs: dict[str, Te
 def test_warning_of_coremltools_is_an_error(
     warn: Callable[[], None], whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = coreml_check.load
+    original = coreml_check.load_program
 
     def load(*arguments: Any) -> Any:
         warn()
         return original(*arguments)
 
-    monkeypatch.setattr(coreml_check, "load", load)
+    monkeypatch.setattr(coreml_check, "load_program", load)
     with pytest.raises((ValueError, UserWarning), match="deprecated"):
         check_with_coremltools(whole)

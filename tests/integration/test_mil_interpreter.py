@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import coremltools as ct
-import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
 import torch
 from coreml_check import check_with_coremltools
-from coremltools.converters.mil import Builder
-from coremltools.converters.mil.mil import types
-from coremltools.proto import MIL_pb2
+from coremltools_alone import Builder, MIL_pb2, ct, cto, types
 from families import compare
 from mil_interpreter import Interpreter
 from mil_operators import OPERATORS, TORCH_TYPES
@@ -298,7 +294,9 @@ CASES: Final[list[tuple[str, dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=[f"{i}-{name}" for i, (name, _) in enumerate(CASES)])
 def test_operator_gives_what_coremltools_computes(name: str, arguments: dict[str, Any]) -> None:
-    program = Builder.program(input_specs=[], opset_version=ct.target.iOS18)(lambda: getattr(Builder, name)(**arguments))
+    program = Builder.program(input_specs=[], opset_version=ct.target.iOS18)(
+        lambda: getattr(Builder, name)(**arguments)
+    )
     (result,) = program.functions["main"].outputs
     found = OPERATORS[name](**{key: as_tensors(value) for key, value in arguments.items()})
     assert isinstance(found, Tensor)
