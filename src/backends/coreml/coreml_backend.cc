@@ -148,7 +148,7 @@ class CoreMLExport {
       return write_pte(target, control);
     }
     OutputFolder folder(target, [&](const fs::path& old) {
-      return options_.chunks_are_packages ? fs::exists(old / kChunksManifest) : coreml::is_package(old);
+      return options_.chunks_are_packages ? fs::exists(old / coreml::kChunksManifest) : coreml::is_package(old);
     });
     if (options_.chunks_are_packages) {
       write_packages(folder, control);
@@ -159,8 +159,6 @@ class CoreMLExport {
   }
 
  private:
-  static constexpr const char* kChunksManifest = "manifest.json";
-
   void check() const {
     if (!options_.palette) {
       return;
@@ -278,7 +276,7 @@ class CoreMLExport {
 
   // Which parts there are and what passes between them.
   std::string chunks_manifest() const {
-    nlohmann::ordered_json manifest{{"format", "diffulex-edge coreml chunks"}, {"version", 1}};
+    nlohmann::ordered_json manifest{{"format", coreml::kChunksFormat}, {"version", 1}};
     manifest["parts"] = nlohmann::ordered_json::array();
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       manifest["parts"].push_back({{"package", package_name(i)},
@@ -326,7 +324,7 @@ class CoreMLExport {
       const std::vector<const LoweredPart*> one = {parts_[i].get()};
       write_package(folder, package_name(i), message_of(*parts_[i]), one, control);
     }
-    write_file(folder.path() / kChunksManifest, chunks_manifest());
+    write_file(folder.path() / coreml::kChunksManifest, chunks_manifest());
   }
 
   const Model& model_;
