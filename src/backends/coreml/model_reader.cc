@@ -704,11 +704,15 @@ class ModelReader {
     if (element == nullptr || element->blob == 0) {
       fail("the weight '" + name + "' is of a type that weight files do not have");
     }
-    weights_.push_back({.tensor = {.name = name, .type = std::string(element->name), .shape = value.type.shape},
-                        .file = value.blob->file,
-                        .offset = value.blob->offset,
-                        .blob = element->blob,
-                        .bits = bits_of(elements_of(value.type.shape, name), element->bits, name)});
+    WeightReference weight;
+    weight.bits = bits_of(elements_of(value.type.shape, name), element->bits, name);
+    weight.blob = element->blob;
+    weight.file = value.blob->file;
+    weight.offset = value.blob->offset;
+    weight.tensor.name = name;
+    weight.tensor.type = element->name;
+    weight.tensor.shape = value.type.shape;
+    weights_.push_back(std::move(weight));
   }
 
   const TensorType* type_of(const Operation& operation, std::string_view parameter) const {
