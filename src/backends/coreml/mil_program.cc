@@ -20,10 +20,12 @@ std::string serialize(const MilType& type) {
   writer.add_int64(field::kTensorRank, static_cast<std::int64_t>(type.shape.size()));
   for (const Dim& dim : type.shape) {
     pbf_writer dimension(writer, field::kTensorDimensions);
-    pbf_writer size(dimension, dim.is_sequence ? field::kDimensionUnknown : field::kDimensionConstant);
-    if (!dim.is_sequence) {
-      size.add_uint64(field::kConstantSize, static_cast<std::uint64_t>(dim.value));
+    if (dim.is_sequence) {
+      dimension.add_message(field::kDimensionUnknown, std::string());
+      continue;
     }
+    pbf_writer size(dimension, field::kDimensionConstant);
+    size.add_uint64(field::kConstantSize, static_cast<std::uint64_t>(dim.value));
   }
   std::string result;
   pbf_writer(result).add_message(field::kValueTypeTensor, tensor);
