@@ -1,0 +1,817 @@
+"""The Core ML backend: packages load in coremltools without a warning, and compute what the model computes.
+
+The interpreter executes them, with FP16 rounded after every operation; see mil_interpreter.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+import torch
+from command import OUTPUT_ERROR, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
+from command import export as export_file
+from conftest import MakeCheckpoint
+from coreml_check import check_with_coremltools
+from coreml_package import ALIGNMENT, Package, read_type
+from coremltools_alone import MIL_pb2
+from families import Reference, compare, write_checkpoint
+from mil_interpreter import Interpreter
+from program import random_ids
+from quantization import Format, Options, QuantizedReference
+from safetensors.torch import load_file
+from static_reference import affine, measure, static_checkpoint
+from test_formats import relative_error, wide_sizes
+from test_output_safety import ROOT_ONLY, start, tmpfs, wait_until_writing
+from torch import Tensor
+
+FAMILIES: Final = ("llada", "dream", "sdar", "fast_dllm_v2")
+LENGTHS: Final = (1, 5, 37, 100)
+RANGE: Final = ("--seq-len", "1..100")
+MASK_TOKEN: Final = ("--mask-token-id", 1000)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A format: its options, the oldest target that has it, and the cosine that FP16 arithmetic keeps of FP32's logits.
+
+    `stored` says what the weights are, in embedding and head as well.
+    """
+
+    stored: Options
+    target: str
+    cosine: float
+
+    def arguments(self, *, fp32: bool = False, target: str | None = None) -> list[str]:
+        """As words of the command line, every one given; `fp32` asks for FP32 arithmetic."""
+        options = {
+            "--backend": "coreml",
+            "--dtype": self.stored.dtype,
+            "--mode": self.stored.mode,
+            "--group-size": str(self.stored.group_size),
+            "--embedding-dtype": self.stored.embedding,
+            "--head-dtype": self.stored.head,
+            "--minimum-deployment-target": target or self.target,
+        }
+        if self.stored.dtype != "int4":
+            del options["--group-size"]
+        if fp32 and self.stored.dtype != "fp32":
+            options["--activation-dtype"] = "fp32"
+        return [word for option in options.items() for word in option]
+
+
+FP32: Final = Case(Options("fp32", embedding="fp32", head="fp32"), "iOS16", 1.0)
+FP16: Final = Case(Options("fp16", embedding="fp16", head="fp16"), "iOS16", 0.9999)
+INT8: Final = Case(Options("int8", embedding="int8", head="int8"), "iOS16", 0.999)
+INT8_DYNAMIC: Final = Case(replace(INT8.stored, mode="dynamic"), "iOS16", 0.999)
+INT8_STATIC: Final = Case(replace(INT8.stored, mode="static"), "iOS17", 0.999)
+INT4: Final = Case(Options("int4", group_size=32, embedding="int4", head="int4"), "iOS18", 0.97)
+
+FORMATS: Final = {
+    "fp32": FP32,
+    "fp16": FP16,
+    "int8": INT8,
+    "int8 dynamic": INT8_DYNAMIC,
+    "int8 static": INT8_STATIC,
+    "int4 g32": INT4,
+}
+
+SPECIFICATIONS: Final = {
+    "iOS16": (7, "CoreML6"),
+    "macOS13": (7, "CoreML6"),
+    "iOS17": (8, "CoreML7"),
+    "macOS14": (8, "CoreML7"),
+    "iOS18": (9, "CoreML8"),
+    "macOS15": (9, "CoreML8"),
+}
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """Options that calibrate the small random models: 12 sequences of 40 token ids."""
+    path = tmp_path_factory.mktemp("calibration") / "ids.npy"
+    np.save(path, random_ids(12 * 40, 1000).reshape(12, 40).numpy())
+    return "--calibration", path, *MASK_TOKEN
+
+
+def export(model: Path, target: Path, *options: object) -> dict[str, Any]:
+    """Export `model` to the package `target`; the JSON report."""
+    return export_file(model, target, "--backend", "coreml", *options)
+
+
+def export_case(case: Case, model: Path, target: Path, *options: object, fp32: bool = False) -> dict[str, Any]:
+    """Export a format with every option of it given, for lengths from 1 to 100."""
+    return export_file(model, target, *case.arguments(fp32=fp32), *RANGE, *options)
+
+
+def load(path: Path, observe: Callable[[MIL_pb2.Operation, Tensor], None] | None = None) -> Interpreter:
+    """A package that keeps the rules of the format and those of coremltools."""
+    return Interpreter(check_with_coremltools(path), observe)
+
+
+def operations(package: Package) -> list[MIL_pb2.Operation]:
+    """All operations of the program."""
+    (program,) = package.programs
+    return list(program.functions["main"].operations)
+
+
+def operators(package: Package) -> Counter[str]:
+    """How often each operator occurs."""
+    return Counter(operation.type for operation in operations(package))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- Numbers.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_logits_are_those_of_the_model(
+    name: str, family: str, checkpoint: MakeCheckpoint, calibration: tuple[object, ...], tmp_path: Path
+) -> None:
+    case, model = FORMATS[name], checkpoint(family)
+    report = export_case(case, model, tmp_path / "m.mlpackage", *(calibration if case.stored.mode == "static" else ()))
+    assert report["backend"] == "coreml"
+    assert report["family"] == family
+    interpreter, reference = load(tmp_path / "m.mlpackage"), Reference(model)
+    stored = QuantizedReference(model, case.stored)
+    for length in LENGTHS:
+        ids = random_ids(length, reference.architecture.vocab)
+        logits, expected = interpreter.logits(ids), reference.logits(ids)[0]
+        assert torch.isfinite(logits).all()
+        if name == "fp32":
+            assert relative_error(logits, expected) < 1e-4, f"length {length}"
+        else:
+            assert compare(logits, expected)["cosine"] >= case.cosine, f"length {length}"
+        if case.stored.mode != "static":
+            assert compare(logits, stored.logits(ids)[0])["cosine"] >= 0.9999, f"length {length}"
+
+
+EXACT: Final = {
+    # Scales of groups are bfloat16 numbers: FP16 holds them, and its products with integers of 4 bits, exactly.
+    "int4 g32": (INT4, 1e-4),
+    "int4 g64": (Case(replace(INT4.stored, group_size=64), "iOS18", 0.97), 1e-4),
+    "int4 g128": (Case(replace(INT4.stored, group_size=128), "iOS18", 0.97), 1e-4),
+    "int4 g256": (Case(replace(INT4.stored, group_size=256), "iOS18", 0.97), 1e-4),
+    "int4 g32, fp32 elsewhere": (Case(Options("int4", group_size=32), "iOS18", 0.97), 1e-4),
+    "fp16": (FP16, 1e-4),
+    # FP16 may round the scales of channels.
+    "int4 per channel": (Case(replace(INT4.stored, group_size=0), "iOS18", 0.97), 2e-3),
+    "int8": (INT8, 2e-3),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", EXACT)
+def test_fp32_arithmetic_gives_the_logits_of_the_stored_weights(
+    name: str, family: str, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    case, tolerance = EXACT[name]
+    model = checkpoint(family, **(wide_sizes(family) if case.stored.group_size > 32 else {}))
+    target = case.target if case.stored.dtype == "int4" else "iOS18"
+    words = case.arguments(fp32=True, target=target)
+    export_file(model, tmp_path / "m.mlpackage", *words, *RANGE)
+    interpreter, stored = load(tmp_path / "m.mlpackage"), QuantizedReference(model, case.stored)
+    for length in LENGTHS:
+        ids = random_ids(length, stored.architecture.vocab)
+        assert relative_error(interpreter.logits(ids), stored.logits(ids)[0]) < tolerance, f"length {length}"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_trained_model_stays_close_to_fp32(name: str, tiny: Path, tmp_path: Path) -> None:
+    case = FORMATS[name]
+    own = ("--calibration", tiny / "calibration.txt", "--calibration-length", 128)
+    words = (*case.arguments(), *(own if case.stored.mode == "static" else ()))
+    export_file(tiny, tmp_path / "m.mlpackage", *words, "--seq-len", 256)
+    interpreter = load(tmp_path / "m.mlpackage")
+    data = load_file(tiny / "eval.safetensors")
+    logits = torch.stack([interpreter.logits(ids) for ids in data["reference_input_ids"]])
+    agreement = compare(logits, data["reference_logits"])
+    if name == "fp32":
+        assert agreement["max_abs"] < 1e-4
+    else:
+        # Static activations cost more than weights of 8 bits: see test_static.py, which has 0.995 for them.
+        assert agreement["cosine"] >= min(case.cosine, 0.995 if case.stored.mode == "static" else 1.0)
+
+
+def edited(model: Path, folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+    """The same model with other weights."""
+    weights = load_file(model / "model.safetensors")
+    change(weights)
+    return write_checkpoint(folder, json.loads((model / "config.json").read_text()), weights)
+
+
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp16_neither_overflows_nor_meets_infinity(
+    target: str, family: str, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    """Activations of some thousands are no news in large models: their squares are beyond FP16."""
+    source = checkpoint(family)
+    table = Reference(source).architecture.module_name("embedding") + ".weight"
+
+    def enlarge(weights: dict[str, Tensor]) -> None:
+        if Reference(source).architecture.tied:
+            weights["model.norm.weight"] /= 1000
+        weights[table] = weights[table] * 1000
+
+    model = edited(source, tmp_path / "model", enlarge)
+    largest = 0.0
+
+    def observe(operation: MIL_pb2.Operation, result: Tensor) -> None:
+        nonlocal largest
+        if result.dtype == torch.float16:
+            assert torch.isfinite(result).all(), f"{operation.type} {operation.outputs[0].name}"
+            largest = max(largest, result.abs().max().item())
+
+    export_file(model, tmp_path / "m.mlpackage", *FP16.arguments(target=target), *RANGE)
+    interpreter = load(tmp_path / "m.mlpackage", observe)
+    ids = random_ids(37, 1001)
+    assert compare(interpreter.logits(ids), Reference(model).logits(ids)[0])["cosine"] >= 0.999
+    assert largest > 1000
+
+
+def test_late_positions_keep_their_angles_in_fp16(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """FP16 has steps of 1 from 1024 on: an angle computed in it would be wrong by up to half a radian."""
+    model = checkpoint("dream", max_position_embeddings=2048, num_hidden_layers=1)
+    export_file(model, tmp_path / "m.mlpackage", *FP16.arguments(), "--seq-len", "1500")
+    ids = random_ids(1500, 1001)
+    agreement = compare(load(tmp_path / "m.mlpackage").logits(ids)[1024:], Reference(model).logits(ids)[0, 1024:])
+    assert agreement["cosine"] >= 0.9999
+
+
+# --- Static activations.
+
+
+def test_static_activations_have_the_scales_of_calibration(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model, options = checkpoint("qwen2"), Options("int8", "static")
+    ranges = measure(model, options)
+    quantized = static_checkpoint(model, tmp_path / "q", options, ranges)
+    words = ("--minimum-deployment-target", "iOS17", "--activation-dtype", "fp32", *RANGE)
+    export(quantized, tmp_path / "m.mlpackage", *words)
+    package = load(tmp_path / "m.mlpackage").package
+    found = quantizations(package)
+    linear = [module for module in ranges if module != "lm_head"]
+    expected = {affine(ranges[module]["input"]) for module in linear}
+    for scale, zero_point in expected:
+        assert any(other == pytest.approx(float(scale), rel=1e-3) and point == zero_point for other, point in found), (
+            f"{scale}, {zero_point} is not among {found}"
+        )
+
+
+def quantizations(package: Package) -> set[tuple[float, int]]:
+    """Scale and zero point of every quantize operation, as for integers from -128 to 127."""
+    (program,) = package.programs
+    constants = {
+        operation.outputs[0].name: program.constant(operation.attributes["val"])
+        for operation in operations(package)
+        if operation.type == "const"
+    }
+    found = set()
+    for operation in operations(package):
+        if operation.type != "quantize":
+            continue
+        given = {
+            name: constants[binding.name]
+            if binding.WhichOneof("binding") == "name"
+            else program.constant(binding.value)
+            for name, argument in operation.inputs.items()
+            if name != "input"
+            for binding in argument.arguments
+        }
+        unsigned = given["output_dtype"] == "uint8"
+        found.add((float(given["scale"]), int(given.get("zero_point", 0)) - (128 if unsigned else 0)))
+    return found
+
+
+def test_dynamic_activations_are_not_quantized_and_a_warning_says_so(
+    checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    model = checkpoint("llada")
+    reports = {}
+    for case in (INT8, INT8_DYNAMIC):
+        path = tmp_path / f"{case.stored.mode}.mlpackage"
+        reports[case.stored.mode] = export_case(case, model, path)
+        assert "quantize" not in operators(Package(path))
+    assert not [warning for warning in reports["weight_only"]["warnings"] if "dynamic" in warning]
+    assert [warning for warning in reports["dynamic"]["warnings"] if "dynamic" in warning]
+    weights = "Data/com.apple.CoreML/weights/weight.bin"
+    assert files(tmp_path / "dynamic.mlpackage")[weights] == files(tmp_path / "weight_only.mlpackage")[weights]
+
+
+# --- How weights are stored.
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "operator"),
+    [
+        ("int8", "iOS16", "constexpr_affine_dequantize"),
+        ("int8", "iOS17", "constexpr_affine_dequantize"),
+        ("int8", "iOS18", "constexpr_blockwise_shift_scale"),
+        ("int8 static", "iOS17", "constexpr_affine_dequantize"),
+        ("int8 static", "iOS18", "constexpr_blockwise_shift_scale"),
+        ("int4 g32", "iOS18", "constexpr_blockwise_shift_scale"),
+    ],
+)
+def test_quantized_weights_stay_integers(
+    name: str,
+    target: str,
+    operator: str,
+    checkpoint: MakeCheckpoint,
+    calibration: tuple[object, ...],
+    tmp_path: Path,
+) -> None:
+    case, model = FORMATS[name], checkpoint("sdar")
+    words = (*case.arguments(target=target), *(calibration if case.stored.mode == "static" else ()))
+    export_file(model, tmp_path / "m.mlpackage", *words, *RANGE)
+    interpreter = load(tmp_path / "m.mlpackage")
+    modules = Reference(model).architecture.modules()
+    matrices = [shape for shape, _ in modules.values() if len(shape) == 2]
+    assert operators(interpreter.package)[operator] == len(matrices)
+    (weights,) = interpreter.package.weight_files
+    stored = Counter(blob.dtype for blob in weights.blobs.values())
+    assert stored["int4" if case.stored.dtype == "int4" else "int8"] == len(matrices)
+    reference = Reference(model)
+    for length in (1, 37):
+        ids = random_ids(length, 1001)
+        assert compare(interpreter.logits(ids), reference.logits(ids)[0])["cosine"] >= case.cosine
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
+def test_equal_weights_are_stored_once(dtype: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """A tied head is the embedding's table; two layers with the same weights share them."""
+    source = checkpoint("fast_dllm_v2")
+
+    def repeat_layer(weights: dict[str, Tensor]) -> None:
+        for name in list(weights):
+            if ".layers.0." in name:
+                weights[name.replace(".layers.0.", ".layers.1.")] = weights[name].clone()
+
+    model = edited(source, tmp_path / "model", repeat_layer)
+    case = Case(Options(dtype, group_size=32, embedding=dtype, head=dtype), "iOS18", 0.97)
+    export_case(case, model, tmp_path / "m.mlpackage")
+    interpreter = load(tmp_path / "m.mlpackage")
+    (weights,) = interpreter.package.weight_files
+    whole = weights.path.read_bytes()
+    contents = Counter(
+        (blob.dtype, hashlib.sha256(whole[blob.data : blob.data + blob.size]).digest())
+        for blob in weights.blobs.values()
+    )
+    assert set(contents.values()) == {1}
+    bits = {"fp16": 16, "int8": 8, "int4": 4}[dtype]
+    table = [blob for blob in weights.blobs.values() if blob.size == 1001 * 96 * bits // 8]
+    assert len(table) == 1
+    ids = random_ids(37, 1001)
+    expected = QuantizedReference(model, case.stored).logits(ids)[0]
+    assert compare(interpreter.logits(ids), expected)["cosine"] >= 0.9999
+
+
+def test_excluded_layers_are_not_quantized(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model = checkpoint("llada")
+    words = ("--exclude", "DOWN_proj", "--exclude", "s.0.attn_out")
+    report = export_case(INT8, model, tmp_path / "m.mlpackage", *words)
+    kept = {
+        layer["layer"] for layer in report["layers"] if layer["role"] == "linear" and layer["dtype"] in ("fp32", "fp16")
+    }
+    assert kept == {"layers.0.down_proj", "layers.1.down_proj", "layers.0.o_proj"}
+    package = load(tmp_path / "m.mlpackage").package
+    assert operators(package)["constexpr_affine_dequantize"] == 2 * 7 + 2 - len(kept)
+
+
+# --- Palettes.
+
+
+def quantization_error(found: Tensor, original: Tensor) -> float:
+    return float((found.double() - original.double()).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "rows_of_a_table"),
+    [
+        (("--palette",), "iOS16", None),
+        (("--palette",), "iOS17", None),
+        (("--palette",), "iOS18", None),
+        (("--palette-group", 16), "iOS18", 16),
+        (("--palette-group", 32), "iOS18", 32),
+    ],
+)
+def test_palettes_hold_the_weights(
+    words: tuple[object, ...], target: str, rows_of_a_table: int | None, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    model = checkpoint("llada")
+    case = Case(Options("int4", embedding="fp16", head="fp16"), target, 0.97)
+    palette = words if "--palette" in words else ("--palette", *words)
+    export_case(case, model, tmp_path / "m.mlpackage", *palette)
+    decompressed: list[Tensor] = []
+
+    def observe(operation: MIL_pb2.Operation, result: Tensor) -> None:
+        if operation.type == "constexpr_lut_to_dense":
+            decompressed.append(result)
+
+    interpreter = load(tmp_path / "m.mlpackage", observe)
+    for operation in operations(interpreter.package):
+        if operation.type != "constexpr_lut_to_dense":
+            continue
+        rows = read_type(operation.outputs[0].type).shape[0]
+        given = {name: argument.arguments[0].value for name, argument in operation.inputs.items()}
+        table = read_type((given or operation.attributes)["lut"].type)
+        if target != "iOS18":
+            assert table.shape == (16,)
+        else:
+            assert rows is not None
+            assert table.shape == (1 if rows_of_a_table is None else rows // rows_of_a_table, 1, 16, 1)
+            assert read_type(given["indices"].type).dtype == "uint4"
+
+    ids = random_ids(37, 1001)
+    logits = interpreter.logits(ids)
+    assert len(decompressed) == 2 * 7
+    reference = Reference(model)
+    for module, (shape, _) in reference.architecture.modules().items():
+        if len(shape) != 2 or module in ("embedding", "lm_head"):
+            continue
+        name = f"{reference.architecture.module_name(module)}.weight"
+        original = reference.weights[name]
+        alike = [found for found in decompressed if found.shape == original.shape]
+        found = min(alike, key=lambda one, original=original: quantization_error(one, original))
+        assert len(found.unique()) <= 16 * (1 if rows_of_a_table is None else shape[0] // rows_of_a_table)
+        assert quantization_error(found, original) < quantization_error(evenly_rounded(original), original)
+        reference.weights[name] = found.float()
+    for name in ("embedding", "lm_head"):
+        name = f"{reference.architecture.module_name(name)}.weight"
+        reference.weights[name] = reference.weights[name].half().float()
+    assert compare(logits, reference.logits(ids)[0])["cosine"] >= 0.9999
+    assert compare(logits, Reference(model).logits(ids)[0])["cosine"] >= case.cosine
+
+
+def evenly_rounded(weight: Tensor) -> Tensor:
+    """The weight with its values moved to the nearest of 16 evenly spaced ones: what k-means has to beat."""
+    low, high = weight.min(), weight.max()
+    step = (high - low) / 15
+    return low + ((weight - low) / step).round() * step
+
+
+def test_calibration_weighs_the_errors_of_a_palette(
+    checkpoint: MakeCheckpoint, calibration: tuple[object, ...], tmp_path: Path
+) -> None:
+    model = checkpoint("dream")
+    case = Case(Options("int4", embedding="fp16", head="fp16"), "iOS16", 0.97)
+    for name, words in (("plain", ()), ("weighted", calibration)):
+        export_case(case, model, tmp_path / f"{name}.mlpackage", "--palette", *words)
+        ids = random_ids(37, 1001)
+        logits = load(tmp_path / f"{name}.mlpackage").logits(ids)
+        assert compare(logits, Reference(model).logits(ids)[0])["cosine"] >= case.cosine
+    assert files(tmp_path / "plain.mlpackage") != files(tmp_path / "weighted.mlpackage")
+
+
+# --- Targets, shapes, metadata.
+
+
+@pytest.mark.parametrize("target", SPECIFICATIONS)
+def test_target_decides_the_operation_set(target: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    export_file(checkpoint("sdar"), tmp_path / "m.mlpackage", *FP16.arguments(target=target), *RANGE)
+    package = check_with_coremltools(tmp_path / "m.mlpackage")
+    (program,) = package.programs
+    assert (package.spec.specificationVersion, program.opset) == SPECIFICATIONS[target]
+    attends = operators(package)["scaled_dot_product_attention"]
+    assert attends == (2 if target in ("iOS18", "macOS15") else 0)
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("target", ["iOS16", "iOS17", "iOS18"])
+@pytest.mark.parametrize("family", ["sdar", "fast_dllm_v2"])
+def test_every_target_computes_the_same(
+    family: str, target: str, name: str, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    case, model = FORMATS[name], checkpoint(family)
+    export_file(model, tmp_path / "m.mlpackage", *case.arguments(target=target), *RANGE)
+    interpreter, stored = load(tmp_path / "m.mlpackage"), QuantizedReference(model, case.stored)
+    for length in LENGTHS:
+        ids = random_ids(length, 1001)
+        expected = stored.logits(ids)[0]
+        assert compare(interpreter.logits(ids), expected)["cosine"] >= (0.99999999 if name == "fp32" else 0.9999)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+@pytest.mark.parametrize(
+    ("spelled", "taken", "refused"),
+    [
+        ("37", (37,), (1, 36, 38)),
+        ("8,37,64", (8, 37, 64), (1, 9, 63, 65)),
+        ("5..64", (5, 6, 37, 64), (1, 4, 65)),
+        ("1..256", (1, 2, 33, 256), (257,)),
+    ],
+)
+def test_input_takes_the_lengths_that_were_asked_for(
+    spelled: str,
+    taken: tuple[int, ...],
+    refused: tuple[int, ...],
+    target: str,
+    family: str,
+    checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+) -> None:
+    model = checkpoint(family)
+    export_file(model, tmp_path / "m.mlpackage", *FP32.arguments(target=target), "--seq-len", spelled)
+    interpreter, reference = load(tmp_path / "m.mlpackage"), Reference(model)
+    (feature,) = interpreter.package.inputs.values()
+    assert (feature.name, feature.dtype) == ("input_ids", "int32")
+    assert feature.enumerated == (tuple((1, length) for length in taken) if "," in spelled else ())
+    assert feature.ranges == (((1, 1), tuple(map(int, spelled.split("..")))) if ".." in spelled else ())
+    for length in taken:
+        ids = random_ids(length, 1001)
+        assert relative_error(interpreter.logits(ids), reference.logits(ids)[0]) < 1e-4, f"length {length}"
+    for length in refused:
+        with pytest.raises(ValueError, match="is no input"):
+            interpreter.logits(random_ids(length, 1001))
+
+
+def test_block_length_of_the_command_line_is_that_of_the_mask(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model = checkpoint("sdar")
+    reference = Reference(model)
+    ids = random_ids(37, 1001)
+    for block_length in (0, 1, 8):
+        words = (*FP32.arguments(), *RANGE, "--block-length", block_length)
+        export_file(model, tmp_path / f"{block_length}.mlpackage", *words)
+        expected = reference.logits(ids, block_length=block_length)[0]
+        assert relative_error(load(tmp_path / f"{block_length}.mlpackage").logits(ids), expected) < 1e-4
+
+
+@pytest.mark.parametrize("unit", ["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"])
+def test_metadata_say_where_the_package_comes_from(unit: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model = checkpoint("llada")
+    export_case(INT4, model, tmp_path / "m.mlpackage", "--compute-unit", unit)
+    package = check_with_coremltools(tmp_path / "m.mlpackage")
+    version = run("--version").stdout.split()[1]
+    values = list(package.metadata.values())
+    assert any(version in value for value in values)
+    assert any(re.search(r"\b[0-9a-f]{64}\b", value) for value in values)
+    assert any(unit in value for value in values)
+    assert any("int4" in value for value in values)
+    assert package.spec.description.metadata.shortDescription
+    assert package.metadata == Package(tmp_path / "m.mlpackage").metadata
+
+
+# --- Bytes.
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_bytes_depend_neither_on_threads_nor_on_the_run(
+    name: str, checkpoint: MakeCheckpoint, calibration: tuple[object, ...], tmp_path: Path
+) -> None:
+    case, model = FORMATS[name], checkpoint("dream")
+    words = calibration if case.stored.mode == "static" else ()
+    export_case(case, model, tmp_path / "first.mlpackage", *words)
+    first = files(tmp_path / "first.mlpackage")
+    assert sorted(first) == [
+        "Data/com.apple.CoreML/model.mlmodel",
+        "Data/com.apple.CoreML/weights/weight.bin",
+        "Manifest.json",
+    ]
+    for again, more in (("again", ()), *((f"{n}", ("--threads", n)) for n in (1, 2, 3))):
+        export_case(case, model, tmp_path / f"{again}.mlpackage", *words, *more)
+        assert files(tmp_path / f"{again}.mlpackage") == first, again
+
+
+def test_palettes_depend_neither_on_threads_nor_on_the_run(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    case = Case(Options("int4", embedding="fp16", head="fp16"), "iOS16", 0.97)
+    found = []
+    for threads in (1, 2, 3, 3):
+        export_case(case, checkpoint("dream"), tmp_path / "m.mlpackage", "--palette", "--threads", threads)
+        found.append(files(tmp_path / "m.mlpackage"))
+    assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_dry_run_predicts_the_package_to_the_byte(name: str, tiny: Path, tmp_path: Path) -> None:
+    case, target = FORMATS[name], tmp_path / "m.mlpackage"
+    own = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 4)
+    words = (*case.arguments(), *(own if case.stored.mode == "static" else ()), "--seq-len", "1..256")
+    predicted = export_file(tiny, target, *words, "--dry-run")
+    assert not list(tmp_path.iterdir())
+    written = export_file(tiny, target, *words)
+    assert predicted["file_bytes"] == written["file_bytes"] == sum(map(len, files(target).values()))
+    assert predicted["dry_run"] is True
+    assert written["dry_run"] is False
+    assert predicted["layers"] == written["layers"]
+
+
+def test_int4_takes_nibbles_and_fp16_scales(tiny: Path, tmp_path: Path) -> None:
+    export_file(tiny, tmp_path / "m.mlpackage", *INT4.arguments(), "--seq-len", "1..256")
+    package = check_with_coremltools(tmp_path / "m.mlpackage")
+    architecture = Reference(tiny).architecture
+    matrices = [shape for shape, _ in architecture.modules().values() if len(shape) == 2]
+    stored = sum(Format("int4", 32).stored_bytes(rows, columns) for rows, columns in matrices)
+    assert stored == sum(rows * columns // 2 + 2 * rows * columns // 32 for rows, columns in matrices)
+    (weights,) = package.weight_files
+    assert sum(blob.size for blob in weights.blobs.values() if blob.dtype == "int4") == sum(
+        rows * columns // 2 for rows, columns in matrices
+    )
+    # Beside them: norms in FP16, and tables of sines and cosines in FP32 for each position.
+    norms = sum(2 * shape[0] for shape, _ in architecture.modules().values() if len(shape) == 1)
+    tables = 2 * 4 * architecture.max_positions * architecture.head_dim
+    alignment = ALIGNMENT * (1 + 2 * len(weights.blobs))
+    assert weights.size <= stored + norms + tables + alignment
+    assert sum(map(len, files(tmp_path / "m.mlpackage").values())) - weights.size < 200_000
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_report_counts_the_bytes_of_every_layer(
+    name: str, checkpoint: MakeCheckpoint, calibration: tuple[object, ...], tmp_path: Path
+) -> None:
+    case, model = FORMATS[name], checkpoint("qwen2")
+    words = calibration if case.stored.mode == "static" else ()
+    report = export_case(case, model, tmp_path / "m.mlpackage", *words)
+    found = {layer["layer"]: layer for layer in report["layers"] if layer["role"] in ("linear", "embedding")}
+    modules = Reference(model).architecture.modules()
+    for module, (shape, _) in modules.items():
+        if len(shape) != 2:
+            continue
+        assert found[module]["dtype"] == case.stored.dtype
+        rows, columns = shape
+        scales = {"int8": 2 * rows, "int4": 2 * rows * columns // 32}.get(case.stored.dtype, 0)
+        bits = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[case.stored.dtype]
+        assert rows * columns * bits // 8 <= found[module]["stored_bytes"] <= rows * columns * bits // 8 + 2 * scales
+
+
+# --- Output that is replaced as a whole or not at all.
+
+
+@pytest.fixture
+def old(checkpoint: MakeCheckpoint, tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    """A package of another model, and its files."""
+    export_case(FP16, checkpoint("dream"), tmp_path / "out/m.mlpackage")
+    return tmp_path / "out/m.mlpackage", files(tmp_path / "out/m.mlpackage")
+
+
+@pytest.fixture(autouse=True)
+def _make_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+
+def test_package_replaces_an_old_one(
+    old: tuple[Path, dict[str, bytes]], checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    path, before = old
+    (path / "Data/com.apple.CoreML/weights/more.bin").write_bytes(b"of an older version")
+    export_case(INT8, checkpoint("llada"), path)
+    export_case(INT8, checkpoint("llada"), tmp_path / "new.mlpackage")
+    assert files(path) == files(tmp_path / "new.mlpackage") != before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_failure_leaves_the_old_package(
+    old: tuple[Path, dict[str, bytes]], checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    path, before = old
+
+    def spoil(weights: dict[str, Tensor]) -> None:
+        weights["model.transformer.blocks.1.ff_out.weight"][7, 5] = float("nan")
+
+    model = edited(checkpoint("llada"), tmp_path / "model", spoil)
+    for case in (FP16, INT8):
+        result = run("export", model, "-o", path, *case.arguments(), *RANGE)
+        assert result.returncode != 0
+        assert files(path) == before
+        assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_interrupted_export_leaves_the_old_package(
+    number: signal.Signals, old: tuple[Path, dict[str, bytes]], large: Path
+) -> None:
+    path, before = old
+    process = start("export", large, "-o", path, *FP16.arguments(), "--seq-len", "64")
+    wait_until_writing(process)
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == -number
+    assert files(path) == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_killed_export_leaves_the_old_package_whole(old: tuple[Path, dict[str, bytes]], large: Path) -> None:
+    path, before = old
+    process = start("export", large, "-o", path, *FP16.arguments(), "--seq-len", "64")
+    wait_until_writing(process)
+    process.kill()
+    process.communicate(timeout=10)
+    assert files(path) == before
+
+
+@ROOT_ONLY
+def test_full_disk_leaves_the_old_package(checkpoint: MakeCheckpoint, tiny: Path, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", "1m") as disk:
+        export_case(INT8, checkpoint("llada"), disk / "m.mlpackage")
+        before = files(disk)
+        result = run("export", tiny, "-o", disk / "m.mlpackage", *FP16.arguments(), "--seq-len", "64")
+        assert_fails(result, OUTPUT_ERROR, "No space left")
+        assert files(disk) == before
+        assert [entry.name for entry in disk.iterdir()] == ["m.mlpackage"]
+
+
+def test_folder_that_is_no_package_is_not_replaced(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out/m.mlpackage"
+    (folder / "photos").mkdir(parents=True)
+    (folder / "photos/cat.jpg").write_bytes(b"irreplaceable")
+    assert_fails(run("export", tiny, "-o", folder, *FP16.arguments()), OUTPUT_ERROR, "m.mlpackage")
+    assert files(folder) == {"photos/cat.jpg": b"irreplaceable"}
+    (tmp_path / "out/file.mlpackage").write_bytes(b"a file")
+    assert_fails(run("export", tiny, "-o", tmp_path / "out/file.mlpackage", *FP16.arguments()), OUTPUT_ERROR)
+    assert (tmp_path / "out/file.mlpackage").read_bytes() == b"a file"
+    missing = tmp_path / "missing/m.mlpackage"
+    assert_fails(run("export", tiny, "-o", missing, *FP16.arguments()), OUTPUT_ERROR, "missing")
+
+
+def test_the_model_itself_is_never_overwritten(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("llama"), model)
+    before = files(model)
+    result = run("export", model, "-o", model, *FP16.arguments())
+    assert result.returncode in (USAGE_ERROR, OUTPUT_ERROR)
+    assert files(model) == before
+
+
+# --- Refused.
+
+INT4_ON = ("--dtype", "int4", "--minimum-deployment-target")
+STATIC_ON = ("--dtype", "int8", "--mode", "static", "--calibration", "self", "--minimum-deployment-target")
+PALETTE_ON = ("--dtype", "int4", "--palette", "--palette-group", "16", "--minimum-deployment-target")
+
+REFUSED: Final[list[tuple[tuple[str, ...], tuple[int, ...], str]]] = [
+    # A format that a target lacks: the first one that has it is named.
+    ((*INT4_ON, "iOS16"), (UNSUPPORTED,), "iOS18"),
+    ((*INT4_ON, "iOS17"), (UNSUPPORTED,), "iOS18"),
+    ((*INT4_ON, "macOS14"), (UNSUPPORTED,), "macOS15|iOS18"),
+    (("--dtype", "int4", "--group-size", "0", "--minimum-deployment-target", "iOS17"), (UNSUPPORTED,), "iOS18"),
+    (("--embedding-dtype", "int4", "--minimum-deployment-target", "iOS17"), (UNSUPPORTED,), "iOS18"),
+    ((*STATIC_ON, "iOS16"), (UNSUPPORTED,), "iOS17"),
+    ((*STATIC_ON, "macOS13"), (UNSUPPORTED,), "macOS14|iOS17"),
+    ((*PALETTE_ON, "iOS16"), (UNSUPPORTED,), "iOS18"),
+    ((*PALETTE_ON, "iOS17"), (UNSUPPORTED,), "iOS18"),
+    # What no target has.
+    (("--dtype", "int4", "--mode", "static", "--calibration", "self"), (UNSUPPORTED,), "static"),
+    (("--soc", "SM8650"), (UNSUPPORTED,), "--soc"),
+    # Palettes are for INT4, and their groups cannot have more rows than a weight.
+    (("--dtype", "int8", "--palette"), (USAGE_ERROR, UNSUPPORTED), "palette"),
+    (("--dtype", "int4", "--palette", "--palette-group", "0"), (USAGE_ERROR,), "palette-group"),
+    (("--dtype", "int4", "--palette", "--palette-group", "4096"), (USAGE_ERROR, UNSUPPORTED), "4096"),
+    # Words that mean nothing.
+    (("--minimum-deployment-target", "windows"), (USAGE_ERROR,), "windows"),
+    (("--minimum-deployment-target", "iOS"), (USAGE_ERROR,), "iOS"),
+    (("--minimum-deployment-target", ""), (USAGE_ERROR,), "minimum-deployment-target"),
+    (("--compute-unit", "tpu"), (USAGE_ERROR,), "tpu"),
+    (("--seq-len", "8..4"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "0..8"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "..8"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "8.."), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "8..x"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "8,,16"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "8,"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "8,0"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "-8"), (USAGE_ERROR,), "seq-len"),
+    (("--seq-len", "99999999999999999999"), (USAGE_ERROR,), "seq-len"),
+    # Static activations without calibration.
+    (("--dtype", "int8", "--mode", "static"), (USAGE_ERROR,), "--calibration"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "codes", "message"), REFUSED, ids=[" ".join(words).replace("--", "") for words, _, _ in REFUSED]
+)
+def test_what_cannot_be_is_refused_in_one_sentence(
+    words: tuple[str, ...], codes: tuple[int, ...], message: str, tiny: Path, tmp_path: Path
+) -> None:
+    result = run("export", tiny, "-o", tmp_path / "out/m.mlpackage", "--backend", "coreml", *words)
+    assert result.returncode in codes, result.stderr
+    assert_fails(result, result.returncode)
+    assert re.search(message, result.stderr), result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_lists_and_ranges_of_lengths_are_for_core_ml(tiny: Path, tmp_path: Path) -> None:
+    for spelled in ("8,16", "8..16"):
+        result = run("export", tiny, "-o", tmp_path / "out/m.pte", "--seq-len", spelled)
+        assert result.returncode in (USAGE_ERROR, UNSUPPORTED)
+        assert_fails(result, result.returncode, "seq-len")
+
+
+def test_matrix_counts_core_ml(tiny: Path) -> None:
+    matrix = run_json("matrix")
+    levels = {row["quantization"]: row["coreml"]["level"] for row in matrix["rows"]}
+    assert levels["INT8 Dynamic"] == "partial"
+    assert {level for name, level in levels.items() if name != "INT8 Dynamic"} <= {"full", "partial"}
