@@ -1,4 +1,4 @@
-"""`verify` of Core ML packages: checked by coremltools here; on a Mac executed, which a stand-in for the framework does.
+"""`verify` of Core ML packages: checked by coremltools anywhere, and executed on a Mac, for which a stand-in is here.
 
 The stand-in executes packages by the tests' interpreter, so that everything but Apple's framework itself is tested.
 """
