@@ -64,7 +64,7 @@ def test_package_is_shown_as_it_is(name: str, small: Path, tmp_path: Path) -> No
     made = export(small, path, *COREML, "--seq-len", 32, *FORMATS[name])
     package = Package(path)
     report = run_json("inspect", path)
-    assert (report["success"], report["kind"]) == (True, "coreml_package")
+    assert report["kind"] == "coreml_package"
     assert report["total_bytes"] == made["file_bytes"] == sum(file["bytes"] for file in report["files"])
     (model,) = report["models"]
     assert model["specification_version"] == package.spec.specificationVersion
@@ -94,7 +94,7 @@ def test_lengths_are_shown_as_the_description_has_them(small: Path, tmp_path: Pa
 
 
 def test_parts_are_shown_as_one_model(small: Path, tmp_path: Path) -> None:
-    limit = ("--chunk-size", 100_000)
+    limit = ("--chunk-size", 200_000)
     made = export(small, tmp_path / "p.mlpackage", *COREML, "--dtype", "fp16", *limit)
     report = run_json("inspect", tmp_path / "p.mlpackage")
     assert report["kind"] == "coreml_pipeline"
@@ -222,7 +222,7 @@ def test_lying_entries_of_weight_files_are_bad_files(command: Path, value: int, 
         if not assert_survives(command, package):
             assert_fails(run_bounded(command, "inspect", package), BAD_FILE, "weight.bin")
         else:
-            assert (place, value) in {(68, 1), (80, 63)} or place == 68 or whole == bytes(lying)
+            assert whole == bytes(lying)
 
 
 def test_links_that_lead_nowhere_are_bad_files(command: Path, package: Path) -> None:
@@ -239,7 +239,7 @@ def test_links_that_lead_nowhere_are_bad_files(command: Path, package: Path) -> 
 
 def test_broken_folder_of_packages_is_a_bad_file(command: Path, small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chunks"
-    export(small, folder, *COREML, "--dtype", "fp16", "--chunk-size", 100_000, "--chunks", "packages")
+    export(small, folder, *COREML, "--dtype", "fp16", "--chunk-size", 200_000, "--chunks", "packages")
     path = folder / "manifest.json"
     whole = path.read_bytes()
     for text in (b"", b"{", b"[]", b"{}", whole.replace(b"part_0", b"../x"), whole.replace(b"part_1", b"part_0")):

@@ -147,6 +147,8 @@ class PackageReader {
     std::vector<std::tuple<std::string_view, const std::byte*, const std::byte*>> ranges;
     for (const auto& [key, entry] : blobs_) {
       const Bytes bytes = entry.blob.bytes;
+      const std::byte* metadata = entry.file.data() + key.second;
+      ranges.emplace_back(key.first, metadata, metadata + sizeof(BlobMetadata));
       ranges.emplace_back(key.first, bytes.data(), bytes.data() + bytes.size());
     }
     std::ranges::sort(ranges);

@@ -27,9 +27,10 @@ StoredBlob read_blob(std::span<const std::byte> file, std::uint64_t offset, cons
   if (metadata.sentinel != kSentinel) {
     fail(place + " does not begin with the mark of an entry");
   }
-  if (metadata.data_offset > file.size() || metadata.bytes > file.size() - metadata.data_offset) {
+  if (metadata.data_offset < sizeof(head) || metadata.data_offset > file.size() ||
+      metadata.bytes > file.size() - metadata.data_offset) {
     fail(place + " claims " + std::to_string(metadata.bytes) + " bytes at " + std::to_string(metadata.data_offset) +
-         ", beyond the file's " + std::to_string(file.size()));
+         ", which the file's " + std::to_string(file.size()) + " do not have for it");
   }
   if (metadata.padding_bits >= 8 || (metadata.bytes == 0 && metadata.padding_bits > 0)) {
     fail(place + " claims " + std::to_string(metadata.padding_bits) + " unused bits in its last byte");
