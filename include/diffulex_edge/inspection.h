@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "diffulex_edge/model.h"
@@ -15,12 +16,14 @@ namespace diffulex_edge {
 
 struct InspectedTensor {
   std::string name;
-  std::string type;                 // a safetensors dtype, or an XNNPACK data type such as "qbint4"
+  // A safetensors dtype, an XNNPACK data type such as "qbint4", or with Core ML f32, f16, i8, i4, palette4 and so on.
+  std::string type;
   std::vector<std::int64_t> shape;  // logical: an INT4 weight counts its elements, not its bytes
-  std::int64_t group_size = 0;      // elements that share a scale; 0: none or a whole row
+  // Elements of a row that share a scale; of a palette, rows that share a table. 0: none, or all of them.
+  std::int64_t group_size = 0;
   std::int64_t bytes = 0;
   std::int64_t offset = 0;  // in its file
-  std::string file;         // name of the file
+  std::string file;         // name of the file; in a Core ML package its path
   std::string sha256;       // of the bytes; empty without hashes
 };
 
@@ -30,13 +33,55 @@ struct InspectedValue {
   bool dynamic = false;
 };
 
+// An input, an output or a state of a Core ML model, as its description promises it.
+struct InspectedFeature {
+  std::string name;
+  std::string type;                                           // of the elements, or what else it is, such as "image"
+  std::vector<std::int64_t> shape;                            // the only one or the default; empty where none is given
+  std::vector<std::vector<std::int64_t>> enumerated;          // all shapes that are taken
+  std::vector<std::pair<std::int64_t, std::int64_t>> ranges;  // or bounds for each dimension; -1: no upper one
+};
+
+struct InspectedFeatures {
+  std::vector<InspectedFeature> inputs;
+  std::vector<InspectedFeature> outputs;
+  std::vector<InspectedFeature> states;
+};
+
+struct InspectedFunction {
+  std::string name;
+  std::string opset;                               // such as "CoreML8"
+  std::map<std::string, std::int64_t> operations;  // how many of each
+  InspectedFeatures features;                      // where a model describes each function by itself
+};
+
+struct InspectedModel {
+  std::string name;  // of the package in a folder of packages, of the part in a pipeline
+  std::string type;  // "mlProgram", "pipeline", "neuralNetwork" and so on
+  std::int64_t specification_version = 0;
+  std::string description;
+  InspectedFeatures features;
+  std::map<std::string, std::string> metadata;  // user-defined
+  std::vector<InspectedFunction> functions;     // of an ML Program
+  std::vector<InspectedModel> models;           // of a pipeline
+};
+
+struct InspectedFile {
+  std::string path;
+  std::int64_t bytes = 0;
+};
+
 struct InspectedDelegate {
   std::string id;
   std::int64_t bytes = 0;
+  std::map<std::string, std::string> compile_specs;
   // How many nodes of each kind, and how many values of each data type that are no constants, such as "qint8" for
   // static activations; empty for other backends than XNNPACK.
   std::map<std::string, std::int64_t> nodes;
   std::map<std::string, std::int64_t> values;
+  // Of Core ML, where no delegate before has the same ones: the package.
+  std::vector<InspectedFile> files;
+  std::vector<InspectedModel> models;
 };
 
 struct InspectedMethod {
@@ -49,15 +94,19 @@ struct InspectedMethod {
 };
 
 struct Inspection {
-  std::string kind;  // "checkpoint", "safetensors" or "executorch_program"
+  // "checkpoint", "safetensors", "executorch_program", "coreml_package", "coreml_pipeline" (a package with a model of
+  // several parts) or "coreml_chunks" (a folder with a package for each part).
+  std::string kind;
   std::filesystem::path path;
-  std::int64_t file_bytes = 0;  // checkpoints: of all tensors
+  std::int64_t file_bytes = 0;  // checkpoints: of all tensors; packages: of all files
   std::string sha256;           // of a single file
   std::optional<ModelConfig> config;
   std::vector<InspectedMethod> methods;
+  std::vector<InspectedModel> models;  // of each package
+  std::vector<InspectedFile> files;    // of packages
   std::vector<InspectedTensor> tensors;
 
-  // Of a checkpoint. 0 for a program, whose tensors include scales and computed constants.
+  // Of a checkpoint. 0 for programs and packages, whose tensors include scales and computed constants.
   std::int64_t parameters() const;
 };
 
@@ -65,8 +114,8 @@ struct InspectOptions {
   bool hashes = true;  // reading every byte for SHA-256
 };
 
-// Recognizes a model folder, a .safetensors file and an ExecuTorch program by content. Throws Error{kBadFile} for
-// anything else and for files that contradict themselves.
+// Recognizes a model folder, a .safetensors file, an ExecuTorch program, a Core ML package (.mlpackage) and a folder of
+// packages by content. Throws Error{kBadFile} for anything else and for files that contradict themselves.
 Inspection inspect(const std::filesystem::path& path, const InspectOptions& options = {},
                    const RunControl& control = {});
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from diffulex_edge import Verification, VerificationError, verify
+from diffulex_edge import PackageCheck, Verification, VerificationError, verify
+from diffulex_edge._coreml import MAC_ALONE
 
 BAD_FILE: Final = 3
 
@@ -29,12 +30,32 @@ def _table(verification: Verification) -> str:
     return "\n".join(lines)
 
 
+def _check_text(check: PackageCheck) -> str:
+    count = sum(check.operations.values())
+    programs = "one program" if check.programs == 1 else f"{check.programs} programs"
+    return (
+        f"coremltools {check.coremltools} has built {programs} (specification version {check.specification_version}) "
+        f"and found the types of {count:,} operations right"
+    )
+
+
+def _print(verification: Verification) -> None:
+    if verification.check is not None:
+        print(_check_text(verification.check))
+    if verification.sets:
+        print(_table(verification))
+    elif verification.data is not None:
+        print(f"not executed: {MAC_ALONE}")
+
+
 def _main() -> int:
     parser = argparse.ArgumentParser(prog="python -m diffulex_edge")
     command = parser.add_subparsers(required=True).add_parser("verify", help="measure an artefact in its runtime")
-    command.add_argument("artefact", type=Path, help="a .pte file")
-    command.add_argument("--data", type=Path, required=True, help="safetensors with input_ids_R and target_ids_R")
-    command.add_argument("--against", type=Path, help="the .pte to compare with, such as the model in FP32")
+    command.add_argument("artefact", type=Path, help="a .pte file, a .mlpackage or a folder of them")
+    command.add_argument(
+        "--data", type=Path, help="safetensors with input_ids_R and target_ids_R; a package can be checked without"
+    )
+    command.add_argument("--against", type=Path, help="what to compare with, such as the model in FP32")
     command.add_argument("--json", action="store_true", help="print one JSON object with the keys of `evaluate --json`")
     arguments = parser.parse_args()
     try:
@@ -42,7 +63,10 @@ def _main() -> int:
     except VerificationError as error:
         print(f"diffulex-edge: error: {error}", file=sys.stderr)
         return BAD_FILE
-    print(json.dumps(verification.to_dict(), indent=2) if arguments.json else _table(verification))
+    if arguments.json:
+        print(json.dumps(verification.to_dict(), indent=2))
+    else:
+        _print(verification)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Measures an artefact where it will run: a .pte in the ExecuTorch runtime.
+"""Measures an artefact where it will run: a .pte in the ExecuTorch runtime, a Core ML package in Apple's framework.
 
 The figures are those of `diffulex-edge evaluate` on the same data file, from the same formulas (docs/USER_GUIDE.md):
 `evaluate` computes them in the CPU runtime, which simulates the target; `verify` in the target's own runtime.
@@ -7,7 +7,10 @@ The figures are those of `diffulex-edge evaluate` on the same data file, from th
     verify("int4.pte", "eval.safetensors", against="fp32.pte").loss["50"]
 
 or, in a shell, `python -m diffulex_edge verify int4.pte --data eval.safetensors --against fp32.pte`. Needs numpy,
-safetensors, and for .pte files the `executorch` package.
+safetensors, for .pte files the `executorch` package, and for .mlpackage folders `coremltools`.
+
+A Core ML package, or a folder of them that is a model in parts, is first checked by coremltools, which works without
+data and on any system. Apple's framework executes it on a Mac alone: elsewhere, `Verification.sets` is empty.
 """
 
 from __future__ import annotations
@@ -21,15 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from diffulex_edge import _coreml
+from diffulex_edge._artefact import Forward, Logits, VerificationError
+from diffulex_edge._coreml import PackageCheck
+
 IGNORED_TARGET: Final = -100
 Z_95: Final = 1.96
-
-Logits = NDArray[np.float32]
-Forward = Callable[[NDArray[np.int64]], Logits]
-
-
-class VerificationError(ValueError):
-    """A file can't be read, does not hold what it should, or the runtime refuses it. The message names the file."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,14 @@ class SetFigures:
 
 @dataclass(frozen=True)
 class Verification:
-    """The figures of an artefact, by label."""
+    """The figures of an artefact, by label; none where it was only checked."""
 
     artefact: Path
-    data: Path
+    data: Path | None
     reference: Path | None
     sets: dict[str, SetFigures]
+    check: PackageCheck | None = None
+    """Of a Core ML package."""
 
     @property
     def loss(self) -> dict[str, float]:
@@ -70,8 +72,12 @@ class Verification:
         return {label: figures.loss.mean for label, figures in self.sets.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of `diffulex-edge evaluate --json`."""
-        document: dict[str, Any] = {"success": True, "artefact": str(self.artefact), "data": str(self.data)}
+        """The keys of `diffulex-edge evaluate --json`, and of a package `check` and `executed`."""
+        document: dict[str, Any] = {"success": True, "artefact": str(self.artefact)}
+        if self.data is not None:
+            document["data"] = str(self.data)
+        if self.check is not None:
+            document |= {"check": asdict(self.check), "executed": bool(self.sets)}
         if self.reference is not None:
             document["reference"] = str(self.reference)
         for label, figures in self.sets.items():
@@ -100,20 +106,28 @@ class _Sequence:
     kl_divergence: NDArray[np.float64] | None = None
 
 
-def verify(artefact: Path | str, data: Path | str, *, against: Path | str | None = None) -> Verification:
+def verify(artefact: Path | str, data: Path | str | None = None, *, against: Path | str | None = None) -> Verification:
     """Run an artefact on evaluation data, and on the same data another one that it is compared with.
 
     Args:
-        artefact: a .pte file whose method `forward` takes input_ids int64 [1, seq] and gives logits [1, seq, vocab].
-        data: safetensors with pairs input_ids_R and target_ids_R, int64 [sequences, length]; -100 is not counted.
-        against: the reference, such as the same model in float32.
+        artefact: a .pte file whose method `forward` takes input_ids int64 [1, seq] and gives logits [1, seq, vocab], or
+            a Core ML package, or a folder of packages with the manifest.json of `diffulex-edge export`.
+        data: safetensors with pairs input_ids_R and target_ids_R, int64 [sequences, length]; -100 is not counted. A
+            package can be checked without.
+        against: the reference, such as the same model in float32; a .pte file may be one of a package, and the reverse.
 
     Raises:
         VerificationError: a file is missing or broken, or the runtime refuses the artefact or an input.
     """
-    artefact, data = Path(artefact), Path(data)
+    artefact = Path(artefact)
+    data = None if data is None else Path(data)
     reference = None if against is None else Path(against)
-    pairs = _read_pairs(data)
+    check = _coreml.check(artefact) if _coreml.is_package(artefact) else None
+    if data is None and check is None:
+        raise VerificationError(f"{artefact}: running it needs data")
+    pairs = {} if data is None else _read_pairs(data)
+    if data is None or (check is not None and not _coreml.can_execute()):
+        return Verification(artefact, data, None, {}, check)
     forward = _load(artefact)
     reference_forward = None if reference is None else _load(reference)
     sets = {}
@@ -126,7 +140,7 @@ def verify(artefact: Path | str, data: Path | str, *, against: Path | str | None
         if not sequences:
             raise VerificationError(f"{data}: target_ids_{label}: no target counts")
         sets[label] = _summarize(sequences, mean_of_sequences=label == "bound")
-    return Verification(artefact, data, reference, sets)
+    return Verification(artefact, data, reference, sets, check)
 
 
 def _read_pairs(data: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -163,8 +177,10 @@ def _order(label: str) -> tuple[bool, float, str]:
 
 
 def _load(artefact: Path) -> Forward:
+    if _coreml.is_package(artefact):
+        return _coreml.load(artefact)
     if artefact.suffix != ".pte":
-        raise VerificationError(f"{artefact}: is not a .pte file, and no other artefact can be run yet")
+        raise VerificationError(f"{artefact}: is neither a .pte file nor a Core ML package")
     if not artefact.is_file():
         raise VerificationError(f"{artefact}: does not exist")
     try:

@@ -2,9 +2,12 @@
 
 #include "diffulex_edge/inspection.h"
 
+#include <map>
 #include <span>
 #include <utility>
 
+#include "backends/coreml/package.h"
+#include "backends/coreml/package_reader.h"
 #include "backends/executorch/program_reader.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
@@ -18,13 +21,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The tensors' bytes, in the order of Inspection::tensors, hashed on all cores.
+// The tensors' bytes, in the order of Inspection::tensors, hashed on all cores. Bytes that several tensors share are
+// read once.
 void add_hashes(std::vector<InspectedTensor>& tensors, const std::vector<std::span<const std::byte>>& bytes,
                 const RunControl& control) {
-  parallel_for(tensors.size(), control, [&](std::size_t i, std::size_t) {
+  std::map<std::pair<const std::byte*, std::size_t>, std::size_t> first;
+  std::vector<std::size_t> distinct;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (first.emplace(std::pair(bytes[i].data(), bytes[i].size()), i).second) {
+      distinct.push_back(i);
+    }
+  }
+  parallel_for(distinct.size(), control, [&](std::size_t item, std::size_t) {
+    const std::size_t i = distinct[item];
     tensors[i].sha256 = sha256_hex(bytes[i]);
     MappedFile::release(bytes[i]);
   });
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    tensors[i].sha256 = tensors[first.at(std::pair(bytes[i].data(), bytes[i].size()))].sha256;
+  }
 }
 
 InspectedTensor describe(const TensorView& view) {
@@ -84,12 +99,33 @@ Inspection inspect_program(const MappedFile& file, const InspectOptions& options
   return inspection;
 }
 
+Inspection inspect_packages(const fs::path& path, bool chunks, const InspectOptions& options,
+                            const RunControl& control) {
+  coreml::PackageContents contents = chunks ? coreml::read_chunks(path) : coreml::read_package(path);
+  Inspection inspection{.kind = "coreml_chunks",
+                        .path = path,
+                        .models = std::move(contents.models),
+                        .files = std::move(contents.files),
+                        .tensors = std::move(contents.weights)};
+  if (!chunks) {
+    inspection.kind = inspection.models.front().type == "pipeline" ? "coreml_pipeline" : "coreml_package";
+  }
+  for (const InspectedFile& file : inspection.files) {
+    inspection.file_bytes += file.bytes;
+  }
+  if (options.hashes) {
+    add_hashes(inspection.tensors, contents.bytes, control);
+  }
+  return inspection;
+}
+
 }  // namespace
 
 std::int64_t Inspection::parameters() const {
   std::int64_t total = 0;
+  const bool is_checkpoint = kind == "checkpoint" || kind == "safetensors";
   for (const InspectedTensor& tensor : tensors) {
-    if (kind != "executorch_program" && !tensor.name.ends_with("_scale")) {
+    if (is_checkpoint && !tensor.name.ends_with("_scale")) {
       total += element_count(static_shape(tensor.shape));
     }
   }
@@ -107,6 +143,10 @@ Inspection inspect(const fs::path& path, const InspectOptions& options, const Ru
     if (!tensors && path.extension() != ".safetensors") {
       throw Error(ErrorCode::kBadFile, path.string(), "is neither a safetensors file nor an ExecuTorch program");
     }
+  } else if (coreml::is_package(path) || path.extension() == ".mlpackage") {
+    return inspect_packages(path, false, options, control);
+  } else if (fs::exists(path / coreml::kChunksManifest, error) && !fs::exists(path / "config.json", error)) {
+    return inspect_packages(path, true, options, control);
   }
   return inspect_checkpoint(path, options, control);
 }

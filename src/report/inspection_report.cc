@@ -1,5 +1,6 @@
 // Shows what an inspection found.
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -15,6 +16,77 @@ Json value_json(const InspectedValue& value) {
   return {{"dtype", value.type}, {"sizes", value.sizes}, {"dynamic", value.dynamic}};
 }
 
+Json features_json(const std::vector<InspectedFeature>& features) {
+  Json json = Json::array();
+  for (const InspectedFeature& feature : features) {
+    Json entry{{"name", feature.name}, {"dtype", feature.type}, {"shape", feature.shape}};
+    if (!feature.enumerated.empty()) {
+      entry["enumerated_shapes"] = feature.enumerated;
+    }
+    if (!feature.ranges.empty()) {
+      entry["shape_range"] = feature.ranges;  // pairs: least, most; -1: no limit
+    }
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
+void add_features(const InspectedFeatures& features, Json& json) {
+  json["inputs"] = features_json(features.inputs);
+  json["outputs"] = features_json(features.outputs);
+  if (!features.states.empty()) {
+    json["states"] = features_json(features.states);
+  }
+}
+
+Json models_json(const std::vector<InspectedModel>& models) {
+  Json json = Json::array();
+  for (const InspectedModel& model : models) {
+    Json entry{{"type", model.type}, {"specification_version", model.specification_version}};
+    if (!model.name.empty()) {
+      entry["name"] = model.name;
+    }
+    if (!model.description.empty()) {
+      entry["description"] = model.description;
+    }
+    add_features(model.features, entry);
+    entry["metadata"] = model.metadata;
+    entry["functions"] = Json::array();
+    for (const InspectedFunction& function : model.functions) {
+      Json described{{"name", function.name}, {"opset", function.opset}, {"operations", function.operations}};
+      if (!function.features.inputs.empty() || !function.features.outputs.empty()) {
+        add_features(function.features, described);
+      }
+      entry["functions"].push_back(std::move(described));
+    }
+    if (!model.models.empty()) {
+      entry["models"] = models_json(model.models);
+    }
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
+Json files_json(const std::vector<InspectedFile>& files) {
+  Json json = Json::array();
+  for (const InspectedFile& file : files) {
+    json.push_back({{"path", file.path}, {"bytes", file.bytes}});
+  }
+  return json;
+}
+
+Json delegate_json(const InspectedDelegate& delegate) {
+  Json json{{"id", delegate.id}, {"bytes", delegate.bytes}, {"nodes", delegate.nodes}, {"values", delegate.values}};
+  if (!delegate.compile_specs.empty()) {
+    json["compile_specs"] = delegate.compile_specs;
+  }
+  if (!delegate.files.empty()) {
+    json["files"] = files_json(delegate.files);
+    json["models"] = models_json(delegate.models);
+  }
+  return json;
+}
+
 Json method_json(const InspectedMethod& method) {
   Json json{{"name", method.name}, {"inputs", Json::array()}, {"outputs", Json::array()}};
   for (const InspectedValue& value : method.inputs) {
@@ -26,8 +98,7 @@ Json method_json(const InspectedMethod& method) {
   json["operators"] = method.operators;
   json["delegates"] = Json::array();
   for (const InspectedDelegate& delegate : method.delegates) {
-    json["delegates"].push_back(
-        {{"id", delegate.id}, {"bytes", delegate.bytes}, {"nodes", delegate.nodes}, {"values", delegate.values}});
+    json["delegates"].push_back(delegate_json(delegate));
   }
   json["arena_bytes"] = method.arena_bytes;
   return json;
@@ -60,6 +131,71 @@ std::string value_text(const InspectedValue& value) {
   return value.type + " [" + shape_text(value.sizes) + "]" + (value.dynamic ? " (upper bound)" : "");
 }
 
+std::string features_text(const std::vector<InspectedFeature>& features, const std::string& kind,
+                          const std::string& indent) {
+  std::string text;
+  for (const InspectedFeature& feature : features) {
+    text += indent + kind + feature.name + ": " + feature.type;
+    if (!feature.shape.empty()) {
+      text += " [" + shape_text(feature.shape) + "]";
+    }
+    for (std::size_t i = 0; i < feature.enumerated.size(); ++i) {
+      text += (i == 0 ? ", one of [" : " [") + shape_text(feature.enumerated[i]) + "]";
+    }
+    for (std::size_t i = 0; i < feature.ranges.size(); ++i) {
+      const auto& [least, most] = feature.ranges[i];
+      text += (i == 0 ? ", range [" : " x ") + std::to_string(least);
+      if (most != least) {
+        text += ".." + (most < 0 ? "any" : std::to_string(most));
+      }
+    }
+    text += feature.ranges.empty() ? "\n" : "]\n";
+  }
+  return text;
+}
+
+std::string features_text(const InspectedFeatures& features, const std::string& indent) {
+  return features_text(features.inputs, "input     ", indent) + features_text(features.outputs, "output    ", indent) +
+         features_text(features.states, "state     ", indent);
+}
+
+std::string models_text(const std::vector<InspectedModel>& models, const std::string& indent) {
+  std::string text;
+  for (const InspectedModel& model : models) {
+    text += indent + "model " + model.name + (model.name.empty() ? "" : ": ") + model.type +
+            ", specification version " + std::to_string(model.specification_version) + "\n";
+    const std::string inner = indent + "  ";
+    if (!model.description.empty()) {
+      text += inner + model.description + "\n";
+    }
+    text += features_text(model.features, inner);
+    for (const auto& [key, value] : model.metadata) {
+      text += inner + "metadata  " + key + " = " + value + "\n";
+    }
+    for (const InspectedFunction& function : model.functions) {
+      std::int64_t operations = 0;
+      for (const auto& [type, count] : function.operations) {
+        operations += count;
+      }
+      text += inner + "function  " + function.name + " (" + function.opset + "), " + format_count(operations) +
+              " operations\n" + features_text(function.features, inner + "  ");
+      for (const auto& [type, count] : function.operations) {
+        text += inner + "          " + std::to_string(count) + " x " + type + "\n";
+      }
+    }
+    text += models_text(model.models, inner);
+  }
+  return text;
+}
+
+std::string files_text(const std::vector<InspectedFile>& files, const std::string& indent) {
+  std::string text;
+  for (const InspectedFile& file : files) {
+    text += indent + "file      " + file.path + ", " + format_count(file.bytes) + " bytes\n";
+  }
+  return text;
+}
+
 std::string method_text(const InspectedMethod& method) {
   std::string text = "method " + method.name + "\n";
   for (const InspectedValue& value : method.inputs) {
@@ -76,8 +212,12 @@ std::string method_text(const InspectedMethod& method) {
     for (const auto& [kind, count] : delegate.nodes) {
       nodes += count;
     }
-    text += "  delegate  " + delegate.id + ", " + std::to_string(nodes) + " nodes, " + format_count(delegate.bytes) +
-            " bytes\n";
+    text += "  delegate  " + delegate.id + ", " + (nodes == 0 ? "" : std::to_string(nodes) + " nodes, ") +
+            format_count(delegate.bytes) + " bytes\n";
+    for (const auto& [key, value] : delegate.compile_specs) {
+      text += "            " + key + " = " + value + "\n";
+    }
+    text += files_text(delegate.files, "            ") + models_text(delegate.models, "            ");
     for (const auto& [kind, count] : delegate.nodes) {
       text += "            " + std::to_string(count) + " x " + kind + "\n";
     }
@@ -96,6 +236,7 @@ std::string method_text(const InspectedMethod& method) {
 
 std::string to_json(const Inspection& inspection) {
   const bool program = inspection.kind == "executorch_program";
+  const bool package = !inspection.models.empty();
   Json json{{"kind", inspection.kind}, {"path", inspection.path.string()}};
   json[program ? "file_bytes" : "total_bytes"] = inspection.file_bytes;
   if (!inspection.sha256.empty()) {
@@ -109,10 +250,13 @@ std::string to_json(const Inspection& inspection) {
     for (const InspectedMethod& method : inspection.methods) {
       json["methods"].push_back(method_json(method));
     }
+  } else if (package) {
+    json["files"] = files_json(inspection.files);
+    json["models"] = models_json(inspection.models);
   } else {
     json["parameters"] = inspection.parameters();
   }
-  Json& tensors = json[program ? "weights" : "tensors"] = Json::array();
+  Json& tensors = json[program || package ? "weights" : "tensors"] = Json::array();
   for (const InspectedTensor& tensor : inspection.tensors) {
     Json entry{{"name", tensor.name},
                {program ? "datatype" : "dtype", tensor.type},
@@ -151,13 +295,19 @@ std::string to_text(const Inspection& inspection) {
   for (const InspectedMethod& method : inspection.methods) {
     text += "\n" + method_text(method);
   }
+  if (!inspection.models.empty()) {
+    text += files_text(inspection.files, "") + "\n" + models_text(inspection.models, "");
+  }
   TextTable table({"tensor", "type", "shape", "group", "bytes", "sha256"});
   for (const InspectedTensor& tensor : inspection.tensors) {
     table.add({tensor.name, tensor.type, shape_text(tensor.shape),
                tensor.group_size == 0 ? "" : std::to_string(tensor.group_size), std::to_string(tensor.bytes),
                tensor.sha256.substr(0, 16)});
   }
-  return text + "\n" + table.render();
+  text += "\n" + table.render();
+  // Names come from the file; a terminal must not obey them.
+  std::ranges::replace_if(text, [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7f; }, '?');
+  return text;
 }
 
 }  // namespace diffulex_edge

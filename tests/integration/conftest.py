@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import COMMAND, tiny_llada
+from command import COMMAND, SANITIZED_COMMAND, tiny_llada
 from families import make_checkpoint, make_config, read_architecture
 
 torch.set_num_threads(2)
@@ -37,6 +37,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
         return made[key]
 
     return make
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(COMMAND, id="release"),
+        pytest.param(
+            SANITIZED_COMMAND,
+            id="sanitized",
+            marks=pytest.mark.skipif(SANITIZED_COMMAND is None, reason="DIFFULEX_EDGE_ASAN is not set"),
+        ),
+    ]
+)
+def command(request: pytest.FixtureRequest) -> Path:
+    """The command, and its build with sanitizers, if there is one."""
+    path: Path = request.param
+    return path
 
 
 @pytest.fixture(scope="session")

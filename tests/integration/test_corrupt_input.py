@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,45 +16,15 @@ import torch
 from command import (
     BAD_FILE,
     COMMAND,
-    SANITIZED_COMMAND,
-    SANITIZER_OPTIONS,
     UNSUPPORTED,
     USAGE_ERROR,
     assert_fails,
     run,
+    run_bounded,
 )
 from conftest import MakeCheckpoint
 from families import OMIT
 from safetensors.torch import load_file, save_file
-
-SECONDS: Final = 5
-ADDRESS_SPACE: Final = 2 << 30
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(COMMAND, id="release"),
-        pytest.param(
-            SANITIZED_COMMAND,
-            id="sanitized",
-            marks=pytest.mark.skipif(SANITIZED_COMMAND is None, reason="DIFFULEX_EDGE_ASAN is not set"),
-        ),
-    ]
-)
-def command(request: pytest.FixtureRequest) -> Path:
-    """The command, and its build with sanitizers, if there is one."""
-    path: Path = request.param
-    return path
-
-
-def run_bounded(command: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run with at most 2 GB of memory and 5 s; a sanitizer's report is exit code 99."""
-    if command != COMMAND:
-        # AddressSanitizer reserves terabytes of addresses; it limits itself, and is slow.
-        environment = os.environ | SANITIZER_OPTIONS
-        return run(*arguments, command=command, timeout=6 * SECONDS, env=environment, errors="replace")
-    limit = ("-c", f'ulimit -v {ADDRESS_SPACE // 1024} && exec "$@"', "sh")
-    return run(*limit, command, *arguments, command=Path("/bin/sh"), timeout=SECONDS, errors="replace")
 
 
 @pytest.fixture

@@ -164,14 +164,11 @@ class CoreMLExport {
   }
 
  private:
-  static constexpr const char* kChunksManifest = "manifest.json";
-  static constexpr const char* kChunksFormat = "diffulex-edge coreml chunks";
-
   // Whether the folder was made by this backend, so that a new one may take its place.
   static bool is_chunks_folder(const fs::path& folder) {
     try {
-      const nlohmann::json manifest = read_json_file(folder / kChunksManifest, kMaxManifestBytes);
-      return manifest.is_object() && manifest.value("format", nlohmann::json()) == kChunksFormat;
+      const nlohmann::json manifest = read_json_file(folder / coreml::kChunksManifest, kMaxManifestBytes);
+      return manifest.is_object() && manifest.value("format", nlohmann::json()) == coreml::kChunksFormat;
     } catch (const Error&) {
       return false;
     }
@@ -310,7 +307,7 @@ class CoreMLExport {
 
   // Which parts there are and what passes between them.
   std::string chunks_manifest() const {
-    nlohmann::ordered_json manifest{{"format", kChunksFormat}, {"version", 1}};
+    nlohmann::ordered_json manifest{{"format", coreml::kChunksFormat}, {"version", 1}};
     manifest["parts"] = nlohmann::ordered_json::array();
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       manifest["parts"].push_back({{"package", package_name(i)},
@@ -358,7 +355,7 @@ class CoreMLExport {
       const std::vector<const LoweredPart*> one = {parts_[i].get()};
       write_package(folder, package_name(i), message_of(*parts_[i]), one, control);
     }
-    write_file(folder.path() / kChunksManifest, chunks_manifest());
+    write_file(folder.path() / coreml::kChunksManifest, chunks_manifest());
   }
 
   const Model& model_;

@@ -5,53 +5,13 @@
 #include <cstring>
 #include <protozero/pbf_writer.hpp>
 
+#include "backends/coreml/message_fields.h"
 #include "quant/kernels/kernels.h"
 
 namespace diffulex_edge::coreml {
 namespace {
 
 using protozero::pbf_writer;
-
-// Field numbers of MIL.proto.
-namespace field {
-constexpr protozero::pbf_tag_type kProgramVersion = 1;
-constexpr protozero::pbf_tag_type kProgramFunctions = 2;
-constexpr protozero::pbf_tag_type kFunctionInputs = 1;
-constexpr protozero::pbf_tag_type kFunctionOpset = 2;
-constexpr protozero::pbf_tag_type kFunctionBlocks = 3;
-constexpr protozero::pbf_tag_type kBlockOutputs = 2;
-constexpr protozero::pbf_tag_type kBlockOperations = 3;
-constexpr protozero::pbf_tag_type kOperationType = 1;
-constexpr protozero::pbf_tag_type kOperationInputs = 2;
-constexpr protozero::pbf_tag_type kOperationOutputs = 3;
-constexpr protozero::pbf_tag_type kOperationAttributes = 5;
-constexpr protozero::pbf_tag_type kArgumentBindings = 1;
-constexpr protozero::pbf_tag_type kBindingName = 1;
-constexpr protozero::pbf_tag_type kBindingValue = 2;
-constexpr protozero::pbf_tag_type kNamedValueName = 1;
-constexpr protozero::pbf_tag_type kNamedValueType = 2;
-constexpr protozero::pbf_tag_type kValueTypeTensor = 1;
-constexpr protozero::pbf_tag_type kTensorDataType = 1;
-constexpr protozero::pbf_tag_type kTensorRank = 2;
-constexpr protozero::pbf_tag_type kTensorDimensions = 3;
-constexpr protozero::pbf_tag_type kDimensionConstant = 1;
-constexpr protozero::pbf_tag_type kDimensionUnknown = 2;
-constexpr protozero::pbf_tag_type kConstantSize = 1;
-constexpr protozero::pbf_tag_type kValueType = 2;
-constexpr protozero::pbf_tag_type kValueImmediate = 3;
-constexpr protozero::pbf_tag_type kValueBlob = 5;
-constexpr protozero::pbf_tag_type kImmediateTensor = 1;
-constexpr protozero::pbf_tag_type kBlobFile = 1;
-constexpr protozero::pbf_tag_type kBlobOffset = 2;
-constexpr protozero::pbf_tag_type kTensorFloats = 1;
-constexpr protozero::pbf_tag_type kTensorInts = 2;
-constexpr protozero::pbf_tag_type kTensorBools = 3;
-constexpr protozero::pbf_tag_type kTensorStrings = 4;
-constexpr protozero::pbf_tag_type kTensorBytes = 7;
-constexpr protozero::pbf_tag_type kRepeatedValues = 1;
-constexpr protozero::pbf_tag_type kMapKey = 1;
-constexpr protozero::pbf_tag_type kMapValue = 2;
-}  // namespace field
 
 std::string serialize(const MilType& type) {
   std::string tensor;

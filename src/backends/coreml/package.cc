@@ -6,39 +6,13 @@
 #include <protozero/pbf_writer.hpp>
 #include <span>
 
+#include "backends/coreml/message_fields.h"
 #include "core/sha256.h"
 
 namespace diffulex_edge::coreml {
 namespace {
 
 using protozero::pbf_writer;
-
-// Field numbers of Model.proto and FeatureTypes.proto.
-namespace field {
-constexpr protozero::pbf_tag_type kModelSpecification = 1;
-constexpr protozero::pbf_tag_type kModelDescription = 2;
-constexpr protozero::pbf_tag_type kModelPipeline = 202;
-constexpr protozero::pbf_tag_type kModelProgram = 502;
-constexpr protozero::pbf_tag_type kPipelineModels = 1;
-constexpr protozero::pbf_tag_type kPipelineNames = 2;
-constexpr protozero::pbf_tag_type kDescriptionInput = 1;
-constexpr protozero::pbf_tag_type kDescriptionOutput = 10;
-constexpr protozero::pbf_tag_type kDescriptionMetadata = 100;
-constexpr protozero::pbf_tag_type kMetadataShort = 1;
-constexpr protozero::pbf_tag_type kMetadataUserDefined = 100;
-constexpr protozero::pbf_tag_type kFeatureName = 1;
-constexpr protozero::pbf_tag_type kFeatureType = 3;
-constexpr protozero::pbf_tag_type kTypeMultiArray = 5;
-constexpr protozero::pbf_tag_type kArrayShape = 1;
-constexpr protozero::pbf_tag_type kArrayDataType = 2;
-constexpr protozero::pbf_tag_type kArrayEnumerated = 21;
-constexpr protozero::pbf_tag_type kArrayRange = 31;
-constexpr protozero::pbf_tag_type kEnumeratedShapes = 1;
-constexpr protozero::pbf_tag_type kShapeSizes = 1;
-constexpr protozero::pbf_tag_type kRangeSizes = 1;
-constexpr protozero::pbf_tag_type kSizeLower = 1;
-constexpr protozero::pbf_tag_type kSizeUpper = 2;
-}  // namespace field
 
 // ArrayFeatureType.ArrayDataType: kind in the upper 16 bits, size in the lower ones.
 std::int32_t array_dtype(MilDtype dtype) {

@@ -34,6 +34,9 @@ std::string package_manifest(const std::string& model);
 inline constexpr const char* kManifestFile = "Manifest.json";
 inline constexpr const char* kModelFile = "Data/com.apple.CoreML/model.mlmodel";
 inline constexpr const char* kWeightsFolder = "Data/com.apple.CoreML/weights";
+// In a folder of packages: which parts there are and what passes between them.
+inline constexpr const char* kChunksManifest = "manifest.json";
+inline constexpr const char* kChunksFormat = "diffulex-edge coreml chunks";
 
 // Whether the folder looks like a package, so that a new one may take its place.
 bool is_package(const std::filesystem::path& folder);

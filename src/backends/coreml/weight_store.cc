@@ -1,11 +1,11 @@
 #include "backends/coreml/weight_store.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <utility>
 
+#include "backends/coreml/weight_file.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
@@ -18,37 +18,10 @@ namespace diffulex_edge::coreml {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
-constexpr std::int64_t kHeadBytes = 64;      // of the file
-constexpr std::int64_t kMetadataBytes = 64;  // before each blob
-constexpr std::uint32_t kFileVersion = 2;
-constexpr std::uint32_t kSentinel = 0xDEADBEEF;
+constexpr auto kHeadBytes = static_cast<std::int64_t>(sizeof(FileHead));
+constexpr auto kMetadataBytes = static_cast<std::int64_t>(sizeof(BlobMetadata));
 constexpr float kLeastNormalHalf = 6.103515625e-05F;  // 2^-14: below it, float16 loses bits, and some units all of it
 constexpr std::size_t kPaletteSize = 16;
-
-// Types of blobs.
-constexpr std::uint32_t kBlobFloat16 = 1;
-constexpr std::uint32_t kBlobFloat32 = 2;
-constexpr std::uint32_t kBlobUint8 = 3;
-constexpr std::uint32_t kBlobInt8 = 4;
-constexpr std::uint32_t kBlobInt4 = 8;
-constexpr std::uint32_t kBlobUint4 = 11;
-
-struct FileHead {
-  std::uint32_t count = 0;
-  std::uint32_t version = kFileVersion;
-  std::array<std::uint64_t, 7> reserved{};
-};
-static_assert(sizeof(FileHead) == kHeadBytes);
-
-struct BlobMetadata {
-  std::uint32_t sentinel = kSentinel;
-  std::uint32_t type = 0;
-  std::uint64_t bytes = 0;
-  std::uint64_t data_offset = 0;
-  std::uint64_t padding_bits = 0;
-  std::array<std::uint64_t, 4> reserved{};
-};
-static_assert(sizeof(BlobMetadata) == kMetadataBytes);
 
 std::int64_t align(std::int64_t value) { return (value + kAlignment - 1) / kAlignment * kAlignment; }
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "backends/coreml/package_reader.h"
 #include "diffulex_edge/error.h"
 #include "executorch_program_generated.h"
 #include "xnnpack_graph_generated.h"
@@ -156,6 +157,11 @@ class ProgramReader {
 
   InspectedDelegate read_delegate(const schema::BackendDelegate& delegate) {
     InspectedDelegate result{.id = text(delegate.id())};
+    for (const schema::CompileSpec* spec : list(delegate.compile_specs())) {
+      const auto* value = spec->value();
+      result.compile_specs[text(spec->key())] =
+          value == nullptr ? std::string() : std::string(value->begin(), value->end());
+    }
     if (delegate.processed() == nullptr || delegate.processed()->location() != schema::DataLocation::SEGMENT) {
       return result;
     }
@@ -163,8 +169,28 @@ class ProgramReader {
     result.bytes = static_cast<std::int64_t>(payload.size());
     if (result.id == "XnnpackBackend") {
       read_xnnpack(payload, result);
+    } else if (result.id == "CoreMLBackend") {
+      read_coreml(payload, result);
     }
     return result;
+  }
+
+  void read_coreml(std::span<const std::byte> payload, InspectedDelegate& delegate) {
+    const std::string key = coreml::referenced_payload(payload, name_);
+    if (!key.empty()) {
+      payload = named_data(key);
+    }
+    if (!packages_.insert(payload.data()).second) {
+      return;  // another delegate's
+    }
+    coreml::PackageContents contents = coreml::read_payload(payload, name_);
+    delegate.files = std::move(contents.files);
+    delegate.models = std::move(contents.models);
+    for (std::size_t i = 0; i < contents.weights.size(); ++i) {
+      InspectedTensor& weight = contents.weights[i];
+      add_weight(std::move(weight.name), std::move(weight.type), std::move(weight.shape), weight.group_size,
+                 contents.bytes[i]);
+    }
   }
 
   void read_xnnpack(std::span<const std::byte> payload, InspectedDelegate& delegate) {
@@ -309,6 +335,7 @@ class ProgramReader {
   std::map<std::string, std::uint32_t> named_;
   ProgramContents contents_;
   std::set<std::pair<std::string, const std::byte*>> seen_;
+  std::set<const std::byte*> packages_;
 };
 
 }  // namespace

@@ -1,0 +1,225 @@
+"""Core ML packages: checked by coremltools anywhere, executed by Apple's framework on a Mac.
+
+A package holds a model or a pipeline of parts, which the framework runs as one; a folder with our manifest.json holds a
+package for each part, which are run one after the other here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffulex_edge._artefact import Forward, Logits, VerificationError
+
+MAC_ALONE: Final = "Core ML itself runs on a Mac alone"
+_CHUNKS_FORMAT: Final = "diffulex-edge coreml chunks"
+_COMPUTE_UNIT: Final = "com.diffulex-edge.compute_unit"
+
+
+@dataclass(frozen=True)
+class PackageCheck:
+    """What coremltools has read and found right: every operation's types, by its own registry of operations."""
+
+    coremltools: str
+    """Its version."""
+    specification_version: int
+    packages: int
+    programs: int
+    operations: dict[str, int]
+    """How many of each, of all programs."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    package: Path
+    input: str
+    output: str
+
+
+def is_package(artefact: Path) -> bool:
+    """Whether it is meant to be a package or a folder of packages."""
+    return artefact.suffix == ".mlpackage" or artefact.is_dir()
+
+
+def can_execute() -> bool:
+    """Whether Core ML is on this machine."""
+    return sys.platform == "darwin"
+
+
+def check(artefact: Path) -> PackageCheck:
+    """Let coremltools build the programs of an artefact, which infers the types of every operation.
+
+    Raises VerificationError where it refuses them.
+    """
+    coremltools = _coremltools(artefact)
+    from coremltools.converters.mil.frontend.milproto.load import load as load_program
+
+    packages = _packages(artefact)
+    operations: Counter[str] = Counter()
+    version = programs = 0
+    for package in packages:
+        with _coremltools_errors(package, "refuses it"):
+            model = coremltools.models.MLModel(str(package), skip_model_load=True)
+            specification = model.get_spec()
+            for program in _programs(specification):
+                built = load_program(program, program.specificationVersion, str(model.weights_dir))
+                programs += 1
+                for function in program.mlProgram.functions.values():
+                    for operation in function.block_specializations[function.opset].operations:
+                        operations[operation.type] += 1
+                del built
+            version = max(version, specification.specificationVersion)
+    return PackageCheck(coremltools.__version__, version, len(packages), programs, dict(sorted(operations.items())))
+
+
+def load(artefact: Path) -> Forward:
+    """Load an artefact into the framework. Raises VerificationError where there is none, or where it refuses it."""
+    if not can_execute():
+        raise VerificationError(f"{artefact}: can't be executed here: {MAC_ALONE}")
+    coremltools = _coremltools(artefact)
+    models = []
+    for part in _parts(artefact):
+        unit = _specification(part.package).description.metadata.userDefined.get(_COMPUTE_UNIT, "all")
+        with _coremltools_errors(part.package, "Core ML can't load it"):
+            units = coremltools.ComputeUnit[unit.upper()]
+            models.append((part, coremltools.models.MLModel(str(part.package), compute_units=units)))
+    first = models[0][0]
+    described = {feature.name: feature for feature in _specification(first.package).description.input}
+    if first.input not in described:
+        raise VerificationError(f"{first.package}: has no input '{first.input}'")
+    accepted = _Lengths(described[first.input].type.multiArrayType)
+
+    def forward(ids: NDArray[np.int64]) -> Logits:
+        if not accepted.takes(len(ids)):
+            raise VerificationError(f"{artefact}: takes inputs of {accepted} tokens, not of {len(ids)}")
+        value: Any = ids.astype(np.int32)[None]
+        for part, model in models:
+            with _coremltools_errors(part.package, f"Core ML refuses an input of {len(ids)} tokens"):
+                value = model.predict({part.input: value})[part.output]
+        return np.asarray(value, np.float32)[0]
+
+    return forward
+
+
+class _Lengths:
+    """The sequence lengths that an input [1, seq] may have: one, some, or a range."""
+
+    def __init__(self, array: Any) -> None:
+        kind = array.WhichOneof("ShapeFlexibility")
+        self._range: tuple[int, int] | None = None
+        if kind == "shapeRange":
+            sizes = array.shapeRange.sizeRanges[1]
+            self._range = (sizes.lowerBound, sizes.upperBound)
+        shapes = (
+            [shape.shape for shape in array.enumeratedShapes.shapes] if kind == "enumeratedShapes" else [array.shape]
+        )
+        self._lengths = sorted(shape[1] for shape in shapes)
+
+    def takes(self, length: int) -> bool:
+        if self._range is None:
+            return length in self._lengths
+        least, most = self._range
+        return least <= length and (most < 0 or length <= most)
+
+    def __str__(self) -> str:
+        if self._range is None:
+            return ", ".join(map(str, self._lengths))
+        least, most = self._range
+        return f"{least} or more" if most < 0 else f"{least} to {most}"
+
+
+def _coremltools(artefact: Path) -> Any:
+    try:
+        with _quiet():
+            import coremltools
+            import coremltools.converters.mil.frontend.milproto.load
+            import coremltools.models
+    except ImportError as error:
+        raise VerificationError(f"{artefact}: reading it needs the Python package coremltools: {error}") from error
+    return coremltools
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without coremltools' remarks on versions of other packages, and on what only a Mac has."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _coremltools_errors(package: Path, what: str) -> Iterator[None]:
+    """Whatever coremltools raises (it has no type of its own) as one that names the package."""
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise VerificationError(f"{package}: coremltools: {what}: {reason}") from error
+
+
+def _programs(specification: Any) -> Iterator[Any]:
+    """The ML Programs of a model: itself, or those of a pipeline."""
+    if specification.WhichOneof("Type") == "pipeline":
+        for model in specification.pipeline.models:
+            yield from _programs(model)
+    else:
+        yield specification
+
+
+def _manifest(artefact: Path) -> list[dict[str, Any]] | None:
+    """The parts of a folder of packages; None for a package itself."""
+    path = artefact / "manifest.json"
+    if artefact.suffix == ".mlpackage" or (artefact / "Data").is_dir():
+        return None
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{path}: can't be read: {error}") from error
+    parts = manifest.get("parts") if isinstance(manifest, dict) else None
+    if not parts or manifest.get("format") != _CHUNKS_FORMAT or manifest.get("version") != 1:
+        raise VerificationError(f"{path}: is not the manifest of a model in parts")
+    names = ("package", "input", "output")
+    if not all(isinstance(part, dict) and all(isinstance(part.get(name), str) for name in names) for part in parts):
+        raise VerificationError(f"{path}: a part lacks one of {', '.join(names)}")
+    return list(parts)
+
+
+def _packages(artefact: Path) -> list[Path]:
+    if not artefact.is_dir():
+        raise VerificationError(f"{artefact}: does not exist, or is no folder")
+    parts = _manifest(artefact)
+    return [artefact] if parts is None else [artefact / part["package"] for part in parts]
+
+
+def _parts(artefact: Path) -> list[_Part]:
+    """What is run one after the other."""
+    packages = _packages(artefact)
+    parts = _manifest(artefact)
+    if parts is not None:
+        return [_Part(path, part["input"], part["output"]) for path, part in zip(packages, parts, strict=True)]
+    description = _specification(artefact).description
+    if len(description.input) != 1 or len(description.output) != 1:
+        raise VerificationError(f"{artefact}: has not one input and one output")
+    return [_Part(artefact, description.input[0].name, description.output[0].name)]
+
+
+def _specification(package: Path) -> Any:
+    with _coremltools_errors(package, "can't read it"):
+        return _coremltools(package).models.utils.load_spec(str(package))
