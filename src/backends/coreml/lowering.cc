@@ -188,7 +188,7 @@ class Lowering {
   Id length() {
     if (!length_) {
       const Id shape_of = function().add(
-          "shape", {{"x", {*length_source_}}},
+          "shape", {{"x", {length_source_}}},
           {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(shape(length_source_).size())}}});
       length_ = function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({1})}}, {"end", {ints({2})}}},
                                {.dtype = MilDtype::kInt32, .shape = {{.value = 1}}}, "length");
