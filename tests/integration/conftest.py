@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command import COMMAND, SANITIZED_COMMAND, tiny_llada
@@ -97,3 +98,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.seek(8 + len(text) + begin)
             file.write(struct.pack("<H", 0x3F80 + number))  # 1.0 and a little more
     return folder
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """Options that calibrate the small random models: 12 sequences of 40 token ids."""
+    path = tmp_path_factory.mktemp("calibration") / "ids.npy"
+    np.save(path, torch.randint(0, 1000, (12, 40), generator=torch.Generator().manual_seed(0)).numpy())
+    return "--calibration", path, "--mask-token-id", 1000

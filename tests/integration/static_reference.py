@@ -125,3 +125,18 @@ class StaticReference(QuantizedReference):
         requantized = np.rint(sums.astype(np.float32) * (scale_in * weight_scale / scale_out))
         out = np.clip(requantized, -128 - zero_out, 127 - zero_out)
         return torch.from_numpy(out.astype(np.float32) * scale_out)
+
+
+class StaticInputReference(QuantizedReference):
+    """Rounds the input of every layer that has a range to integers of 8 bits and back; computes all else in FP32."""
+
+    def __init__(self, path: Path, options: Options, ranges: dict[str, dict[str, Range]]) -> None:
+        super().__init__(path, options)
+        self._ranges = ranges
+
+    def _linear(self, module: str, x: Tensor) -> Tensor:
+        if self.formats[module].dtype == "int8":
+            scale, zero_point = affine(self._ranges[canonical_name(module)]["input"])
+            steps = torch.clamp(torch.round(x / float(scale)) + zero_point, -128, 127)
+            x = (steps - zero_point) * float(scale)
+        return super()._linear(module, x)

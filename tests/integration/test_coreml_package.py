@@ -200,7 +200,9 @@ SPEC_CHANGES: Final[dict[str, tuple[Callable[[Model_pb2.Model], Any], str]]] = {
     ),
     "file outside": (
         lambda spec: setattr(
-            operation(spec, "const").attributes["val"].blobFileValue, "fileName", "@model_path/../model.mlmodel"
+            operation(spec, "const").attributes["val"].blobFileValue,
+            "fileName",
+            "@model_path/../com.apple.CoreML/weights/weight.bin",
         ),
         "no weight file",
     ),

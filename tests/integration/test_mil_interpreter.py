@@ -359,6 +359,12 @@ def test_fp16_is_rounded_after_every_operation(tmp_path: Path) -> None:
     assert Interpreter(huge).run({"x": torch.tensor([300.0], dtype=torch.float16)})["y"].item() == math.inf
 
 
+def test_quotient_of_integers_is_none(tmp_path: Path) -> None:
+    path = build(tmp_path / "m.mlpackage", lambda x: Builder.real_div(x=x, y=np.int32(2)), [((3,), types.int32)])
+    with pytest.raises(ValueError, match=r"int32\[3\] is declared, fp32\[3\] was computed"):
+        Interpreter(path).run({"x": torch.tensor([1, 2, 3], dtype=torch.int32)})
+
+
 def test_products_of_fp16_are_summed_in_fp32(tmp_path: Path) -> None:
     weight = np.ones((1, 4096), np.float16)
     path = build(
