@@ -111,7 +111,7 @@ def test_compute_unit_is_the_one_that_was_exported_for(mac: list[tuple[str, str]
 def test_parts_measure_like_the_whole(
     mac: list[tuple[str, str]], tiny: Path, fixed: Path, data: Path, tmp_path: Path
 ) -> None:
-    options = (*COREML, "--dtype", "fp32", "--seq-len", LENGTH, "--chunk-size", 1_200_000)
+    options = (*COREML, "--dtype", "fp32", "--seq-len", LENGTH, "--chunk-size", 2_500_000)
     export(tiny, tmp_path / "pipeline.mlpackage", *options)
     export(tiny, tmp_path / "chunks", *options, "--chunks", "packages")
     parts = sorted(path.name for path in (tmp_path / "chunks").glob("*.mlpackage"))
