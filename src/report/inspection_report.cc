@@ -1,6 +1,7 @@
 // Shows what an inspection found.
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -11,6 +12,8 @@ namespace diffulex_edge {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kTextColumn = 10;  // behind words such as "input"
 
 Json value_json(const InspectedValue& value) {
   return {{"dtype", value.type}, {"sizes", value.sizes}, {"dynamic", value.dynamic}};
@@ -131,67 +134,94 @@ std::string value_text(const InspectedValue& value) {
   return value.type + " [" + shape_text(value.sizes) + "]" + (value.dynamic ? " (upper bound)" : "");
 }
 
-std::string features_text(const std::vector<InspectedFeature>& features, const std::string& kind,
-                          const std::string& indent) {
+// Every line moved to the right.
+std::string indented(const std::string& text, std::size_t columns) {
+  std::string result;
+  bool at_begin = true;
+  for (const char c : text) {
+    if (at_begin) {
+      result.append(columns, ' ');
+    }
+    result += c;
+    at_begin = c == '\n';
+  }
+  return result;
+}
+
+std::string feature_text(const InspectedFeature& feature) {
+  std::string text = feature.name + ": " + feature.type;
+  if (!feature.shape.empty()) {
+    text += " [" + shape_text(feature.shape) + "]";
+  }
+  for (std::size_t i = 0; i < feature.enumerated.size(); ++i) {
+    text += (i == 0 ? ", one of [" : " [") + shape_text(feature.enumerated[i]) + "]";
+  }
+  for (std::size_t i = 0; i < feature.ranges.size(); ++i) {
+    const auto& [least, most] = feature.ranges[i];
+    text += (i == 0 ? ", range [" : " x ") + std::to_string(least);
+    if (most != least) {
+      text += ".." + (most < 0 ? "any" : std::to_string(most));
+    }
+  }
+  return text + (feature.ranges.empty() ? "\n" : "]\n");
+}
+
+std::string features_text(const InspectedFeatures& features) {
   std::string text;
-  for (const InspectedFeature& feature : features) {
-    text += indent + kind + feature.name + ": " + feature.type;
-    if (!feature.shape.empty()) {
-      text += " [" + shape_text(feature.shape) + "]";
-    }
-    for (std::size_t i = 0; i < feature.enumerated.size(); ++i) {
-      text += (i == 0 ? ", one of [" : " [") + shape_text(feature.enumerated[i]) + "]";
-    }
-    for (std::size_t i = 0; i < feature.ranges.size(); ++i) {
-      const auto& [least, most] = feature.ranges[i];
-      text += (i == 0 ? ", range [" : " x ") + std::to_string(least);
-      if (most != least) {
-        text += ".." + (most < 0 ? "any" : std::to_string(most));
-      }
-    }
-    text += feature.ranges.empty() ? "\n" : "]\n";
+  for (const InspectedFeature& feature : features.inputs) {
+    text += "input     " + feature_text(feature);
+  }
+  for (const InspectedFeature& feature : features.outputs) {
+    text += "output    " + feature_text(feature);
+  }
+  for (const InspectedFeature& feature : features.states) {
+    text += "state     " + feature_text(feature);
   }
   return text;
 }
 
-std::string features_text(const InspectedFeatures& features, const std::string& indent) {
-  return features_text(features.inputs, "input     ", indent) + features_text(features.outputs, "output    ", indent) +
-         features_text(features.states, "state     ", indent);
+std::string counts_text(const std::map<std::string, std::int64_t>& counts) {
+  std::string text;
+  for (const auto& [kind, count] : counts) {
+    text += std::to_string(count) + " x " + kind + "\n";
+  }
+  return text;
 }
 
-std::string models_text(const std::vector<InspectedModel>& models, const std::string& indent) {
+std::string entry_text(const std::string& key, const std::string& value) { return key + " = " + value + "\n"; }
+
+std::int64_t total(const std::map<std::string, std::int64_t>& counts) {
+  std::int64_t sum = 0;
+  for (const auto& [kind, count] : counts) {
+    sum += count;
+  }
+  return sum;
+}
+
+std::string models_text(const std::vector<InspectedModel>& models) {
   std::string text;
   for (const InspectedModel& model : models) {
-    text += indent + "model " + model.name + (model.name.empty() ? "" : ": ") + model.type +
-            ", specification version " + std::to_string(model.specification_version) + "\n";
-    const std::string inner = indent + "  ";
-    if (!model.description.empty()) {
-      text += inner + model.description + "\n";
-    }
-    text += features_text(model.features, inner);
+    text += "model " + model.name + (model.name.empty() ? "" : ": ") + model.type + ", specification version " +
+            std::to_string(model.specification_version) + "\n";
+    std::string inner = model.description.empty() ? "" : model.description + "\n";
+    inner += features_text(model.features);
     for (const auto& [key, value] : model.metadata) {
-      text += inner + "metadata  " + key + " = " + value + "\n";
+      inner += "metadata  " + entry_text(key, value);
     }
     for (const InspectedFunction& function : model.functions) {
-      std::int64_t operations = 0;
-      for (const auto& [type, count] : function.operations) {
-        operations += count;
-      }
-      text += inner + "function  " + function.name + " (" + function.opset + "), " + format_count(operations) +
-              " operations\n" + features_text(function.features, inner + "  ");
-      for (const auto& [type, count] : function.operations) {
-        text += inner + "          " + std::to_string(count) + " x " + type + "\n";
-      }
+      inner += "function  " + function.name + " (" + function.opset + "), " + format_count(total(function.operations)) +
+               " operations\n";
+      inner += indented(features_text(function.features) + counts_text(function.operations), kTextColumn);
     }
-    text += models_text(model.models, inner);
+    text += indented(inner + models_text(model.models), 2);
   }
   return text;
 }
 
-std::string files_text(const std::vector<InspectedFile>& files, const std::string& indent) {
+std::string files_text(const std::vector<InspectedFile>& files) {
   std::string text;
   for (const InspectedFile& file : files) {
-    text += indent + "file      " + file.path + ", " + format_count(file.bytes) + " bytes\n";
+    text += "file      " + file.path + ", " + format_count(file.bytes) + " bytes\n";
   }
   return text;
 }
@@ -208,19 +238,15 @@ std::string method_text(const InspectedMethod& method) {
     text += "  operator  " + op + "\n";
   }
   for (const InspectedDelegate& delegate : method.delegates) {
-    std::int64_t nodes = 0;
-    for (const auto& [kind, count] : delegate.nodes) {
-      nodes += count;
-    }
+    const std::int64_t nodes = total(delegate.nodes);
     text += "  delegate  " + delegate.id + ", " + (nodes == 0 ? "" : std::to_string(nodes) + " nodes, ") +
             format_count(delegate.bytes) + " bytes\n";
+    std::string inner;
     for (const auto& [key, value] : delegate.compile_specs) {
-      text += "            " + key + " = " + value + "\n";
+      inner += entry_text(key, value);
     }
-    text += files_text(delegate.files, "            ") + models_text(delegate.models, "            ");
-    for (const auto& [kind, count] : delegate.nodes) {
-      text += "            " + std::to_string(count) + " x " + kind + "\n";
-    }
+    inner += files_text(delegate.files) + models_text(delegate.models) + counts_text(delegate.nodes);
+    text += indented(inner, kTextColumn + 2);
     std::string types;
     for (const auto& [type, count] : delegate.values) {
       types += (types.empty() ? "" : ", ") + std::to_string(count) + " " + type;
@@ -296,7 +322,7 @@ std::string to_text(const Inspection& inspection) {
     text += "\n" + method_text(method);
   }
   if (!inspection.models.empty()) {
-    text += files_text(inspection.files, "") + "\n" + models_text(inspection.models, "");
+    text += files_text(inspection.files) + "\n" + models_text(inspection.models);
   }
   TextTable table({"tensor", "type", "shape", "group", "bytes", "sha256"});
   for (const InspectedTensor& tensor : inspection.tensors) {

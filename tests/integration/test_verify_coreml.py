@@ -62,12 +62,12 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sequences of the bundled model's evaluation file at each of two ratios."""
+    """Two sequences of the bundled model's evaluation file."""
     path = tmp_path_factory.mktemp("data") / "eval.safetensors"
     tensors = load_file(tiny / "eval.safetensors")
-    names = [f"{kind}_ids_{ratio}" for kind in ("input", "target") for ratio in ("15", "90")]
-    save_file({name: np.ascontiguousarray(tensors[name][:3]) for name in names}, path)
-    assert tensors["input_ids_15"].shape[1] == LENGTH
+    names = ("input_ids_50", "target_ids_50")
+    save_file({name: np.ascontiguousarray(tensors[name][:2]) for name in names}, path)
+    assert tensors["input_ids_50"].shape[1] == LENGTH
     return path
 
 
@@ -92,7 +92,7 @@ def test_package_measures_like_the_other_runtime(
 ) -> None:
     export(tiny, tmp_path / "x.mlpackage", *COREML, "--dtype", "fp32", "--seq-len", lengths)
     verification = verify(tmp_path / "x.mlpackage", data, against=fp32)
-    assert list(verification.sets) == ["15", "90"]
+    assert list(verification.sets) == ["50"]
     assert mac == [("x.mlpackage", "ALL")]
     for figures in verification.sets.values():
         assert figures.kl_divergence is not None
@@ -100,7 +100,7 @@ def test_package_measures_like_the_other_runtime(
         assert (figures.agreement, figures.commit_flip_rate) == (1.0, 0.0)
     document = verification.to_dict()
     assert document["executed"] is True
-    assert document["loss"].keys() == document["reference_loss"].keys() == {"15", "90"}
+    assert document["loss"].keys() == document["reference_loss"].keys() == {"50"}
 
 
 def test_compute_unit_is_the_one_that_was_exported_for(mac: list[tuple[str, str]], fixed: Path, data: Path) -> None:
@@ -111,7 +111,7 @@ def test_compute_unit_is_the_one_that_was_exported_for(mac: list[tuple[str, str]
 def test_parts_measure_like_the_whole(
     mac: list[tuple[str, str]], tiny: Path, fixed: Path, data: Path, tmp_path: Path
 ) -> None:
-    options = (*COREML, "--dtype", "fp32", "--seq-len", LENGTH, "--chunk-size", 1_200_000)
+    options = (*COREML, "--dtype", "fp32", "--seq-len", LENGTH, "--chunk-size", 2_500_000)
     export(tiny, tmp_path / "pipeline.mlpackage", *options)
     export(tiny, tmp_path / "chunks", *options, "--chunks", "packages")
     parts = sorted(path.name for path in (tmp_path / "chunks").glob("*.mlpackage"))

@@ -156,7 +156,7 @@ class ProgramReader {
           break;
         }
         case field::kOperationOutputs: {
-          MessageReader output = message.message();
+          const MessageReader output = message.message();
           if (operation.output.empty()) {
             read_output(output, operation);
           }
@@ -341,7 +341,7 @@ class ProgramReader {
     for (const auto& [parameter, value] : operation.values) {
       if (value.blob) {
         const bool is_main = operation.type == "const" || (rule != kDecompressions.end() && parameter == rule->data);
-        add_blob(value, is_main ? operation.output : operation.output + "_" + parameter);
+        add_blob(value.type, *value.blob, is_main ? operation.output : operation.output + "_" + parameter);
         if (operation.type == "const") {
           constants_[operation.output] = {.weight = weights_.size() - 1, .type = value.type};
         } else if (is_main) {
@@ -362,19 +362,19 @@ class ProgramReader {
     }
   }
 
-  void add_blob(const ConstantValue& value, const std::string& name) {
-    const ElementKind* element = value.type.element;
+  void add_blob(const TensorType& type, const BlobPlace& blob, const std::string& name) {
+    const ElementKind* element = type.element;
     if (element == nullptr || element->blob == 0) {
       fail("the weight '" + name + "' is of a type that weight files do not have");
     }
     WeightReference weight;
-    weight.bits = bits_of(elements_of(value.type.shape, name), element->bits, name);
+    weight.bits = bits_of(elements_of(type.shape, name), element->bits, name);
     weight.blob = element->blob;
-    weight.file = value.blob->file;
-    weight.offset = value.blob->offset;
+    weight.file = blob.file;
+    weight.offset = blob.offset;
     weight.tensor.name = name;
     weight.tensor.type = element->name;
-    weight.tensor.shape = value.type.shape;
+    weight.tensor.shape = type.shape;
     weights_.push_back(std::move(weight));
   }
 

@@ -305,6 +305,15 @@ class Payload {
   std::map<std::string, Bytes> files_;
 };
 
+[[noreturn]] void fail_part(const std::string& where, const std::string& package, const char* what,
+                            const std::string& of = {}) {
+  fail(where, "the part '" + package + "' " + what + of);
+}
+
+bool has(const std::vector<InspectedFeature>& features, const std::string& name) {
+  return std::ranges::find(features, name, &InspectedFeature::name) != features.end();
+}
+
 }  // namespace
 
 PackageContents read_package(const fs::path& folder) {
@@ -333,21 +342,21 @@ PackageContents read_chunks(const fs::path& folder) {
   for (const json& part : *parts) {
     const std::string package = string_at(part, "package", where);
     if (package.find('/') != std::string::npos || !is_inside(package) || !seen.insert(package).second) {
-      fail(where, "the part '" + package + "' is not in the folder, or there twice");
+      fail_part(where, package, "is not in the folder, or there twice");
     }
     read_folder_into(folder / package, package + "/", contents);
     InspectedModel& model = contents.models.back();
     model.name = package;
-    const auto has = [](const std::vector<InspectedFeature>& features, const std::string& name) {
-      return std::ranges::find(features, name, &InspectedFeature::name) != features.end();
-    };
     const std::string input = string_at(part, "input", where);
     const std::string output = string_at(part, "output", where);
-    if (!has(model.features.inputs, input) || !has(model.features.outputs, output)) {
-      fail(where, "the part '" + package + "' does not take '" + input + "' and give '" + output + "'");
+    if (!has(model.features.inputs, input)) {
+      fail_part(where, package, "does not take ", input);
+    }
+    if (!has(model.features.outputs, output)) {
+      fail_part(where, package, "does not give ", output);
     }
     if (!passed.empty() && passed != input) {
-      fail(where, "the part '" + package + "' takes '" + input + "', and the one before it gives '" + passed + "'");
+      fail_part(where, package, "takes what the one before it does not give: ", input);
     }
     passed = output;
   }

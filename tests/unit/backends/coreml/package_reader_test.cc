@@ -292,8 +292,8 @@ TEST_F(PackageReaderTest, ShowsPipelinesAndFoldersOfPackages) {
   refuses_parts(changed(1, "package", "a.mlpackage"), {"a.mlpackage", "twice"});
   refuses_parts(changed(1, "package", "../p.mlpackage"), {"p.mlpackage", "not in the folder"});
   refuses_parts(changed(1, "package", "absent"), {"absent"});
-  refuses_parts(changed(1, "input", "x"), {"does not take 'x'"});
-  refuses_parts(changed(0, "output", "y"), {"give 'y'"});
+  refuses_parts(changed(1, "input", "x"), {"does not take x"});
+  refuses_parts(changed(0, "output", "y"), {"does not give y"});
   refuses_parts({{"format", kChunksFormat}, {"version", 2}}, {"version 1"});
   refuses_parts({{"format", kChunksFormat}, {"version", 1}, {"parts", 7}}, {"no list of parts"});
   refuses_parts(nlohmann::json::array(), {"manifest.json", "format"});
