@@ -349,6 +349,9 @@ TEST_F(PackageReaderTest, RefusesWeightsThatAreNotThere) {
     refuses(write_constant(four, patched(64 + 8, lie)), {"144 do not have"});
     refuses(write_constant(four, patched(64 + 16, lie)), {"144 do not have"});
   }
+  for (const std::uint64_t inside_the_head : {0U, 1U, 63U}) {
+    refuses(write_constant(four, patched(64 + 16, inside_the_head)), {"144 do not have"});
+  }
   for (const std::int64_t offset : {std::int64_t{0}, std::int64_t{63}, std::int64_t{81}, std::int64_t{144}, INT64_MAX,
                                     INT64_MIN, std::int64_t{-1}}) {
     refuses(write_constant(at(offset), good), {"outside of the file's 144 bytes"});
