@@ -24,7 +24,10 @@ struct InspectArguments {
 Command add_inspect(CLI::App& app) {
   CLI::App* command = app.add_subcommand("inspect", "Show what is in a checkpoint, a .pte file or a Core ML package");
   const auto arguments = std::make_shared<InspectArguments>();
-  command->add_option("PATH", arguments->path, "A model folder, a .safetensors file, a .pte file, a .mlpackage or a folder of them")->required();
+  command
+      ->add_option("PATH", arguments->path,
+                   "A model folder, a .safetensors file, a .pte file, a .mlpackage or a folder of them")
+      ->required();
   command->add_flag("--no-hash", arguments->no_hash, "Don't read every byte for SHA-256");
   arguments->output_options.add_to(*command);
   const auto run = [arguments](std::stop_token stop) {

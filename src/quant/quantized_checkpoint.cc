@@ -163,10 +163,7 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
 
 QuantizedCheckpointWriter::QuantizedCheckpointWriter(const Model& model, const QuantizationPlan& plan,
                                                      const fs::path& target, const std::set<std::string>& rewritten)
-    : model_(model),
-      plan_(plan),
-      folder_(std::make_unique<OutputFolder>(target)),
-      rewritten_(rewritten) {
+    : model_(model), plan_(plan), folder_(std::make_unique<OutputFolder>(target)), rewritten_(rewritten) {
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, layer] : plan_by_tensor(plan)) {
     if (rewritten.contains(name)) {

@@ -40,7 +40,6 @@ class QuantizedCheckpointWriter {
   std::int64_t finish(const QuantizationConfig& config, const RunControl& control);
 
  private:
-
   const Model& model_;
   const QuantizationPlan& plan_;
   std::unique_ptr<OutputFolder> folder_;

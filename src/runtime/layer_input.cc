@@ -13,7 +13,7 @@ namespace diffulex_edge {
 namespace {
 
 constexpr double kDamping = 0.05;
-constexpr float kCorrection = 0.25F;  // the part of the way that correct() goes
+constexpr float kCorrection = 0.25F;                             // the part of the way that correct() goes
 constexpr std::int64_t kJudgedOutputs = std::int64_t{1} << 24U;  // held-out tokens x rows of the weight, at most
 
 std::vector<float> rows_of(const Activations& value, std::span<const std::int64_t> rows) {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "backends/xnnpack/delegate_graph.h"
 #include "backends/executorch/program_builder.h"
+#include "backends/xnnpack/delegate_graph.h"
 #include "backends/xnnpack/weight_store.h"
 #include "diffulex_edge/backend.h"
 
