@@ -7,8 +7,8 @@ BIN := build/release/bin/diffulex-edge
 WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build demo test test-unit test-asan test-aarch64 test-integration test-package bench bench-rounding \
-  bench-runtime lint format clean
+.PHONY: build demo test test-unit test-asan test-aarch64 test-integration test-package bench bench-coreml \
+  bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
@@ -45,6 +45,10 @@ bench: build $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
 	build/release/bin/packed_benchmark
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
+
+## Core ML packages beside coremltools' own route (some minutes, and 15 GB of memory for coremltools).
+bench-coreml: build $(VENV)/test.stamp
+	$(VENV)/bin/python benchmarks/coreml.py $(BENCH_ARGS)
 
 ## Rounding methods on a trained model, beside torchao (an hour; what was measured before is not measured again).
 bench-rounding: build $(VENV)/test.stamp $(VENV)/bench.stamp
