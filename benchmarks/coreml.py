@@ -1,7 +1,7 @@
 """Core ML packages beside coremltools' own route: the same checkpoint, format and target, one after the other.
 
-Prints seconds, peak RSS and package sizes as a Markdown table. coremltools' seconds include importing it, as ours include
-starting the program; its single stages are in the JSON that --json FILE keeps.
+Prints seconds, peak RSS and package sizes as a Markdown table. coremltools' seconds include importing it, ours
+starting the program. Its single stages are in the JSON that --json FILE keeps.
 """
 
 from __future__ import annotations
