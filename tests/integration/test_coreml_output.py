@@ -146,7 +146,6 @@ def test_failure_leaves_the_old_package(
         assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-# Not yet run: the stand-in that the other tests were tried with cannot be interrupted, and fills no disk.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_interrupted_export_leaves_the_old_package(
     number: signal.Signals, old: tuple[Path, dict[str, bytes]], large: Path
@@ -161,7 +160,6 @@ def test_interrupted_export_leaves_the_old_package(
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-# Not yet run: the stand-in that the other tests were tried with cannot be interrupted, and fills no disk.
 def test_killed_export_leaves_the_old_package_whole(old: tuple[Path, dict[str, bytes]], large: Path) -> None:
     path, before = old
     process = start("export", large, "-o", path, *FP16.arguments(), "--seq-len", "64")
@@ -171,7 +169,6 @@ def test_killed_export_leaves_the_old_package_whole(old: tuple[Path, dict[str, b
     assert files(path) == before
 
 
-# Not yet run: the stand-in that the other tests were tried with cannot be interrupted, and fills no disk.
 @ROOT_ONLY
 def test_full_disk_leaves_the_old_package(checkpoint: MakeCheckpoint, tiny: Path, tmp_path: Path) -> None:
     with tmpfs(tmp_path / "disk", "1m") as disk:
