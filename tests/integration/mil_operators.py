@@ -381,6 +381,14 @@ def _constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, sca
     return torch.from_numpy(values)
 
 
+@operator("constexpr_cast")
+def _constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
+    """FP16 as FP32; there is no other."""
+    if source_val.dtype != torch.float16 or output_dtype != "fp32":
+        raise ValueError(f"constexpr_cast of {source_val.dtype} to {output_dtype}")
+    return source_val.float()
+
+
 @operator("constexpr_blockwise_shift_scale")
 def _constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
     """Integers [out, in]; scale and offset [out / block, in / block]."""

@@ -127,16 +127,25 @@ class StaticReference(QuantizedReference):
         return torch.from_numpy(out.astype(np.float32) * scale_out)
 
 
-class StaticInputReference(QuantizedReference):
-    """Rounds the input of every layer that has a range to integers of 8 bits and back; computes all else in FP32."""
+class RoundedReference(QuantizedReference):
+    """Rounds what goes into and comes out of every layer with a range to 8 bits and back; computes in FP32 between.
+
+    That is what a program with quantize and dequantize around its layers does. Biases are not rounded.
+    """
 
     def __init__(self, path: Path, options: Options, ranges: dict[str, dict[str, Range]]) -> None:
         super().__init__(path, options)
         self._ranges = ranges
 
     def _linear(self, module: str, x: Tensor) -> Tensor:
-        if self.formats[module].dtype == "int8":
-            scale, zero_point = affine(self._ranges[canonical_name(module)]["input"])
-            steps = torch.clamp(torch.round(x / float(scale)) + zero_point, -128, 127)
-            x = (steps - zero_point) * float(scale)
-        return super()._linear(module, x)
+        if self.formats[module].dtype != "int8":
+            return super()._linear(module, x)
+        ranges = self._ranges[canonical_name(module)]
+        return round_values(super()._linear(module, round_values(x, ranges["input"])), ranges["output"])
+
+
+def round_values(x: Tensor, bounds: Range) -> Tensor:
+    """What is left of x in integers from -128 to 127 that cover the range."""
+    scale, zero_point = affine(bounds)
+    steps = torch.clamp(torch.round(x / float(scale)) + zero_point, -128, 127)
+    return (steps - zero_point) * float(scale)
