@@ -359,6 +359,20 @@ def test_fp16_is_rounded_after_every_operation(tmp_path: Path) -> None:
     assert Interpreter(huge).run({"x": torch.tensor([300.0], dtype=torch.float16)})["y"].item() == math.inf
 
 
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+def test_weights_in_fp16_become_fp32(target: str, tmp_path: Path) -> None:
+    weight = random_array(8, 16).astype(np.float16)
+
+    def layer(x: Any) -> Any:
+        widened = Builder.constexpr_cast(source_val=weight, output_dtype="fp32")
+        return Builder.linear(x=x, weight=widened, name="y")
+
+    path = build(tmp_path / "m.mlpackage", layer, [((1, 5, 16), types.fp32)], target)
+    x = torch.from_numpy(random_array(1, 5, 16))
+    found = Interpreter(check_with_coremltools(path)).run({"x": x})["y"]
+    assert compare(found, x.numpy() @ weight.astype(np.float32).T)["max_abs"] < 1e-5
+
+
 def test_quotient_of_integers_is_none(tmp_path: Path) -> None:
     path = build(tmp_path / "m.mlpackage", lambda x: Builder.real_div(x=x, y=np.int32(2)), [((3,), types.int32)])
     with pytest.raises(ValueError, match=r"int32\[3\] is declared, fp32\[3\] was computed"):
