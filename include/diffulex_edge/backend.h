@@ -100,6 +100,9 @@ class EdgeBackend {
 
   const BackendConfig& config() const { return config_; }
 
+  // Throws Error for a config that no model could be exported with: before calibration, which may take long.
+  virtual void check_config() const {}
+
   // Quantizes, lowers and writes `model` to `target`. Never throws Error: failures come back in the result, and
   // `target` is then as it was before.
   ExportResult export_model(const Model& model, const std::filesystem::path& target, const RunControl& control = {});
@@ -136,11 +139,12 @@ class XNNPACKBackend final : public EdgeBackend {
 // tables of 16 values, which every target has), palette_group (rows that share a table; 0: all), chunk_size (largest
 // weight file in bytes: the model is cut between layers), chunks (pipeline: parts in one package, the default;
 // packages: a folder of packages with a manifest.json), container (mlpackage, or pte for ExecuTorch).
-// Activations flow in FP16 unless all weights are FP32 or activation_dtype says FP32.
+// Activations flow in FP16 unless the config's dtype is FP32 or activation_dtype says FP32.
 class CoreMLBackend final : public EdgeBackend {
  public:
   // activation_dtype INT8 is mode STATIC, as for XNNPACK.
   explicit CoreMLBackend(BackendConfig config = {});
+  void check_config() const override;
   std::string_view name() const override { return "coreml"; }
   Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
 

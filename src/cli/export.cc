@@ -58,7 +58,9 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
     config.quant_config.method = RoundingMethod::RTN;
   }
   // What the backend makes of the options: 8-bit activations mean mode static.
-  config = BackendRegistry::instance().create(arguments.backend, config)->config();
+  const auto wanted = BackendRegistry::instance().create(arguments.backend, config);
+  wanted->check_config();
+  config = wanted->config();
   const CalibrationOptions calibration_options = arguments.calibration.options(model, config.quant_config);
   if (arguments.dry_run) {
     config.quant_config.method = RoundingMethod::RTN;

@@ -374,7 +374,17 @@ class CoreMLExport {
 
 CoreMLBackend::CoreMLBackend(BackendConfig config) : EdgeBackend(completed(std::move(config))) {}
 
+void CoreMLBackend::check_config() const {
+  const coreml::Options options = coreml::parse_options(config());
+  choose_arithmetic(config());
+  if (config().quant_config.mode == QuantizationMode::STATIC && options.target->release < coreml::kStaticRelease) {
+    throw Error(ErrorCode::kUnsupported, "mode static", "needs the deployment target iOS17 or macOS14",
+                "raise --minimum-deployment-target, or use --mode weight_only");
+  }
+}
+
 ExportMetadata CoreMLBackend::run(const Model& model, const fs::path* target, const RunControl& control) {
+  check_config();
   CoreMLExport work(model, config());
   ExportMetadata metadata = work.metadata();
   if (target != nullptr) {

@@ -13,8 +13,7 @@ namespace {
 
 using Id = MilFunction::Id;
 
-constexpr int kBlockwiseRelease = 18;    // constexpr_blockwise_shift_scale, scaled_dot_product_attention
-constexpr int kActivationsRelease = 17;  // quantize, dequantize
+constexpr int kBlockwiseRelease = 18;  // constexpr_blockwise_shift_scale, scaled_dot_product_attention
 constexpr float kLeastNormalHalf = 6.103515625e-05F;
 // What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
 constexpr float kMasked = -1e4F;
@@ -323,7 +322,7 @@ class Lowering {
     const LayerPlan& plan = layer_plan(current, current.inputs[1]);
     Id x = mapped(current.inputs[0]);
     if (plan.activations) {
-      x = static_activation(x, activation_scale(plan.activations->input, arithmetic_), plan.layer);
+      x = static_activation(x, activation_scale(plan.activations->input, arithmetic_));
     } else if (plan.format.is_quantized() && plan_.config.mode == QuantizationMode::DYNAMIC) {
       result_->dynamic_as_weight_only = true;
     }
@@ -333,17 +332,12 @@ class Lowering {
       arguments.emplace_back("bias", std::vector{vector(current, current.inputs[2])});
     }
     const Id product = function().add("linear", std::move(arguments), value_type(value), plan.layer);
-    return plan.activations
-               ? static_activation(product, activation_scale(plan.activations->output, arithmetic_), plan.layer)
-               : product;
+    return plan.activations ? static_activation(product, activation_scale(plan.activations->output, arithmetic_))
+                            : product;
   }
 
   // To 8 bits and back, as the compiler recognizes it. Layers that share an input and its range share the pair.
-  Id static_activation(Id x, const AffineScale& scale, const std::string& layer) {
-    if (settings_.target->release < kActivationsRelease) {
-      throw Error(ErrorCode::kUnsupported, layer, "mode static needs the deployment target iOS17 or macOS14",
-                  "raise --minimum-deployment-target, or use --mode weight_only");
-    }
+  Id static_activation(Id x, const AffineScale& scale) {
     const auto key = std::tuple(x, scale.scale, scale.zero_point);
     const auto [position, inserted] = static_activations_.emplace(key, 0);
     if (inserted) {

@@ -23,6 +23,9 @@ const DeploymentTarget& parse_deployment_target(std::string_view text);
 // The one with that release of iOS.
 const DeploymentTarget& deployment_target(int release);
 
+// The first release with `quantize` and `dequantize`, which mode static needs.
+inline constexpr int kStaticRelease = 17;
+
 struct Options {
   const DeploymentTarget* target = nullptr;
   std::string compute_unit = "all";

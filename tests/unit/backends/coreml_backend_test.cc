@@ -739,7 +739,7 @@ TEST_F(CoreMLExports, RefuseWhatTheTargetLacks) {
   expect_refused(
       config(whole(QuantizationDtype::INT8, QuantizationMode::STATIC), {{"minimum_deployment_target", "iOS16"}}),
       ErrorCode::kUnsupported,
-      "layers.0.q_proj: mode static needs the deployment target iOS17 or macOS14 (raise "
+      "mode static: needs the deployment target iOS17 or macOS14 (raise "
       "--minimum-deployment-target, or use --mode weight_only)");
 }
 
