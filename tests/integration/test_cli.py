@@ -88,7 +88,6 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], tin
 @pytest.mark.parametrize(
     "option",
     [
-        "--minimum-deployment-target iOS18",
         "--soc SM8650",
         "--backend tpu",
     ],
@@ -96,6 +95,15 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], tin
 def test_option_of_a_later_version_is_refused_not_ignored(option: str, tiny: Path, tmp_path: Path) -> None:
     result = run("export", tiny, "-o", tmp_path / "x.pte", *option.split())
     assert_fails(result, UNSUPPORTED, option.split()[-1] if "backend" in option else option.split()[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "option", ["--minimum-deployment-target iOS18", "--palette", "--chunk-size 1GB", "--container pte"]
+)
+def test_option_of_another_backend_is_refused_not_ignored(option: str, tiny: Path, tmp_path: Path) -> None:
+    result = run("export", tiny, "-o", tmp_path / "x.pte", *option.split())
+    assert_fails(result, USAGE_ERROR, option.split()[0], "--backend coreml")
     assert not list(tmp_path.iterdir())
 
 
