@@ -21,17 +21,17 @@ demo: build $(VENV)/test.stamp
 test: test-unit test-asan test-aarch64 test-package test-integration
 
 test-unit: build
-	ctest --preset release
+	ctest --preset release -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 test-asan: build/packages.stamp
 	@mkdir -p build; cmake --preset asan $(WERROR) >build/configure-asan.log || { cat build/configure-asan.log; exit 1; }
 	cmake --build --preset asan
-	ctest --preset asan
+	ctest --preset asan -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 test-aarch64: build/packages-cross.stamp
 	@mkdir -p build; cmake --preset aarch64 $(WERROR) >build/configure-aarch64.log || { cat build/configure-aarch64.log; exit 1; }
 	cmake --build --preset aarch64
-	ctest --preset aarch64
+	ctest --preset aarch64 -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 ## Installs the library and builds a program against it with find_package.
 test-package: build
