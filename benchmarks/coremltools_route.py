@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from official_route import load_decoder, peak_rss_bytes, seconds_since_start
+from official_route import Stages, load_decoder, peak_rss_bytes, seconds_since_start
 from torch import Tensor, nn
 
 PACKAGES = ("torch", "coremltools")
@@ -75,15 +75,7 @@ def quantized(package: Any, weight_format: str, group_size: int) -> Any:
 
 def convert(options: argparse.Namespace) -> dict[str, object]:
     """Runs the whole route and returns what main prints; seconds are wall time."""
-    seconds: dict[str, float] = {}
-    clock = 0.0
-
-    def stage(name: str) -> None:
-        nonlocal clock
-        now = seconds_since_start()
-        seconds[name] = round(now - clock, 3)
-        clock = now
-
+    stage = Stages()
     import coremltools as ct
 
     stage("import")
@@ -108,7 +100,7 @@ def convert(options: argparse.Namespace) -> dict[str, object]:
     stage("save")
     files = [path for path in options.output.rglob("*") if path.is_file()]
     return {
-        "seconds": seconds | {"total": round(seconds_since_start(), 3)},
+        "seconds": stage.seconds | {"total": round(seconds_since_start(), 3)},
         "peak_rss_bytes": peak_rss_bytes(),
         "package_bytes": sum(path.stat().st_size for path in files),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -307,17 +307,23 @@ def peak_rss_bytes() -> int:
     raise OSError("/proc/self/status has no VmHWM")
 
 
+class Stages:
+    """Wall seconds of each stage of this process, from its start on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._clock = 0.0
+
+    def __call__(self, name: str) -> None:
+        """Ends a stage."""
+        now = seconds_since_start()
+        self.seconds[name] = round(now - self._clock, 3)
+        self._clock = now
+
+
 def export_checkpoint(options: argparse.Namespace) -> dict[str, object]:
     """Runs the whole route and returns what main prints; seconds are wall time."""
-    seconds: dict[str, float] = {}
-    clock = 0.0
-
-    def stage(name: str) -> None:
-        nonlocal clock
-        now = seconds_since_start()
-        seconds[name] = round(now - clock, 3)
-        clock = now
-
+    stage = Stages()
     import executorch.exir  # noqa: F401 (imported here to be timed)
     from executorch.exir import ExecutorchBackendConfig
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
@@ -353,8 +359,8 @@ def export_checkpoint(options: argparse.Namespace) -> dict[str, object]:
         "qparams": options.qparams if options.format != "fp32" else None,
         "attention": options.attention,
         "seq_len": options.seq_len,
-        "seconds": seconds,
-        "total_seconds": round(sum(seconds.values()), 3),
+        "seconds": stage.seconds,
+        "total_seconds": round(sum(stage.seconds.values()), 3),
         "peak_rss_bytes": peak_rss_bytes(),
         "file_bytes": options.output.stat().st_size,
         "delegate_calls": delegate_calls,

@@ -30,6 +30,8 @@ struct Dim {
 using Shape = std::vector<Dim>;
 
 Shape static_shape(std::span<const std::int64_t> sizes);
+// The sizes with `length` for every sequence dimension.
+std::vector<std::int64_t> sizes_at(const Shape& shape, std::int64_t length);
 // "[1, seq<=256, 96]"
 std::string to_string(const Shape& shape);
 // Product of the upper bounds. Throws Error{kBadFile} where the product leaves int64.

@@ -54,6 +54,12 @@ std::optional<ElementType> float_element(DType dtype) {
 
 }  // namespace
 
+std::span<const std::byte> StoredWeight::value_rows(std::int64_t row_begin, std::int64_t count) const {
+  const std::size_t row_bytes = values->bytes.size() / static_cast<std::size_t>(rows);
+  return values->bytes.subspan(static_cast<std::size_t>(row_begin) * row_bytes,
+                               static_cast<std::size_t>(count) * row_bytes);
+}
+
 std::int64_t StoredWeight::source_bytes() const {
   return static_cast<std::int64_t>(values->bytes.size() + (scales != nullptr ? scales->bytes.size() : 0));
 }

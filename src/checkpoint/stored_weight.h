@@ -1,7 +1,9 @@
 // A weight as a checkpoint stores it: plain floats, or our own quantized layout.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "diffulex_edge/checkpoint.h"
@@ -20,6 +22,8 @@ struct StoredWeight {
   std::int64_t columns = 0;
 
   std::int64_t source_bytes() const;
+  // The values of rows [row_begin, row_begin + count) in the file.
+  std::span<const std::byte> value_rows(std::int64_t row_begin, std::int64_t count) const;
 };
 
 // Throws Error{kBadFile} where the tensor is absent, of another type, or of more than two dimensions, or where its

@@ -55,6 +55,14 @@ Shape static_shape(std::span<const std::int64_t> sizes) {
   return shape;
 }
 
+std::vector<std::int64_t> sizes_at(const Shape& shape, std::int64_t length) {
+  std::vector<std::int64_t> sizes;
+  for (const Dim& dim : shape) {
+    sizes.push_back(dim.is_sequence ? length : dim.value);
+  }
+  return sizes;
+}
+
 std::string to_string(const Shape& shape) {
   std::string text = "[";
   for (const Dim& dim : shape) {

@@ -10,15 +10,11 @@
 #include <cstring>
 #include <string>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 namespace {
-
-std::filesystem::path folder_of(const std::filesystem::path& target) {
-  const std::filesystem::path parent = target.parent_path();
-  return parent.empty() ? std::filesystem::path(".") : parent;
-}
 
 std::filesystem::path hidden_name(const std::filesystem::path& target) {
   static std::atomic<unsigned> counter{0};
@@ -29,16 +25,10 @@ constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWO
 
 }  // namespace
 
-OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size) : target_(target), size_(size) {
+// The file behind a link is replaced, or made, and not the link.
+OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size)
+    : target_(follow_links(target, false)), size_(size) {
   std::error_code error;
-  // The file behind a link is replaced, or made, and not the link.
-  constexpr int kMostLinks = 40;
-  for (int links = 0; std::filesystem::is_symlink(target_, error); ++links) {
-    if (links == kMostLinks) {
-      throw Error(ErrorCode::kIo, target.string(), "can't follow the link: it leads back to itself");
-    }
-    target_ = folder_of(target_) / std::filesystem::read_symlink(target_, error);
-  }
   const auto status = std::filesystem::status(target_, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
     const bool folder = std::filesystem::is_directory(status);

@@ -6,29 +6,13 @@
 #include <system_error>
 #include <utility>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path folder_of(const fs::path& target) { return target.has_parent_path() ? target.parent_path() : fs::path("."); }
-
-// What `target` names, without a slash at its end: links lead to the folder that is made or replaced.
-fs::path resolve(const fs::path& target) {
-  constexpr int kMostLinks = 40;
-  std::error_code error;
-  fs::path resolved = target.has_filename() ? target : target.parent_path();
-  for (int links = 0; fs::is_symlink(resolved, error); ++links) {
-    if (links == kMostLinks) {
-      throw Error(ErrorCode::kIo, target.string(), "can't follow the link: it leads back to itself");
-    }
-    const fs::path next = folder_of(resolved) / fs::read_symlink(resolved, error);
-    resolved = next.has_filename() ? next : next.parent_path();
-  }
-  return resolved;
-}
 
 // A new, hidden folder beside `target`. Those that a killed process left are not taken.
 fs::path make_hidden(const fs::path& target, const std::string& kind) {
@@ -48,7 +32,7 @@ fs::path make_hidden(const fs::path& target, const std::string& kind) {
 }  // namespace
 
 OutputFolder::OutputFolder(const fs::path& target, MayReplace may_replace)
-    : target_(resolve(target)), may_replace_(std::move(may_replace)) {
+    : target_(follow_links(without_slash(target), true)), may_replace_(std::move(may_replace)) {
   replaces();
   partial_ = make_hidden(target_, "partial");
 }

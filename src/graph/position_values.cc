@@ -9,14 +9,6 @@
 namespace diffulex_edge {
 namespace {
 
-std::vector<std::int64_t> sizes_of(const Shape& shape, std::int64_t length) {
-  std::vector<std::int64_t> sizes;
-  for (const Dim& dim : shape) {
-    sizes.push_back(dim.is_sequence ? length : dim.value);
-  }
-  return sizes;
-}
-
 std::int64_t product(const std::vector<std::int64_t>& sizes, std::size_t begin = 0) {
   return std::accumulate(sizes.begin() + static_cast<std::ptrdiff_t>(begin), sizes.end(), std::int64_t{1},
                          std::multiplies<>());
@@ -71,7 +63,7 @@ class Evaluation {
 
  private:
   std::vector<std::int64_t> sizes(std::size_t operand) const {
-    return sizes_of(graph_.shape(node_.inputs[operand]), length_);
+    return sizes_at(graph_.shape(node_.inputs[operand]), length_);
   }
 
   std::vector<float> unary(const std::function<float(float)>& function) const {
@@ -81,7 +73,7 @@ class Evaluation {
   }
 
   std::vector<float> binary(const std::function<float(float, float)>& function) const {
-    const std::vector<std::int64_t> result_sizes = sizes_of(node_.shape, length_);
+    const std::vector<std::int64_t> result_sizes = sizes_at(node_.shape, length_);
     const std::vector<std::int64_t> a = sizes(0);
     const std::vector<std::int64_t> b = sizes(1);
     std::vector<float> result(static_cast<std::size_t>(product(result_sizes)));

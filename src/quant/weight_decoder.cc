@@ -91,6 +91,16 @@ void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t 
   decode_rows(source.format, values, scales, rows, source.columns, target);
 }
 
+std::vector<float> load_scales(std::span<const std::byte> scales, ElementType type) {
+  std::vector<float> result(scales.size() / (type == ElementType::kF32 ? 4 : 2));
+  if (type == ElementType::kF32) {
+    std::memcpy(result.data(), scales.data(), scales.size());
+  } else {
+    kernels::bf16_to_f32(reinterpret_cast<const std::uint16_t*>(scales.data()), result.data(), result.size());
+  }
+  return result;
+}
+
 std::vector<float> load_tensor(const Checkpoint& checkpoint, std::string_view name) {
   const StoredWeight source = find_stored_weight(checkpoint, name);
   std::vector<float> tensor(static_cast<std::size_t>(source.rows * source.columns));

@@ -23,6 +23,9 @@ void decode_rows(const WeightFormat& format, std::span<const std::byte> values, 
 // may be NaN or infinite.
 void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t rows, std::span<float> target);
 
+// Scales of `type`, kF32 or kBF16, as float32.
+std::vector<float> load_scales(std::span<const std::byte> scales, ElementType type);
+
 // A whole tensor, such as a norm's or a bias, as float32. Errors: kBadFile as find_stored_weight.
 std::vector<float> load_tensor(const Checkpoint& checkpoint, std::string_view name);
 

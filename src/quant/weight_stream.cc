@@ -19,11 +19,7 @@ struct Tile {
   std::int64_t row_begin = 0;
   std::int64_t rows = 0;
 
-  std::span<const std::byte> source_bytes() const {
-    const auto bytes = job->source.values->bytes;
-    const std::size_t row_bytes = bytes.size() / static_cast<std::size_t>(job->source.rows);
-    return bytes.subspan(static_cast<std::size_t>(row_begin) * row_bytes, static_cast<std::size_t>(rows) * row_bytes);
-  }
+  std::span<const std::byte> source_bytes() const { return job->source.value_rows(row_begin, rows); }
 };
 
 std::vector<Tile> make_tiles(std::span<const StreamJob> jobs) {

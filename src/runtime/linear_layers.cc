@@ -81,9 +81,7 @@ void LinearLayers::load_weight(const Node& user, const std::string& tensor, std:
                 rows, scratch, values, scales);
     decode_rows(plan->format, values, scales, rows, source.columns, target);
   }
-  const auto row_bytes = source.values->bytes.size() / static_cast<std::size_t>(source.rows);
-  MappedFile::release(source.values->bytes.subspan(static_cast<std::size_t>(row_begin) * row_bytes,
-                                                   static_cast<std::size_t>(rows) * row_bytes));
+  MappedFile::release(source.value_rows(row_begin, rows));
 }
 
 std::vector<float> LinearLayers::load_vector(const std::string& tensor) const {

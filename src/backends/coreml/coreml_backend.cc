@@ -9,7 +9,9 @@
 #include "backends/coreml/options.h"
 #include "backends/coreml/package.h"
 #include "backends/coreml/pte_container.h"
+#include "backends/export_config.h"
 #include "core/json.h"
+#include "core/links.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
 #include "diffulex_edge/backend.h"
@@ -23,16 +25,13 @@ namespace {
 namespace fs = std::filesystem;
 using coreml::LoweredPart;
 
-constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr std::int64_t kNeuralEngineLimit = std::int64_t{2} << 30U;  // of a weight file
 constexpr std::size_t kHashDigits = 64;
 constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20U;
 
-// 8-bit activations are those of mode static; a palette has no groups along the input.
+// A palette has no groups along the input.
 BackendConfig completed(BackendConfig config) {
-  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
-    config.quant_config.mode = QuantizationMode::STATIC;
-  }
+  config = with_static_mode(std::move(config));
   const auto palette = config.backend_options.find("palette");
   if (palette != config.backend_options.end() && palette->second == "true") {
     config.quant_config.palettes = true;
@@ -98,14 +97,13 @@ class CoreMLExport {
         positions_(model.graph, model.seq_len),
         distinct_(*model.checkpoint),
         settings_({.target = options_.target,
-                   .arithmetic = arithmetic_,
                    .fixed_length = lengths_.kind == InputLengths::Kind::kFixed,
                    .weights = {.arithmetic = arithmetic_,
                                .saturate_fp16 = config.quant_config.saturate_fp16,
                                .palette = options_.palette,
                                .palette_group = options_.palette_group,
                                .importance = &config.quant_config.input_importance,
-                               .has_sub_bytes = options_.target->release >= 18}}),
+                               .has_sub_bytes = options_.target->release >= coreml::kBlockwiseRelease}}),
         notes_(
             {.description = "diffulex-edge " + model.config.family,
              .user_defined = {{"com.diffulex-edge.version", std::string(version())},
@@ -121,30 +119,21 @@ class CoreMLExport {
   }
 
   ExportMetadata metadata() const {
-    ExportMetadata metadata;
-    metadata.method = options_.as_pte ? "forward" : "main";
-    metadata.seq_len = model_.seq_len;
-    metadata.activation_dtype = arithmetic_ == coreml::MilDtype::kFloat16 ? "fp16" : "fp32";
-    metadata.parameters = quantization_.parameters;
-    metadata.original_memory_mb = quantization_.original_memory_mb;
-    metadata.file_bytes = total_bytes();
-    metadata.warnings = model_.warnings;
-    metadata.warnings.insert(metadata.warnings.end(), quantization_.warnings.begin(), quantization_.warnings.end());
-    add_warnings(metadata.warnings);
-    std::int64_t stored = 0;
+    std::vector<StoredLayer> layers;
     for (const auto& part : parts_) {
-      metadata.layers.insert(metadata.layers.end(), part->layers.begin(), part->layers.end());
+      layers.insert(layers.end(), part->layers.begin(), part->layers.end());
     }
-    for (const StoredLayer& layer : metadata.layers) {
-      stored += layer.stored_bytes;
-    }
-    metadata.quantized_memory_mb = static_cast<double>(stored) / kMebibyte;
+    std::vector<std::string> warnings = quantization_.warnings;
+    add_warnings(warnings);
+    ExportMetadata metadata = describe_export(model_, quantization_, std::move(layers), warnings);
+    metadata.method = options_.as_pte ? "forward" : "main";
+    metadata.activation_dtype = arithmetic_ == coreml::MilDtype::kFloat16 ? "fp16" : "fp32";
+    metadata.file_bytes = total_bytes();
     return metadata;
   }
 
   void write(const fs::path& target, const RunControl& control) {
-    const fs::path name = target.has_filename() ? target : target.parent_path();  // without a slash at its end
-    if (!options_.as_pte && !options_.chunks_are_packages && name.extension() != ".mlpackage") {
+    if (!options_.as_pte && !options_.chunks_are_packages && without_slash(target).extension() != ".mlpackage") {
       throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
                   "name it with -o NAME.mlpackage");
     }
@@ -175,17 +164,8 @@ class CoreMLExport {
   }
 
   void check(const BackendConfig& config) const {
-    if (config.activation_dtype == ActivationDtype::INT8) {
-      if (config.quant_config.mode == QuantizationMode::DYNAMIC) {
-        throw Error(ErrorCode::kInvalidArgument, "activation dtype int8", "is mode static, not dynamic",
-                    "leave it out: mode dynamic computes in floating point with Core ML");
-      }
-      const auto is_static = [](const LayerPlan& layer) { return layer.activations.has_value(); };
-      if (std::ranges::none_of(quantization_.plan.layers, is_static)) {
-        throw Error(ErrorCode::kUnsupported, "activation dtype int8",
-                    "Core ML takes it with INT8 and INT4 weights only", "use --dtype int8");
-      }
-    }
+    check_not_dynamic(config, "leave it out: mode dynamic computes in floating point with Core ML");
+    check_some_layer_is_static(config, quantization_.plan, "Core ML");
     if (!options_.palette) {
       return;
     }

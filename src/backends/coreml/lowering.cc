@@ -13,22 +13,12 @@ namespace {
 
 using Id = MilFunction::Id;
 
-constexpr int kBlockwiseRelease = 18;  // constexpr_blockwise_shift_scale, scaled_dot_product_attention
-constexpr float kLeastNormalHalf = 6.103515625e-05F;
 // What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
 constexpr float kMasked = -1e4F;
 // Whole numbers up to here are exact in float16.
 constexpr std::int64_t kExactInHalf = 2048;
 
 std::string_view name_of(MilDtype dtype) { return dtype == MilDtype::kFloat16 ? "fp16" : "fp32"; }
-
-std::vector<std::int64_t> sizes_of(const Shape& shape) {
-  std::vector<std::int64_t> sizes;
-  for (const Dim& dim : shape) {
-    sizes.push_back(dim.value);
-  }
-  return sizes;
-}
 
 // A static activation's scale, as the arithmetic's type holds it.
 AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) {
@@ -68,7 +58,7 @@ class Lowering {
         positions_(positions),
         part_(part),
         settings_(settings),
-        arithmetic_(settings.arithmetic),
+        arithmetic_(settings.weights.arithmetic),
         result_(std::make_unique<LoweredPart>(*model.checkpoint, distinct, settings.weights)),
         mapped_(graph_.nodes().size()) {}
 
@@ -226,7 +216,7 @@ class Lowering {
 
   Id constant_floats(std::span<const float> values, const Shape& full, std::string_view name) {
     const BlobReference blob = result_->weights.add_computed(values);
-    return function().constant(blob_literal(arithmetic_, sizes_of(full), blob), name);
+    return function().constant(blob_literal(arithmetic_, sizes_at(full, model_.seq_len), blob), name);
   }
 
   Id mapped(ValueId value) {

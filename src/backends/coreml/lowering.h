@@ -39,9 +39,8 @@ struct LoweredPart {
 
 struct LoweringSettings {
   const DeploymentTarget* target = nullptr;
-  MilDtype arithmetic = MilDtype::kFloat16;
   bool fixed_length = true;  // else any length up to the model's
-  WeightSettings weights;
+  WeightSettings weights;    // their arithmetic is that of the whole program
 };
 
 // `positions` are those of model.graph at the model's length. Throws Error{kUnsupported} for a format that the target

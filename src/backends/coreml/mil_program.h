@@ -31,6 +31,9 @@ enum class MilDtype : std::int32_t {
   kUint4 = 35,
 };
 
+// 2^-14: below it, float16 loses bits, and some units all of it.
+inline constexpr float kLeastNormalHalf = 6.103515625e-05F;
+
 // A sequence dimension is written as unknown: its length is the caller's. Rank 0 is a scalar.
 struct MilType {
   MilDtype dtype = MilDtype::kFloat32;

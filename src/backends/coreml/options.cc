@@ -16,7 +16,6 @@ constexpr std::array kTargets = {
 };
 // macOS 13 came with iOS 16, and so on.
 constexpr std::array<std::string_view, 3> kMacNames = {"macOS13", "macOS14", "macOS15"};
-constexpr int kPaletteGroupRelease = 18;
 
 std::int64_t parse_count(const std::string& option, const std::string& text, std::int64_t least) {
   std::int64_t value = 0;
@@ -86,7 +85,7 @@ Options parse_options(const BackendConfig& config) {
   if (options.palette_group > 0 && !options.palette) {
     throw Error(ErrorCode::kInvalidArgument, "palette group", "is given without palettes", "add --palette");
   }
-  if (options.palette_group > 0 && options.target->release < kPaletteGroupRelease) {
+  if (options.palette_group > 0 && options.target->release < kBlockwiseRelease) {
     throw Error(ErrorCode::kUnsupported, "palette group",
                 "groups of rows with tables of their own need the deployment target iOS18 or macOS15",
                 "leave it out for one table a weight");

@@ -25,6 +25,8 @@ const DeploymentTarget& deployment_target(int release);
 
 // The first release with `quantize` and `dequantize`, which mode static needs.
 inline constexpr int kStaticRelease = 17;
+// The first release with scales for blocks, types of less than 8 bits, tables for groups of rows, and fused attention.
+inline constexpr int kBlockwiseRelease = 18;
 
 struct Options {
   const DeploymentTarget* target = nullptr;

@@ -26,14 +26,6 @@ std::int32_t array_dtype(MilDtype dtype) {
   }
 }
 
-std::vector<std::int64_t> sizes_at(const Shape& shape, std::int64_t length) {
-  std::vector<std::int64_t> sizes;
-  for (const Dim& dim : shape) {
-    sizes.push_back(dim.is_sequence ? length : dim.value);
-  }
-  return sizes;
-}
-
 void add_sizes(pbf_writer& writer, protozero::pbf_tag_type tag, const std::vector<std::int64_t>& sizes) {
   writer.add_packed_int64(tag, sizes.begin(), sizes.end());
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "backends/coreml/weight_file.h"
@@ -11,6 +10,7 @@
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 #include "quant/palette.h"
+#include "quant/weight_decoder.h"
 #include "quant/weight_encoder.h"
 #include "quant/weight_stream.h"
 
@@ -20,20 +20,9 @@ namespace {
 constexpr std::int64_t kAlignment = 64;
 constexpr auto kHeadBytes = static_cast<std::int64_t>(sizeof(FileHead));
 constexpr auto kMetadataBytes = static_cast<std::int64_t>(sizeof(BlobMetadata));
-constexpr float kLeastNormalHalf = 6.103515625e-05F;  // 2^-14: below it, float16 loses bits, and some units all of it
 constexpr std::size_t kPaletteSize = 16;
 
 std::int64_t align(std::int64_t value) { return (value + kAlignment - 1) / kAlignment * kAlignment; }
-
-std::vector<float> widen(std::span<const std::byte> scales, ElementType type) {
-  std::vector<float> result(scales.size() / (type == ElementType::kF32 ? 4 : 2));
-  if (type == ElementType::kF32) {
-    std::memcpy(result.data(), scales.data(), scales.size());
-  } else {
-    kernels::bf16_to_f32(reinterpret_cast<const std::uint16_t*>(scales.data()), result.data(), result.size());
-  }
-  return result;
-}
 
 int signed_nibble(std::uint8_t nibble) { return static_cast<int>(nibble) - 8; }
 
@@ -220,7 +209,7 @@ void WeightStore::write_encoded(const Matrix& matrix, const Write& write, std::i
                                 std::span<std::byte> values, std::span<const std::byte> scales) const {
   const bool packed = matrix.stored.storage == MatrixStorage::kInt4;
   if (!scales.empty()) {
-    std::vector<float> wide = widen(scales, matrix.format.scale_type);
+    std::vector<float> wide = load_scales(scales, matrix.format.scale_type);
     if (is_half()) {
       make_scales_normal(wide, values, packed, matrix.layer);
     }
@@ -284,6 +273,7 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
         encode_rows(matrix.source, float_format(ElementType::kF32), {}, row_begin, count, scratch,
                     std::as_writable_bytes(wanted), {});
         take(row_begin, std::span<const float>(wanted));
+        MappedFile::release(matrix.source.value_rows(row_begin, count));
         if (control.stop.stop_requested()) {
           throw Error(ErrorCode::kCancelled, {}, "stopped");
         }
@@ -300,9 +290,6 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
     });
     const std::vector<std::byte> table = narrow(palette);
     write(blobs_[matrix.scales].data() + parts[item].table * static_cast<std::int64_t>(table.size()), table);
-    if (parts[item].table + 1 == matrix.stored.tables_count) {
-      MappedFile::release(matrix.source.values->bytes);
-    }
   });
 }
 

@@ -1,9 +1,9 @@
 #include "backends/xnnpack/weight_store.h"
 
-#include <cstring>
 #include <utility>
 
 #include "quant/kernels/kernels.h"
+#include "quant/weight_decoder.h"
 #include "quant/weight_encoder.h"
 
 namespace diffulex_edge::xnnpack {
@@ -15,16 +15,6 @@ constexpr std::int64_t kScalesAlignment = 16;
 
 std::int64_t align(std::int64_t value, std::int64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
-}
-
-std::vector<float> to_float(std::span<const std::byte> scales, ElementType type) {
-  std::vector<float> result(scales.size() / (type == ElementType::kF32 ? 4 : 2));
-  if (type == ElementType::kF32) {
-    std::memcpy(result.data(), scales.data(), scales.size());
-  } else {
-    kernels::bf16_to_f32(reinterpret_cast<const std::uint16_t*>(scales.data()), result.data(), result.size());
-  }
-  return result;
 }
 
 // A tied weight may be stored in several formats: each has a name of its own.
@@ -149,7 +139,7 @@ void WeightStore::write_tile(const Stream& stream, const EncodedTile& tile, cons
     write(*parts.scales_segment, first_scale * stream.format.scale_bytes(), tile.scales);
   }
   if (stream.appended_scales || !stream.receivers.empty()) {
-    const std::vector<float> scales = to_float(tile.scales, stream.format.scale_type);
+    const std::vector<float> scales = load_scales(tile.scales, stream.format.scale_type);
     if (stream.appended_scales) {
       write(parts.values_segment, parts.scales_offset + first_scale * 4, std::as_bytes(std::span(scales)));
     }

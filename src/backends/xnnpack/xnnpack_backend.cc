@@ -1,8 +1,8 @@
 // Plans, lowers and writes a .pte file.
 
-#include <algorithm>
 #include <utility>
 
+#include "backends/export_config.h"
 #include "backends/xnnpack/lowering.h"
 #include "core/output_file.h"
 #include "diffulex_edge/backend.h"
@@ -12,7 +12,6 @@ namespace diffulex_edge {
 namespace {
 
 constexpr std::int64_t kSegmentAlignment = 128;
-constexpr double kMebibyte = 1024.0 * 1024.0;
 
 std::int64_t align(std::int64_t value) {
   return (value + kSegmentAlignment - 1) / kSegmentAlignment * kSegmentAlignment;
@@ -68,36 +67,17 @@ void write_file(const xnnpack::LoweredProgram& lowered, const FileLayout& layout
   file.commit();
 }
 
-// 8-bit activations are those of mode static, whose layers begin and end in FP32.
-BackendConfig with_mode(BackendConfig config) {
-  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
-    config.quant_config.mode = QuantizationMode::STATIC;
-  }
-  return config;
-}
-
 void check_activation_dtype(const BackendConfig& config) {
   if (config.activation_dtype == ActivationDtype::INT16) {
     throw Error(ErrorCode::kUnsupported, "activation dtype int16", "is not available with XNNPACK",
                 "use --mode static or dynamic for 8-bit activations");
   }
-  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::DYNAMIC) {
-    throw Error(ErrorCode::kInvalidArgument, "activation dtype int8", "is mode static, not dynamic",
-                "leave it out: mode dynamic has 8-bit activations of its own");
-  }
-}
-
-// That some layer has the 8-bit activations that were asked for.
-void check_some_layer_is_static(const QuantizationPlan& plan) {
-  if (std::ranges::none_of(plan.layers, [](const LayerPlan& layer) { return layer.activations.has_value(); })) {
-    throw Error(ErrorCode::kUnsupported, "activation dtype int8", "XNNPACK takes it with INT8 and INT4 weights only",
-                "use --dtype int8");
-  }
+  check_not_dynamic(config, "leave it out: mode dynamic has 8-bit activations of its own");
 }
 
 }  // namespace
 
-XNNPACKBackend::XNNPACKBackend(BackendConfig config) : EdgeBackend(with_mode(std::move(config))) {}
+XNNPACKBackend::XNNPACKBackend(BackendConfig config) : EdgeBackend(with_static_mode(std::move(config))) {}
 
 ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::path* target, const RunControl& control) {
   if (!config().backend_options.empty()) {
@@ -111,31 +91,18 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::pa
   const ActivationDtype activation_dtype = config().activation_dtype.value_or(ActivationDtype::FP32);
   check_activation_dtype(config());
   const QuantizationResult quantization = quantize_model(model, config().quant_config);
-  if (activation_dtype == ActivationDtype::INT8) {
-    check_some_layer_is_static(quantization.plan);
-  }
+  check_some_layer_is_static(config(), quantization.plan, "XNNPACK");
   const auto lowered = xnnpack::lower(model, quantization, activation_dtype);
   const FileLayout layout = lay_out(*lowered);
   if (target != nullptr) {
     write_file(*lowered, layout, *target, control);
   }
 
-  ExportMetadata metadata;
+  ExportMetadata metadata = describe_export(model, quantization, lowered->layers, lowered->warnings);
   metadata.method = "forward";
-  metadata.seq_len = model.seq_len;
   metadata.activation_dtype = to_string(activation_dtype);
-  metadata.parameters = quantization.parameters;
-  metadata.original_memory_mb = quantization.original_memory_mb;
   metadata.file_bytes = layout.file_bytes();
   metadata.operators_outside_delegate = lowered->program.kernel_names();
-  metadata.layers = lowered->layers;
-  metadata.warnings = model.warnings;
-  metadata.warnings.insert(metadata.warnings.end(), lowered->warnings.begin(), lowered->warnings.end());
-  std::int64_t stored = 0;
-  for (const StoredLayer& layer : metadata.layers) {
-    stored += layer.stored_bytes;
-  }
-  metadata.quantized_memory_mb = static_cast<double>(stored) / kMebibyte;
   return metadata;
 }
 

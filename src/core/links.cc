@@ -1,0 +1,29 @@
+#include "core/links.h"
+
+#include <system_error>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+
+namespace fs = std::filesystem;
+
+fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+
+fs::path without_slash(const fs::path& path) { return path.has_filename() ? path : path.parent_path(); }
+
+fs::path follow_links(const fs::path& target, bool to_folder) {
+  constexpr int kMostLinks = 40;
+  std::error_code error;
+  fs::path path = target;
+  for (int links = 0; fs::is_symlink(path, error); ++links) {
+    if (links == kMostLinks) {
+      throw Error(ErrorCode::kIo, target.string(), "can't follow the link: it leads back to itself");
+    }
+    const fs::path next = folder_of(path) / fs::read_symlink(path, error);
+    path = to_folder ? without_slash(next) : next;
+  }
+  return path;
+}
+
+}  // namespace diffulex_edge
