@@ -7,20 +7,27 @@ BIN := build/release/bin/diffulex-edge
 WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build demo test test-unit test-asan test-aarch64 test-integration test-package bench bench-coreml \
+.PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package bench bench-coreml \
   bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
-	cmake --build --preset release
+	cmake --build --preset release --target programs
 
 ## The main job on the bundled model: every format, run in ExecuTorch, in one table.
 demo: build $(VENV)/test.stamp
 	$(VENV)/bin/python examples/demo.py --command $(BIN)
 
-test: test-unit test-asan test-aarch64 test-package test-integration
+## The unit tests run with sanitizers and the command that the integration tests run is the optimized one; the kernels,
+## whose code the optimizer makes, are tested as they ship.
+test: test-kernels test-asan test-aarch64 test-package test-integration
 
+test-kernels: build
+	build/release/bin/kernels_test --gtest_brief=1
+
+## All unit tests, optimized and without sanitizers: what one runs while writing code.
 test-unit: build
+	cmake --build --preset release
 	ctest --preset release -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 test-asan: build/packages.stamp
