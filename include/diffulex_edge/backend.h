@@ -152,6 +152,23 @@ class CoreMLBackend final : public EdgeBackend {
   ExportMetadata run(const Model& model, const std::filesystem::path* target, const RunControl& control) override;
 };
 
+// Folders with an ONNX model (model.onnx, model.onnx.data), a manifest.json and, in mode static, encodings.json; for
+// each SoC asked for a folder with a context binary for its NPU, if the vendor's compiler is at hand: the Python
+// package onnxruntime-qnn. One length of input. Options: soc (names with commas, such as SM8550,SM8650), qnn_python
+// (the interpreter that has the package; default: $VIRTUAL_ENV's, then python3).
+// In mode static every activation is an integer of 16 bits, or 8 with activation_dtype INT8.
+class QNNBackend final : public EdgeBackend {
+ public:
+  // activation_dtype INT8 or INT16 is mode STATIC: it replaces WEIGHT_ONLY in config().
+  explicit QNNBackend(BackendConfig config = {});
+  void check_config() const override;
+  std::string_view name() const override { return "qnn"; }
+  Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
+
+ protected:
+  ExportMetadata run(const Model& model, const std::filesystem::path* target, const RunControl& control) override;
+};
+
 // Backends by name. The library's own are registered from the start; others can be added at any time, from any thread.
 class BackendRegistry {
  public:

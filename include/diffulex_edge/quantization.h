@@ -80,6 +80,12 @@ struct QuantizationConfig {
   // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj"). Every linear layer that becomes
   // INT8, or INT4 with one scale for each channel, needs an entry; others are not looked at.
   std::map<std::string, LayerActivations, std::less<>> activations;
+  // STATIC: bits of an activation, 8 or 16. Ranges of 16-bit ones cover all that calibration saw.
+  int activation_bits = 8;
+  // STATIC: every value of the graph is an integer, not the quantized layers' inputs and outputs alone. For backends
+  // that compute so (QNN); needs graph_activations, which calibration fills.
+  bool static_everywhere = false;
+  std::optional<GraphActivations> graph_activations;
   // INT4 as palettes: tables of 16 values that k-means finds. For backends that have them (Core ML); `group_size` and
   // `method` say nothing then.
   bool palettes = false;

@@ -140,6 +140,7 @@ struct BackendRegistry::State {
 };
 
 BackendRegistry::BackendRegistry() : state_(std::make_shared<State>()) {
+  state_->factories["qnn"] = [](BackendConfig config) { return std::make_unique<QNNBackend>(std::move(config)); };
   state_->factories["coreml"] = [](BackendConfig config) { return std::make_unique<CoreMLBackend>(std::move(config)); };
   state_->factories["xnnpack"] = [](BackendConfig config) {
     return std::make_unique<XNNPACKBackend>(std::move(config));

@@ -15,8 +15,11 @@ BackendConfig with_static_mode(BackendConfig config) {
 }
 
 void check_not_dynamic(const BackendConfig& config, const std::string& advice) {
-  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::DYNAMIC) {
-    throw Error(ErrorCode::kInvalidArgument, "activation dtype int8", "is mode static, not dynamic", advice);
+  const bool has_integers =
+      config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
+  if (has_integers && config.quant_config.mode == QuantizationMode::DYNAMIC) {
+    throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
+                "is mode static, not dynamic", advice);
   }
 }
 

@@ -11,8 +11,8 @@ namespace diffulex_edge {
 // Activations in INT8 are those of mode static: they make mode weight_only static.
 BackendConfig with_static_mode(BackendConfig config);
 
-// Throws Error where activations in INT8 were asked for: kInvalidArgument with mode dynamic, whose `advice` is the
-// backend's own; and kUnsupported, naming the backend, where no layer of the plan has them.
+// Throws Error where activations in integers were asked for: kInvalidArgument with mode dynamic, whose `advice` is the
+// backend's own; and, for INT8, kUnsupported, naming the backend, where no layer of the plan has them.
 void check_not_dynamic(const BackendConfig& config, const std::string& advice);
 void check_some_layer_is_static(const BackendConfig& config, const QuantizationPlan& plan, const std::string& backend);
 

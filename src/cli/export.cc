@@ -29,16 +29,16 @@ struct ExportArguments {
   std::optional<std::string> activation_dtype;
   std::optional<std::string> seq_len;
   CoreMLArguments coreml;
-  std::optional<std::string> soc;
+  QNNArguments qnn;
   ReportFile report;
   std::string command_line;
   bool dry_run = false;
 };
 
 void run(const ExportArguments& arguments, std::stop_token stop) {
-  refuse(arguments.soc, "--soc", "belongs to the QNN backend");
   BackendConfig config;
   config.backend_options = arguments.coreml.options(arguments.backend);
+  config.backend_options.merge(arguments.qnn.options(arguments.backend));
   if (arguments.activation_dtype) {
     config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
   }
@@ -102,20 +102,20 @@ Command add_export(CLI::App& app, std::string command_line) {
   const auto arguments = std::make_shared<ExportArguments>();
   arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
-  command->add_option("-o,--output", arguments->output, "The file to write")->required();
-  command->add_option("--backend", arguments->backend, "xnnpack (default) or coreml");
+  command->add_option("-o,--output", arguments->output, "The file to write; qnn: a folder")->required();
+  command->add_option("--backend", arguments->backend, "xnnpack (default), coreml or qnn");
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
   command->add_option(
       "--activation-dtype", arguments->activation_dtype,
       "Type in which activations flow: fp32 (default; with coreml for --dtype fp32 alone) or fp16; int8: "
-      "the same as --mode static");
+      "the same as --mode static; qnn: int16 (default of --mode static) or int8");
   command->add_option(
       "--seq-len", arguments->seq_len,
       "Input in tokens (default: the model's limit, at most 1024). xnnpack: the longest one, shorter ones "
-      "run too; coreml: exactly that, several (64,128), or a range (8..512)");
+      "run too; coreml: exactly that, several (64,128), or a range (8..512); qnn: exactly that");
   arguments->coreml.add_to(*command);
-  command->add_option("--soc", arguments->soc, "QNN")->group("");
+  arguments->qnn.add_to(*command);
   arguments->report.add_to(*command);
   command->add_flag("--dry-run", arguments->dry_run,
                     "Predict the exact size and the formats; read no weights, write nothing");

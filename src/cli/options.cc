@@ -119,10 +119,34 @@ std::map<std::string, std::string> CoreMLArguments::options(const std::string& b
   return options;
 }
 
-void refuse(const std::optional<std::string>& value, const std::string& option, const std::string& reason) {
-  if (value) {
-    throw Error(ErrorCode::kUnsupported, option, reason);
+void QNNArguments::add_to(CLI::App& command) {
+  const std::string group = "QNN";
+  command
+      .add_option("--soc", socs,
+                  "Compile a context binary for this SoC as well, such as SM8650; may be repeated. Needs the Python "
+                  "package onnxruntime-qnn")
+      ->group(group);
+  command
+      .add_option("--qnn-python", python,
+                  "The Python interpreter that has onnxruntime-qnn (default: $VIRTUAL_ENV's, then python3)")
+      ->group(group);
+}
+
+std::map<std::string, std::string> QNNArguments::options(const std::string& backend) const {
+  if (backend != "qnn") {
+    refuse_given({{"--soc", !socs.empty()}, {"--qnn-python", python.has_value()}}, "belongs to the QNN backend",
+                 "add --backend qnn, or leave it out");
+    return {};
   }
+  std::map<std::string, std::string> options;
+  for (const std::string& soc : socs) {
+    std::string& all = options["soc"];
+    all += (all.empty() ? "" : ",") + soc;
+  }
+  if (python) {
+    options["qnn_python"] = *python;
+  }
+  return options;
 }
 
 void refuse_given(std::initializer_list<GivenOption> options, const std::string& reason, const std::string& advice) {

@@ -75,6 +75,16 @@ struct CoreMLArguments {
   std::map<std::string, std::string> options(const std::string& backend) const;
 };
 
+// Options of `--backend qnn`.
+struct QNNArguments {
+  std::vector<std::string> socs;
+  std::optional<std::string> python;
+
+  void add_to(CLI::App& command);
+  // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given for another backend.
+  std::map<std::string, std::string> options(const std::string& backend) const;
+};
+
 // An option, and whether it was given.
 struct GivenOption {
   const char* name = nullptr;
@@ -82,8 +92,5 @@ struct GivenOption {
 };
 // Throws Error{kInvalidArgument} naming the first one that was given.
 void refuse_given(std::initializer_list<GivenOption> options, const std::string& reason, const std::string& advice);
-
-// Throws Error{kUnsupported} if an option of a later version was given.
-void refuse(const std::optional<std::string>& value, const std::string& option, const std::string& reason);
 
 }  // namespace diffulex_edge::cli

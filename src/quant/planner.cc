@@ -195,6 +195,9 @@ class Planner {
   }
 
   void set_activations(LayerPlan& layer) const {
+    if (config_.static_everywhere) {
+      return;  // the ranges are those of the graph's values
+    }
     if (layer.format.granularity == Granularity::kGroup) {
       throw Error(ErrorCode::kUnsupported, layer.layer, "mode static has no kernel for INT4 weights in groups",
                   "use --dtype int8, --group-size 0, or --mode dynamic");

@@ -19,6 +19,9 @@ namespace diffulex_edge {
 namespace {
 
 bool is_static(const QuantizationConfig& config) {
+  if (config.mode == QuantizationMode::STATIC && config.static_everywhere) {
+    return true;
+  }
   const auto has_kernel = [](QuantizationDtype dtype, std::int64_t group_size) {
     return dtype == QuantizationDtype::INT8 || (dtype == QuantizationDtype::INT4 && group_size == 0);
   };
@@ -77,6 +80,10 @@ class ActivationCalibrator {
     result_.sequences = static_cast<std::int64_t>(data.inputs.size());
     result_.tokens = executor_.tokens();
     result_.masked_tokens = std::ranges::count(masked_, true);
+    if (config_.static_everywhere) {
+      config_.graph_activations = GraphActivations{.values = {}, .scores = {}};
+      config_.graph_activations->values.resize(model.graph.nodes().size());
+    }
   }
 
   CalibrationResult run() {
@@ -88,12 +95,15 @@ class ActivationCalibrator {
       } else {
         executor_.step();
       }
+      if (config_.static_everywhere) {
+        observe_value(*node);
+      }
       if (control_.on_progress) {
         control_.on_progress(
             {.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total, .in_bytes = false});
       }
     }
-    if (quantizes_head()) {
+    if (quantizes_head() || config_.static_everywhere) {
       observe_head();
     }
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -125,6 +135,21 @@ class ActivationCalibrator {
     result_.statistics.push_back(std::move(statistics));
   }
 
+  // What the last step made.
+  void observe_value(const Node& node) {
+    CalibrationOptions options = options_;
+    if (config_.activation_bits > 8) {
+      options.observer = Observer::MIN_MAX;
+    }
+    GraphActivations& found = *config_.graph_activations;
+    const ValueId value = executor_.last();
+    const std::string where = node.name.empty() ? std::string(to_string(node.op)) : node.name;
+    found.values[static_cast<std::size_t>(value)] = observe_values(where, executor_.value(value).data, options);
+    if (node.op == Op::kAttention) {
+      found.scores[value] = executor_.scores();
+    }
+  }
+
   bool quantizes_head() const {
     std::optional<QuantizationDtype> dtype = config_.head_dtype;
     if (const auto found = config_.layer_formats.find("lm_head"); found != config_.layer_formats.end()) {
@@ -148,6 +173,9 @@ class ActivationCalibrator {
       output.min = std::min(output.min, part.min);
       output.max = std::max(output.max, part.max);
     });
+    if (config_.static_everywhere) {
+      config_.graph_activations->values[static_cast<std::size_t>(model_.graph.output())] = output;
+    }
     config_.activations[head.name] = statistics.chosen;
     result_.statistics.push_back(std::move(statistics));
   }
@@ -168,7 +196,8 @@ class ActivationCalibrator {
 }  // namespace
 
 bool needs_calibration(const Model& model, const QuantizationConfig& config) {
-  return (is_static(config) && config.activations.empty()) ||
+  const bool has_ranges = config.static_everywhere ? config.graph_activations.has_value() : !config.activations.empty();
+  return (is_static(config) && !has_ranges) ||
          (uses_inputs(config.method) && !model.stored_quantization);
 }
 
@@ -202,8 +231,14 @@ CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_op
   if (uses_inputs(config.method) || weighs) {
     CalibrationResult rounding = round_with_calibration(model, result.config, data, options, workspace, control);
     result.model = load_model(workspace, model_options);
+    GraphActivations values = result.config.graph_activations.value_or(GraphActivations{});
     result.config = default_quantization_config(result.model);
     result.config.saturate_fp16 = config.saturate_fp16;
+    result.config.activation_bits = config.activation_bits;
+    result.config.static_everywhere = config.static_everywhere;
+    if (config.static_everywhere) {
+      result.config.graph_activations = std::move(values);
+    }
     if (result.calibration) {
       rounding.statistics = std::move(result.calibration->statistics);
       rounding.seconds += result.calibration->seconds;

@@ -174,7 +174,7 @@ void Executor::for_each_row(std::int64_t rows, const std::function<void(std::int
                });
 }
 
-Activations Executor::execute(const Node& node) const {
+Activations Executor::execute(const Node& node) {
   switch (node.op) {
     case Op::kPositions:
       return positions();
@@ -272,7 +272,7 @@ Activations Executor::rope(const Node& node) const {
 
 // Softmax(scale * q k^T + mask) v for each head of each sequence. Keys beyond the last block that a tile of queries
 // sees are not touched.
-Activations Executor::attention(const Node& node) const {
+Activations Executor::attention(const Node& node) {
   const Activations& q = value(node.inputs[0]);
   const Activations& k = value(node.inputs[1]);
   const Activations& v = value(node.inputs[2]);
@@ -306,6 +306,7 @@ Activations Executor::attention(const Node& node) const {
   }
   Activations result = like(q.rows, q.width);
   std::vector<std::vector<float>> scratch(thread_count(control_));
+  std::vector<ActivationRange> ranges(scratch.size());
   parallel_for(items.size(), control_, [&](std::size_t index, std::size_t worker) {
     const Item& item = items[index];
     const std::int64_t queries = std::min(kAttentionRows, item.length - item.query);
@@ -322,12 +323,20 @@ Activations Executor::attention(const Node& node) const {
     for (std::int64_t i = 0; i < queries; ++i) {
       float* row = scores.data() + i * keys;
       const std::int64_t seen = seen_by(item.query + i);
+      const auto [least, greatest] = std::minmax_element(row, row + seen);
+      ranges[worker].min = std::min(ranges[worker].min, *least);
+      ranges[worker].max = std::max(ranges[worker].max, *greatest);
       kernels::softmax_row(row, static_cast<std::size_t>(seen));
       std::fill(row + seen, row + keys, 0.0F);
     }
     multiply({.m = queries, .n = head_dim, .k = keys}, scores.data(), keys, v.data.data() + kv_at, v.width,
              result.data.data() + q_at, q.width);
   });
+  scores_ = {};
+  for (const ActivationRange& range : ranges) {
+    scores_.min = std::min(scores_.min, range.min);
+    scores_.max = std::max(scores_.max, range.max);
+  }
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "diffulex_edge/activations.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/runtime.h"
@@ -56,6 +57,10 @@ class Executor {
   // Multiplies a value's columns, for layers that were made to expect it.
   void scale_columns(ValueId id, std::span<const float> factors);
 
+  // The least and greatest attention score, scale * q k^T without the mask, that the last step computed for a pair that
+  // sees each other.
+  const ActivationRange& scores() const { return scores_; }
+
   std::int64_t tokens() const { return tokens_; }
   // Where each sequence begins among the tokens; one more entry than sequences.
   const std::vector<std::int64_t>& offsets() const { return offsets_; }
@@ -68,12 +73,12 @@ class Executor {
 
  private:
   void advance();
-  Activations execute(const Node& node) const;
+  Activations execute(const Node& node);
   Activations embedding(const Node& node) const;
   Activations linear(const Node& node) const;
   Activations rms_norm(const Node& node) const;
   Activations rope(const Node& node) const;
-  Activations attention(const Node& node) const;
+  Activations attention(const Node& node);
   Activations swiglu(const Node& node) const;
   Activations positions() const;
   Activations binary(const Node& node) const;
@@ -91,6 +96,7 @@ class Executor {
   std::vector<std::size_t> last_use_;  // of each value: the node that uses it last
   std::size_t position_ = 0;
   ValueId last_ = -1;
+  ActivationRange scores_;
 };
 
 // The logits of every sequence, as forward() gives them.

@@ -1,0 +1,52 @@
+// From the model graph and its quantization plan to an ONNX graph that Qualcomm's compiler takes whole.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/qnn/data_store.h"
+#include "backends/qnn/onnx_graph.h"
+#include "diffulex_edge/backend.h"
+#include "graph/position_values.h"
+
+namespace diffulex_edge::qnn {
+
+// The name of the file of external data, beside the model's.
+inline constexpr std::string_view kDataFile = "model.onnx.data";
+
+// How a value is stored in integers: (q - zero_point) * scale, q unsigned.
+struct Encoding {
+  int bits = 16;
+  float scale = 1.0F;
+  std::int32_t zero_point = 0;
+
+  friend auto operator<=>(const Encoding&, const Encoding&) = default;
+};
+// That covers `range` and holds 0 exactly.
+Encoding choose_encoding(const ActivationRange& range, int bits);
+
+struct LoweringSettings {
+  OnnxDtype arithmetic = OnnxDtype::kFloat;  // or kFloat16: of floating-point values
+  bool is_static = false;                    // every value in integers, with ranges from graph_activations
+};
+
+struct LoweredModel {
+  LoweredModel(const Checkpoint& checkpoint, DistinctTensors& distinct, bool saturate_fp16)
+      : graph(std::string(kDataFile)), data(checkpoint, distinct, saturate_fp16) {}
+
+  OnnxGraph graph;
+  DataStore data;
+  std::vector<StoredLayer> layers;
+  std::map<std::string, Encoding> encodings;  // mode static: of each operator's output that is quantized, by name
+  bool dynamic_as_weight_only = false;        // some layer has integer weights and floating-point activations instead
+  bool has_blocks = false;                    // some weight has scales for blocks, which not every NPU takes
+};
+
+// `positions` are those of model.graph at the model's length. Errors: kUnsupported for what QNN has no operator for,
+// kInvalidArgument for missing or impossible ranges.
+std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
+                                    DistinctTensors& distinct, const LoweringSettings& settings);
+
+}  // namespace diffulex_edge::qnn

@@ -1,0 +1,20 @@
+// What the QNN backend's options mean.
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include "backends/qnn/soc.h"
+#include "diffulex_edge/backend.h"
+
+namespace diffulex_edge::qnn {
+
+struct Options {
+  std::vector<const Soc*> socs;   // to compile for; none: the ONNX model alone
+  std::filesystem::path python;   // interpreter with the vendor's compiler; empty: found by itself
+};
+
+// From BackendConfig::backend_options. Error{kInvalidArgument} for unknown options and values.
+Options parse_options(const BackendConfig& config);
+
+}  // namespace diffulex_edge::qnn

@@ -1,0 +1,106 @@
+#include "backends/qnn/package.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/json.h"
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge::qnn {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 24U;
+
+std::string_view name_of(OnnxDtype dtype) {
+  switch (dtype) {
+    case OnnxDtype::kFloat:
+      return "float32";
+    case OnnxDtype::kFloat16:
+      return "float16";
+    case OnnxDtype::kUint8:
+      return "uint8";
+    case OnnxDtype::kInt8:
+      return "int8";
+    case OnnxDtype::kUint16:
+      return "uint16";
+    case OnnxDtype::kInt32:
+      return "int32";
+    case OnnxDtype::kInt64:
+      return "int64";
+    case OnnxDtype::kInt4:
+      return "int4";
+  }
+  return "unknown";
+}
+
+Json describe_tensor(const OnnxGraph& graph, OnnxGraph::Id value) {
+  return {{"name", graph.name(value)}, {"dtype", name_of(graph.type(value).dtype)}, {"shape", graph.type(value).sizes}};
+}
+
+}  // namespace
+
+std::string describe_encodings(const std::map<std::string, Encoding>& encodings) {
+  Json activations = Json::object();
+  for (const auto& [name, encoding] : encodings) {
+    const double steps = std::ldexp(1.0, encoding.bits) - 1.0;
+    const auto scale = static_cast<double>(encoding.scale);
+    activations[name] = Json::array({{{"bitwidth", encoding.bits},
+                                      {"dtype", "int"},
+                                      {"is_symmetric", "False"},
+                                      {"max", (steps - encoding.zero_point) * scale},
+                                      {"min", -encoding.zero_point * scale},
+                                      {"offset", -encoding.zero_point},
+                                      {"scale", scale}}});
+  }
+  const Json all{{"version", "0.6.1"}, {"activation_encodings", activations}, {"param_encodings", Json::object()}};
+  return all.dump(1) + "\n";
+}
+
+std::string describe_package(const LoweredModel& lowered, const ManifestFacts& facts) {
+  Json manifest{{"format", kManifestFormat}, {"version", 1}};
+  for (const auto& [key, value] : facts.notes) {
+    manifest[key] = value;
+  }
+  manifest["model"] = {{"file", kModelFile},
+                       {"sha256", facts.model_sha256},
+                       {"data_file", kDataFile},
+                       {"data_bytes", lowered.data.file_bytes()}};
+  for (const OnnxGraph::Id value : lowered.graph.inputs()) {
+    manifest["inputs"].push_back(describe_tensor(lowered.graph, value));
+  }
+  for (const OnnxGraph::Id value : lowered.graph.outputs()) {
+    manifest["outputs"].push_back(describe_tensor(lowered.graph, value));
+  }
+  if (!lowered.encodings.empty()) {
+    manifest["encodings_file"] = kEncodingsFile;
+  }
+  manifest["compiler"] = facts.compiler.empty() ? Json() : Json(facts.compiler);
+  manifest["contexts"] = Json::array();
+  for (const PackagedContext& packaged : facts.contexts) {
+    const std::filesystem::path folder(packaged.soc->name);
+    manifest["contexts"].push_back({{"soc", packaged.soc->name},
+                                    {"soc_model", packaged.soc->model},
+                                    {"htp_arch", packaged.soc->htp_architecture},
+                                    {"model", (folder / packaged.context.model.filename()).string()},
+                                    {"binary", (folder / packaged.context.binary.filename()).string()},
+                                    {"graph", packaged.context.graph_name},
+                                    {"bytes", packaged.context.bytes},
+                                    {"sha256", packaged.sha256},
+                                    {"compile_seconds", packaged.context.seconds},
+                                    {"compile_peak_rss_bytes", packaged.context.peak_rss_bytes}});
+  }
+  return manifest.dump(2) + "\n";
+}
+
+bool is_package(const std::filesystem::path& folder) {
+  try {
+    const nlohmann::json manifest = read_json_file(folder / kManifestFile, kMaxManifestBytes);
+    return manifest.is_object() && manifest.value("format", nlohmann::json()) == kManifestFormat;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace diffulex_edge::qnn

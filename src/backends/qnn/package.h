@@ -1,0 +1,43 @@
+// The files beside the ONNX model: what a program needs to know of it without opening it.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backends/qnn/compiler.h"
+#include "backends/qnn/lowering.h"
+#include "backends/qnn/soc.h"
+
+namespace diffulex_edge::qnn {
+
+inline constexpr const char* kModelFile = "model.onnx";
+inline constexpr const char* kEncodingsFile = "encodings.json";
+inline constexpr const char* kManifestFile = "manifest.json";
+inline constexpr const char* kManifestFormat = "diffulex-edge-qnn";
+
+// Encodings of activations in the layout of AIMET 0.6.1: for each tensor bitwidth, scale, offset (-zero_point), min, max.
+std::string describe_encodings(const std::map<std::string, Encoding>& encodings);
+
+// A context binary for one SoC.
+struct PackagedContext {
+  const Soc* soc = nullptr;
+  CompiledContext context;
+  std::string sha256;  // of the binary
+};
+
+struct ManifestFacts {
+  std::map<std::string, std::string> notes;  // of the export: options, version, the source's hash
+  std::string model_sha256;                  // of model.onnx
+  std::string compiler;                      // its version; empty where none was there
+  std::vector<PackagedContext> contexts;
+};
+
+// JSON, ends with a line break.
+std::string describe_package(const LoweredModel& lowered, const ManifestFacts& facts);
+
+// Whether the folder was made by this backend, so that a new one may take its place.
+bool is_package(const std::filesystem::path& folder);
+
+}  // namespace diffulex_edge::qnn

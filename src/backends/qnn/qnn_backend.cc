@@ -1,0 +1,283 @@
+// Plans, lowers and writes ONNX models, and has the vendor's compiler make context binaries of them.
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "backends/export_config.h"
+#include "backends/qnn/compiler.h"
+#include "backends/qnn/lowering.h"
+#include "backends/qnn/options.h"
+#include "backends/qnn/package.h"
+#include "core/mapped_file.h"
+#include "core/output_file.h"
+#include "core/output_folder.h"
+#include "core/sha256.h"
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/model_hash.h"
+#include "diffulex_edge/version.h"
+
+namespace diffulex_edge {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Whether some layer may become an integer.
+bool has_integers(const QuantizationConfig& config) {
+  const auto is_integer = [](QuantizationDtype dtype) {
+    return dtype == QuantizationDtype::INT8 || dtype == QuantizationDtype::INT4;
+  };
+  return config.layer_formats.empty()
+             ? is_integer(config.dtype)
+             : std::ranges::any_of(config.layer_formats, [&](const auto& entry) { return is_integer(entry.second.dtype); });
+}
+
+// Activations in integers mean mode static, and mode static means that all of them are.
+BackendConfig completed(BackendConfig config) {
+  QuantizationConfig& quantization = config.quant_config;
+  const bool wants_integers =
+      config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
+  if (wants_integers && quantization.mode == QuantizationMode::WEIGHT_ONLY) {
+    quantization.mode = QuantizationMode::STATIC;
+  }
+  quantization.activation_bits = config.activation_dtype == ActivationDtype::INT8 ? 8 : 16;
+  quantization.static_everywhere = quantization.mode == QuantizationMode::STATIC && has_integers(quantization);
+  return config;
+}
+
+qnn::LoweringSettings choose_settings(const BackendConfig& config) {
+  const QuantizationConfig& quantization = config.quant_config;
+  if (quantization.static_everywhere) {
+    return {.arithmetic = qnn::OnnxDtype::kFloat, .is_static = true};
+  }
+  const bool integers = has_integers(quantization);
+  const bool all_fp16 = quantization.dtype == QuantizationDtype::FP16 && quantization.layer_formats.empty();
+  const ActivationDtype activations =
+      config.activation_dtype.value_or(all_fp16 ? ActivationDtype::FP16 : ActivationDtype::FP32);
+  if (activations == ActivationDtype::FP16 && integers) {
+    throw Error(ErrorCode::kUnsupported, "activation dtype fp16",
+                "is not available with integer weights: their scales are float32",
+                "leave it out: the NPU computes floating point in FP16 in any case");
+  }
+  return {.arithmetic = activations == ActivationDtype::FP16 ? qnn::OnnxDtype::kFloat16 : qnn::OnnxDtype::kFloat};
+}
+
+std::string describe_activations(const BackendConfig& config, const qnn::LoweringSettings& settings) {
+  if (settings.is_static) {
+    return "int" + std::to_string(config.quant_config.activation_bits);
+  }
+  return settings.arithmetic == qnn::OnnxDtype::kFloat16 ? "fp16" : "fp32";
+}
+
+std::string describe_options(const BackendConfig& config, const qnn::LoweringSettings& settings) {
+  const QuantizationConfig& quantization = config.quant_config;
+  std::string text =
+      quantization.layer_formats.empty() ? "dtype=" + std::string(to_string(quantization.dtype)) : "mixed precision";
+  text += ", mode=" + std::string(to_string(quantization.mode));
+  text += ", method=" + std::string(to_string(quantization.method));
+  if (quantization.dtype == QuantizationDtype::INT4) {
+    text += ", group_size=" + std::to_string(quantization.group_size);
+  }
+  return text + ", activations=" + describe_activations(config, settings);
+}
+
+void check_lengths(const BackendConfig& config, const Model& model) {
+  if (!config.input_lengths) {
+    return;
+  }
+  if (config.input_lengths->kind != InputLengths::Kind::kFixed) {
+    throw Error(ErrorCode::kUnsupported, "sequence length",
+                "QNN compiles for one length, not for " + to_string(*config.input_lengths),
+                "export once for each length");
+  }
+  if (config.input_lengths->longest() != model.seq_len) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence length",
+                "the input has " + std::to_string(config.input_lengths->longest()) + " tokens, the model " +
+                    std::to_string(model.seq_len));
+  }
+}
+
+void check_integers(const BackendConfig& config) {
+  const bool wanted =
+      config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
+  if (wanted && !has_integers(config.quant_config)) {
+    throw Error(ErrorCode::kUnsupported, "activation dtype " + std::string(to_string(*config.activation_dtype)),
+                "QNN takes it with INT8 and INT4 weights only", "use --dtype int8");
+  }
+}
+
+// One export, from the plan to the files.
+class QNNExport {
+ public:
+  QNNExport(const Model& model, const BackendConfig& config)
+      : model_(model),
+        config_(config),
+        options_(qnn::parse_options(config)),
+        settings_(choose_settings(config)),
+        quantization_(quantize_model(model, config.quant_config)),
+        positions_(model.graph, model.seq_len),
+        distinct_(*model.checkpoint),
+        notes_({{"producer", "diffulex-edge " + std::string(version())},
+                {"family", model.config.family},
+                {"options", describe_options(config, settings_)},
+                {"source_sha256", std::string(kSha256Digits, '0')}}),
+        facts_({.notes = {}, .model_sha256 = std::string(kSha256Digits, '0'), .compiler = {}, .contexts = {}}) {
+    check_lengths(config, model);
+    check_not_dynamic(config, "leave it out: mode dynamic computes in floating point on the NPU");
+    check_integers(config);
+    lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
+    check_socs();
+  }
+
+  ExportMetadata metadata() const {
+    std::vector<std::string> warnings = quantization_.warnings;
+    add_warnings(warnings);
+    ExportMetadata metadata = describe_export(model_, quantization_, lowered_->layers, warnings);
+    metadata.method = "forward";
+    metadata.activation_dtype = describe_activations(config_, settings_);
+    metadata.file_bytes =
+        lowered_->data.file_bytes() +
+        static_cast<std::int64_t>(model_message().size() + encodings().size() + manifest().size()) + context_bytes_;
+    return metadata;
+  }
+
+  void write(const fs::path& target, const RunControl& control) {
+    std::optional<qnn::ContextCompiler> compiler;
+    if (!options_.socs.empty()) {
+      compiler = qnn::ContextCompiler::find(options_.python, missing_);
+    }
+    notes_["source_sha256"] = hash_model(model_, control).sha256;
+    OutputFolder folder(target, qnn::is_package);
+    const std::string message = model_message();
+    {
+      OutputFile data(folder.path() / qnn::kDataFile, lowered_->data.file_bytes());
+      lowered_->data.stream(
+          [&](std::int64_t offset, std::span<const std::byte> bytes) { data.write(offset, bytes); }, control);
+      data.flush(control.stop);
+      data.commit();
+    }
+    write_file(folder.path() / qnn::kModelFile, message);
+    if (settings_.is_static) {
+      write_file(folder.path() / qnn::kEncodingsFile, encodings());
+    }
+    facts_.model_sha256 = sha256_hex(std::as_bytes(std::span(message)));
+    if (compiler) {
+      facts_.compiler = compiler->version();
+      for (const qnn::Soc* soc : options_.socs) {
+        facts_.contexts.push_back(compile(*compiler, *soc, folder, control));
+      }
+    }
+    write_file(folder.path() / qnn::kManifestFile, manifest());
+    folder.commit();
+  }
+
+ private:
+  static constexpr std::size_t kSha256Digits = 64;
+
+  std::string model_message() const { return lowered_->graph.serialize(notes_); }
+
+  void check_socs() const {
+    for (const qnn::Soc* soc : options_.socs) {
+      if (lowered_->has_blocks && !soc->takes_block_int4()) {
+        throw Error(ErrorCode::kUnsupported, std::string(soc->name), "its NPU takes no INT4 weights in groups",
+                    "use --group-size 0");
+      }
+    }
+  }
+
+  std::string encodings() const {
+    return settings_.is_static ? qnn::describe_encodings(lowered_->encodings) : std::string();
+  }
+
+  std::string manifest() const {
+    qnn::ManifestFacts facts = facts_;
+    facts.notes = notes_;
+    return qnn::describe_package(*lowered_, facts);
+  }
+
+  qnn::PackagedContext compile(const qnn::ContextCompiler& compiler, const qnn::Soc& soc, const OutputFolder& folder,
+                               const RunControl& control) {
+    const fs::path place = folder.make_folder(soc.name);
+    qnn::PackagedContext packaged{
+        .soc = &soc, .context = compiler.compile(folder.path() / qnn::kModelFile, soc, place, control), .sha256 = {}};
+    const MappedFile binary(packaged.context.binary);
+    packaged.sha256 = sha256_hex(binary.bytes());
+    context_bytes_ +=
+        static_cast<std::int64_t>(fs::file_size(packaged.context.binary) + fs::file_size(packaged.context.model));
+    return packaged;
+  }
+
+  void add_warnings(std::vector<std::string>& warnings) const {
+    if (lowered_->dynamic_as_weight_only) {
+      warnings.emplace_back(
+          "the NPU has no operator that quantizes activations at run time: mode dynamic stores integer weights and "
+          "computes in FP16, as weight_only; --mode static computes in integers");
+    }
+    if (!settings_.is_static && settings_.arithmetic == qnn::OnnxDtype::kFloat) {
+      warnings.emplace_back("the NPU computes floating point in FP16; FP32 values are for other runtimes");
+    }
+    if (!missing_.empty()) {
+      warnings.push_back("no context binary was compiled: " + missing_);
+    }
+  }
+
+  const Model& model_;
+  const BackendConfig& config_;
+  qnn::Options options_;
+  qnn::LoweringSettings settings_;
+  QuantizationResult quantization_;
+  PositionValues positions_;
+  DistinctTensors distinct_;
+  std::map<std::string, std::string> notes_;
+  std::unique_ptr<qnn::LoweredModel> lowered_;
+  qnn::ManifestFacts facts_;
+  std::string missing_;  // of the vendor's compiler
+  std::int64_t context_bytes_ = 0;
+};
+
+}  // namespace
+
+QNNBackend::QNNBackend(BackendConfig config) : EdgeBackend(completed(std::move(config))) {}
+
+void QNNBackend::check_config() const {
+  qnn::parse_options(config());
+  choose_settings(config());
+  check_not_dynamic(config(), "leave it out: mode dynamic computes in floating point on the NPU");
+}
+
+Support QNNBackend::support(QuantizationDtype dtype, QuantizationMode mode) const {
+  switch (dtype) {
+    case QuantizationDtype::FP32:
+      return {SupportLevel::kFull, "the NPU computes in FP16"};
+    case QuantizationDtype::FP16:
+      return {SupportLevel::kFull, {}};
+    case QuantizationDtype::INT8:
+      switch (mode) {
+        case QuantizationMode::STATIC:
+          return {SupportLevel::kFull, "16-bit activations; 8-bit ones with --activation-dtype int8"};
+        case QuantizationMode::DYNAMIC:
+          return {SupportLevel::kFull, "the NPU quantizes nothing at run time: as weight-only"};
+        case QuantizationMode::WEIGHT_ONLY:
+          return {SupportLevel::kFull, "FP16 activations"};
+      }
+      break;
+    case QuantizationDtype::INT4:
+      return {SupportLevel::kFull, mode == QuantizationMode::STATIC
+                                       ? "16-bit activations; groups from HTP v69 on"
+                                       : "FP16 activations; with 16-bit ones in --mode static"};
+  }
+  return {};
+}
+
+ExportMetadata QNNBackend::run(const Model& model, const fs::path* target, const RunControl& control) {
+  QNNExport work(model, config());
+  if (target != nullptr) {
+    work.write(*target, control);
+  }
+  ExportMetadata metadata = work.metadata();
+  metadata.dry_run = target == nullptr;
+  return metadata;
+}
+
+}  // namespace diffulex_edge
