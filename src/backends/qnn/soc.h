@@ -7,7 +7,8 @@
 namespace diffulex_edge::qnn {
 
 // Sources: QcomChipset and _soc_info_table in ExecuTorch's backends/qualcomm/serialization/qc_schema.py; for SC8380XP
-// soc_table.cc in LiteRT's litert/vendors/qualcomm/core/schema. Each was compiled for with QAIRT 2.51.
+// soc_table.cc in LiteRT's litert/vendors/qualcomm/core/schema, and its number in QAIRT's QnnTypes.h. QAIRT 2.51
+// compiled a transformer in FP16 for each, and with 16-bit activations for all but SM8350 (QNN_COMMON_ERROR_MEM_ALLOC).
 struct Soc {
   std::string_view name;     // "SM8550"
   int model = 0;             // QNN's number of it: option soc_model
