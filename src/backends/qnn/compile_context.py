@@ -1,0 +1,240 @@
+"""Compiles one ONNX model to a QNN context binary, with the compiler in the onnxruntime-qnn package.
+
+    python -c SCRIPT probe
+    python -c SCRIPT compile MODEL.onnx OUTPUT_ctx.onnx SOC_MODEL HTP_ARCH [--finalization N]
+
+Prints one JSON object. probe: onnxruntime, onnxruntime_qnn, qairt (versions). compile: seconds, peak_rss_bytes,
+graph_name, binary (its file name, beside OUTPUT_ctx.onnx), bytes. On failure, with exit code 1: error (in words), nodes
+(name and type of each that the compiler means), log (all that was printed). One compile for each process: a second one
+in the same process gives other bytes.
+"""
+
+import sys
+
+# Modules come from the installation, never from the folder that we are started in, nor from the model's.
+if "" in sys.path:
+    sys.path.remove("")
+
+import argparse
+import ctypes
+import fcntl
+import json
+import mmap
+import os
+import re
+import resource
+import signal
+import stat
+import tempfile
+import time
+
+PROVIDER = "QNNExecutionProvider"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# How onnxruntime begins a record: "2026-11-26 12:07:02.79 [E:onnxruntime:, file.cc:2453 Function] ".
+RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \[(\w):[^\]]*\] ", re.MULTILINE)
+UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*)")
+NODE = re.compile(r"\{ name: (.*?), type: (.*?) \}")
+
+
+def take_standard_streams():
+    """Sends what the libraries print, on both streams, to a file that can be read back; returns where the answer goes.
+
+    Streams are replaced at the level of descriptors: the compiler is C++. Standard error stays where it is if it can be
+    read back, so that whoever gave it to us has it even after a crash.
+    """
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    readable = fcntl.fcntl(2, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    if not (readable and stat.S_ISREG(os.fstat(2).st_mode)):
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+    os.dup2(2, 1)
+    return answer
+
+
+def printed():
+    sys.stderr.flush()
+    return COLOUR.sub("", os.pread(2, os.fstat(2).st_size, 0).decode("utf-8", "replace"))
+
+
+def end_with_parent():
+    """Linux: whatever ends the program that started us ends this compile, which may take minutes."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def records(log):
+    """What went wrong, each said once: the records of errors, and those warnings that tell of a failure."""
+    parts = RECORD.split(log)
+    found = []
+    for severity, text in zip(parts[1::2], parts[2::2]):  # noqa: B905 (strict= is newer than some Pythons we are run by)
+        text = text.strip()
+        if (severity in "EF" or "failed" in text) and text not in found:
+            found.append(text)
+    return found
+
+
+def failure(error, log):
+    words = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).strip() or type(error).__name__
+    nodes = []
+    for listed in UNSUPPORTED.findall(log):
+        for name, kind in NODE.findall(listed):
+            if {"name": name, "type": kind} not in nodes:
+                nodes.append({"name": name, "type": kind})
+    said = [text for text in records(log) if text not in words]
+    return {"error": "\n".join([words, *said]), "nodes": nodes, "log": log}
+
+
+def varint(data, at):
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at
+
+
+def fields(data):
+    """The fields of a protobuf message as pairs of number and value; bytes for what has a length."""
+    at = 0
+    while at < len(data):
+        key, at = varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = varint(data, at)
+        else:
+            if kind == 2:
+                length, at = varint(data, at)
+            else:
+                length = {1: 8, 5: 4}[kind]
+            value = data[at : at + length]
+            at += length
+        yield key >> 3, value
+
+
+def values(data, number):
+    return [value for field, value in fields(data) if field == number]
+
+
+def context_node(path):
+    """The string attributes of the model's only node, an EPContext. Field numbers are those of onnx.proto."""
+    with open(path, "rb") as file:
+        graph = values(file.read(), 7)[0]
+    nodes = values(graph, 1)
+    kinds = [values(node, 4)[0].decode() for node in nodes]
+    if kinds != ["EPContext"]:
+        raise RuntimeError("the model was not compiled to one context, but to " + (", ".join(kinds) or "nothing"))
+    attributes = values(nodes[0], 5)
+    return {
+        values(each, 1)[0].decode(): values(each, 4)[0].decode("utf-8", "replace")
+        for each in attributes
+        if values(each, 4)
+    }
+
+
+def load_provider():
+    import onnxruntime
+    import onnxruntime_qnn
+
+    onnxruntime.set_default_logger_severity(2)
+    onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER][:1]
+    if not devices:
+        raise RuntimeError("onnxruntime lists no device of " + PROVIDER)
+    return onnxruntime, onnxruntime_qnn, devices
+
+
+def qairt_build(library):
+    """The build of Qualcomm's compiler: its library holds it as text, such as v2.51.0.260929181845."""
+    with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = re.search(rb"v(\d+\.\d+\.\d+\.\d{12})", data)
+        return found.group(1).decode() if found else None
+
+
+def peak_rss_bytes():
+    # Linux's getrusage begins with what the parent had at the time of exec, /proc does not.
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def probe():
+    onnxruntime, onnxruntime_qnn, _ = load_provider()
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime_qnn": onnxruntime_qnn.__version__,
+        "qairt": qairt_build(onnxruntime_qnn.get_qnn_htp_path()),
+    }
+
+
+def compile_model(arguments):
+    onnxruntime, onnxruntime_qnn, devices = load_provider()
+    output = os.path.abspath(arguments.output)
+    # onnxruntime makes the graph's name, and so the binary, from the path of the model as it is given.
+    folder, model = os.path.split(os.path.abspath(arguments.model))
+    if os.path.isdir(folder):
+        os.chdir(folder)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2
+    for key, value in {
+        "session.disable_cpu_ep_fallback": "1",  # the whole graph on the NPU, or an error
+        "ep.context_enable": "1",
+        "ep.context_file_path": output,
+        "ep.context_embed_mode": "0",  # the binary in a file of its own
+    }.items():
+        options.add_session_config_entry(key, value)
+    provider = {
+        "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
+        "soc_model": str(arguments.soc_model),
+        "htp_arch": str(arguments.htp_arch),
+    }
+    if arguments.finalization is not None:
+        provider["htp_graph_finalization_optimization_mode"] = str(arguments.finalization)
+    options.add_provider_for_devices(devices, provider)
+    start = time.monotonic()
+    session = onnxruntime.InferenceSession(model, options)
+    seconds = time.monotonic() - start
+    del session
+    node = context_node(output)
+    return {
+        "seconds": seconds,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "graph_name": node["partition_name"],
+        "binary": node["ep_cache_context"],
+        "bytes": os.path.getsize(os.path.join(os.path.dirname(output), node["ep_cache_context"])),
+    }
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="Compiles an ONNX model to a QNN context binary.")
+    modes = parser.add_subparsers(dest="mode", required=True)
+    modes.add_parser("probe", help="prints the versions of the compiler")
+    compiling = modes.add_parser("compile", help="compiles one model")
+    compiling.add_argument("model")
+    compiling.add_argument("output")
+    compiling.add_argument("soc_model", type=int)
+    compiling.add_argument("htp_arch", type=int)
+    compiling.add_argument("--finalization", type=int, choices=range(4))
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    end_with_parent()
+    answer = take_standard_streams()
+    try:
+        result = probe() if arguments.mode == "probe" else compile_model(arguments)
+    except Exception as error:
+        result = failure(error, printed())
+    json.dump(result, answer)
+    answer.write("\n")
+    answer.flush()
+    return 1 if "error" in result else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
