@@ -197,8 +197,7 @@ class ActivationCalibrator {
 
 bool needs_calibration(const Model& model, const QuantizationConfig& config) {
   const bool has_ranges = config.static_everywhere ? config.graph_activations.has_value() : !config.activations.empty();
-  return (is_static(config) && !has_ranges) ||
-         (uses_inputs(config.method) && !model.stored_quantization);
+  return (is_static(config) && !has_ranges) || (uses_inputs(config.method) && !model.stored_quantization);
 }
 
 CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,

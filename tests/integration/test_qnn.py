@@ -19,6 +19,7 @@ from qnn import QnnArtefact, export
 from quantization import Options, QuantizedReference
 
 LENGTH: Final = 48
+MASK: Final = 1000
 FAMILIES: Final = ("llada", "dream", "sdar", "fast_dllm_v2")
 COMPILER: Final = ("--qnn-python", sys.executable)
 
@@ -50,7 +51,7 @@ CASES: Final = {
     "a16w8": Case(Options("int8", "static", head="int8"), 0.999),
     "a16w8 everywhere": Case(Options("int8", "static", embedding="int8", head="int8"), 0.999),
     "a16w4 g32": Case(Options("int4", "static"), 0.999),
-    "a16w4 per channel": Case(Options("int4", "static", group_size=0, head="int4"), 0.999),
+    "a16w4 per channel": Case(Options("int4", "static", group_size=0), 0.999),
     "a8w8": Case(Options("int8", "static", head="int8"), 0.98, ("--activation-dtype", "int8")),
 }
 
@@ -63,8 +64,10 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def export_case(case: Case, model: Path, target: Path, calibration: Path, *more: object) -> QnnArtefact:
-    data = ("--calibration", calibration) if case.is_static else ()
+def export_case(
+    case: Case, model: Path, target: Path, calibration: Path, *more: object, mask: int = MASK
+) -> QnnArtefact:
+    data = ("--calibration", calibration, "--mask-token-id", mask) if case.is_static else ()
     export(model, target, "--seq-len", LENGTH, *case.arguments(), *data, *more)
     return QnnArtefact(target)
 
@@ -134,7 +137,9 @@ def test_no_encoding_is_left_to_the_compiler(
 
 
 def test_static_formats_need_calibration(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    result = run("export", checkpoint("llada"), "-o", tmp_path / "m", "--backend", "qnn", "--dtype", "int8", "--mode", "static")
+    result = run(
+        "export", checkpoint("llada"), "-o", tmp_path / "m", "--backend", "qnn", "--dtype", "int8", "--mode", "static"
+    )
     assert_fails(result, USAGE_ERROR, "--calibration")
     assert not (tmp_path / "m").exists()
 
@@ -194,7 +199,7 @@ def test_the_int4_binary_is_at_most_six_tenths_of_the_int8_one(
     np.save(ids, np.random.default_rng(0).integers(0, 63, (8, LENGTH)))
     sizes = {}
     for name in ("a16w8", "a16w4 g32"):
-        artefact = export_case(CASES[name], model, tmp_path / name, ids, "--soc", "SM8650", *COMPILER)
+        artefact = export_case(CASES[name], model, tmp_path / name, ids, "--soc", "SM8650", *COMPILER, mask=63)
         (context,) = artefact.manifest["contexts"]
         assert context["bytes"] == (artefact.folder / context["binary"]).stat().st_size
         sizes[name] = context["bytes"]

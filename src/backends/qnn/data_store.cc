@@ -44,8 +44,8 @@ StoredMatrix DataStore::add_matrix(const LayerPlan& plan, Packing packing) {
   }
   const WeightFormat format =
       is_float ? float_format(packing == Packing::kFloat16 ? ElementType::kF16 : ElementType::kF32) : plan.format;
-  const std::string form = std::to_string(static_cast<int>(packing)) + ", " + to_string(format) + ", " +
-                           std::string(to_string(plan.method));
+  const std::string form =
+      std::to_string(static_cast<int>(packing)) + ", " + to_string(format) + ", " + std::string(to_string(plan.method));
   const auto [position, inserted] = by_key_.emplace(Key(distinct_.content_of(plan.tensor), form), matrices_.size());
   if (inserted) {
     Matrix matrix{.source = find_stored_weight(checkpoint_, plan.tensor),

@@ -29,10 +29,10 @@ enum class Packing {
 // A stored matrix [rows, columns].
 struct StoredMatrix {
   ExternalData values;
-  ExternalData scales;               // float32 [rows, scales_per_row], row-major; none of floats
-  std::int64_t scales_per_row = 0;   // of kBlocks: one for each block, equal ones repeated
-  std::int64_t block_size = 0;       // of kBlocks
-  bool is_new = true;                // false: stored before, for an equal weight
+  ExternalData scales;              // float32 [rows, scales_per_row], row-major; none of floats
+  std::int64_t scales_per_row = 0;  // of kBlocks: one for each block, equal ones repeated
+  std::int64_t block_size = 0;      // of kBlocks
+  bool is_new = true;               // false: stored before, for an equal weight
 
   std::int64_t bytes() const { return values.bytes + scales.bytes; }
 };

@@ -50,8 +50,17 @@ ActivationRange range_of(std::span<const float> values) {
 }
 
 ActivationRange scaled(const ActivationRange& range, float factor) {
-  const auto [least, greatest] = std::minmax(range.min * factor, range.max * factor);
-  return {.min = least, .max = greatest};
+  const float first = range.min * factor;
+  const float second = range.max * factor;
+  return {.min = std::min(first, second), .max = std::max(first, second)};
+}
+
+std::int64_t product(const Sizes& sizes) {
+  std::int64_t result = 1;
+  for (const std::int64_t size : sizes) {
+    result *= size;
+  }
+  return result;
 }
 
 // A value of the ONNX graph. In mode static it comes from a DequantizeLinear with the encoding of `range`.
@@ -162,7 +171,9 @@ class Lowering {
   }
 
   Id scale_of(const Encoding& encoding) { return onnx().scalar(encoding.scale); }
-  Id zero_of(const Encoding& encoding) { return integers({static_cast<std::uint32_t>(encoding.zero_point)}, {}, "zero"); }
+  Id zero_of(const Encoding& encoding) {
+    return integers({static_cast<std::uint32_t>(encoding.zero_point)}, {}, "zero");
+  }
 
   // In mode static to integers and back, as the compiler recognizes it.
   Value finish_value(Id raw, const ActivationRange& range) {
@@ -218,9 +229,13 @@ class Lowering {
     if (sizes(x.id) == target) {
       return x;
     }
-    return finish_value(
-        onnx().add("Reshape", {x.id, onnx().ints(target)}, {}, {.dtype = onnx().type(x.id).dtype, .sizes = target}),
-        x.range);
+    const auto [position, inserted] = reshaped_.emplace(std::pair(x.id, target), Value{});
+    if (inserted) {
+      position->second = finish_value(
+          onnx().add("Reshape", {x.id, onnx().ints(target)}, {}, {.dtype = onnx().type(x.id).dtype, .sizes = target}),
+          x.range);
+    }
+    return position->second;
   }
 
   Value transpose(const Value& x, const Sizes& permutation) {
@@ -235,10 +250,9 @@ class Lowering {
     Sizes target = sizes(x.id);
     target.back() = end - begin;
     const auto axis = static_cast<std::int64_t>(target.size()) - 1;
-    return finish_value(
-        onnx().add("Slice", {x.id, onnx().ints({begin}), onnx().ints({end}), onnx().ints({axis})}, {},
-                   float_type(target)),
-        x.range);
+    return finish_value(onnx().add("Slice", {x.id, onnx().ints({begin}), onnx().ints({end}), onnx().ints({axis})}, {},
+                                   float_type(target)),
+                        x.range);
   }
 
   // Shapes broadcast as x has it.
@@ -334,9 +348,9 @@ class Lowering {
     return onnx().add("Cast", {tensor}, {{"to", static_cast<std::int64_t>(settings_.arithmetic)}}, float_type(shape));
   }
 
-  // Equal weights share one tensor.
-  Id external(OnnxType type, ExternalData data, const std::string& name) {
-    const auto key = std::tuple(static_cast<int>(type.dtype), data.offset, type.sizes);
+  // Equal weights share one tensor where they are read alike: the compiler takes the scale of one reader for all.
+  Id external(OnnxType type, ExternalData data, const std::string& name, std::string_view reader = {}) {
+    const auto key = std::tuple(std::string(reader), static_cast<int>(type.dtype), data.offset, type.sizes);
     const auto [position, inserted] = externals_.emplace(key, 0);
     if (inserted) {
       position->second = onnx().external(std::move(type), data, name);
@@ -361,8 +375,9 @@ class Lowering {
     const Sizes shape = {model_.seq_len, plan.columns};
     if (!plan.format.is_quantized()) {
       const Id table = float_matrix(plan, "gather");
-      return finish_value(onnx().add("Gather", {table, ids}, {{"axis", std::int64_t{0}}}, float_type(shape), "embedding"),
-                          observed(value));
+      return finish_value(
+          onnx().add("Gather", {table, ids}, {{"axis", std::int64_t{0}}}, float_type(shape), "embedding"),
+          observed(value));
     }
     if (plan.format.element != ElementType::kI8) {
       throw Error(ErrorCode::kUnsupported, plan.layer, "INT4 embeddings are not available with QNN",
@@ -376,10 +391,12 @@ class Lowering {
     const Id one = float_tensor(std::span(&unit, 1), {}, "one");
     const std::byte nothing{0};
     const Id zero = onnx().constant({.dtype = OnnxDtype::kInt8, .sizes = {}}, std::span(&nothing, 1), "zero");
-    const Id table = external({.dtype = OnnxDtype::kInt8, .sizes = all}, stored.values, plan.layer + ".weight");
+    const Id table =
+        external({.dtype = OnnxDtype::kInt8, .sizes = all}, stored.values, plan.layer + ".weight", "gather");
     const Id numbers = onnx().add("DequantizeLinear", {table, one, zero}, {}, float_type(all));
     const Id rows = onnx().add("Gather", {numbers, ids}, {{"axis", std::int64_t{0}}}, float_type(shape));
-    const Id integers = onnx().add("QuantizeLinear", {rows, one, zero}, {}, {.dtype = OnnxDtype::kInt8, .sizes = shape});
+    const Id integers =
+        onnx().add("QuantizeLinear", {rows, one, zero}, {}, {.dtype = OnnxDtype::kInt8, .sizes = shape});
     const Id row_numbers = onnx().add("DequantizeLinear", {integers, one, zero}, {}, float_type(shape));
     Id scales = external({.dtype = OnnxDtype::kFloat, .sizes = {plan.rows, 1}}, stored.scales, plan.layer + ".scale");
     if (settings_.arithmetic != OnnxDtype::kFloat) {
@@ -428,7 +445,7 @@ class Lowering {
       const Id weight = dequantized_matrix(plan);
       return finish_value(onnx().add("Gemm", {x.id, weight}, transposed, type, plan.layer), range);
     }
-    return finish_value(multiply_blocks(plan, x, type), range);
+    return multiply_blocks(plan, x);
   }
 
   Id dequantized_matrix(const LayerPlan& plan) {
@@ -441,7 +458,8 @@ class Lowering {
     const Sizes shape = {plan.rows, plan.columns};
     const Sizes scale_shape = in_groups ? Sizes{plan.rows, stored.scales_per_row} : Sizes{plan.rows};
     const Id values = external({.dtype = dtype, .sizes = shape}, stored.values, plan.layer + ".weight");
-    const Id scales = external({.dtype = OnnxDtype::kFloat, .sizes = scale_shape}, stored.scales, plan.layer + ".scale");
+    const Id scales =
+        external({.dtype = OnnxDtype::kFloat, .sizes = scale_shape}, stored.scales, plan.layer + ".scale");
     // Without zero points the compiler takes INT4 of one scale for each row wrongly, and says nothing.
     const Id zeros = zero_points(dtype, scale_shape, plan.layer + ".zero");
     OnnxGraph::Attributes attributes = {{"axis", std::int64_t{in_groups ? 1 : 0}}};
@@ -451,23 +469,25 @@ class Lowering {
     return onnx().add("DequantizeLinear", {values, scales, zeros}, std::move(attributes), float_type(shape));
   }
 
-  // Floating-point activations: the one operator with integer weights that the compiler takes beside them.
-  Id multiply_blocks(const LayerPlan& plan, const Value& x, const OnnxType& type) {
+  // Floating-point activations: the one operator with integer weights that the compiler takes beside them, and that
+  // with three dimensions alone.
+  Value multiply_blocks(const LayerPlan& plan, const Value& x) {
     const StoredMatrix stored = result_->data.add_matrix(plan, Packing::kBlocks);
     const bool is_int4 = plan.format.element == ElementType::kI4;
-    result_->dynamic_as_weight_only =
-        result_->dynamic_as_weight_only || plan_.config.mode == QuantizationMode::DYNAMIC;
+    result_->dynamic_as_weight_only = result_->dynamic_as_weight_only || plan_.config.mode == QuantizationMode::DYNAMIC;
     note_layer(plan, float_name() + (is_int4 ? " x int4" : " x int8"), stored);
     const std::int64_t bits = is_int4 ? 4 : 8;
-    const Id values = external({.dtype = OnnxDtype::kUint8,
-                                .sizes = {plan.rows, stored.scales_per_row, stored.block_size * bits / 8}},
-                               stored.values, plan.layer + ".weight");
+    const Id values = external(
+        {.dtype = OnnxDtype::kUint8, .sizes = {plan.rows, stored.scales_per_row, stored.block_size * bits / 8}},
+        stored.values, plan.layer + ".weight");
     const Id scales = external({.dtype = OnnxDtype::kFloat, .sizes = {plan.rows, stored.scales_per_row}}, stored.scales,
                                plan.layer + ".scale");
-    return onnx().add(
-        "MatMulNBits", {x.id, values, scales},
-        {{"K", plan.columns}, {"N", plan.rows}, {"bits", bits}, {"block_size", stored.block_size}}, type, plan.layer,
-        kContrib);
+    const Value batch = reshape(x, {1, model_.seq_len, plan.columns});
+    const Id raw =
+        onnx().add("MatMulNBits", {batch.id, values, scales},
+                   {{"K", plan.columns}, {"N", plan.rows}, {"bits", bits}, {"block_size", stored.block_size}},
+                   float_type({1, model_.seq_len, plan.rows}), plan.layer, kContrib);
+    return reshape({.id = raw, .range = {}}, {model_.seq_len, plan.rows});
   }
 
   // A norm's weight or a bias.
@@ -475,9 +495,8 @@ class Lowering {
     const LayerPlan& plan = layer_plan(user, weight);
     std::vector<float> values = load_tensor(*model_.checkpoint, plan.tensor);
     const ActivationRange range = range_of(values);
-    if (!std::isfinite(range.min) || !std::isfinite(range.max) || std::ranges::any_of(values, [](float value) {
-          return std::isnan(value);
-        })) {
+    if (!std::isfinite(range.min) || !std::isfinite(range.max) ||
+        std::ranges::any_of(values, [](float value) { return std::isnan(value); })) {
       throw Error(ErrorCode::kBadFile, plan.tensor, "has a value that is not finite", "the model's weights are broken");
     }
     LayerPlan stored = plan;
@@ -487,17 +506,21 @@ class Lowering {
     return values;
   }
 
+  // In two dimensions: with three or four, the compiler of QAIRT 2.51 computes rows of 32 wrongly, and says nothing.
   Value rms_norm(ValueId value) {
     const Node& current = node(value);
-    const Value x = mapped(current.inputs[0]);
+    const Value source = mapped(current.inputs[0]);
+    const Sizes shape = sizes(source.id);
+    const std::int64_t size = shape.back();
+    const Value x = reshape(source, {product(shape) / size, size});
     const std::vector<float> weight = load_vector(current, current.inputs[1]);
-    const Value factors =
-        constant_floats(weight, {static_cast<std::int64_t>(weight.size())}, current.name + ".weight");
-    return finish_value(onnx().add("RMSNormalization", {x.id, factors.id},
-                                   {{"axis", std::int64_t{-1}},
-                                    {"epsilon", std::get<RmsNormAttributes>(current.attributes).epsilon}},
-                                   onnx().type(x.id), current.name),
-                        observed(value));
+    const Value factors = constant_floats(weight, {size}, current.name + ".weight");
+    const Value normalized = finish_value(
+        onnx().add("RMSNormalization", {x.id, factors.id},
+                   {{"axis", std::int64_t{-1}}, {"epsilon", std::get<RmsNormAttributes>(current.attributes).epsilon}},
+                   onnx().type(x.id), current.name),
+        observed(value));
+    return reshape(normalized, shape);
   }
 
   Value rope(ValueId value) {
@@ -606,7 +629,8 @@ class Lowering {
   int bits_;
   std::unique_ptr<LoweredModel> result_;
   std::vector<std::optional<Value>> mapped_;
-  std::map<std::tuple<int, std::int64_t, Sizes>, Id> externals_;  // by type and place
+  std::map<std::tuple<std::string, int, std::int64_t, Sizes>, Id> externals_;  // by reader, type and place
+  std::map<std::pair<Id, Sizes>, Value> reshaped_;
 };
 
 }  // namespace

@@ -10,8 +10,8 @@
 namespace diffulex_edge::qnn {
 
 struct Options {
-  std::vector<const Soc*> socs;   // to compile for; none: the ONNX model alone
-  std::filesystem::path python;   // interpreter with the vendor's compiler; empty: found by itself
+  std::vector<const Soc*> socs;  // to compile for; none: the ONNX model alone
+  std::filesystem::path python;  // interpreter with the vendor's compiler; empty: found by itself
 };
 
 // From BackendConfig::backend_options. Error{kInvalidArgument} for unknown options and values.

@@ -17,7 +17,8 @@ inline constexpr const char* kEncodingsFile = "encodings.json";
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kManifestFormat = "diffulex-edge-qnn";
 
-// Encodings of activations in the layout of AIMET 0.6.1: for each tensor bitwidth, scale, offset (-zero_point), min, max.
+// Encodings of activations in the layout of AIMET 0.6.1: for each tensor bitwidth, scale, offset (-zero_point), min,
+// max.
 std::string describe_encodings(const std::map<std::string, Encoding>& encodings);
 
 // A context binary for one SoC.

@@ -28,9 +28,10 @@ bool has_integers(const QuantizationConfig& config) {
   const auto is_integer = [](QuantizationDtype dtype) {
     return dtype == QuantizationDtype::INT8 || dtype == QuantizationDtype::INT4;
   };
-  return config.layer_formats.empty()
-             ? is_integer(config.dtype)
-             : std::ranges::any_of(config.layer_formats, [&](const auto& entry) { return is_integer(entry.second.dtype); });
+  return config.layer_formats.empty() ? is_integer(config.dtype)
+                                      : std::ranges::any_of(config.layer_formats, [&](const auto& entry) {
+                                          return is_integer(entry.second.dtype);
+                                        });
 }
 
 // Activations in integers mean mode static, and mode static means that all of them are.
@@ -136,9 +137,9 @@ class QNNExport {
     ExportMetadata metadata = describe_export(model_, quantization_, lowered_->layers, warnings);
     metadata.method = "forward";
     metadata.activation_dtype = describe_activations(config_, settings_);
-    metadata.file_bytes =
-        lowered_->data.file_bytes() +
-        static_cast<std::int64_t>(model_message().size() + encodings().size() + manifest().size()) + context_bytes_;
+    metadata.file_bytes = lowered_->data.file_bytes() +
+                          static_cast<std::int64_t>(model_message().size() + encodings().size() + manifest().size()) +
+                          context_bytes_;
     return metadata;
   }
 
@@ -152,8 +153,8 @@ class QNNExport {
     const std::string message = model_message();
     {
       OutputFile data(folder.path() / qnn::kDataFile, lowered_->data.file_bytes());
-      lowered_->data.stream(
-          [&](std::int64_t offset, std::span<const std::byte> bytes) { data.write(offset, bytes); }, control);
+      lowered_->data.stream([&](std::int64_t offset, std::span<const std::byte> bytes) { data.write(offset, bytes); },
+                            control);
       data.flush(control.stop);
       data.commit();
     }
