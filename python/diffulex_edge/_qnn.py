@@ -1,0 +1,265 @@
+"""QNN folders: checked by their hashes and by ONNX, executed on Qualcomm's emulator of the NPU, or on the CPU.
+
+A folder that `diffulex-edge export --backend qnn` wrote holds model.onnx and, where it was compiled, a context binary
+for each SoC. The `onnxruntime-qnn` package executes a binary as the NPU does; without a binary, ONNX Runtime's own
+kernels execute model.onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffulex_edge._artefact import Execution, Logits, Runnable, VerificationError
+
+_FORMAT: Final = "diffulex-edge-qnn"
+_PROVIDER: Final = "QNNExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+_FATAL_ALONE: Final = 4
+"""ONNX Runtime's severity of what it logs: errors come as exceptions already."""
+_MAX_ID: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class QnnCheck:
+    """What was found right in a QNN folder."""
+
+    files: int
+    """Whose SHA-256 is the manifest's: model.onnx and each context binary."""
+    onnx: str | None
+    """Version of the ONNX whose checker took every node and inferred every shape; None: not installed, not checked."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the operators of model.onnx are executed: how many of each type, and how large the context binary is."""
+
+    soc: str | None
+    """None: nothing was compiled, so that all are on the host."""
+    npu: dict[str, int]
+    """What went into the context. Types outside ONNX's own domain have its name in front."""
+    host: dict[str, int]
+    """What ONNX Runtime's CPU kernels execute."""
+    contexts: int
+    """EPContext nodes: pieces that the NPU executes as one each."""
+    binary_bytes: int | None
+
+
+@dataclass(frozen=True)
+class _Context:
+    soc: str
+    soc_model: int
+    htp_arch: int
+    model: str
+    binary: str
+    sha256: str
+
+
+def is_package(artefact: Path) -> bool:
+    """Whether it is a folder that the QNN backend wrote."""
+    try:
+        manifest = json.loads((artefact / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == _FORMAT
+
+
+class QnnFolder:
+    """A folder with the manifest of the QNN backend, and the context binary of one SoC, if it was compiled."""
+
+    def __init__(self, folder: Path, soc: str | None = None) -> None:
+        """Read the manifest; `soc` (the first one without it) is the binary that is meant.
+
+        Raises VerificationError where the manifest is broken, or there is no such binary.
+        """
+        self.folder = folder
+        path = folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_bytes())
+            if manifest["version"] != 1:
+                raise VerificationError(f"{path}: is of version {manifest['version']}, and 1 is read here")
+            model, (taken,), (given,) = manifest["model"], manifest["inputs"], manifest["outputs"]
+            self.model = folder / model["file"]
+            self._sha256 = str(model["sha256"])
+            self._data = folder / model["data_file"]
+            self._data_bytes = int(model["data_bytes"])
+            self._input, self._output = str(taken["name"]), str(given["name"])
+            _, self.length = map(int, taken["shape"])
+            self._contexts = [
+                _Context(
+                    soc=str(each["soc"]),
+                    soc_model=int(each["soc_model"]),
+                    htp_arch=int(each["htp_arch"]),
+                    model=str(each["model"]),
+                    binary=str(each["binary"]),
+                    sha256=str(each["sha256"]),
+                )
+                for each in manifest["contexts"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, VerificationError):
+                raise
+            raise VerificationError(f"{path}: is not the manifest of a QNN folder: {error!r}") from error
+        self._context = self._choose(soc)
+
+    def _choose(self, soc: str | None) -> _Context | None:
+        if soc is None:
+            return self._contexts[0] if self._contexts else None
+        for context in self._contexts:
+            if context.soc.lower() == soc.lower():
+                return context
+        known = ", ".join(self.socs) or "none: export with --soc"
+        raise VerificationError(f"{self.folder}: has no context binary for {soc}; it has {known}")
+
+    @property
+    def socs(self) -> list[str]:
+        """Those with a context binary."""
+        return [context.soc for context in self._contexts]
+
+    def check(self) -> QnnCheck:
+        """Compare every hash with the manifest's, and let ONNX check the model.
+
+        Raises VerificationError where a file is not the one that was exported, or ONNX refuses the model.
+        """
+        hashes = {self.model: self._sha256}
+        hashes |= {self.folder / context.binary: context.sha256 for context in self._contexts}
+        for path, expected in hashes.items():
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise VerificationError(f"{path}: can't be read: {error}") from error
+            if found != expected:
+                raise VerificationError(
+                    f"{path}: is damaged or was changed: its SHA-256 is {found}, in manifest.json it is {expected}; "
+                    "export it again"
+                )
+        size = self._data.stat().st_size if self._data.is_file() else None
+        if size != self._data_bytes:
+            held = "is missing" if size is None else f"has {size:,} bytes"
+            raise VerificationError(
+                f"{self._data}: {held}, in manifest.json it has {self._data_bytes:,}; export it again"
+            )
+        onnx = _onnx()
+        if onnx is not None:
+            with _errors(self.model, "ONNX's checker refuses it"):
+                onnx.checker.check_model(str(self.model), full_check=True)
+        return QnnCheck(len(hashes), None if onnx is None else onnx.__version__)
+
+    def placement(self) -> Placement | None:
+        """Where each operator is executed; None without the package `onnx`, which reads the models."""
+        if _onnx() is None:
+            return None
+        source = _operators(self.model)
+        if self._context is None:
+            return Placement(None, {}, _sorted(source), 0, None)
+        compiled = _operators(self.folder / self._context.model)
+        contexts = compiled.pop("com.microsoft.EPContext", 0)
+        size = (self.folder / self._context.binary).stat().st_size
+        return Placement(self._context.soc, _sorted(source - compiled), _sorted(compiled), contexts, size)
+
+    def load(self) -> Runnable:
+        """The context binary in the emulator, with the same model on the CPU beside it; without one, the model alone.
+
+        Raises VerificationError where a package is not installed, or the runtime refuses the model.
+        """
+        what = "model.onnx" if self._context is None else "its context binary"
+        package = "onnxruntime" if self._context is None else "onnxruntime-qnn"
+        try:
+            import onnxruntime
+
+            if self._context is not None:
+                import onnxruntime_qnn
+        except ImportError as error:
+            raise VerificationError(
+                f"{self.folder}: executing {what} needs a Python package: pip install {package} ({error})"
+            ) from error
+        with _errors(self.model, "ONNX Runtime refuses it"):
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = _FATAL_ALONE
+            on_cpu = onnxruntime.InferenceSession(self.model, options, providers=[_CPU])
+
+        def cpu(ids: NDArray[np.int64]) -> Logits:
+            return self._run(on_cpu, ids, self.model)
+
+        version = str(onnxruntime.__version__)
+        if self._context is None:
+            return Runnable(cpu, execution=Execution(_CPU, version))
+        context = self._context
+        path = self.folder / context.model
+        with _errors(path, f"Qualcomm's emulator of {context.soc} refuses it"):
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = _FATAL_ALONE
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            target = {
+                "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
+                "soc_model": str(context.soc_model),
+                "htp_arch": str(context.htp_arch),
+            }
+            options.add_provider_for_devices(_devices(onnxruntime, onnxruntime_qnn), target)
+            on_npu = onnxruntime.InferenceSession(path, options)
+
+        def npu(ids: NDArray[np.int64]) -> Logits:
+            return self._run(on_npu, ids, path)
+
+        execution = Execution(_PROVIDER, version, onnxruntime_qnn.__version__, context.soc, context.htp_arch)
+        return Runnable(npu, cpu, execution)
+
+    def _run(self, session: Any, ids: NDArray[np.int64], path: Path) -> Logits:
+        if ids.min() < 0 or ids.max() > _MAX_ID:  # ONNX counts negative ones from the end
+            raise VerificationError(f"{path}: takes token ids from 0 on, not {ids.min()} to {ids.max()}")
+        with _errors(path, "ONNX Runtime can't execute it"):
+            (logits,) = session.run([self._output], {self._input: ids.astype(np.int32)[None]})
+        if not np.isfinite(logits).all():
+            raise VerificationError(f"{path}: gives logits that are not finite")
+        return np.asarray(logits[0], np.float32)
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+        import onnx.checker
+    except ImportError:
+        return None
+    return onnx
+
+
+def _operators(path: Path) -> Counter[str]:
+    with _errors(path, "ONNX can't read it"):
+        nodes = _onnx().load(path, load_external_data=False).graph.node
+    return Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent first."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _devices(onnxruntime: Any, onnxruntime_qnn: Any) -> list[Any]:
+    """The emulator, as ONNX Runtime lists it once the provider is registered, which a process may do only once."""
+
+    def listed() -> list[Any]:
+        return [device for device in onnxruntime.get_ep_devices() if device.ep_name == _PROVIDER][:1]
+
+    if not listed():
+        onnxruntime.register_execution_provider_library(_PROVIDER, onnxruntime_qnn.get_library_path())
+    return listed()
+
+
+@contextmanager
+def _errors(path: Path, what: str) -> Iterator[None]:
+    """Whatever ONNX or ONNX Runtime raises (their types have no common base) as one that names the file."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise VerificationError(f"{path}: {what}: {reason}") from error
