@@ -252,7 +252,10 @@ def _devices(onnxruntime: Any, onnxruntime_qnn: Any) -> list[Any]:
 
     if not listed():
         onnxruntime.register_execution_provider_library(_PROVIDER, onnxruntime_qnn.get_library_path())
-    return listed()
+    devices = listed()
+    if not devices:
+        raise RuntimeError(f"onnxruntime lists no device of {_PROVIDER}")
+    return devices
 
 
 @contextmanager
