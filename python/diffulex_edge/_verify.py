@@ -1,4 +1,5 @@
-"""Measures an artefact where it will run: a .pte in the ExecuTorch runtime, a Core ML package in Apple's framework.
+"""Measures an artefact where it will run: a .pte in the ExecuTorch runtime, a Core ML package in Apple's framework, a
+QNN folder on Qualcomm's emulator of its NPU.
 
 The figures are those of `diffulex-edge evaluate` on the same data file, from the same formulas (docs/USER_GUIDE.md):
 `evaluate` computes them in the CPU runtime, which simulates the target; `verify` in the target's own runtime.
@@ -7,10 +8,14 @@ The figures are those of `diffulex-edge evaluate` on the same data file, from th
     verify("int4.pte", "eval.safetensors", against="fp32.pte").loss["50"]
 
 or, in a shell, `python -m diffulex_edge verify int4.pte --data eval.safetensors --against fp32.pte`. Needs numpy,
-safetensors, for .pte files the `executorch` package, and for .mlpackage folders `coremltools`.
+safetensors, for .pte files the `executorch` package, for .mlpackage folders `coremltools`, and for QNN folders
+`onnxruntime-qnn` and `onnx`.
 
 A Core ML package, or a folder of them that is a model in parts, is first checked by coremltools, which works without
 data and on any system. Apple's framework executes it on a Mac alone: elsewhere, `Verification.sets` is empty.
+
+A QNN folder is first checked against its manifest and by ONNX, which works without data; its context binary then runs
+on the emulator, and where there is none, model.onnx on the CPU: `Verification.execution` says which.
 """
 
 from __future__ import annotations
@@ -24,9 +29,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge import _coreml
-from diffulex_edge._artefact import Forward, Logits, VerificationError
+from diffulex_edge import _coreml, _qnn
+from diffulex_edge._artefact import Execution, Logits, Runnable, VerificationError
 from diffulex_edge._coreml import PackageCheck
+from diffulex_edge._qnn import Placement, QnnCheck, QnnFolder
 
 IGNORED_TARGET: Final = -100
 Z_95: Final = 1.96
@@ -53,6 +59,10 @@ class SetFigures:
     kl_divergence: Interval | None = None
     agreement: float | None = None
     commit_flip_rate: float | None = None
+    cpu_max_abs_error: float | None = None
+    """Of all logits of the set on the emulator, against ONNX Runtime's CPU kernels with the same model.onnx and ids."""
+    cpu_cosine: float | None = None
+    """Between the same logits, of the whole set as one vector. Both only where an emulator executed a QNN folder."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,14 @@ class Verification:
     data: Path | None
     reference: Path | None
     sets: dict[str, SetFigures]
-    check: PackageCheck | None = None
-    """Of a Core ML package."""
+    check: PackageCheck | QnnCheck | None = None
+    """Of a Core ML package or a QNN folder."""
+    execution: Execution | None = None
+    """What executed a QNN folder; None where it was only checked."""
+    reference_execution: Execution | None = None
+    """The same of `reference`."""
+    placement: Placement | None = None
+    """Of a QNN folder; None where the package `onnx` is not installed."""
 
     @property
     def loss(self) -> dict[str, float]:
@@ -72,12 +88,18 @@ class Verification:
         return {label: figures.loss.mean for label, figures in self.sets.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of `diffulex-edge evaluate --json`, and of a package `check` and `executed`."""
+        """The keys of `diffulex-edge evaluate --json`, and of a package or QNN folder `check` and `executed`.
+
+        QNN folders have `execution`, `reference_execution` and `placement` besides, where there are any.
+        """
         document: dict[str, Any] = {"success": True, "artefact": str(self.artefact)}
         if self.data is not None:
             document["data"] = str(self.data)
         if self.check is not None:
             document |= {"check": asdict(self.check), "executed": bool(self.sets)}
+        for name in ("execution", "reference_execution", "placement"):
+            if getattr(self, name) is not None:
+                document[name] = asdict(getattr(self, name))
         if self.reference is not None:
             document["reference"] = str(self.reference)
         for label, figures in self.sets.items():
@@ -93,6 +115,16 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class _Difference:
+    """Between the logits of two runs, and the sums that a cosine is made of."""
+
+    max_abs: float
+    product: float
+    squares: float
+    cpu_squares: float
+
+
+@dataclass(frozen=True)
 class _Sequence:
     """The counted positions of one sequence: what the artefact predicts there, and the reference."""
 
@@ -104,17 +136,26 @@ class _Sequence:
     reference_best: NDArray[np.int64] | None = None
     reference_confidence: NDArray[np.float64] | None = None
     kl_divergence: NDArray[np.float64] | None = None
+    from_cpu: _Difference | None = None
 
 
-def verify(artefact: Path | str, data: Path | str | None = None, *, against: Path | str | None = None) -> Verification:
+def verify(
+    artefact: Path | str,
+    data: Path | str | None = None,
+    *,
+    against: Path | str | None = None,
+    soc: str | None = None,
+) -> Verification:
     """Run an artefact on evaluation data, and on the same data another one that it is compared with.
 
     Args:
         artefact: a .pte file whose method `forward` takes input_ids int64 [1, seq] and gives logits [1, seq, vocab], or
-            a Core ML package, or a folder of packages with the manifest.json of `diffulex-edge export`.
+            a Core ML package, or a folder with the manifest.json of `diffulex-edge export`: of packages, or of QNN.
         data: safetensors with pairs input_ids_R and target_ids_R, int64 [sequences, length]; -100 is not counted. A
-            package can be checked without.
-        against: the reference, such as the same model in float32; a .pte file may be one of a package, and the reverse.
+            package or a QNN folder can be checked without. A QNN model takes sequences of its one length.
+        against: the reference, such as the same model in float32; it may be of another backend.
+        soc: the SoC, such as SM8550, whose context binary of a QNN folder is executed (without it, the manifest's
+            first), in the reference too, if that is a QNN folder with context binaries.
 
     Raises:
         VerificationError: a file is missing or broken, or the runtime refuses the artefact or an input.
@@ -122,25 +163,61 @@ def verify(artefact: Path | str, data: Path | str | None = None, *, against: Pat
     artefact = Path(artefact)
     data = None if data is None else Path(data)
     reference = None if against is None else Path(against)
-    check = _coreml.check(artefact) if _coreml.is_package(artefact) else None
+    folder = QnnFolder(artefact, soc) if _qnn.is_package(artefact) else None
+    if soc is not None and folder is None:
+        raise VerificationError(f"{artefact}: is not a QNN folder, which alone has a SoC ({soc})")
+    check: PackageCheck | QnnCheck | None = None
+    if folder is not None:
+        check = folder.check()
+    elif _coreml.is_package(artefact):
+        check = _coreml.check(artefact)
     if data is None and check is None:
         raise VerificationError(f"{artefact}: running it needs data")
+    placement = None if folder is None else folder.placement()
     pairs = {} if data is None else _read_pairs(data)
-    if data is None or (check is not None and not _coreml.can_execute()):
-        return Verification(artefact, data, None, {}, check)
-    forward = _load(artefact)
-    reference_forward = None if reference is None else _load(reference)
+    if data is None or (isinstance(check, PackageCheck) and not _coreml.can_execute()):
+        return Verification(artefact, data, None, {}, check, placement=placement)
+    reference_folder = None if reference is None else _open_reference(reference, soc)
+    for each in (folder, reference_folder):
+        if each is not None:
+            _check_lengths(data, pairs, each)
+    own = _load(artefact, folder)
+    other = None if reference is None else _load(reference, reference_folder)
     sets = {}
     for label, (inputs, targets) in pairs.items():
         sequences = [
             measured
             for ids, wanted in zip(inputs, targets, strict=True)
-            if (measured := _measure(ids, wanted, forward, reference_forward)) is not None
+            if (measured := _measure(ids, wanted, own, other)) is not None
         ]
         if not sequences:
             raise VerificationError(f"{data}: target_ids_{label}: no target counts")
         sets[label] = _summarize(sequences, mean_of_sequences=label == "bound")
-    return Verification(artefact, data, reference, sets, check)
+    return Verification(
+        artefact, data, reference, sets, check, own.execution, other.execution if other else None, placement
+    )
+
+
+def _open_reference(reference: Path, soc: str | None) -> QnnFolder | None:
+    """The reference, where it is a QNN folder, checked; of the same SoC, where it was compiled at all."""
+    if not _qnn.is_package(reference):
+        return None
+    folder = QnnFolder(reference)
+    if soc is not None and folder.socs:
+        folder = QnnFolder(reference, soc)
+    folder.check()
+    return folder
+
+
+def _check_lengths(data: Path, pairs: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]], model: QnnFolder) -> None:
+    """Refuse sequences that are not of the only length that is taken: padding would change every logit."""
+    for label, (inputs, _) in pairs.items():
+        length = inputs.shape[1]
+        if length != model.length:
+            raise VerificationError(
+                f"{data}: input_ids_{label} has sequences of {length} tokens, and {model.folder} takes exactly "
+                f"{model.length}: export it with --seq-len {length}"
+            )
 
 
 def _read_pairs(data: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -176,11 +253,13 @@ def _order(label: str) -> tuple[bool, float, str]:
         return (True, 0.0, label)
 
 
-def _load(artefact: Path) -> Forward:
+def _load(artefact: Path, folder: QnnFolder | None) -> Runnable:
+    if folder is not None:
+        return folder.load()
     if _coreml.is_package(artefact):
-        return _coreml.load(artefact)
+        return Runnable(_coreml.load(artefact))
     if artefact.suffix != ".pte":
-        raise VerificationError(f"{artefact}: is neither a .pte file nor a Core ML package")
+        raise VerificationError(f"{artefact}: is neither a .pte file, nor a Core ML package, nor a QNN folder")
     if not artefact.is_file():
         raise VerificationError(f"{artefact}: does not exist")
     try:
@@ -205,7 +284,7 @@ def _load(artefact: Path) -> Forward:
         return logits[0].numpy().copy()  # the runtime reuses its memory
 
     forward.program = program  # type: ignore[attr-defined]  # the method does not keep it alive
-    return forward
+    return Runnable(forward)
 
 
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:
@@ -216,16 +295,20 @@ def _log_softmax(logits: Logits) -> NDArray[np.float64]:
 
 
 def _measure(
-    ids: NDArray[np.int64], targets: NDArray[np.int64], forward: Forward, reference: Forward | None
+    ids: NDArray[np.int64], targets: NDArray[np.int64], artefact: Runnable, reference: Runnable | None
 ) -> _Sequence | None:
     positions = np.flatnonzero(targets != IGNORED_TARGET)
     if positions.size == 0:
         return None
     wanted = targets[positions]
-    log_p = _log_softmax(forward(ids)[positions])
+    # The CPU first: it refuses ids outside the vocabulary.
+    cpu_logits = None if artefact.cpu is None else artefact.cpu(ids)
+    logits = artefact.forward(ids)
+    log_p = _log_softmax(logits[positions])
     row = np.arange(positions.size)
     best = log_p.argmax(axis=-1)
-    own = {
+    own: dict[str, Any] = {
+        "from_cpu": None if cpu_logits is None else _compare(logits, cpu_logits),
         "loss": -log_p[row, wanted],
         "best": best,
         "confidence": np.exp(log_p[row, best]),
@@ -233,7 +316,7 @@ def _measure(
     }
     if reference is None:
         return _Sequence(**own)
-    log_r = _log_softmax(reference(ids)[positions])
+    log_r = _log_softmax(reference.forward(ids)[positions])
     reference_best = log_r.argmax(axis=-1)
     return _Sequence(
         **own,
@@ -242,6 +325,21 @@ def _measure(
         reference_confidence=np.exp(log_r[row, reference_best]),
         kl_divergence=np.maximum(0.0, (np.exp(log_r) * (log_r - log_p)).sum(axis=-1)),
     )
+
+
+def _compare(logits: Logits, cpu_logits: Logits) -> _Difference:
+    own, cpu = (values.astype(np.float64).ravel() for values in (logits, cpu_logits))
+    return _Difference(float(np.abs(own - cpu).max()), float(own @ cpu), float(own @ own), float(cpu @ cpu))
+
+
+def _agreement(differences: list[_Difference]) -> dict[str, float]:
+    """The figures of all sequences together; none where nothing was compared."""
+    if not differences:
+        return {}
+    scale = math.sqrt(sum(each.squares for each in differences) * sum(each.cpu_squares for each in differences))
+    error = max(each.max_abs for each in differences)
+    cosine = sum(each.product for each in differences) / scale if scale > 0 else float(error == 0)
+    return {"cpu_max_abs_error": error, "cpu_cosine": cosine}
 
 
 def _commits(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -279,8 +377,9 @@ def _summarize(sequences: list[_Sequence], *, mean_of_sequences: bool) -> SetFig
     tokens = sum(sequence.loss.size for sequence in sequences)
     loss = estimate(lambda s: s.loss)
     accuracy = sum(int(sequence.correct.sum()) for sequence in sequences) / tokens
+    numeric = _agreement([sequence.from_cpu for sequence in sequences if sequence.from_cpu is not None])
     if sequences[0].reference_loss is None:
-        return SetFigures(tokens, loss, accuracy)
+        return SetFigures(tokens, loss, accuracy, **numeric)
     flips = [_flips(sequence) for sequence in sequences]
     return SetFigures(
         tokens,
@@ -291,4 +390,5 @@ def _summarize(sequences: list[_Sequence], *, mean_of_sequences: bool) -> SetFig
         kl_divergence=estimate(lambda s: s.kl_divergence),
         agreement=sum(int((s.best == s.reference_best).sum()) for s in sequences) / tokens,
         commit_flip_rate=sum(flipped for flipped, _ in flips) / sum(committed for _, committed in flips),
+        **numeric,
     )

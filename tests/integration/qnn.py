@@ -114,5 +114,9 @@ def _npu_session(folder: Path, context: dict[str, Any]) -> onnxruntime.Inference
 
 @cache
 def _devices() -> list[Any]:
-    onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
-    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER][:1]
+    def listed() -> list[Any]:
+        return [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER][:1]
+
+    if not listed():  # `verify` registers it too, and a second time is an error
+        onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    return listed()
