@@ -50,15 +50,15 @@ struct InspectedFeatures {
 
 struct InspectedFunction {
   std::string name;
-  std::string opset;                               // such as "CoreML8"
+  std::string opset;                               // such as "CoreML8", or with ONNX "ai.onnx 23"
   std::map<std::string, std::int64_t> operations;  // how many of each
   InspectedFeatures features;                      // where a model describes each function by itself
 };
 
 struct InspectedModel {
-  std::string name;  // of the package in a folder of packages, of the part in a pipeline
-  std::string type;  // "mlProgram", "pipeline", "neuralNetwork" and so on
-  std::int64_t specification_version = 0;
+  std::string name;                        // of the package in a folder of packages, of the part in a pipeline
+  std::string type;                        // "onnx", or of Core ML "mlProgram", "pipeline", "neuralNetwork" and so on
+  std::int64_t specification_version = 0;  // of ONNX, the IR version
   std::string description;
   InspectedFeatures features;
   std::map<std::string, std::string> metadata;  // user-defined
@@ -95,7 +95,7 @@ struct InspectedMethod {
 
 struct Inspection {
   // "checkpoint", "safetensors", "executorch_program", "coreml_package", "coreml_pipeline" (a package with a model of
-  // several parts) or "coreml_chunks" (a folder with a package for each part).
+  // several parts), "coreml_chunks" (a folder with a package for each part) or "qnn_package" (a folder of ONNX models).
   std::string kind;
   std::filesystem::path path;
   std::int64_t file_bytes = 0;  // checkpoints: of all tensors; packages: of all files
@@ -114,8 +114,9 @@ struct InspectOptions {
   bool hashes = true;  // reading every byte for SHA-256
 };
 
-// Recognizes a model folder, a .safetensors file, an ExecuTorch program, a Core ML package (.mlpackage) and a folder of
-// packages by content. Throws Error{kBadFile} for anything else and for files that contradict themselves.
+// Recognizes a model folder, a .safetensors file, an ExecuTorch program, a Core ML package (.mlpackage), a folder of
+// packages and a folder of the QNN backend by content. Throws Error{kBadFile} for anything else and for files that
+// contradict themselves.
 Inspection inspect(const std::filesystem::path& path, const InspectOptions& options = {},
                    const RunControl& control = {});
 

@@ -9,6 +9,8 @@
 #include "backends/coreml/package.h"
 #include "backends/coreml/package_reader.h"
 #include "backends/executorch/program_reader.h"
+#include "backends/qnn/package.h"
+#include "backends/qnn/package_reader.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
@@ -119,6 +121,22 @@ Inspection inspect_packages(const fs::path& path, bool chunks, const InspectOpti
   return inspection;
 }
 
+Inspection inspect_qnn_package(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+  qnn::PackageContents contents = qnn::read_package(path);
+  Inspection inspection{.kind = "qnn_package",
+                        .path = path,
+                        .models = std::move(contents.models),
+                        .files = std::move(contents.files),
+                        .tensors = std::move(contents.weights)};
+  for (const InspectedFile& file : inspection.files) {
+    inspection.file_bytes += file.bytes;
+  }
+  if (options.hashes) {
+    add_hashes(inspection.tensors, contents.bytes, control);
+  }
+  return inspection;
+}
+
 }  // namespace
 
 std::int64_t Inspection::parameters() const {
@@ -145,6 +163,8 @@ Inspection inspect(const fs::path& path, const InspectOptions& options, const Ru
     }
   } else if (coreml::is_package(path) || path.extension() == ".mlpackage") {
     return inspect_packages(path, false, options, control);
+  } else if (qnn::is_package(path)) {
+    return inspect_qnn_package(path, options, control);
   } else if (fs::exists(path / coreml::kChunksManifest, error) && !fs::exists(path / "config.json", error)) {
     return inspect_packages(path, true, options, control);
   }

@@ -1,5 +1,6 @@
 #include "core/links.h"
 
+#include <algorithm>
 #include <system_error>
 
 #include "diffulex_edge/error.h"
@@ -7,6 +8,21 @@
 namespace diffulex_edge {
 
 namespace fs = std::filesystem;
+
+bool is_inside(std::string_view path) {
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string_view part = path.substr(begin, end - begin);
+    if (part.empty() || part == "." || part == ".." || part.find('\0') != std::string_view::npos) {
+      return false;
+    }
+    if (end == path.size()) {
+      return true;
+    }
+    begin = end + 1;
+  }
+}
 
 fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 namespace diffulex_edge {
+
+// Whether a relative path, of names that a file from a stranger gives, stays below where it begins.
+bool is_inside(std::string_view path);
 
 // The folder that holds `path`; "." where none is named.
 std::filesystem::path folder_of(const std::filesystem::path& path);

@@ -1,78 +1,13 @@
-// Reads protocol buffers from strangers: a field is read as what it is declared, never as another wire type.
+// Reads Core ML's protocol buffers from strangers.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <cstdint>
-#include <optional>
-#include <protozero/pbf_reader.hpp>
-#include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "backends/coreml/message_fields.h"
-#include "diffulex_edge/error.h"
+#include "core/message_reader.h"
 
 namespace diffulex_edge::coreml {
-
-inline constexpr int kMaxMessageDepth = 32;  // of messages that hold others of their own kind
-
-[[noreturn]] inline void fail_message(const std::string& file, const std::string& what) {
-  throw Error(ErrorCode::kBadFile, file, what, "the file is truncated or damaged");
-}
-
-inline void check_message_depth(const std::string& file, int depth) {
-  if (depth > kMaxMessageDepth) {
-    fail_message(file, "is nested deeper than " + std::to_string(kMaxMessageDepth));
-  }
-}
-
-// Every function but skip() throws protozero::exception where the bytes are no such message.
-class MessageReader {
- public:
-  explicit MessageReader(std::string_view bytes) : reader_(bytes.data(), bytes.size()) {}
-
-  // Goes to the next field, which has to be read or skipped.
-  bool next() { return reader_.next(); }
-  protozero::pbf_tag_type tag() const { return reader_.tag(); }
-  void skip() { reader_.skip(); }
-
-  // The bytes of a string or message.
-  std::string_view view() {
-    expect(protozero::pbf_wire_type::length_delimited);
-    const protozero::data_view found = reader_.get_view();
-    return {found.data(), found.size()};
-  }
-  std::string text() { return std::string(view()); }
-  MessageReader message() { return MessageReader(view()); }
-
-  std::int64_t integer() {
-    expect(protozero::pbf_wire_type::varint);
-    return static_cast<std::int64_t>(reader_.get_uint64());
-  }
-
-  // Of a repeated field, packed or not.
-  void append_integers(std::vector<std::int64_t>& values) {
-    if (reader_.has_wire_type(protozero::pbf_wire_type::varint)) {
-      values.push_back(integer());
-      return;
-    }
-    expect(protozero::pbf_wire_type::length_delimited);
-    for (const std::int64_t value : reader_.get_packed_int64()) {
-      values.push_back(value);
-    }
-  }
-
- private:
-  void expect(protozero::pbf_wire_type type) const {
-    if (!reader_.has_wire_type(type)) {
-      throw protozero::unknown_pbf_wire_type_exception{};
-    }
-  }
-
-  protozero::pbf_reader reader_;
-};
 
 inline std::pair<std::string_view, std::string_view> read_map_entry(MessageReader message) {
   std::pair<std::string_view, std::string_view> entry;
@@ -89,18 +24,6 @@ inline std::pair<std::string_view, std::string_view> read_map_entry(MessageReade
     }
   }
   return entry;
-}
-
-// What an enumeration's numbers or a message's fields are called.
-struct NumberedName {
-  std::int64_t number = 0;
-  std::string_view name;
-};
-
-template <std::size_t size>
-std::optional<std::string> find_name(const std::array<NumberedName, size>& names, std::int64_t number) {
-  const auto* const found = std::ranges::find(names, number, &NumberedName::number);
-  return found == names.end() ? std::nullopt : std::optional(std::string(found->name));
 }
 
 }  // namespace diffulex_edge::coreml

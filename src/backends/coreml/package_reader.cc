@@ -13,6 +13,7 @@
 #include "backends/coreml/package.h"
 #include "backends/coreml/weight_file.h"
 #include "core/json.h"
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::coreml {
@@ -32,22 +33,6 @@ constexpr const char* kDamaged = "the file is truncated or damaged";
 }
 
 std::string_view text_of(Bytes bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
-
-// A relative path that stays below where it begins.
-bool is_inside(std::string_view path) {
-  std::size_t begin = 0;
-  while (true) {
-    const std::size_t end = std::min(path.find('/', begin), path.size());
-    const std::string_view part = path.substr(begin, end - begin);
-    if (part.empty() || part == "." || part == ".." || part.find('\0') != std::string_view::npos) {
-      return false;
-    }
-    if (end == path.size()) {
-      return true;
-    }
-    begin = end + 1;
-  }
-}
 
 // The member of an object, which has to be there and a string.
 std::string string_at(const json& object, const char* key, const std::string& where) {

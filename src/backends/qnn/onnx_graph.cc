@@ -3,56 +3,13 @@
 #include <algorithm>
 #include <protozero/pbf_writer.hpp>
 
+#include "backends/qnn/onnx_fields.h"
 #include "diffulex_edge/version.h"
 
 namespace diffulex_edge::qnn {
 namespace {
 
 using protozero::pbf_writer;
-
-// Field numbers of onnx.proto.
-namespace field {
-constexpr protozero::pbf_tag_type kModelIrVersion = 1;
-constexpr protozero::pbf_tag_type kModelProducer = 2;
-constexpr protozero::pbf_tag_type kModelProducerVersion = 3;
-constexpr protozero::pbf_tag_type kModelGraph = 7;
-constexpr protozero::pbf_tag_type kModelOpset = 8;
-constexpr protozero::pbf_tag_type kModelMetadata = 14;
-constexpr protozero::pbf_tag_type kOpsetDomain = 1;
-constexpr protozero::pbf_tag_type kOpsetVersion = 2;
-constexpr protozero::pbf_tag_type kEntryKey = 1;
-constexpr protozero::pbf_tag_type kEntryValue = 2;
-constexpr protozero::pbf_tag_type kGraphNode = 1;
-constexpr protozero::pbf_tag_type kGraphName = 2;
-constexpr protozero::pbf_tag_type kGraphInitializer = 5;
-constexpr protozero::pbf_tag_type kGraphInput = 11;
-constexpr protozero::pbf_tag_type kGraphOutput = 12;
-constexpr protozero::pbf_tag_type kGraphValueInfo = 13;
-constexpr protozero::pbf_tag_type kNodeInput = 1;
-constexpr protozero::pbf_tag_type kNodeOutput = 2;
-constexpr protozero::pbf_tag_type kNodeName = 3;
-constexpr protozero::pbf_tag_type kNodeOpType = 4;
-constexpr protozero::pbf_tag_type kNodeAttribute = 5;
-constexpr protozero::pbf_tag_type kNodeDomain = 7;
-constexpr protozero::pbf_tag_type kAttributeName = 1;
-constexpr protozero::pbf_tag_type kAttributeFloat = 2;
-constexpr protozero::pbf_tag_type kAttributeInt = 3;
-constexpr protozero::pbf_tag_type kAttributeInts = 8;
-constexpr protozero::pbf_tag_type kAttributeType = 20;
-constexpr protozero::pbf_tag_type kTensorDims = 1;
-constexpr protozero::pbf_tag_type kTensorDataType = 2;
-constexpr protozero::pbf_tag_type kTensorName = 8;
-constexpr protozero::pbf_tag_type kTensorRawData = 9;
-constexpr protozero::pbf_tag_type kTensorExternalData = 13;
-constexpr protozero::pbf_tag_type kTensorDataLocation = 14;
-constexpr protozero::pbf_tag_type kValueInfoName = 1;
-constexpr protozero::pbf_tag_type kValueInfoType = 2;
-constexpr protozero::pbf_tag_type kTypeTensor = 1;
-constexpr protozero::pbf_tag_type kTensorTypeElement = 1;
-constexpr protozero::pbf_tag_type kTensorTypeShape = 2;
-constexpr protozero::pbf_tag_type kShapeDim = 1;
-constexpr protozero::pbf_tag_type kDimValue = 1;
-}  // namespace field
 
 // AttributeProto.AttributeType.
 constexpr std::int32_t kFloatAttribute = 1;

@@ -11,8 +11,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 24U;
-
 std::string_view name_of(OnnxDtype dtype) {
   switch (dtype) {
     case OnnxDtype::kFloat:

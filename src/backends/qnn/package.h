@@ -18,6 +18,7 @@ std::string model_file(const OnnxModel& model);
 std::string encodings_file(const OnnxModel& model);
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kManifestFormat = "diffulex-edge-qnn";
+inline constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 24U;
 
 // Encodings of activations in the layout of AIMET 0.6.1: for each tensor bitwidth, scale, offset (-zero_point), min,
 // max.
