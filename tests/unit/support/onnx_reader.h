@@ -3,9 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <map>
 #include <set>
 #include <stdexcept>
@@ -152,9 +151,12 @@ struct OnnxModel {
   std::map<std::string, OnnxValue> described;  // value_info
   std::map<std::string, OnnxValue> values;     // every value and tensor
 
+  std::map<std::string, std::size_t> made_by;            // a value: its node
+  std::map<std::string, std::set<std::size_t>> read_by;  // and those that read it
+
   const OnnxNode* maker(const std::string& value) const {
-    const auto found = std::ranges::find(nodes, value, &OnnxNode::output);
-    return found == nodes.end() ? nullptr : &*found;
+    const auto found = made_by.find(value);
+    return found == made_by.end() ? nullptr : &nodes[found->second];
   }
   const OnnxNode& at(const std::string& value) const {
     const OnnxNode* found = maker(value);
@@ -165,9 +167,9 @@ struct OnnxModel {
   }
   std::vector<const OnnxNode*> readers(const std::string& value) const {
     std::vector<const OnnxNode*> result;
-    for (const OnnxNode& node : nodes) {
-      if (std::ranges::find(node.inputs, value) != node.inputs.end()) {
-        result.push_back(&node);
+    if (const auto found = read_by.find(value); found != read_by.end()) {
+      for (const std::size_t index : found->second) {
+        result.push_back(&nodes[index]);
       }
     }
     return result;
@@ -222,7 +224,9 @@ inline OnnxModel read_onnx(const std::string& bytes) {
     const OnnxNode& node = model.nodes.back();
     for (const std::string& input : node.inputs) {
       EXPECT_TRUE(input.empty() || model.values.contains(input)) << node.op << " reads " << input << " too early";
+      model.read_by[input].insert(model.nodes.size() - 1);
     }
+    model.made_by[node.output] = model.nodes.size() - 1;
     EXPECT_TRUE(made.contains(node.output)) << node.output << " is not described";
     define(node.output, made[node.output]);
   }

@@ -347,7 +347,7 @@ TEST_F(QnnDataStore, RefusesRowsWithoutBlocksByName) {
 }
 
 TEST_F(QnnDataStore, IsTheSameForAnyNumberOfThreads) {
-  open({matrix("a", 300, 4096), matrix("b", 257, 2048, 0.3), matrix("c", 7, 30)});
+  open({matrix("a", 130, 2048), matrix("b", 257, 512, 0.3), matrix("c", 7, 30)});
   add("a", int4_groups(32, ElementType::kBF16), Packing::kBlocks);
   add("a", int8_per_channel(), Packing::kBlocks);
   add("b", int4_per_channel(), Packing::kSigned);

@@ -193,18 +193,18 @@ class QnnLowering : public ::testing::Test {
                        const LoweringSettings& settings = kFloats, std::int64_t length = kLength) const {
     return {model(family, length), config, settings};
   }
-  // For every family, both widths and every format of weights.
+  // For every family and both widths; each format of weights comes twice.
   void for_each_static(const std::function<void(const Lowered&, int bits)>& check) const {
     QuantizationConfig channels = weights(QuantizationDtype::INT4);
     channels.group_size = 0;
-    for (const std::string& family : kFamilies) {
-      for (const int bits : {8, 16}) {
-        for (const QuantizationConfig& config :
-             {weights(QuantizationDtype::INT8), weights(QuantizationDtype::INT8, true),
-              weights(QuantizationDtype::INT4), weights(QuantizationDtype::INT4, true), channels}) {
-          SCOPED_TRACE(family + ", " + std::to_string(bits));
-          check(lower_static(family, bits, config), bits);
-        }
+    const std::vector<QuantizationConfig> formats = {
+        weights(QuantizationDtype::INT8), weights(QuantizationDtype::INT8, true), weights(QuantizationDtype::INT4),
+        weights(QuantizationDtype::INT4, true), channels};
+    std::size_t next = 0;
+    for (const int bits : {8, 16}) {
+      for (const std::string& family : kFamilies) {
+        SCOPED_TRACE(family + ", " + std::to_string(bits));
+        check(lower_static(family, bits, formats[next++ % formats.size()]), bits);
       }
     }
   }
