@@ -392,6 +392,17 @@ TEST_F(QnnExports, RefuseHalvesWithIntegerWeights) {
   }
 }
 
+TEST_F(QnnExports, RefuseFloatingPointInModeStatic) {
+  for (const auto& [activations, name] : {std::pair(ActivationDtype::FP32, "fp32"), {ActivationDtype::FP16, "fp16"}}) {
+    const BackendConfig wanted = config(in_mode_static(QuantizationDtype::INT8), {}, activations);
+    expect_refused(wanted, ErrorCode::kInvalidArgument,
+                   std::string("activation dtype ") + name +
+                       ": is not mode static, in which QNN computes in integers (leave it out, or use --mode "
+                       "weight_only)");
+    testing::expect_error(ErrorCode::kInvalidArgument, {"mode static"}, [&] { QNNBackend(wanted).check_config(); });
+  }
+}
+
 TEST_F(QnnExports, RefuseIntegerActivationsWithoutIntegerWeights) {
   expect_refused(config({.dtype = QuantizationDtype::FP16}, {}, ActivationDtype::INT16), ErrorCode::kUnsupported,
                  "activation dtype int16: QNN takes it with INT8 and INT4 weights only (use --dtype int8)");
