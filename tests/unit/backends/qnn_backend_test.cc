@@ -117,7 +117,7 @@ class QnnExports : public ::testing::Test {
 struct Case {
   std::string name;
   QuantizationConfig quantization;
-  std::optional<ActivationDtype> activations = {};
+  std::optional<ActivationDtype> activations;
 };
 
 std::vector<Case> all_cases() {
@@ -264,11 +264,11 @@ TEST_F(QnnExports, WarnOfModeDynamic) {
   EXPECT_FALSE(warns(QuantizationMode::STATIC));
 }
 
-TEST_F(QnnExports, WorkWithoutTheCompilerAndSaySo) {
+TEST_F(QnnExports, LeaveNothingWhereTheNamedPythonHasNoCompiler) {
   const std::string python = testing::write_program(folder_ / "python", "echo '{\"error\": \"No module\"}'; exit 1");
   const BackendConfig wanted = config({.dtype = QuantizationDtype::FP16}, {{"soc", "SM8550"}, {"qnn_python", python}});
-  const ExportResult named = run(wanted);  // the user asked for it
-  EXPECT_EQ(named.error_code, ErrorCode::kUnsupported) << named.error_message;
+  const ExportResult result = run(wanted);
+  EXPECT_EQ(result.error_code, ErrorCode::kUnsupported) << result.error_message;
   EXPECT_EQ(entries(), (std::vector<std::string>{"model", "python"}));
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -32,7 +33,7 @@ constexpr float kHeadroom = 1.25F;
 const LoweringSettings kStatic = {.is_static = true};
 const LoweringSettings kFloats = {};
 const LoweringSettings kHalves = {.arithmetic = OnnxDtype::kFloat16};
-const std::vector<std::string> kFamilies = {"llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"};
+constexpr std::array kFamilies = {"llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"};
 
 bool is_float(std::int64_t dtype) { return dtype == testing::kOnnxFloat || dtype == testing::kOnnxFloat16; }
 
@@ -202,7 +203,7 @@ class QnnLowering : public ::testing::Test {
         weights(QuantizationDtype::INT4, true), channels};
     std::size_t next = 0;
     for (const int bits : {8, 16}) {
-      for (const std::string& family : kFamilies) {
+      for (const std::string family : kFamilies) {
         SCOPED_TRACE(family + ", " + std::to_string(bits));
         check(lower_static(family, bits, formats[next++ % formats.size()]), bits);
       }
@@ -219,7 +220,7 @@ class QnnLowering : public ::testing::Test {
 };
 
 TEST_F(QnnLowering, TakesTokensAndGivesLogits) {
-  for (const std::string& family : kFamilies) {
+  for (const std::string family : kFamilies) {
     const Lowered lowered = lower_floats(family, {});
     EXPECT_EQ(lowered.onnx.inputs,
               (decltype(OnnxModel::inputs){{"input_ids", {.dtype = testing::kOnnxInt32, .sizes = {1, kLength}}}}));
@@ -396,7 +397,7 @@ TEST_F(QnnLowering, RefusesRangesThatAreNone) {
 }
 
 TEST_F(QnnLowering, HasNoIntegersInFloatingPointButThoseOfAnEmbedding) {
-  for (const std::string& family : kFamilies) {
+  for (const std::string family : kFamilies) {
     for (const auto& [config, settings] : {std::pair(weights(QuantizationDtype::FP32), kFloats),
                                            {weights(QuantizationDtype::FP16), kFloats},
                                            {weights(QuantizationDtype::FP16), kHalves},
@@ -508,7 +509,7 @@ TEST_F(QnnLowering, NormalizesInTwoDimensions) {
     }
     EXPECT_EQ(lowered.onnx.of_op("RMSNormalization").size(), norms);
   };
-  for (const std::string& family : kFamilies) {
+  for (const std::string family : kFamilies) {
     check(lower_floats(family, {}));
     check(lower_floats(family, {}, kHalves));
     check(lower_static(family, 16));

@@ -9,7 +9,6 @@ namespace diffulex_edge::qnn {
 namespace {
 
 using testing::OnnxModel;
-using testing::OnnxNode;
 using testing::OnnxTensor;
 using testing::OnnxValue;
 using testing::read_onnx;
