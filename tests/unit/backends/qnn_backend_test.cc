@@ -182,7 +182,7 @@ TEST_F(QnnExports, HoldAModelWhoseDataIsAllThere) {
   for (const Case& one : all_cases()) {
     SCOPED_TRACE(one.name);
     const Tree tree = exported(config(one.quantization, {}, one.activations));
-    const testing::OnnxModel onnx = testing::read_onnx(tree.at("model.onnx"));
+    const testing::ReadOnnx onnx = testing::read_onnx(tree.at("model.onnx"));
     std::int64_t end = 0;
     for (const auto& [name, tensor] : onnx.tensors) {
       EXPECT_TRUE(tensor.location.empty() || tensor.location == "model.onnx.data") << name;
@@ -204,7 +204,7 @@ TEST_F(QnnExports, HoldAModelWhoseDataIsAllThere) {
 
 TEST_F(QnnExports, DescribeTheEncodingsOfValuesInTheModel) {
   const Tree tree = exported(config(in_mode_static(QuantizationDtype::INT8)));
-  const testing::OnnxModel onnx = testing::read_onnx(tree.at("model.onnx"));
+  const testing::ReadOnnx onnx = testing::read_onnx(tree.at("model.onnx"));
   const Json encodings = Json::parse(tree.at("encodings.json"));
   EXPECT_GT(encodings.at("activation_encodings").size(), 40U);
   for (const auto& [name, unused] : encodings.at("activation_encodings").items()) {

@@ -139,7 +139,7 @@ inline std::pair<std::string, OnnxValue> read_value(const std::string& bytes) {
   return {message.text(1), value};
 }
 
-struct OnnxModel {
+struct ReadOnnx {
   std::int64_t ir_version = 0;
   std::string producer;
   std::vector<std::pair<std::string, std::int64_t>> opsets;  // domain, version
@@ -187,9 +187,9 @@ struct OnnxModel {
 
 // Reads a model and checks what holds for every one: names are used once, values exist before they are read, every
 // value but the outputs is described.
-inline OnnxModel read_onnx(const std::string& bytes) {
+inline ReadOnnx read_onnx(const std::string& bytes) {
   const Proto message(bytes);
-  OnnxModel model{.ir_version = message.number(1), .producer = message.text(2)};
+  ReadOnnx model{.ir_version = message.number(1), .producer = message.text(2)};
   for (const std::string& opset : message.all(8)) {
     model.opsets.emplace_back(Proto(opset).text(1), Proto(opset).number(2));
   }

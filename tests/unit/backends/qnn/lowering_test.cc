@@ -22,10 +22,10 @@ namespace diffulex_edge::qnn {
 namespace {
 
 using testing::expect_error;
-using testing::OnnxModel;
 using testing::OnnxNode;
 using testing::OnnxTensor;
 using testing::OnnxValue;
+using testing::ReadOnnx;
 using Sizes = std::vector<std::int64_t>;
 
 constexpr std::int64_t kLength = 12;
@@ -156,7 +156,7 @@ struct Lowered {
   PositionValues positions;
   DistinctTensors distinct;
   std::unique_ptr<LoweredModel> result;
-  OnnxModel onnx;
+  ReadOnnx onnx;
   std::string data;
 };
 
@@ -223,16 +223,16 @@ TEST_F(QnnLowering, TakesTokensAndGivesLogits) {
   for (const std::string family : kFamilies) {
     const Lowered lowered = lower_floats(family, {});
     EXPECT_EQ(lowered.onnx.inputs,
-              (decltype(OnnxModel::inputs){{"input_ids", {.dtype = testing::kOnnxInt32, .sizes = {1, kLength}}}}));
+              (decltype(ReadOnnx::inputs){{"input_ids", {.dtype = testing::kOnnxInt32, .sizes = {1, kLength}}}}));
     EXPECT_EQ(lowered.onnx.outputs,
-              (decltype(OnnxModel::outputs){{"logits", {.dtype = testing::kOnnxFloat, .sizes = {1, kLength, 37}}}}));
+              (decltype(ReadOnnx::outputs){{"logits", {.dtype = testing::kOnnxFloat, .sizes = {1, kLength, 37}}}}));
     EXPECT_TRUE(lowered.result->encodings.empty());
   }
 }
 
 TEST_F(QnnLowering, PassesEveryValueThroughIntegersInModeStatic) {
   for_each_static([](const Lowered& lowered, int bits) {
-    const OnnxModel& onnx = lowered.onnx;
+    const ReadOnnx& onnx = lowered.onnx;
     const bool float_head = onnx.at("logits").op == "Reshape";
     EXPECT_EQ(float_head, !lowered.plan
                                .at("lm_head", lowered.model.graph.tensor(
@@ -264,7 +264,7 @@ TEST_F(QnnLowering, PassesEveryValueThroughIntegersInModeStatic) {
 
 TEST_F(QnnLowering, ReadsNothingButIntegersInModeStatic) {
   for_each_static([](const Lowered& lowered, int) {
-    const OnnxModel& onnx = lowered.onnx;
+    const ReadOnnx& onnx = lowered.onnx;
     const std::set<std::string> kNoArithmetic = {"QuantizeLinear", "DequantizeLinear", "Gather"};
     for (const OnnxNode& node : onnx.nodes) {
       for (std::size_t i = 0; i < node.inputs.size() && !kNoArithmetic.contains(node.op); ++i) {
@@ -467,7 +467,7 @@ TEST_F(QnnLowering, DescribesIntegersInModeStatic) {
 
 TEST_F(QnnLowering, ReadsATiedInt8MatrixByTwoTensorsOfTheSameBytes) {
   const Lowered lowered = lower_static("sdar", 16, weights(QuantizationDtype::INT8, true), kLength, true);
-  const OnnxModel& onnx = lowered.onnx;
+  const ReadOnnx& onnx = lowered.onnx;
   const auto gathers = onnx.of_op("Gather");
   const auto gather = std::ranges::find_if(
       gathers, [&](const OnnxNode* node) { return onnx.values.at(node->inputs[0]).sizes == Sizes{37, 96}; });
@@ -517,7 +517,7 @@ TEST_F(QnnLowering, NormalizesInTwoDimensions) {
 }
 
 // The tensors that some Add puts on scores, and where.
-std::vector<const OnnxNode*> mask_adders(const OnnxModel& onnx) {
+std::vector<const OnnxNode*> mask_adders(const ReadOnnx& onnx) {
   std::vector<const OnnxNode*> result;
   for (const OnnxNode* add : onnx.of_op("Add")) {
     if (onnx.values.at(add->inputs[1]).sizes == Sizes{1, 1, kLength, kLength}) {

@@ -8,10 +8,10 @@
 namespace diffulex_edge::qnn {
 namespace {
 
-using testing::OnnxModel;
 using testing::OnnxTensor;
 using testing::OnnxValue;
 using testing::read_onnx;
+using testing::ReadOnnx;
 using Id = OnnxGraph::Id;
 using Sizes = std::vector<std::int64_t>;
 
@@ -19,7 +19,7 @@ constexpr std::string_view kContrib = "com.microsoft";
 
 OnnxType floats(Sizes sizes) { return {.dtype = OnnxDtype::kFloat, .sizes = std::move(sizes)}; }
 
-OnnxModel read(const OnnxGraph& graph) { return read_onnx(graph.serialize({})); }
+ReadOnnx read(const OnnxGraph& graph) { return read_onnx(graph.serialize({})); }
 
 template <typename T>
 std::string bytes_of(const std::vector<T>& values) {
@@ -31,7 +31,7 @@ TEST(OnnxGraph, WritesAnOperatorAndTheTypesOfItsValues) {
   const Id x = graph.input("x", floats({2, 3}));
   const Id y = graph.add("Cast", {x}, {}, {.dtype = OnnxDtype::kFloat16, .sizes = {2, 3}});
   graph.output(graph.add("Neg", {y}, {}, {.dtype = OnnxDtype::kFloat16, .sizes = {2, 3}}), "result");
-  const OnnxModel model = read(graph);
+  const ReadOnnx model = read(graph);
   EXPECT_EQ(model.ir_version, 10);
   EXPECT_EQ(model.producer, "diffulex-edge");
   const OnnxValue half{.dtype = testing::kOnnxFloat16, .sizes = {2, 3}};
@@ -88,7 +88,7 @@ TEST(OnnxGraph, KeepsConstantsOfOtherValuesTypesOrShapesApart) {
                             // 0 and -0 are equal numbers of other bytes.
                             graph.scalar(0.0F), graph.scalar(-0.0F), graph.scalar(1.0F)};
   EXPECT_EQ(ids.size(), 7U);
-  const OnnxModel model = read(graph);
+  const ReadOnnx model = read(graph);
   EXPECT_EQ(model.tensors.size(), 7U);
   EXPECT_EQ(model.tensors.at(graph.name(*ids.begin())).raw, bytes_of(values));
 }
@@ -97,7 +97,7 @@ TEST(OnnxGraph, HoldsConstantsInLittleEndian) {
   OnnxGraph graph("data");
   const Id one = graph.scalar(1.0F);
   const Id two = graph.ints({2, -1});
-  const OnnxModel model = read(graph);
+  const ReadOnnx model = read(graph);
   const OnnxTensor& scalar = model.tensors.at(graph.name(one));
   EXPECT_EQ(scalar.dtype, testing::kOnnxFloat);
   EXPECT_TRUE(scalar.sizes.empty());
@@ -115,7 +115,7 @@ TEST(OnnxGraph, SaysWhereExternalDataLies) {
   const Id first = graph.external(type, place, "weight");
   const Id second = graph.external(type, place, "weight");
   EXPECT_NE(first, second);  // sharing is the caller's
-  const OnnxModel model = read(graph);
+  const ReadOnnx model = read(graph);
   for (const Id id : {first, second}) {
     const OnnxTensor& tensor = model.tensors.at(graph.name(id));
     EXPECT_EQ(tensor.dtype, testing::kOnnxInt4);
@@ -131,7 +131,7 @@ TEST(OnnxGraph, GivesAttributesTheirTypes) {
   const Id x = graph.input("x", floats({1}));
   graph.add("F", {x}, {{"i", std::int64_t{-1}}, {"f", 0.25F}, {"s", Sizes{0, -2, 300}}, {"zero", std::int64_t{0}}},
             floats({1}));
-  const OnnxModel model = read(graph);
+  const ReadOnnx model = read(graph);
   const auto& attributes = model.nodes.at(0).attributes;
   ASSERT_EQ(attributes.size(), 4U);
   EXPECT_EQ(attributes.at("i").type, 2);
@@ -158,7 +158,7 @@ TEST(OnnxGraph, RenamesAnOutputForItsReadersToo) {
   const Id z = graph.add("Abs", {y}, {}, floats({4}));
   graph.output(y, "negative");
   EXPECT_EQ(graph.name(y), "negative");
-  const OnnxModel model = read(graph);
+  const ReadOnnx model = read(graph);
   EXPECT_EQ(model.nodes.at(0).output, "negative");
   EXPECT_EQ(model.nodes.at(1).inputs, std::vector<std::string>{"negative"});
   EXPECT_EQ(model.outputs.size(), 1U);
@@ -175,11 +175,11 @@ TEST(OnnxGraph, ImportsTheOperatorsOfMicrosoftOnlyWhereThereAreSome) {
   OnnxGraph graph("data");
   const Id x = graph.input("x", floats({1}));
   graph.add("Neg", {x}, {}, floats({1}));
-  EXPECT_EQ(read(graph).opsets, (decltype(OnnxModel::opsets){standard}));
+  EXPECT_EQ(read(graph).opsets, (decltype(ReadOnnx::opsets){standard}));
   graph.add("MatMulNBits", {x}, {}, floats({1}), {}, kContrib);
   graph.add("MatMulNBits", {x}, {}, floats({1}), {}, kContrib);
-  const OnnxModel model = read(graph);
-  EXPECT_EQ(model.opsets, (decltype(OnnxModel::opsets){standard, {std::string(kContrib), 1}}));
+  const ReadOnnx model = read(graph);
+  EXPECT_EQ(model.opsets, (decltype(ReadOnnx::opsets){standard, {std::string(kContrib), 1}}));
   EXPECT_EQ(model.nodes.at(0).domain, "");
   EXPECT_EQ(model.nodes.at(1).domain, kContrib);
 }
@@ -189,7 +189,7 @@ TEST(OnnxGraph, CarriesMetadata) {
   graph.input("x", floats({1}));
   EXPECT_TRUE(read(graph).metadata.empty());
   const std::string bytes = graph.serialize({{"b", "2"}, {"a", ""}});
-  EXPECT_EQ(read_onnx(bytes).metadata, (decltype(OnnxModel::metadata){{"a", ""}, {"b", "2"}}));
+  EXPECT_EQ(read_onnx(bytes).metadata, (decltype(ReadOnnx::metadata){{"a", ""}, {"b", "2"}}));
   EXPECT_EQ(testing::Proto(bytes).text(3), version());
 }
 
