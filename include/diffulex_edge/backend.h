@@ -155,7 +155,9 @@ class CoreMLBackend final : public EdgeBackend {
 // Folders with an ONNX model (model.onnx, model.onnx.data), a manifest.json and, in mode static, encodings.json; for
 // each SoC asked for a folder with a context binary for its NPU, if the vendor's compiler is at hand: the Python
 // package onnxruntime-qnn. One length of input. Options: soc (names with commas, such as SM8550,SM8650), qnn_python
-// (the interpreter that has the package; default: $VIRTUAL_ENV's, then python3).
+// (the interpreter that has the package; default: $VIRTUAL_ENV's, then python3), embedding_on (npu, the default; host:
+// a model of its own for the CPU, for vocabularies that the NPU's compiler takes too long for), shards (models to cut
+// the NPU's part into, between layers).
 // In mode static every activation is an integer of 16 bits, or 8 with activation_dtype INT8.
 class QNNBackend final : public EdgeBackend {
  public:

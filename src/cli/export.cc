@@ -80,7 +80,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
                                                 : backend->export_model(calibrated.model, arguments.output, control);
   bar.end();
   if (!result.success) {
-    throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
+    throw Error::of_line(result.error_code.value_or(ErrorCode::kInternal), result.error_message);
   }
   const ExportReport report{
       .model = model,

@@ -130,12 +130,22 @@ void QNNArguments::add_to(CLI::App& command) {
       .add_option("--qnn-python", python,
                   "The Python interpreter that has onnxruntime-qnn (default: $VIRTUAL_ENV's, then python3)")
       ->group(group);
+  command
+      .add_option("--embedding-on", embedding_on,
+                  "npu (default), or host: the embedding in a model of its own, for large vocabularies")
+      ->group(group);
+  command
+      .add_option("--shards", shards, "Cut the model between layers into so many, for NPUs with little address space")
+      ->group(group);
 }
 
 std::map<std::string, std::string> QNNArguments::options(const std::string& backend) const {
   if (backend != "qnn") {
-    refuse_given({{"--soc", !socs.empty()}, {"--qnn-python", python.has_value()}}, "belongs to the QNN backend",
-                 "add --backend qnn, or leave it out");
+    refuse_given({{"--soc", !socs.empty()},
+                  {"--qnn-python", python.has_value()},
+                  {"--embedding-on", embedding_on.has_value()},
+                  {"--shards", shards.has_value()}},
+                 "belongs to the QNN backend", "add --backend qnn, or leave it out");
     return {};
   }
   std::map<std::string, std::string> options;
@@ -145,6 +155,12 @@ std::map<std::string, std::string> QNNArguments::options(const std::string& back
   }
   if (python) {
     options["qnn_python"] = *python;
+  }
+  if (embedding_on) {
+    options["embedding_on"] = *embedding_on;
+  }
+  if (shards) {
+    options["shards"] = std::to_string(*shards);
   }
   return options;
 }

@@ -79,6 +79,8 @@ struct CoreMLArguments {
 struct QNNArguments {
   std::vector<std::string> socs;
   std::optional<std::string> python;
+  std::optional<std::string> embedding_on;
+  std::optional<std::int64_t> shards;
 
   void add_to(CLI::App& command);
   // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given for another backend.

@@ -88,7 +88,6 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], tin
 @pytest.mark.parametrize(
     "option",
     [
-        "--soc SM8650",
         "--backend tpu",
     ],
 )
@@ -99,11 +98,23 @@ def test_option_of_a_later_version_is_refused_not_ignored(option: str, tiny: Pat
 
 
 @pytest.mark.parametrize(
-    "option", ["--minimum-deployment-target iOS18", "--palette", "--chunk-size 1GB", "--container pte"]
+    ("option", "backend"),
+    [
+        ("--minimum-deployment-target iOS18", "coreml"),
+        ("--palette", "coreml"),
+        ("--chunk-size 1GB", "coreml"),
+        ("--container pte", "coreml"),
+        ("--soc SM8650", "qnn"),
+        ("--qnn-python python3", "qnn"),
+        ("--embedding-on host", "qnn"),
+        ("--shards 2", "qnn"),
+    ],
 )
-def test_option_of_another_backend_is_refused_not_ignored(option: str, tiny: Path, tmp_path: Path) -> None:
+def test_option_of_another_backend_is_refused_not_ignored(
+    option: str, backend: str, tiny: Path, tmp_path: Path
+) -> None:
     result = run("export", tiny, "-o", tmp_path / "x.pte", *option.split())
-    assert_fails(result, USAGE_ERROR, option.split()[0], "--backend coreml")
+    assert_fails(result, USAGE_ERROR, option.split()[0], f"--backend {backend}")
     assert not list(tmp_path.iterdir())
 
 

@@ -221,7 +221,7 @@ REFUSED: Final[list[tuple[tuple[str, ...], tuple[int, ...], str]]] = [
     ((*PALETTE_ON, "iOS17"), (UNSUPPORTED,), "iOS18"),
     # What no target has.
     (("--dtype", "int4", "--mode", "static"), (UNSUPPORTED,), "static"),
-    (("--soc", "SM8650"), (UNSUPPORTED,), "--soc"),
+    (("--soc", "SM8650"), (USAGE_ERROR,), "--soc"),
     # Palettes are for INT4, and their groups cannot have more rows than a weight.
     (("--dtype", "int8", "--palette"), (USAGE_ERROR, UNSUPPORTED), "palette"),
     (("--dtype", "int4", "--palette", "--palette-group", "4096"), (USAGE_ERROR, UNSUPPORTED), "4096"),

@@ -136,6 +136,33 @@ def test_no_encoding_is_left_to_the_compiler(
     assert set(encodings) <= quantized | {"logits"}
 
 
+@pytest.mark.parametrize("name", ["fp16", "int8", "a16w8 everywhere"])
+@pytest.mark.parametrize(
+    "options", [("--shards", 3), ("--embedding-on", "host"), ("--shards", 2, "--embedding-on", "host")]
+)
+def test_a_model_in_pieces_computes_what_it_does_as_a_whole(
+    name: str, options: tuple[object, ...], checkpoint: MakeCheckpoint, calibration: Path, tmp_path: Path
+) -> None:
+    case, model = CASES[name], checkpoint("sdar")
+    whole = export_case(case, model, tmp_path / "whole", calibration)
+    pieces = export_case(case, model, tmp_path / "m", calibration, *options, "--soc", "SM8550", *COMPILER)
+    pieces.check()
+    shards = [entry["file"] for entry in pieces.manifest["models"] if entry["runs_on"] == "npu"]
+    hosts = [entry["file"] for entry in pieces.manifest["models"] if entry["runs_on"] == "host"]
+    assert len(shards) == (options[1] if options[0] == "--shards" else 1)
+    assert hosts == (["embedding.onnx"] if "host" in options else [])
+    assert [context["source"] for context in pieces.manifest["contexts"]] == shards
+    ids = random_ids(LENGTH, Reference(model).architecture.vocab)
+    expected = whole.cpu_logits(ids)
+    assert compare(pieces.cpu_logits(ids), expected)["cosine"] >= 0.99999
+    assert compare(pieces.npu_logits("SM8550", ids), expected)["cosine"] >= (0.9995 if case.is_static else 0.9999)
+
+
+def test_more_shards_than_pieces_are_refused(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    result = run("export", checkpoint("llada"), "-o", tmp_path / "m", "--backend", "qnn", "--shards", "5")
+    assert_fails(result, UNSUPPORTED, "5", "4")
+
+
 def test_static_formats_need_calibration(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     result = run(
         "export", checkpoint("llada"), "-o", tmp_path / "m", "--backend", "qnn", "--dtype", "int8", "--mode", "static"

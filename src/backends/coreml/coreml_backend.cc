@@ -114,7 +114,7 @@ class CoreMLExport {
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
     } else {
-      parts_.push_back(lower_part(coreml::whole(model.graph), 0));
+      parts_.push_back(lower_part(whole(model.graph), 0));
     }
   }
 
@@ -186,7 +186,7 @@ class CoreMLExport {
     return is_pipeline() ? std::to_string(part) + "-weight.bin" : "weight.bin";
   }
 
-  std::unique_ptr<LoweredPart> lower_part(const coreml::GraphPart& part, std::size_t index) {
+  std::unique_ptr<LoweredPart> lower_part(const GraphPart& part, std::size_t index) {
     coreml::LoweringSettings settings = settings_;
     settings.weights.file = "@model_path/weights/" + weight_file(index);
     return coreml::lower(model_, quantization_.plan, positions_, part, distinct_, settings);
@@ -194,11 +194,11 @@ class CoreMLExport {
 
   // As many layers into each part as its weight file may hold.
   void lower_in_parts(std::int64_t limit) {
-    const std::vector<coreml::GraphPart> layers = coreml::layers_of(model_.graph);
-    std::optional<coreml::GraphPart> open;
+    const std::vector<GraphPart> layers = layers_of(model_.graph);
+    std::optional<GraphPart> open;
     std::unique_ptr<LoweredPart> lowered;
-    for (const coreml::GraphPart& layer : layers) {
-      coreml::GraphPart wanted = layer;
+    for (const GraphPart& layer : layers) {
+      GraphPart wanted = layer;
       if (open) {
         wanted = *open;
         wanted.end = layer.end;

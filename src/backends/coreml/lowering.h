@@ -10,22 +10,10 @@
 #include "backends/coreml/options.h"
 #include "backends/coreml/weight_store.h"
 #include "diffulex_edge/backend.h"
+#include "graph/graph_parts.h"
 #include "graph/position_values.h"
 
 namespace diffulex_edge::coreml {
-
-// A part of the graph that becomes one program: nodes [begin, end). What passes between parts is the residual stream.
-struct GraphPart {
-  ValueId begin = 0;
-  ValueId end = 0;
-  std::optional<ValueId> input;  // the value that comes from the part before
-  std::string input_name;
-  std::string output_name;
-};
-
-// The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.
-GraphPart whole(const Graph& graph);
-std::vector<GraphPart> layers_of(const Graph& graph);
 
 struct LoweredPart {
   LoweredPart(const Checkpoint& checkpoint, DistinctTensors& distinct, WeightSettings settings)

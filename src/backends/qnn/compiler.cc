@@ -118,8 +118,8 @@ Probe probe(const std::string& python) {
 // The two files of a context in the target folder. They are removed unless kept: a compile that failed leaves some.
 class ContextFiles {
  public:
-  explicit ContextFiles(const std::filesystem::path& folder)
-      : model(folder / "model_ctx.onnx"), binary(folder / "model_ctx_qnn.bin") {
+  ContextFiles(const std::filesystem::path& folder, const std::string& stem)
+      : model(folder / (stem + "_ctx.onnx")), binary(folder / (stem + "_ctx_qnn.bin")) {
     remove();  // the compiler refuses to replace them
   }
   ~ContextFiles() {
@@ -174,8 +174,8 @@ void check(const ChildResult& result, const Json& answer, const std::string& whe
           (listed.empty() ? "" : ", ") + names.back() + " (" + value_of<std::string>(node, "type").value_or("?") + ")";
     }
   }
-  const std::string of_nodes = names.empty() ? "" : " at " + listed;
-  throw CompilerError(where, "Qualcomm's compiler failed" + of_nodes + ": " + *error, std::move(names),
+  const std::string of_nodes = names.empty() ? "" : "; it means " + listed;
+  throw CompilerError(where, "Qualcomm's compiler failed: " + *error + of_nodes, std::move(names),
                       value_of<std::string>(answer, "log").value_or(""));
 }
 
@@ -236,13 +236,13 @@ CompiledContext ContextCompiler::compile(const std::filesystem::path& onnx, cons
   if (control.on_progress) {
     control.on_progress({.stage = "compile " + name});
   }
-  ContextFiles files(target);
+  ContextFiles files(target, onnx.stem().string());
   const ChildResult result = run_script(
       python_,
       {"compile", onnx.string(), files.model.string(), std::to_string(soc.model), std::to_string(soc.htp_architecture)},
       control.stop);
   const Json answer = result.signal == 0 ? answer_of(result) : Json();
-  const std::string where = onnx.string() + " for " + name;
+  const std::string where = onnx.filename().string() + " for " + name;
   check(result, answer, where);
   const auto graph_name = value_of<std::string>(answer, "graph_name");
   const auto binary = value_of<std::string>(answer, "binary");

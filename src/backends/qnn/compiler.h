@@ -52,7 +52,7 @@ class ContextCompiler {
   // "onnxruntime 1.32.0, onnxruntime-qnn 2.7.0, QAIRT 2.51.0.260929181845"
   const std::string& version() const { return version_; }
 
-  // Compiles `onnx` for `soc` into the existing folder `target`: model_ctx.onnx and model_ctx_qnn.bin, which replace
+  // Compiles `onnx` for `soc` into the existing folder `target`: STEM_ctx.onnx and STEM_ctx_qnn.bin, which replace
   // those that are there. Deterministic. Progress: one stage, such as "compile SM8550". Throws
   // CompilerError{kUnsupported} for what the compiler refuses or crashes on, Error{kOutOfMemory} where the system
   // killed it, Error{kCancelled} within about 0.1 s of a request to stop. Then neither file is there, and no process

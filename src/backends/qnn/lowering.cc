@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "graph/graph_parts.h"
 #include "quant/kernels/kernels.h"
 #include "quant/weight_decoder.h"
 
@@ -69,35 +70,43 @@ struct Value {
   ActivationRange range;
 };
 
+// Lowers one part of the graph to one ONNX model.
 class Lowering {
  public:
-  Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, DistinctTensors& distinct,
-           const LoweringSettings& settings)
+  Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
+           const LoweringSettings& settings, OnnxModel& target, LoweredModel& result)
       : model_(model),
         graph_(model.graph),
         plan_(plan),
         positions_(positions),
-        settings_(settings),
+        part_(part),
+        arithmetic_(settings.arithmetic),
+        is_static_(settings.is_static && !target.on_host),
         bits_(plan.config.activation_bits),
-        result_(std::make_unique<LoweredModel>(*model.checkpoint, distinct, plan.config.saturate_fp16)),
+        target_(target),
+        result_(result),
         mapped_(graph_.nodes().size()) {}
 
-  std::unique_ptr<LoweredModel> run() {
-    if (settings_.is_static) {
+  void run() {
+    if (is_static_) {
       check_ranges();
     }
-    for (ValueId value = 0; value < static_cast<ValueId>(graph_.nodes().size()); ++value) {
+    if (part_.input) {
+      const Sizes flat = onnx_sizes(node(*part_.input).shape);
+      const Value stream{.id = onnx().input(part_.input_name, float_type({1, flat[0], flat[1]})), .range = {}};
+      mapped_[static_cast<std::size_t>(*part_.input)] = reshape(finish_value(stream.id, observed(*part_.input)), flat);
+    }
+    for (ValueId value = part_.begin; value < part_.end; ++value) {
       lower_node(value);
     }
     finish();
-    return std::move(result_);
   }
 
  private:
-  OnnxGraph& onnx() { return result_->graph; }
+  OnnxGraph& onnx() { return target_.graph; }
   const Node& node(ValueId value) const { return graph_.node(value); }
   const Sizes& sizes(Id id) { return onnx().type(id).sizes; }
-  OnnxType float_type(Sizes sizes) const { return {.dtype = settings_.arithmetic, .sizes = std::move(sizes)}; }
+  OnnxType float_type(Sizes sizes) const { return {.dtype = arithmetic_, .sizes = std::move(sizes)}; }
 
   // The residual stream and what linear layers make are [seq, C], heads [1, seq, H, D].
   Sizes onnx_sizes(const Shape& shape) const {
@@ -137,12 +146,12 @@ class Lowering {
   }
 
   ActivationRange observed(ValueId value) const {
-    return settings_.is_static ? with_headroom(plan_.config.graph_activations->values[static_cast<std::size_t>(value)])
-                               : ActivationRange{};
+    return is_static_ ? with_headroom(plan_.config.graph_activations->values[static_cast<std::size_t>(value)])
+                      : ActivationRange{};
   }
 
   ActivationRange observed_scores(ValueId attention) const {
-    if (!settings_.is_static) {
+    if (!is_static_) {
       return {};
     }
     const auto found = plan_.config.graph_activations->scores.find(attention);
@@ -167,7 +176,7 @@ class Lowering {
       }
     }
     return type.sizes.empty() ? onnx().constant(type, bytes, name)
-                              : onnx().external(type, result_->data.add_computed(bytes), name);
+                              : onnx().external(type, result_.data.add_computed(bytes), name);
   }
 
   Id scale_of(const Encoding& encoding) { return onnx().scalar(encoding.scale); }
@@ -177,13 +186,13 @@ class Lowering {
 
   // In mode static to integers and back, as the compiler recognizes it.
   Value finish_value(Id raw, const ActivationRange& range) {
-    if (!settings_.is_static) {
+    if (!is_static_) {
       return {.id = raw, .range = {}};
     }
     const Encoding encoding = choose_encoding(range, bits_);
     const OnnxType type = onnx().type(raw);
     const std::string& name = onnx().name(raw);
-    result_->encodings.emplace(name, encoding);
+    target_.encodings.emplace(name, encoding);
     const Id quantized = onnx().add("QuantizeLinear", {raw, scale_of(encoding), zero_of(encoding)}, {},
                                     {.dtype = integer_dtype(), .sizes = type.sizes}, name + "_quantized");
     return {.id = onnx().add("DequantizeLinear", {quantized, scale_of(encoding), zero_of(encoding)}, {}, type,
@@ -193,7 +202,7 @@ class Lowering {
 
   // Small data, in integers in mode static.
   Value constant_floats(std::span<const float> values, Sizes sizes, std::string_view name) {
-    if (!settings_.is_static) {
+    if (!is_static_) {
       return {.id = float_tensor(values, std::move(sizes), name), .range = {}};
     }
     const ActivationRange range = range_of(values);
@@ -220,7 +229,7 @@ class Lowering {
       bytes = std::as_bytes(std::span(halves));
     }
     return values.size() == 1 ? onnx().constant(type, bytes, name)
-                              : onnx().external(type, result_->data.add_computed(bytes), name);
+                              : onnx().external(type, result_.data.add_computed(bytes), name);
   }
 
   // --- Operators. Those that move values keep their range.
@@ -329,23 +338,23 @@ class Lowering {
   }
 
   void note_layer(const LayerPlan& plan, std::string kernel, const StoredMatrix& stored) {
-    result_->layers.push_back(
+    result_.layers.push_back(
         {.plan = plan, .kernel = std::move(kernel), .stored_bytes = stored.is_new ? stored.bytes() : 0});
   }
 
   // A matrix of floats, in the arithmetic's type.
   Id float_matrix(LayerPlan plan, const std::string& kernel) {
-    const bool half = settings_.arithmetic == OnnxDtype::kFloat16 || plan.format.element == ElementType::kF16;
-    const StoredMatrix stored = result_->data.add_matrix(plan, half ? Packing::kFloat16 : Packing::kFloat32);
+    const bool half = arithmetic_ == OnnxDtype::kFloat16 || plan.format.element == ElementType::kF16;
+    const StoredMatrix stored = result_.data.add_matrix(plan, half ? Packing::kFloat16 : Packing::kFloat32);
     plan.format = float_format(half ? ElementType::kF16 : ElementType::kF32);
     note_layer(plan, kernel + (half ? " x fp16" : " x fp32"), stored);
     const Sizes shape = {plan.rows, plan.columns};
     const OnnxDtype dtype = half ? OnnxDtype::kFloat16 : OnnxDtype::kFloat;
     const Id tensor = external({.dtype = dtype, .sizes = shape}, stored.values, plan.layer + ".weight");
-    if (dtype == settings_.arithmetic) {
+    if (dtype == arithmetic_) {
       return tensor;
     }
-    return onnx().add("Cast", {tensor}, {{"to", static_cast<std::int64_t>(settings_.arithmetic)}}, float_type(shape));
+    return onnx().add("Cast", {tensor}, {{"to", static_cast<std::int64_t>(arithmetic_)}}, float_type(shape));
   }
 
   // Equal weights share one tensor where they are read alike: the compiler takes the scale of one reader for all.
@@ -361,10 +370,10 @@ class Lowering {
   Id zero_points(OnnxDtype dtype, const Sizes& sizes, const std::string& name) {
     const OnnxType type{.dtype = dtype, .sizes = sizes};
     const std::vector<std::byte> zeros(static_cast<std::size_t>(stored_bytes(type)));
-    return external(type, result_->data.add_computed(zeros), name);
+    return external(type, result_.data.add_computed(zeros), name);
   }
 
-  std::string float_name() const { return settings_.arithmetic == OnnxDtype::kFloat16 ? "fp16" : "fp32"; }
+  std::string float_name() const { return arithmetic_ == OnnxDtype::kFloat16 ? "fp16" : "fp32"; }
   std::string activation_name() const { return "int" + std::to_string(bits_); }
 
   Value embedding(ValueId value) {
@@ -384,7 +393,7 @@ class Lowering {
                   "use --embedding-dtype int8 or fp16");
     }
     // Rows as integers of scale 1, which the compiler keeps in 8 bits, times the scale of each row.
-    const StoredMatrix stored = result_->data.add_matrix(plan, Packing::kSigned);
+    const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kSigned);
     note_layer(plan, "gather x int8", stored);
     const Sizes all = {plan.rows, plan.columns};
     const float unit = 1.0F;
@@ -399,9 +408,9 @@ class Lowering {
         onnx().add("QuantizeLinear", {rows, one, zero}, {}, {.dtype = OnnxDtype::kInt8, .sizes = shape});
     const Id row_numbers = onnx().add("DequantizeLinear", {integers, one, zero}, {}, float_type(shape));
     Id scales = external({.dtype = OnnxDtype::kFloat, .sizes = {plan.rows, 1}}, stored.scales, plan.layer + ".scale");
-    if (settings_.arithmetic != OnnxDtype::kFloat) {
-      scales = onnx().add("Cast", {scales}, {{"to", static_cast<std::int64_t>(settings_.arithmetic)}},
-                          float_type({plan.rows, 1}));
+    if (arithmetic_ != OnnxDtype::kFloat) {
+      scales =
+          onnx().add("Cast", {scales}, {{"to", static_cast<std::int64_t>(arithmetic_)}}, float_type({plan.rows, 1}));
     }
     const Id row_scales =
         onnx().add("Gather", {scales, ids}, {{"axis", std::int64_t{0}}}, float_type({model_.seq_len, 1}));
@@ -441,7 +450,7 @@ class Lowering {
       const Id raw = onnx().add("Gemm", {x.id, weight}, transposed, type, plan.layer);
       return is_head ? Value{.id = raw, .range = range} : finish_value(raw, range);
     }
-    if (settings_.is_static) {
+    if (is_static_) {
       const Id weight = dequantized_matrix(plan);
       return finish_value(onnx().add("Gemm", {x.id, weight}, transposed, type, plan.layer), range);
     }
@@ -449,11 +458,11 @@ class Lowering {
   }
 
   Id dequantized_matrix(const LayerPlan& plan) {
-    const StoredMatrix stored = result_->data.add_matrix(plan, Packing::kSigned);
+    const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kSigned);
     const bool is_int4 = plan.format.element == ElementType::kI4;
     const bool in_groups = plan.format.granularity == Granularity::kGroup;
     note_layer(plan, activation_name() + (is_int4 ? " x int4" : " x int8"), stored);
-    result_->has_blocks = result_->has_blocks || in_groups;
+    result_.has_blocks = result_.has_blocks || in_groups;
     const OnnxDtype dtype = is_int4 ? OnnxDtype::kInt4 : OnnxDtype::kInt8;
     const Sizes shape = {plan.rows, plan.columns};
     const Sizes scale_shape = in_groups ? Sizes{plan.rows, stored.scales_per_row} : Sizes{plan.rows};
@@ -472,9 +481,9 @@ class Lowering {
   // Floating-point activations: the one operator with integer weights that the compiler takes beside them, and that
   // with three dimensions alone.
   Value multiply_blocks(const LayerPlan& plan, const Value& x) {
-    const StoredMatrix stored = result_->data.add_matrix(plan, Packing::kBlocks);
+    const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kBlocks);
     const bool is_int4 = plan.format.element == ElementType::kI4;
-    result_->dynamic_as_weight_only = result_->dynamic_as_weight_only || plan_.config.mode == QuantizationMode::DYNAMIC;
+    result_.dynamic_as_weight_only = result_.dynamic_as_weight_only || plan_.config.mode == QuantizationMode::DYNAMIC;
     note_layer(plan, float_name() + (is_int4 ? " x int4" : " x int8"), stored);
     const std::int64_t bits = is_int4 ? 4 : 8;
     const Id values = external(
@@ -501,8 +510,8 @@ class Lowering {
     }
     LayerPlan stored = plan;
     stored.format = float_format(ElementType::kF32);
-    const int element_bytes = settings_.is_static ? bits_ / 8 : (settings_.arithmetic == OnnxDtype::kFloat16 ? 2 : 4);
-    result_->layers.push_back({.plan = stored, .kernel = "", .stored_bytes = plan.columns * element_bytes});
+    const int element_bytes = is_static_ ? bits_ / 8 : (arithmetic_ == OnnxDtype::kFloat16 ? 2 : 4);
+    result_.layers.push_back({.plan = stored, .kernel = "", .stored_bytes = plan.columns * element_bytes});
     return values;
   }
 
@@ -581,7 +590,7 @@ class Lowering {
   // In integers, what is masked saturates a little below the least score: the range stays narrow.
   Value masked(const Value& scores, std::int64_t block) {
     const float distance = bits_ > 8 ? kMaskDistance16 : kMaskDistance8;
-    const float far = settings_.is_static ? scores.range.min - scores.range.max - distance : kMasked;
+    const float far = is_static_ ? scores.range.min - scores.range.max - distance : kMasked;
     const ActivationRange range = {.min = scores.range.min - distance, .max = scores.range.max};
     const std::int64_t length = model_.seq_len;
     std::vector<float> mask(static_cast<std::size_t>(length * length));
@@ -604,18 +613,24 @@ class Lowering {
   }
 
   void finish() {
+    if (part_.end < static_cast<ValueId>(graph_.nodes().size())) {
+      const Value stream = mapped(part_.end - 1);
+      const Sizes& flat = sizes(stream.id);
+      onnx().output(reshape(stream, {1, flat[0], flat[1]}).id, part_.output_name);
+      return;
+    }
     Value logits = mapped(graph_.output());
     const std::int64_t vocabulary = sizes(logits.id).back();
     const Sizes shape = {1, model_.seq_len, vocabulary};
     Id last = logits.id;
-    if (settings_.arithmetic != OnnxDtype::kFloat) {
+    if (arithmetic_ != OnnxDtype::kFloat) {
       last = onnx().add("Cast", {last}, {{"to", static_cast<std::int64_t>(OnnxDtype::kFloat)}},
                         {.dtype = OnnxDtype::kFloat, .sizes = sizes(last)});
     }
     const LayerPlan& head = layer_plan(node(graph_.output()), node(graph_.output()).inputs[1]);
     const OnnxType type{.dtype = OnnxDtype::kFloat, .sizes = shape};
     last = onnx().add("Reshape", {last, onnx().ints(shape)}, {}, type);
-    if (settings_.is_static && head.format.is_quantized()) {
+    if (is_static_ && head.format.is_quantized()) {
       last = finish_value(last, logits.range).id;
     }
     onnx().output(last, graph_.output_name());
@@ -625,13 +640,64 @@ class Lowering {
   const Graph& graph_;
   const QuantizationPlan& plan_;
   const PositionValues& positions_;
-  const LoweringSettings& settings_;
+  const GraphPart& part_;
+  OnnxDtype arithmetic_;
+  bool is_static_;
   int bits_;
-  std::unique_ptr<LoweredModel> result_;
+  OnnxModel& target_;
+  LoweredModel& result_;
   std::vector<std::optional<Value>> mapped_;
   std::map<std::tuple<std::string, int, std::int64_t, Sizes>, Id> externals_;  // by reader, type and place
   std::map<std::pair<Id, Sizes>, Value> reshaped_;
 };
+
+// Bytes of the weights that a part's operators use.
+std::int64_t weight_bytes(const Graph& graph, const QuantizationPlan& plan, const GraphPart& part) {
+  std::int64_t bytes = 0;
+  for (ValueId value = part.begin; value < part.end; ++value) {
+    const Node& user = graph.node(value);
+    for (const ValueId input : user.inputs) {
+      if (graph.node(input).op == Op::kWeight) {
+        const LayerPlan& layer = plan.at(user.name, graph.tensor(input));
+        bytes += layer.value_bytes() + layer.scale_bytes();
+      }
+    }
+  }
+  return bytes;
+}
+
+// Neighbouring pieces, joined to `count` parts of about the same bytes of weights.
+std::vector<GraphPart> join(const Graph& graph, const QuantizationPlan& plan, const std::vector<GraphPart>& pieces,
+                            std::int64_t count) {
+  if (count > static_cast<std::int64_t>(pieces.size())) {
+    throw Error(ErrorCode::kUnsupported, "shards",
+                std::to_string(count) + " are more than the " + std::to_string(pieces.size()) +
+                    " pieces that the model can be cut into");
+  }
+  std::vector<std::int64_t> bytes;
+  for (const GraphPart& piece : pieces) {
+    bytes.push_back(weight_bytes(graph, plan, piece));
+  }
+  const auto total = static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0}));
+  std::vector<GraphPart> parts;
+  double before = 0.0;  // bytes of the pieces so far
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const auto made = static_cast<std::int64_t>(parts.size());
+    // A part begins where the middle of its first piece lies behind its share of the whole, or where as many pieces are
+    // left as parts.
+    const double middle = before + static_cast<double>(bytes[i]) / 2.0;
+    const bool is_due = middle * static_cast<double>(count) > total * static_cast<double>(made);
+    const bool is_last_chance = static_cast<std::int64_t>(pieces.size() - i) == count - made;
+    if (made == 0 || (made < count && (is_due || is_last_chance))) {
+      parts.push_back(pieces[i]);
+    } else {
+      parts.back().end = pieces[i].end;
+      parts.back().output_name = pieces[i].output_name;
+    }
+    before += static_cast<double>(bytes[i]);
+  }
+  return parts;
+}
 
 }  // namespace
 
@@ -642,7 +708,22 @@ Encoding choose_encoding(const ActivationRange& range, int bits) {
 
 std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                     DistinctTensors& distinct, const LoweringSettings& settings) {
-  return Lowering(model, plan, positions, distinct, settings).run();
+  auto result = std::make_unique<LoweredModel>(*model.checkpoint, distinct, plan.config.saturate_fp16);
+  const auto lower_part = [&](const GraphPart& part, std::string stem, bool on_host) {
+    auto& target = *result->models.emplace_back(std::make_unique<OnnxModel>(std::move(stem)));
+    target.on_host = on_host;
+    Lowering(model, plan, positions, part, settings, target, *result).run();
+  };
+  std::vector<GraphPart> pieces = layers_of(model.graph);
+  if (settings.host_embedding) {
+    lower_part(pieces.front(), "embedding", true);
+    pieces.erase(pieces.begin());
+  }
+  const std::vector<GraphPart> shards = join(model.graph, plan, pieces, settings.shards);
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    lower_part(shards[i], shards.size() == 1 ? "model" : "model_" + std::to_string(i), false);
+  }
+  return result;
 }
 
 }  // namespace diffulex_edge::qnn

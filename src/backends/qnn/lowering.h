@@ -30,22 +30,33 @@ Encoding choose_encoding(const ActivationRange& range, int bits);
 struct LoweringSettings {
   OnnxDtype arithmetic = OnnxDtype::kFloat;  // or kFloat16: of floating-point values
   bool is_static = false;                    // every value in integers, with ranges from graph_activations
+  bool host_embedding = false;               // the embedding in a model of its own, for the host
+  std::int64_t shards = 1;                   // models for the NPU, cut between layers
+};
+
+// One ONNX model. Several follow each other; they read one file of external data.
+struct OnnxModel {
+  explicit OnnxModel(std::string name) : stem(std::move(name)), graph(std::string(kDataFile)) {}
+
+  std::string stem;  // of its file's name
+  OnnxGraph graph;
+  bool on_host = false;                       // runs on the CPU, in floating point
+  std::map<std::string, Encoding> encodings;  // mode static: of each operator's output that is quantized, by name
 };
 
 struct LoweredModel {
   LoweredModel(const Checkpoint& checkpoint, DistinctTensors& distinct, bool saturate_fp16)
-      : graph(std::string(kDataFile)), data(checkpoint, distinct, saturate_fp16) {}
+      : data(checkpoint, distinct, saturate_fp16) {}
 
-  OnnxGraph graph;
+  std::vector<std::unique_ptr<OnnxModel>> models;  // in order of execution
   DataStore data;
   std::vector<StoredLayer> layers;
-  std::map<std::string, Encoding> encodings;  // mode static: of each operator's output that is quantized, by name
-  bool dynamic_as_weight_only = false;        // some layer has integer weights and floating-point activations instead
-  bool has_blocks = false;                    // some weight has scales for blocks, which not every NPU takes
+  bool dynamic_as_weight_only = false;  // some layer has integer weights and floating-point activations instead
+  bool has_blocks = false;              // some weight has scales for blocks, which not every NPU takes
 };
 
-// `positions` are those of model.graph at the model's length. Errors: kUnsupported for what QNN has no operator for,
-// kInvalidArgument for missing or impossible ranges.
+// `positions` are those of model.graph at the model's length. Errors: kUnsupported for what QNN has no operator for and
+// for more shards than there are pieces, kInvalidArgument for missing or impossible ranges.
 std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                     DistinctTensors& distinct, const LoweringSettings& settings);
 

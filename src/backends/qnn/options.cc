@@ -1,6 +1,7 @@
 #include "backends/qnn/options.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string_view>
 
 #include "diffulex_edge/error.h"
@@ -33,6 +34,16 @@ Options parse_options(const BackendConfig& config) {
       options.socs = parse_socs(value);
     } else if (name == "qnn_python") {
       options.python = value;
+    } else if (name == "embedding_on") {
+      if (value != "npu" && value != "host") {
+        throw Error(ErrorCode::kInvalidArgument, "embedding_on", "'" + value + "' is neither npu nor host");
+      }
+      options.host_embedding = value == "host";
+    } else if (name == "shards") {
+      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), options.shards);
+      if (error != std::errc() || end != value.data() + value.size() || options.shards < 1) {
+        throw Error(ErrorCode::kInvalidArgument, "shards", "'" + value + "' is not a whole number of at least 1");
+      }
     } else {
       throw Error(ErrorCode::kInvalidArgument, "backend option '" + name + "'", "is not known to the QNN backend");
     }

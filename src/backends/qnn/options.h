@@ -1,6 +1,7 @@
 // What the QNN backend's options mean.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <vector>
 
@@ -12,6 +13,8 @@ namespace diffulex_edge::qnn {
 struct Options {
   std::vector<const Soc*> socs;  // to compile for; none: the ONNX model alone
   std::filesystem::path python;  // interpreter with the vendor's compiler; empty: found by itself
+  bool host_embedding = false;   // the embedding in a model of its own, for the host
+  std::int64_t shards = 1;       // models for the NPU, cut between layers
 };
 
 // From BackendConfig::backend_options. Error{kInvalidArgument} for unknown options and values.

@@ -39,7 +39,21 @@ Json describe_tensor(const OnnxGraph& graph, OnnxGraph::Id value) {
   return {{"name", graph.name(value)}, {"dtype", name_of(graph.type(value).dtype)}, {"shape", graph.type(value).sizes}};
 }
 
+Json describe_tensors(const OnnxGraph& graph, const std::vector<OnnxGraph::Id>& values) {
+  Json tensors = Json::array();
+  for (const OnnxGraph::Id value : values) {
+    tensors.push_back(describe_tensor(graph, value));
+  }
+  return tensors;
+}
+
 }  // namespace
+
+std::string model_file(const OnnxModel& model) { return model.stem + ".onnx"; }
+
+std::string encodings_file(const OnnxModel& model) {
+  return model.stem == "model" ? "encodings.json" : model.stem + "_encodings.json";
+}
 
 std::string describe_encodings(const std::map<std::string, Encoding>& encodings) {
   Json activations = Json::object();
@@ -63,18 +77,19 @@ std::string describe_package(const LoweredModel& lowered, const ManifestFacts& f
   for (const auto& [key, value] : facts.notes) {
     manifest[key] = value;
   }
-  manifest["model"] = {{"file", kModelFile},
-                       {"sha256", facts.model_sha256},
-                       {"data_file", kDataFile},
-                       {"data_bytes", lowered.data.file_bytes()}};
-  for (const OnnxGraph::Id value : lowered.graph.inputs()) {
-    manifest["inputs"].push_back(describe_tensor(lowered.graph, value));
-  }
-  for (const OnnxGraph::Id value : lowered.graph.outputs()) {
-    manifest["outputs"].push_back(describe_tensor(lowered.graph, value));
-  }
-  if (!lowered.encodings.empty()) {
-    manifest["encodings_file"] = kEncodingsFile;
+  manifest["data"] = {{"file", kDataFile}, {"bytes", lowered.data.file_bytes()}};
+  manifest["models"] = Json::array();  // in order of execution
+  for (std::size_t i = 0; i < lowered.models.size(); ++i) {
+    const OnnxModel& model = *lowered.models[i];
+    Json entry{{"file", model_file(model)},
+               {"sha256", facts.model_sha256[i]},
+               {"runs_on", model.on_host ? "host" : "npu"},
+               {"inputs", describe_tensors(model.graph, model.graph.inputs())},
+               {"outputs", describe_tensors(model.graph, model.graph.outputs())}};
+    if (!model.encodings.empty()) {
+      entry["encodings"] = encodings_file(model);
+    }
+    manifest["models"].push_back(std::move(entry));
   }
   manifest["compiler"] = facts.compiler.empty() ? Json() : Json(facts.compiler);
   manifest["contexts"] = Json::array();
@@ -83,6 +98,7 @@ std::string describe_package(const LoweredModel& lowered, const ManifestFacts& f
     manifest["contexts"].push_back({{"soc", packaged.soc->name},
                                     {"soc_model", packaged.soc->model},
                                     {"htp_arch", packaged.soc->htp_architecture},
+                                    {"source", packaged.source},
                                     {"model", (folder / packaged.context.model.filename()).string()},
                                     {"binary", (folder / packaged.context.binary.filename()).string()},
                                     {"graph", packaged.context.graph_name},

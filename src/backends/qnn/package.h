@@ -12,8 +12,10 @@
 
 namespace diffulex_edge::qnn {
 
-inline constexpr const char* kModelFile = "model.onnx";
-inline constexpr const char* kEncodingsFile = "encodings.json";
+// Of a model: "model.onnx"; of its encodings: "encodings.json", or with the model's stem before it where there are
+// several.
+std::string model_file(const OnnxModel& model);
+std::string encodings_file(const OnnxModel& model);
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kManifestFormat = "diffulex-edge-qnn";
 
@@ -24,13 +26,14 @@ std::string describe_encodings(const std::map<std::string, Encoding>& encodings)
 // A context binary for one SoC.
 struct PackagedContext {
   const Soc* soc = nullptr;
+  std::string source;  // the file of the model that it was compiled from
   CompiledContext context;
   std::string sha256;  // of the binary
 };
 
 struct ManifestFacts {
   std::map<std::string, std::string> notes;  // of the export: options, version, the source's hash
-  std::string model_sha256;                  // of model.onnx
+  std::vector<std::string> model_sha256;     // of each model's file
   std::string compiler;                      // its version; empty where none was there
   std::vector<PackagedContext> contexts;
 };

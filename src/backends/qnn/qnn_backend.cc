@@ -47,14 +47,17 @@ BackendConfig completed(BackendConfig config) {
   return config;
 }
 
-qnn::LoweringSettings choose_settings(const BackendConfig& config) {
+qnn::LoweringSettings choose_settings(const BackendConfig& config, const qnn::Options& options) {
   const QuantizationConfig& quantization = config.quant_config;
   if (quantization.static_everywhere) {
     if (config.activation_dtype == ActivationDtype::FP32 || config.activation_dtype == ActivationDtype::FP16) {
       throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
                   "is not mode static, in which QNN computes in integers", "leave it out, or use --mode weight_only");
     }
-    return {.arithmetic = qnn::OnnxDtype::kFloat, .is_static = true};
+    return {.arithmetic = qnn::OnnxDtype::kFloat,
+            .is_static = true,
+            .host_embedding = options.host_embedding,
+            .shards = options.shards};
   }
   const bool integers = has_integers(quantization);
   const bool all_fp16 = quantization.dtype == QuantizationDtype::FP16 && quantization.layer_formats.empty();
@@ -65,7 +68,10 @@ qnn::LoweringSettings choose_settings(const BackendConfig& config) {
                 "is not available with integer weights: their scales are float32",
                 "leave it out: the NPU computes floating point in FP16 in any case");
   }
-  return {.arithmetic = activations == ActivationDtype::FP16 ? qnn::OnnxDtype::kFloat16 : qnn::OnnxDtype::kFloat};
+  return {.arithmetic = activations == ActivationDtype::FP16 ? qnn::OnnxDtype::kFloat16 : qnn::OnnxDtype::kFloat,
+          .is_static = false,
+          .host_embedding = options.host_embedding,
+          .shards = options.shards};
 }
 
 std::string describe_activations(const BackendConfig& config, const qnn::LoweringSettings& settings) {
@@ -119,7 +125,7 @@ class QNNExport {
       : model_(model),
         config_(config),
         options_(qnn::parse_options(config)),
-        settings_(choose_settings(config)),
+        settings_(choose_settings(config, options_)),
         quantization_(quantize_model(model, config.quant_config)),
         positions_(model.graph, model.seq_len),
         distinct_(*model.checkpoint),
@@ -127,11 +133,12 @@ class QNNExport {
                 {"family", model.config.family},
                 {"options", describe_options(config, settings_)},
                 {"source_sha256", std::string(kSha256Digits, '0')}}),
-        facts_({.notes = {}, .model_sha256 = std::string(kSha256Digits, '0'), .compiler = {}, .contexts = {}}) {
+        facts_({.notes = {}, .model_sha256 = {}, .compiler = {}, .contexts = {}}) {
     check_lengths(config, model);
     check_not_dynamic(config, "leave it out: mode dynamic computes in floating point on the NPU");
     check_integers(config);
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
+    facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
     check_socs();
   }
 
@@ -141,9 +148,10 @@ class QNNExport {
     ExportMetadata metadata = describe_export(model_, quantization_, lowered_->layers, warnings);
     metadata.method = "forward";
     metadata.activation_dtype = describe_activations(config_, settings_);
-    metadata.file_bytes = lowered_->data.file_bytes() +
-                          static_cast<std::int64_t>(model_message().size() + encodings().size() + manifest().size()) +
-                          context_bytes_;
+    metadata.file_bytes = lowered_->data.file_bytes() + static_cast<std::int64_t>(manifest().size()) + context_bytes_;
+    for (const auto& model : lowered_->models) {
+      metadata.file_bytes += static_cast<std::int64_t>(message_of(*model).size() + encodings_of(*model).size());
+    }
     return metadata;
   }
 
@@ -154,7 +162,6 @@ class QNNExport {
     }
     notes_["source_sha256"] = hash_model(model_, control).sha256;
     OutputFolder folder(target, qnn::is_package);
-    const std::string message = model_message();
     {
       OutputFile data(folder.path() / qnn::kDataFile, lowered_->data.file_bytes());
       lowered_->data.stream([&](std::int64_t offset, std::span<const std::byte> bytes) { data.write(offset, bytes); },
@@ -162,15 +169,23 @@ class QNNExport {
       data.flush(control.stop);
       data.commit();
     }
-    write_file(folder.path() / qnn::kModelFile, message);
-    if (settings_.is_static) {
-      write_file(folder.path() / qnn::kEncodingsFile, encodings());
+    for (std::size_t i = 0; i < lowered_->models.size(); ++i) {
+      const qnn::OnnxModel& model = *lowered_->models[i];
+      const std::string message = message_of(model);
+      write_file(folder.path() / qnn::model_file(model), message);
+      facts_.model_sha256[i] = sha256_hex(std::as_bytes(std::span(message)));
+      if (!model.encodings.empty()) {
+        write_file(folder.path() / qnn::encodings_file(model), encodings_of(model));
+      }
     }
-    facts_.model_sha256 = sha256_hex(std::as_bytes(std::span(message)));
     if (compiler) {
       facts_.compiler = compiler->version();
       for (const qnn::Soc* soc : options_.socs) {
-        facts_.contexts.push_back(compile(*compiler, *soc, folder, control));
+        for (const auto& model : lowered_->models) {
+          if (!model->on_host) {
+            facts_.contexts.push_back(compile(*compiler, *soc, *model, folder, control));
+          }
+        }
       }
     }
     write_file(folder.path() / qnn::kManifestFile, manifest());
@@ -180,7 +195,7 @@ class QNNExport {
  private:
   static constexpr std::size_t kSha256Digits = 64;
 
-  std::string model_message() const { return lowered_->graph.serialize(notes_); }
+  std::string message_of(const qnn::OnnxModel& model) const { return model.graph.serialize(notes_); }
 
   void check_socs() const {
     for (const qnn::Soc* soc : options_.socs) {
@@ -191,8 +206,8 @@ class QNNExport {
     }
   }
 
-  std::string encodings() const {
-    return settings_.is_static ? qnn::describe_encodings(lowered_->encodings) : std::string();
+  static std::string encodings_of(const qnn::OnnxModel& model) {
+    return model.encodings.empty() ? std::string() : qnn::describe_encodings(model.encodings);
   }
 
   std::string manifest() const {
@@ -201,11 +216,14 @@ class QNNExport {
     return qnn::describe_package(*lowered_, facts);
   }
 
-  qnn::PackagedContext compile(const qnn::ContextCompiler& compiler, const qnn::Soc& soc, const OutputFolder& folder,
-                               const RunControl& control) {
+  qnn::PackagedContext compile(const qnn::ContextCompiler& compiler, const qnn::Soc& soc, const qnn::OnnxModel& model,
+                               const OutputFolder& folder, const RunControl& control) {
     const fs::path place = folder.make_folder(soc.name);
-    qnn::PackagedContext packaged{
-        .soc = &soc, .context = compiler.compile(folder.path() / qnn::kModelFile, soc, place, control), .sha256 = {}};
+    const std::string source = qnn::model_file(model);
+    qnn::PackagedContext packaged{.soc = &soc,
+                                  .source = source,
+                                  .context = compiler.compile(folder.path() / source, soc, place, control),
+                                  .sha256 = {}};
     const MappedFile binary(packaged.context.binary);
     packaged.sha256 = sha256_hex(binary.bytes());
     context_bytes_ +=
@@ -246,8 +264,7 @@ class QNNExport {
 QNNBackend::QNNBackend(BackendConfig config) : EdgeBackend(completed(std::move(config))) {}
 
 void QNNBackend::check_config() const {
-  qnn::parse_options(config());
-  choose_settings(config());
+  choose_settings(config(), qnn::parse_options(config()));
   check_not_dynamic(config(), "leave it out: mode dynamic computes in floating point on the NPU");
 }
 
@@ -256,7 +273,7 @@ Support QNNBackend::support(QuantizationDtype dtype, QuantizationMode mode) cons
     case QuantizationDtype::FP32:
       return {SupportLevel::kFull, "the NPU computes in FP16"};
     case QuantizationDtype::FP16:
-      return {SupportLevel::kFull, {}};
+      return {SupportLevel::kFull, "FP16 throughout"};
     case QuantizationDtype::INT8:
       switch (mode) {
         case QuantizationMode::STATIC:

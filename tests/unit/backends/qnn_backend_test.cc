@@ -190,10 +190,10 @@ TEST_F(QnnExports, HoldAModelWhoseDataIsAllThere) {
     }
     EXPECT_EQ(end, static_cast<std::int64_t>(tree.at("model.onnx.data").size()));
     const Json manifest = Json::parse(tree.at("manifest.json"));
-    EXPECT_EQ(manifest.at("model").at("sha256"), sha256_hex(std::as_bytes(std::span(tree.at("model.onnx")))));
-    EXPECT_EQ(manifest.at("model").at("data_bytes"), tree.at("model.onnx.data").size());
+    EXPECT_EQ(manifest.at("models").at(0).at("sha256"), sha256_hex(std::as_bytes(std::span(tree.at("model.onnx")))));
+    EXPECT_EQ(manifest.at("data").at("bytes"), tree.at("model.onnx.data").size());
     EXPECT_EQ(manifest.at("source_sha256"), hash_model(model(), {}).sha256);
-    EXPECT_EQ(manifest.contains("encodings_file"), tree.contains("encodings.json"));
+    EXPECT_EQ(manifest.at("models").at(0).contains("encodings"), tree.contains("encodings.json"));
     const std::map<std::string, std::string> notes(onnx.metadata.begin(), onnx.metadata.end());
     for (const auto& [key, value] : notes) {
       EXPECT_EQ(manifest.at(key), value) << key;

@@ -66,7 +66,7 @@ struct Lowered {
         positions(model.graph, model.seq_len),
         distinct(*model.checkpoint),
         result(lower(model, plan, positions, distinct, settings)),
-        onnx(testing::read_onnx(result->graph.serialize({}))),
+        onnx(testing::read_onnx(result->models.at(0)->graph.serialize({}))),
         data(static_cast<std::size_t>(result->data.file_bytes()), '\0') {
     std::mutex mutex;
     result->data.stream(
@@ -226,7 +226,7 @@ TEST_F(QnnLowering, TakesTokensAndGivesLogits) {
               (decltype(ReadOnnx::inputs){{"input_ids", {.dtype = testing::kOnnxInt32, .sizes = {1, kLength}}}}));
     EXPECT_EQ(lowered.onnx.outputs,
               (decltype(ReadOnnx::outputs){{"logits", {.dtype = testing::kOnnxFloat, .sizes = {1, kLength, 37}}}}));
-    EXPECT_TRUE(lowered.result->encodings.empty());
+    EXPECT_TRUE(lowered.result->models.at(0)->encodings.empty());
   }
 }
 
@@ -257,7 +257,7 @@ TEST_F(QnnLowering, PassesEveryValueThroughIntegersInModeStatic) {
       EXPECT_EQ(onnx.values.at(quantizer->output).dtype, zero.dtype);
       found.emplace(node.output, lowered.encoding_of(*quantizer));
     }
-    EXPECT_EQ(found, lowered.result->encodings);
+    EXPECT_EQ(found, lowered.result->models.at(0)->encodings);
     EXPECT_GT(found.size(), 40U);
   });
 }
@@ -310,7 +310,7 @@ TEST_F(QnnLowering, GivesHeadroomToSixteenBitsAndNoneToEight) {
 TEST_F(QnnLowering, UsesTheRangeOfEveryValueThatWasObserved) {
   for_each_static([](const Lowered& lowered, int bits) {
     std::set<Encoding> used;
-    for (const auto& [name, encoding] : lowered.result->encodings) {
+    for (const auto& [name, encoding] : lowered.result->models.at(0)->encodings) {
       used.insert(encoding);
     }
     const Graph& graph = lowered.model.graph;

@@ -16,7 +16,8 @@ using Json = nlohmann::json;
 class QnnManifest : public ::testing::Test {
  protected:
   QnnManifest() : checkpoint_(write_checkpoint()), distinct_(checkpoint_), lowered_(checkpoint_, distinct_, false) {
-    OnnxGraph& graph = lowered_.graph;
+    lowered_.models.push_back(std::make_unique<OnnxModel>("model"));
+    OnnxGraph& graph = lowered_.models.front()->graph;
     const auto x = graph.input("input_ids", {.dtype = OnnxDtype::kInt32, .sizes = {1, 8}});
     graph.output(graph.add("F", {x}, {}, {.dtype = OnnxDtype::kFloat, .sizes = {1, 8, 50}}), "logits");
     lowered_.data.add_computed(std::vector<std::byte>(65));
@@ -27,7 +28,7 @@ class QnnManifest : public ::testing::Test {
                         testing::safetensors_file({{.name = "a", .shape = {1, 1}, .bytes = "1234"}}));
     return folder_ / "m.safetensors";
   }
-  Json describe(const ManifestFacts& facts = {}) const {
+  Json describe(const ManifestFacts& facts = {.model_sha256 = {"abc"}}) const {
     const std::string text = describe_package(lowered_, facts);
     EXPECT_EQ(text.back(), '\n');
     return Json::parse(text);
@@ -78,26 +79,29 @@ TEST(QnnEncodingsFile, HoldsEncodingsExactly) {
 
 TEST_F(QnnManifest, SaysWhatIsInTheModel) {
   const Json manifest = describe({.notes = {{"options", "dtype=int8"}, {"family", "sdar"}},
-                                  .model_sha256 = "abc",
+                                  .model_sha256 = {"abc"},
                                   .compiler = {},
                                   .contexts = {}});
   EXPECT_EQ(manifest.at("format"), "diffulex-edge-qnn");
   EXPECT_EQ(manifest.at("version"), 1);
   EXPECT_EQ(manifest.at("options"), "dtype=int8");
   EXPECT_EQ(manifest.at("family"), "sdar");
-  EXPECT_EQ(
-      manifest.at("model"),
-      (Json{{"file", "model.onnx"}, {"sha256", "abc"}, {"data_file", "model.onnx.data"}, {"data_bytes", 128 + 3}}));
-  EXPECT_EQ(manifest.at("inputs"), Json::array({{{"name", "input_ids"}, {"dtype", "int32"}, {"shape", {1, 8}}}}));
-  EXPECT_EQ(manifest.at("outputs"), Json::array({{{"name", "logits"}, {"dtype", "float32"}, {"shape", {1, 8, 50}}}}));
+  EXPECT_EQ(manifest.at("data"), (Json{{"file", "model.onnx.data"}, {"bytes", 128 + 3}}));
+  ASSERT_EQ(manifest.at("models").size(), 1U);
+  const Json& model = manifest.at("models").at(0);
+  EXPECT_EQ(model.at("file"), "model.onnx");
+  EXPECT_EQ(model.at("sha256"), "abc");
+  EXPECT_EQ(model.at("runs_on"), "npu");
+  EXPECT_EQ(model.at("inputs"), Json::array({{{"name", "input_ids"}, {"dtype", "int32"}, {"shape", {1, 8}}}}));
+  EXPECT_EQ(model.at("outputs"), Json::array({{{"name", "logits"}, {"dtype", "float32"}, {"shape", {1, 8, 50}}}}));
   EXPECT_TRUE(manifest.at("compiler").is_null());
   EXPECT_EQ(manifest.at("contexts"), Json::array());
 }
 
 TEST_F(QnnManifest, NamesTheEncodingsWhereThereAreSome) {
-  EXPECT_FALSE(describe().contains("encodings_file"));
-  lowered_.encodings["x"] = {};
-  EXPECT_EQ(describe().at("encodings_file"), "encodings.json");
+  EXPECT_FALSE(describe().at("models").at(0).contains("encodings"));
+  lowered_.models.front()->encodings["x"] = {};
+  EXPECT_EQ(describe().at("models").at(0).at("encodings"), "encodings.json");
 }
 
 TEST_F(QnnManifest, DescribesEachContext) {
@@ -108,14 +112,16 @@ TEST_F(QnnManifest, DescribesEachContext) {
                                 .graph_name = "QNN_1",
                                 .seconds = 2.5,
                                 .peak_rss_bytes = 99};
-  const Json manifest = describe({.notes = {},
-                                  .model_sha256 = "abc",
-                                  .compiler = "QAIRT 2",
-                                  .contexts = {{.soc = &soc, .context = context, .sha256 = "def"}}});
+  const Json manifest =
+      describe({.notes = {},
+                .model_sha256 = {"abc"},
+                .compiler = "QAIRT 2",
+                .contexts = {{.soc = &soc, .source = "model.onnx", .context = context, .sha256 = "def"}}});
   EXPECT_EQ(manifest.at("compiler"), "QAIRT 2");
   EXPECT_EQ(manifest.at("contexts"), Json::array({{{"soc", "SM8550"},
                                                    {"soc_model", 43},
                                                    {"htp_arch", 73},
+                                                   {"source", "model.onnx"},
                                                    {"model", "SM8550/model_ctx.onnx"},
                                                    {"binary", "SM8550/model_ctx_qnn.bin"},
                                                    {"graph", "QNN_1"},
@@ -126,7 +132,7 @@ TEST_F(QnnManifest, DescribesEachContext) {
 }
 
 TEST_F(QnnManifest, MakesAFolderAPackage) {
-  testing::write_file(folder_ / "manifest.json", describe_package(lowered_, {}));
+  testing::write_file(folder_ / "manifest.json", describe_package(lowered_, {.model_sha256 = {"abc"}}));
   EXPECT_TRUE(is_package(folder_.path()));
 }
 
