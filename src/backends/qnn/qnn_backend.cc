@@ -50,6 +50,10 @@ BackendConfig completed(BackendConfig config) {
 qnn::LoweringSettings choose_settings(const BackendConfig& config, const qnn::Options& options) {
   const QuantizationConfig& quantization = config.quant_config;
   if (quantization.static_everywhere) {
+    if (config.activation_dtype == ActivationDtype::FP32 || config.activation_dtype == ActivationDtype::FP16) {
+      throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
+                  "is not mode static, in which QNN computes in integers", "leave it out, or use --mode weight_only");
+    }
     return {.arithmetic = qnn::OnnxDtype::kFloat,
             .is_static = true,
             .host_embedding = options.host_embedding,
