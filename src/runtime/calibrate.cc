@@ -81,8 +81,7 @@ class ActivationCalibrator {
     result_.tokens = executor_.tokens();
     result_.masked_tokens = std::ranges::count(masked_, true);
     if (config_.static_everywhere) {
-      config_.graph_activations = GraphActivations{.values = {}, .scores = {}};
-      config_.graph_activations->values.resize(model.graph.nodes().size());
+      observed_.values.resize(model.graph.nodes().size());
     }
   }
 
@@ -105,6 +104,9 @@ class ActivationCalibrator {
     }
     if (quantizes_head() || config_.static_everywhere) {
       observe_head();
+    }
+    if (config_.static_everywhere) {
+      config_.graph_activations = std::move(observed_);
     }
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
@@ -141,12 +143,11 @@ class ActivationCalibrator {
     if (config_.activation_bits > 8) {
       options.observer = Observer::MIN_MAX;
     }
-    GraphActivations& found = *config_.graph_activations;
     const ValueId value = executor_.last();
     const std::string where = node.name.empty() ? std::string(to_string(node.op)) : node.name;
-    found.values[static_cast<std::size_t>(value)] = observe_values(where, executor_.value(value).data, options);
+    observed_.values[static_cast<std::size_t>(value)] = observe_values(where, executor_.value(value).data, options);
     if (node.op == Op::kAttention) {
-      found.scores[value] = executor_.scores();
+      observed_.scores[value] = executor_.scores();
     }
   }
 
@@ -174,7 +175,7 @@ class ActivationCalibrator {
       output.max = std::max(output.max, part.max);
     });
     if (config_.static_everywhere) {
-      config_.graph_activations->values[static_cast<std::size_t>(model_.graph.output())] = output;
+      observed_.values[static_cast<std::size_t>(model_.graph.output())] = output;
     }
     config_.activations[head.name] = statistics.chosen;
     result_.statistics.push_back(std::move(statistics));
@@ -190,6 +191,7 @@ class ActivationCalibrator {
   ValueId input_ = -1;
   std::string last_layer_;  // that has this input
   LayerStatistics input_statistics_;
+  GraphActivations observed_;  // of the whole graph, if it is wanted
   CalibrationResult result_;
 };
 

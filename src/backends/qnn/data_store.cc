@@ -65,7 +65,7 @@ StoredMatrix DataStore::add_matrix(const LayerPlan& plan, Packing packing) {
     if (!is_float) {
       stored.scales = reserve(plan.rows * stored.scales_per_row * static_cast<std::int64_t>(sizeof(float)));
     }
-    matrices_.push_back(std::move(matrix));
+    matrices_.push_back(matrix);
   }
   StoredMatrix stored = matrices_[position->second].stored;
   stored.is_new = inserted;

@@ -89,7 +89,7 @@ class Lowering {
 
   void run() {
     if (is_static_) {
-      check_ranges();
+      load_ranges();
     }
     if (part_.input) {
       const Sizes flat = onnx_sizes(node(*part_.input).shape);
@@ -121,7 +121,7 @@ class Lowering {
 
   // --- Ranges.
 
-  void check_ranges() const {
+  void load_ranges() {
     const auto& found = plan_.config.graph_activations;
     if (!found || found->values.size() != graph_.nodes().size()) {
       throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the ranges of all activations",
@@ -139,6 +139,7 @@ class Lowering {
     for (const auto& [unused, range] : found->scores) {
       check(range);
     }
+    ranges_ = *found;
   }
 
   ActivationRange with_headroom(const ActivationRange& range) const {
@@ -146,16 +147,15 @@ class Lowering {
   }
 
   ActivationRange observed(ValueId value) const {
-    return is_static_ ? with_headroom(plan_.config.graph_activations->values[static_cast<std::size_t>(value)])
-                      : ActivationRange{};
+    return is_static_ ? with_headroom(ranges_.values[static_cast<std::size_t>(value)]) : ActivationRange{};
   }
 
   ActivationRange observed_scores(ValueId attention) const {
     if (!is_static_) {
       return {};
     }
-    const auto found = plan_.config.graph_activations->scores.find(attention);
-    if (found == plan_.config.graph_activations->scores.end()) {
+    const auto found = ranges_.scores.find(attention);
+    if (found == ranges_.scores.end()) {
       throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the range of each attention's scores",
                   "calibrate again");
     }
@@ -510,7 +510,8 @@ class Lowering {
     }
     LayerPlan stored = plan;
     stored.format = float_format(ElementType::kF32);
-    const int element_bytes = is_static_ ? bits_ / 8 : (arithmetic_ == OnnxDtype::kFloat16 ? 2 : 4);
+    const int float_bytes = arithmetic_ == OnnxDtype::kFloat16 ? 2 : 4;
+    const int element_bytes = is_static_ ? bits_ / 8 : float_bytes;
     result_.layers.push_back({.plan = stored, .kernel = "", .stored_bytes = plan.columns * element_bytes});
     return values;
   }
@@ -619,7 +620,7 @@ class Lowering {
       onnx().output(reshape(stream, {1, flat[0], flat[1]}).id, part_.output_name);
       return;
     }
-    Value logits = mapped(graph_.output());
+    const Value logits = mapped(graph_.output());
     const std::int64_t vocabulary = sizes(logits.id).back();
     const Sizes shape = {1, model_.seq_len, vocabulary};
     Id last = logits.id;
@@ -644,6 +645,7 @@ class Lowering {
   OnnxDtype arithmetic_;
   bool is_static_;
   int bits_;
+  GraphActivations ranges_;  // in mode static
   OnnxModel& target_;
   LoweredModel& result_;
   std::vector<std::optional<Value>> mapped_;

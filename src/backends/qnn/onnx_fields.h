@@ -45,6 +45,6 @@ inline constexpr protozero::pbf_tag_type kTypeTensor = 1;
 inline constexpr protozero::pbf_tag_type kTensorTypeElement = 1;
 inline constexpr protozero::pbf_tag_type kTensorTypeShape = 2;
 inline constexpr protozero::pbf_tag_type kShapeDim = 1;
-inline constexpr protozero::pbf_tag_type kDimValue = 1;
+inline constexpr protozero::pbf_tag_type kDimSize = 1;
 
 }  // namespace diffulex_edge::qnn::field

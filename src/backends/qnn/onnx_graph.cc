@@ -193,7 +193,7 @@ std::string OnnxGraph::serialize_initializer(const Initializer& initializer) con
     writer.add_bytes(field::kTensorRawData, reinterpret_cast<const char*>(bytes->data()), bytes->size());
     return result;
   }
-  const ExternalData& data = std::get<ExternalData>(initializer.data);
+  const auto& data = std::get<ExternalData>(initializer.data);
   add_entry(writer, field::kTensorExternalData, "location", data_file_);
   add_entry(writer, field::kTensorExternalData, "offset", std::to_string(data.offset));
   add_entry(writer, field::kTensorExternalData, "length", std::to_string(data.bytes));
@@ -209,9 +209,9 @@ std::string OnnxGraph::serialize_value(Id value) const {
   pbf_writer tensor(kind, field::kTypeTensor);
   tensor.add_enum(field::kTensorTypeElement, static_cast<std::int32_t>(type(value).dtype));
   pbf_writer shape(tensor, field::kTensorTypeShape);
-  for (const std::int64_t size : type(value).sizes) {
+  for (const std::int64_t length : type(value).sizes) {
     pbf_writer dim(shape, field::kShapeDim);
-    dim.add_int64(field::kDimValue, size);
+    dim.add_int64(field::kDimSize, length);
   }
   return result;
 }

@@ -210,7 +210,7 @@ class Reader {
       std::int64_t size = -1;
       MessageReader dim = message.message();
       while (dim.next()) {
-        if (dim.tag() == field::kDimValue) {
+        if (dim.tag() == field::kDimSize) {
           size = dim.integer();
         } else {
           dim.skip();
