@@ -157,7 +157,8 @@ class CoreMLBackend final : public EdgeBackend {
 // package onnxruntime-qnn. One length of input. Options: soc (names with commas, such as SM8550,SM8650), qnn_python
 // (the interpreter that has the package; default: $VIRTUAL_ENV's, then python3), embedding_on (npu, the default; host:
 // a model of its own for the CPU, for vocabularies that the NPU's compiler takes too long for), shards (models to cut
-// the NPU's part into, between layers).
+// the NPU's part into, between layers), container (onnx, the default; pte: an ExecuTorch program around each context
+// binary as well).
 // In mode static every activation is an integer of 16 bits, or 8 with activation_dtype INT8.
 class QNNBackend final : public EdgeBackend {
  public:

@@ -30,6 +30,7 @@ struct ExportArguments {
   std::optional<std::string> seq_len;
   CoreMLArguments coreml;
   QNNArguments qnn;
+  std::optional<std::string> container;
   ReportFile report;
   std::string command_line;
   bool dry_run = false;
@@ -39,6 +40,13 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   BackendConfig config;
   config.backend_options = arguments.coreml.options(arguments.backend);
   config.backend_options.merge(arguments.qnn.options(arguments.backend));
+  if (arguments.container) {
+    if (arguments.backend == "xnnpack") {
+      refuse_given({{"--container", true}}, "belongs to the backends that have a choice",
+                   "add --backend coreml or --backend qnn, or leave it out");
+    }
+    config.backend_options["container"] = *arguments.container;
+  }
   if (arguments.activation_dtype) {
     config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
   }
@@ -116,6 +124,9 @@ Command add_export(CLI::App& app, std::string command_line) {
       "run too; coreml: exactly that, several (64,128), or a range (8..512); qnn: exactly that");
   arguments->coreml.add_to(*command);
   arguments->qnn.add_to(*command);
+  command->add_option("--container", arguments->container,
+                      "coreml: mlpackage (default), or pte: for ExecuTorch's Core ML delegate; qnn: onnx (default), or "
+                      "pte: each context binary for ExecuTorch's QNN delegate as well");
   arguments->report.add_to(*command);
   command->add_flag("--dry-run", arguments->dry_run,
                     "Predict the exact size and the formats; read no weights, write nothing");

@@ -81,8 +81,6 @@ void CoreMLArguments::add_to(CLI::App& command) {
       .add_option("--chunks", chunks,
                   "pipeline (default): the parts in one package; packages: a folder of packages and a manifest")
       ->group(group);
-  command.add_option("--container", container, "mlpackage (default), or pte: for ExecuTorch's Core ML delegate")
-      ->group(group);
 }
 
 std::map<std::string, std::string> CoreMLArguments::options(const std::string& backend) const {
@@ -92,8 +90,7 @@ std::map<std::string, std::string> CoreMLArguments::options(const std::string& b
                   {"--palette", palette},
                   {"--palette-group", palette_group.has_value()},
                   {"--chunk-size", chunk_size.has_value()},
-                  {"--chunks", chunks.has_value()},
-                  {"--container", container.has_value()}},
+                  {"--chunks", chunks.has_value()}},
                  "belongs to the Core ML backend", "add --backend coreml, or leave it out");
     return {};
   }
@@ -106,7 +103,6 @@ std::map<std::string, std::string> CoreMLArguments::options(const std::string& b
   add("minimum_deployment_target", minimum_deployment_target);
   add("compute_unit", compute_unit);
   add("chunks", chunks);
-  add("container", container);
   if (palette) {
     options["palette"] = "true";
   }

@@ -68,7 +68,6 @@ struct CoreMLArguments {
   std::optional<std::int64_t> palette_group;
   std::optional<std::string> chunk_size;
   std::optional<std::string> chunks;
-  std::optional<std::string> container;
 
   void add_to(CLI::App& command);
   // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given for another backend.

@@ -13,16 +13,28 @@ from typing import Any, Final
 
 PACKAGE: Final = Path(next(iter(find_spec("executorch").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
 PROGRAM_SCHEMA: Final = PACKAGE / "schema/program.fbs"
+QNN_OPTIONS_SCHEMA: Final = PACKAGE / "backends/qualcomm/serialization/qc_compiler_spec.fbs"
 GRAPH_SCHEMA: Final = PACKAGE / "backends/xnnpack/serialization/schema.fbs"
 
 NO_ID: Final = 2**32 - 1
 NAMED: Final = 2**64 - 1
 
 
-def decode(schema: Path, binary: Path, folder: Path) -> dict[str, Any]:
-    """A flatbuffer as JSON; the file identifier must be that of the schema."""
+def decode(schema: Path, binary: Path, folder: Path, *, raw: bool = False) -> dict[str, Any]:
+    """A flatbuffer as JSON; the file identifier must be that of the schema, unless it has none (`raw`)."""
     flatc = PACKAGE / "data/bin/flatc"
-    words = [flatc, "--json", "--strict-json", "--defaults-json", "-o", folder, schema, "--", binary]
+    words = [
+        flatc,
+        "--json",
+        "--strict-json",
+        "--defaults-json",
+        *(["--raw-binary"] if raw else []),
+        "-o",
+        folder,
+        schema,
+        "--",
+        binary,
+    ]
     result = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr + result.stdout
     decoded: dict[str, Any] = json.loads((folder / f"{binary.stem}.json").read_text())

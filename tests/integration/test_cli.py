@@ -104,6 +104,7 @@ def test_option_of_a_later_version_is_refused_not_ignored(option: str, tiny: Pat
         ("--palette", "coreml"),
         ("--chunk-size 1GB", "coreml"),
         ("--container pte", "coreml"),
+        ("--container pte", "qnn"),
         ("--soc SM8650", "qnn"),
         ("--qnn-python python3", "qnn"),
         ("--embedding-on host", "qnn"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from command import UNSUPPORTED, USAGE_ERROR, assert_fails, run
 from conftest import MakeCheckpoint
 from families import Reference, compare
+from flatc import PROGRAM_SCHEMA, QNN_OPTIONS_SCHEMA, decode
 from program import random_ids
 from qnn import QnnArtefact, export
 from quantization import Options, QuantizedReference
@@ -156,6 +158,50 @@ def test_a_model_in_pieces_computes_what_it_does_as_a_whole(
     expected = whole.cpu_logits(ids)
     assert compare(pieces.cpu_logits(ids), expected)["cosine"] >= 0.99999
     assert compare(pieces.npu_logits("SM8550", ids), expected)["cosine"] >= (0.9995 if case.is_static else 0.9999)
+
+
+def test_a_pte_holds_the_context_binary_as_executorch_reads_it(
+    checkpoint: MakeCheckpoint, calibration: Path, tmp_path: Path
+) -> None:
+    """Program and options by ExecuTorch's own schemas. Without the strings and lists of the options it crashes."""
+    options = ("--soc", "SM8650", "--container", "pte", *COMPILER)
+    artefact = export_case(CASES["a16w8"], checkpoint("sdar"), tmp_path / "m", calibration, *options)
+    (context,) = artefact.manifest["contexts"]
+    file = (artefact.folder / context["program"]).read_bytes()
+    binary = (artefact.folder / context["binary"]).read_bytes()
+    program_size, segment_base, data_size = struct.unpack_from("<QQQ", file, 16)
+    assert segment_base + data_size == len(file)
+    (tmp_path / "program.bin").write_bytes(file[:program_size])
+    program = decode(PROGRAM_SCHEMA, tmp_path / "program.bin", tmp_path)
+    (plan,) = program["execution_plan"]
+    (delegate,) = plan["delegates"]
+    (spec,) = delegate["compile_specs"]
+    assert (plan["name"], delegate["id"], spec["key"]) == (context["graph"], "QnnBackend", "qnn_compile_spec")
+    tensors = [plan["values"][index]["val"] for index in (*plan["inputs"], *plan["outputs"])]
+    assert [(tensor["scalar_type"], tensor["sizes"]) for tensor in tensors] == [
+        ("INT", [1, LENGTH]),
+        ("FLOAT", [1, LENGTH, 1001]),
+    ]
+    assert segment_base % 256 == 0
+    magic, signature, size = struct.unpack_from("<IqQ", file, segment_base)
+    assert (magic, size) == (0x5678ABCD, len(binary))
+    assert signature > 0
+    assert file[segment_base + 20 : segment_base + 256] == bytes(236)
+    assert file[segment_base + 256 :] == binary
+    (tmp_path / "spec.bin").write_bytes(bytes(spec["value"]))
+    described = decode(QNN_OPTIONS_SCHEMA, tmp_path / "spec.bin", tmp_path, raw=True)
+    assert described["soc_info"]["soc_model"] == "SM8650"
+    assert described["soc_info"]["htp_info"] == {"htp_arch": "V75", "vtcm_size_in_mb": 8}
+    assert described["backend_options"]["backend_type"] == "kHtpBackend"
+    assert described["is_from_context_binary"] is True
+    assert described["library_path"] == described["saver_output_dir"] == ""
+    assert described["op_package_options"] == {"op_package_infos": []}
+    assert "QnnBackend" in run("inspect", artefact.folder / context["program"]).stdout
+
+
+def test_a_pte_needs_a_soc(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    options = ("--backend", "qnn", "--container", "pte")
+    assert_fails(run("export", checkpoint("llada"), "-o", tmp_path / "m", *options), USAGE_ERROR, "--soc")
 
 
 def test_more_shards_than_pieces_are_refused(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ std::int64_t element_bytes(schema::ScalarType type) {
       return 1;
     case schema::ScalarType::HALF:
       return 2;
+    case schema::ScalarType::INT:
     case schema::ScalarType::FLOAT:
       return 4;
     case schema::ScalarType::LONG:

@@ -159,8 +159,12 @@ class ProgramReader {
     InspectedDelegate result{.id = text(delegate.id())};
     for (const schema::CompileSpec* spec : list(delegate.compile_specs())) {
       const auto* value = spec->value();
-      result.compile_specs[text(spec->key())] =
-          value == nullptr ? std::string() : std::string(value->begin(), value->end());
+      std::string bytes = value == nullptr ? std::string() : std::string(value->begin(), value->end());
+      const auto is_text = [](unsigned char byte) { return byte >= 0x20 && byte < 0x7F; };
+      if (!std::ranges::all_of(bytes, is_text)) {
+        bytes = std::to_string(bytes.size()) + " bytes";  // QNN's is a flatbuffer
+      }
+      result.compile_specs[text(spec->key())] = std::move(bytes);
     }
     if (delegate.processed() == nullptr || delegate.processed()->location() != schema::DataLocation::SEGMENT) {
       return result;

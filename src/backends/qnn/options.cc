@@ -39,6 +39,11 @@ Options parse_options(const BackendConfig& config) {
         throw Error(ErrorCode::kInvalidArgument, "embedding_on", "'" + value + "' is neither npu nor host");
       }
       options.host_embedding = value == "host";
+    } else if (name == "container") {
+      if (value != "onnx" && value != "pte") {
+        throw Error(ErrorCode::kInvalidArgument, "container", "'" + value + "' is neither onnx nor pte");
+      }
+      options.as_pte = value == "pte";
     } else if (name == "shards") {
       const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), options.shards);
       if (error != std::errc() || end != value.data() + value.size() || options.shards < 1) {
@@ -47,6 +52,10 @@ Options parse_options(const BackendConfig& config) {
     } else {
       throw Error(ErrorCode::kInvalidArgument, "backend option '" + name + "'", "is not known to the QNN backend");
     }
+  }
+  if (options.as_pte && options.socs.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "container pte", "holds a context binary, and no SoC is named",
+                "add --soc");
   }
   return options;
 }

@@ -15,6 +15,7 @@ struct Options {
   std::filesystem::path python;  // interpreter with the vendor's compiler; empty: found by itself
   bool host_embedding = false;   // the embedding in a model of its own, for the host
   std::int64_t shards = 1;       // models for the NPU, cut between layers
+  bool as_pte = false;           // an ExecuTorch program around each context binary as well
 };
 
 // From BackendConfig::backend_options. Error{kInvalidArgument} for unknown options and values.

@@ -93,17 +93,21 @@ std::string describe_package(const LoweredModel& lowered, const ManifestFacts& f
   manifest["contexts"] = Json::array();
   for (const PackagedContext& packaged : facts.contexts) {
     const std::filesystem::path folder(packaged.soc->name);
-    manifest["contexts"].push_back({{"soc", packaged.soc->name},
-                                    {"soc_model", packaged.soc->model},
-                                    {"htp_arch", packaged.soc->htp_architecture},
-                                    {"source", packaged.source},
-                                    {"model", (folder / packaged.context.model.filename()).string()},
-                                    {"binary", (folder / packaged.context.binary.filename()).string()},
-                                    {"graph", packaged.context.graph_name},
-                                    {"bytes", packaged.context.bytes},
-                                    {"sha256", packaged.sha256},
-                                    {"compile_seconds", packaged.context.seconds},
-                                    {"compile_peak_rss_bytes", packaged.context.peak_rss_bytes}});
+    Json entry{{"soc", packaged.soc->name},
+               {"soc_model", packaged.soc->model},
+               {"htp_arch", packaged.soc->htp_architecture},
+               {"source", packaged.source},
+               {"model", (folder / packaged.context.model.filename()).string()},
+               {"binary", (folder / packaged.context.binary.filename()).string()},
+               {"graph", packaged.context.graph_name},
+               {"bytes", packaged.context.bytes},
+               {"sha256", packaged.sha256},
+               {"compile_seconds", packaged.context.seconds},
+               {"compile_peak_rss_bytes", packaged.context.peak_rss_bytes}};
+    if (!packaged.program.empty()) {
+      entry["program"] = (folder / packaged.program).string();
+    }
+    manifest["contexts"].push_back(std::move(entry));
   }
   return manifest.dump(2) + "\n";
 }

@@ -29,7 +29,8 @@ struct PackagedContext {
   const Soc* soc = nullptr;
   std::string source;  // the file of the model that it was compiled from
   CompiledContext context;
-  std::string sha256;  // of the binary
+  std::string sha256;   // of the binary
+  std::string program;  // file of the ExecuTorch program around it, if there is one
 };
 
 struct ManifestFacts {

@@ -34,6 +34,9 @@ class PackageReader {
     for (const json& context : list_of(manifest, "contexts")) {
       add_model(text_of(context, "model"));
       open(text_of(context, "binary"));
+      if (context.contains("program")) {
+        open(text_of(context, "program"));
+      }
     }
     for (const auto& [name, bytes] : opened_) {
       contents_.files.push_back({.path = name, .bytes = static_cast<std::int64_t>(bytes.size())});

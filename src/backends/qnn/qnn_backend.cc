@@ -9,6 +9,7 @@
 #include "backends/qnn/lowering.h"
 #include "backends/qnn/options.h"
 #include "backends/qnn/package.h"
+#include "backends/qnn/pte_container.h"
 #include "core/mapped_file.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
@@ -223,11 +224,16 @@ class QNNExport {
     qnn::PackagedContext packaged{.soc = &soc,
                                   .source = source,
                                   .context = compiler.compile(folder.path() / source, soc, place, control),
-                                  .sha256 = {}};
+                                  .sha256 = {},
+                                  .program = {}};
     const MappedFile binary(packaged.context.binary);
     packaged.sha256 = sha256_hex(binary.bytes());
     context_bytes_ +=
         static_cast<std::int64_t>(fs::file_size(packaged.context.binary) + fs::file_size(packaged.context.model));
+    if (options_.as_pte) {
+      packaged.program = model.stem + ".pte";
+      context_bytes_ += qnn::write_pte(place / packaged.program, model.graph, packaged.context, soc, control);
+    }
     return packaged;
   }
 

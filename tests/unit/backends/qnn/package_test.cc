@@ -112,11 +112,11 @@ TEST_F(QnnManifest, DescribesEachContext) {
                                 .graph_name = "QNN_1",
                                 .seconds = 2.5,
                                 .peak_rss_bytes = 99};
-  const Json manifest =
-      describe({.notes = {},
-                .model_sha256 = {"abc"},
-                .compiler = "QAIRT 2",
-                .contexts = {{.soc = &soc, .source = "model.onnx", .context = context, .sha256 = "def"}}});
+  const Json manifest = describe(
+      {.notes = {},
+       .model_sha256 = {"abc"},
+       .compiler = "QAIRT 2",
+       .contexts = {{.soc = &soc, .source = "model.onnx", .context = context, .sha256 = "def", .program = {}}}});
   EXPECT_EQ(manifest.at("compiler"), "QAIRT 2");
   EXPECT_EQ(manifest.at("contexts"), Json::array({{{"soc", "SM8550"},
                                                    {"soc_model", 43},
