@@ -220,7 +220,7 @@ TEST(Registry, MakesBackendsThatWereAddedToIt) {
   EXPECT_NE(std::ranges::find(names, name), names.end());
   testing::expect_error(ErrorCode::kInvalidArgument, {"'" + name + "'", "registered already"},
                         [&] { registry.register_backend(name, factory); });
-  testing::expect_error(ErrorCode::kUnsupported, {"'XNNPACK'", "only coreml, xnnpack, zz-"},
+  testing::expect_error(ErrorCode::kUnsupported, {"'XNNPACK'", "only coreml, qnn, xnnpack, zz-"},
                         [&] { registry.create("XNNPACK", {}); });
 }
 

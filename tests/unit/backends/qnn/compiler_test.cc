@@ -57,8 +57,8 @@ class QnnCompiler : public ::testing::Test {
   QnnCompiler() { std::filesystem::create_directory(target()); }
 
   std::filesystem::path target() const { return folder_ / "target"; }
-  std::filesystem::path model() const { return target() / "model_ctx.onnx"; }
-  std::filesystem::path binary() const { return target() / "model_ctx_qnn.bin"; }
+  std::filesystem::path model() const { return target() / "some model_ctx.onnx"; }
+  std::filesystem::path binary() const { return target() / "some model_ctx_qnn.bin"; }
 
   // One that says that it is there, and compiles as `body` does.
   ContextCompiler compiler(const std::string& body) const {
@@ -148,7 +148,7 @@ TEST_F(QnnCompiler, IsLookedForInTheVirtualEnvironmentAndThenInThePath) {
 
 const std::string kWritesBoth = R"(echo "$4 $6 $7" > "$5"; printf 12345 > "${5%.onnx}_qnn.bin"
 echo chatter >&2
-echo '{"seconds": 1.5, "peak_rss_bytes": 5000000000, "graph_name": "g", "binary": "model_ctx_qnn.bin", "bytes": 5}')";
+echo '{"seconds": 1.5, "peak_rss_bytes": 5000000000, "graph_name": "g", "binary": "some model_ctx_qnn.bin", "bytes": 5}')";
 
 TEST_F(QnnCompiler, CompilesForTheSocIntoTheFolder) {
   std::vector<std::string> stages;
@@ -182,10 +182,9 @@ TEST_F(QnnCompiler, ReturnsTheWholeMessageAndTheNodesOfAFailure) {
   } catch (const CompilerError& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
     const Error& base = error;
-    EXPECT_EQ(
-        std::string(base.what()),
-        "some model.onnx for SM8550: Qualcomm's compiler failed at gemm_1 (Gemm), /a/b (Add): no fallback; at all: " +
-            reason + " end");
+    EXPECT_EQ(std::string(base.what()),
+              "some model.onnx for SM8550: Qualcomm's compiler failed: no fallback; at all: " + reason +
+                  " end; it means gemm_1 (Gemm), /a/b (Add)");
     EXPECT_EQ(error.nodes(), (std::vector<std::string>{"gemm_1", "/a/b"}));
     EXPECT_EQ(error.log(), "line 1\nline 2");
   }
@@ -214,8 +213,8 @@ TEST_F(QnnCompiler, DoesNotBelieveAnAnswerWithoutAContext) {
                [&] { compile("echo garbage; echo first >&2; echo last words >&2"); });
   expect_error(ErrorCode::kUnsupported, {"printed no answer"}, [&] { compile("exit 3"); });
   expect_error(ErrorCode::kUnsupported,
-               {"wrote no context, and answered '{\"graph_name\": \"g\", \"binary\": \"model_ctx_qnn.bin\"}'"},
-               [&] { compile("echo '{\"graph_name\": \"g\", \"binary\": \"model_ctx_qnn.bin\"}'"); });
+               {"wrote no context, and answered '{\"graph_name\": \"g\", \"binary\": \"some model_ctx_qnn.bin\"}'"},
+               [&] { compile("echo '{\"graph_name\": \"g\", \"binary\": \"some model_ctx_qnn.bin\"}'"); });
   expect_error(ErrorCode::kUnsupported, {"ended with exit code 4"}, [&] { compile(kWritesBoth + "\nexit 4"); });
   // Each of the files, and each field that names something.
   expect_error(ErrorCode::kUnsupported, {"wrote no context"}, [&] { compile(kWritesBoth + "\nrm \"$5\""); });
@@ -226,7 +225,7 @@ TEST_F(QnnCompiler, DoesNotBelieveAnAnswerWithoutAContext) {
                [&] { compile(other.replace(other.find("\"graph_name\": \"g\""), 17, "\"graph_name\": 7")); });
   other = kWritesBoth;
   expect_error(ErrorCode::kUnsupported, {"wrote no context"},
-               [&] { compile(other.replace(other.find("\"model_ctx_qnn"), 14, "\"../other_qnn")); });
+               [&] { compile(other.replace(other.find("\"some model_ctx_qnn"), 19, "\"../other_qnn")); });
   expect_no_files();
 }
 
