@@ -8,7 +8,7 @@ WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package bench bench-coreml \
-  bench-rounding bench-runtime lint format clean
+  bench-qnn bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
@@ -56,6 +56,10 @@ bench: build $(VENV)/test.stamp
 ## Core ML packages beside coremltools' own route (some minutes, and 15 GB of memory for coremltools).
 bench-coreml: build $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/coreml.py $(BENCH_ARGS)
+
+## QNN formats on the bundled model (half an hour: Qualcomm's emulator takes seconds for a sequence).
+bench-qnn: build $(VENV)/test.stamp
+	$(VENV)/bin/python benchmarks/qnn.py $(BENCH_ARGS)
 
 ## Rounding methods on a trained model, beside torchao (an hour; what was measured before is not measured again).
 bench-rounding: build $(VENV)/test.stamp $(VENV)/bench.stamp

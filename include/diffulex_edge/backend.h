@@ -127,6 +127,7 @@ class XNNPACKBackend final : public EdgeBackend {
  public:
   // activation_dtype INT8 is mode STATIC: it replaces WEIGHT_ONLY in config().
   explicit XNNPACKBackend(BackendConfig config = {});
+  void check_config() const override;
   std::string_view name() const override { return "xnnpack"; }
   Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
 

@@ -48,8 +48,11 @@ def _table(verification: Verification) -> str:
 
 
 def _qnn_check_text(check: QnnCheck) -> str:
-    binaries = {1: "no context binary", 2: "one context binary"}.get(check.files, f"{check.files - 1} context binaries")
-    hashes = f"SHA-256 as in manifest.json: model.onnx, {binaries}"
+    models = "one ONNX model" if check.models == 1 else f"{check.models} ONNX models"
+    binaries = {0: "no context binary", 1: "one context binary"}.get(
+        check.binaries, f"{check.binaries} context binaries"
+    )
+    hashes = f"SHA-256 as in manifest.json: {models}, {binaries}"
     if check.onnx is None:
         return f"{hashes}; operators neither checked nor counted: pip install onnx"
     return f"{hashes}; ONNX {check.onnx} has checked every operator and inferred every shape"

@@ -34,8 +34,10 @@ _MAX_ID: Final = 2**31 - 1
 class QnnCheck:
     """What was found right in a QNN folder."""
 
-    files: int
-    """Whose SHA-256 is the manifest's: each ONNX model and each context binary."""
+    models: int
+    """ONNX models whose SHA-256 is the manifest's."""
+    binaries: int
+    """Context binaries, of all SoCs, whose SHA-256 is the manifest's."""
     onnx: str | None
     """Version of the ONNX whose checker took every node and inferred every shape; None: not installed, not checked."""
 
@@ -182,7 +184,7 @@ class QnnFolder:
                 path = self.folder / model.file
                 with _errors(path, "ONNX's checker refuses it"):
                     onnx.checker.check_model(str(path), full_check=True)
-        return QnnCheck(len(hashes), None if onnx is None else onnx.__version__)
+        return QnnCheck(len(self._models), len(self._contexts), None if onnx is None else onnx.__version__)
 
     def placement(self) -> Placement | None:
         """Where each operator is executed; None without the package `onnx`, which reads the models."""

@@ -7,28 +7,57 @@
 
 namespace diffulex_edge {
 
+namespace {
+
+bool wants_integers(const BackendConfig& config) {
+  return config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
+}
+
+std::string name_of_activations(const BackendConfig& config) {
+  return "activation dtype " + std::string(to_string(config.activation_dtype.value_or(ActivationDtype::FP32)));
+}
+
+}  // namespace
+
 BackendConfig with_static_mode(BackendConfig config) {
-  if (config.activation_dtype == ActivationDtype::INT8 && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
+  if (wants_integers(config) && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
     config.quant_config.mode = QuantizationMode::STATIC;
   }
   return config;
 }
 
 void check_not_dynamic(const BackendConfig& config, const std::string& advice) {
-  const bool has_integers =
-      config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
-  if (has_integers && config.quant_config.mode == QuantizationMode::DYNAMIC) {
-    throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
-                "is mode static, not dynamic", advice);
+  if (wants_integers(config) && config.quant_config.mode == QuantizationMode::DYNAMIC) {
+    throw Error(ErrorCode::kInvalidArgument, name_of_activations(config), "is mode static, not dynamic", advice);
   }
 }
 
-void check_some_layer_is_static(const BackendConfig& config, const QuantizationPlan& plan, const std::string& backend) {
-  const auto is_static = [](const LayerPlan& layer) { return layer.activations.has_value(); };
-  if (config.activation_dtype == ActivationDtype::INT8 && std::ranges::none_of(plan.layers, is_static)) {
-    throw Error(ErrorCode::kUnsupported, "activation dtype int8", backend + " takes it with INT8 and INT4 weights only",
-                "use --dtype int8");
+void check_takes_integers(const BackendConfig& config, bool has_them, const std::string& backend) {
+  if (wants_integers(config) && !has_them) {
+    throw Error(ErrorCode::kUnsupported, name_of_activations(config),
+                backend + " takes it with INT8 and INT4 weights only", "use --dtype int8");
   }
+}
+
+bool has_static_layer(const QuantizationPlan& plan) {
+  return std::ranges::any_of(plan.layers, [](const LayerPlan& layer) { return layer.activations.has_value(); });
+}
+
+void check_length(const InputLengths& lengths, const Model& model, const std::string& what) {
+  if (lengths.longest() != model.seq_len) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "sequence length",
+        what + " has " + std::to_string(lengths.longest()) + " tokens, the model " + std::to_string(model.seq_len));
+  }
+}
+
+std::string describe_quantization(const QuantizationConfig& config) {
+  std::string text = config.layer_formats.empty() ? "dtype=" + std::string(to_string(config.dtype)) : "mixed precision";
+  text += ", mode=" + std::string(to_string(config.mode)) + ", method=" + std::string(to_string(config.method));
+  if (config.dtype == QuantizationDtype::INT4 && !config.palettes) {
+    text += ", group_size=" + std::to_string(config.group_size);
+  }
+  return text;
 }
 
 ExportMetadata describe_export(const Model& model, const QuantizationResult& quantization,

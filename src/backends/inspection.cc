@@ -101,29 +101,9 @@ Inspection inspect_program(const MappedFile& file, const InspectOptions& options
   return inspection;
 }
 
-Inspection inspect_packages(const fs::path& path, bool chunks, const InspectOptions& options,
-                            const RunControl& control) {
-  coreml::PackageContents contents = chunks ? coreml::read_chunks(path) : coreml::read_package(path);
-  Inspection inspection{.kind = "coreml_chunks",
-                        .path = path,
-                        .models = std::move(contents.models),
-                        .files = std::move(contents.files),
-                        .tensors = std::move(contents.weights)};
-  if (!chunks) {
-    inspection.kind = inspection.models.front().type == "pipeline" ? "coreml_pipeline" : "coreml_package";
-  }
-  for (const InspectedFile& file : inspection.files) {
-    inspection.file_bytes += file.bytes;
-  }
-  if (options.hashes) {
-    add_hashes(inspection.tensors, contents.bytes, control);
-  }
-  return inspection;
-}
-
-Inspection inspect_qnn_package(const fs::path& path, const InspectOptions& options, const RunControl& control) {
-  qnn::PackageContents contents = qnn::read_package(path);
-  Inspection inspection{.kind = "qnn_package",
+Inspection inspect_packages(std::string kind, const fs::path& path, PackageContents contents,
+                            const InspectOptions& options, const RunControl& control) {
+  Inspection inspection{.kind = std::move(kind),
                         .path = path,
                         .models = std::move(contents.models),
                         .files = std::move(contents.files),
@@ -162,11 +142,14 @@ Inspection inspect(const fs::path& path, const InspectOptions& options, const Ru
       throw Error(ErrorCode::kBadFile, path.string(), "is neither a safetensors file nor an ExecuTorch program");
     }
   } else if (coreml::is_package(path) || path.extension() == ".mlpackage") {
-    return inspect_packages(path, false, options, control);
+    PackageContents contents = coreml::read_package(path);
+    const bool is_pipeline = contents.models.front().type == "pipeline";
+    return inspect_packages(is_pipeline ? "coreml_pipeline" : "coreml_package", path, std::move(contents), options,
+                            control);
   } else if (qnn::is_package(path)) {
-    return inspect_qnn_package(path, options, control);
+    return inspect_packages("qnn_package", path, qnn::read_package(path), options, control);
   } else if (fs::exists(path / coreml::kChunksManifest, error) && !fs::exists(path / "config.json", error)) {
-    return inspect_packages(path, true, options, control);
+    return inspect_packages("coreml_chunks", path, coreml::read_chunks(path), options, control);
   }
   return inspect_checkpoint(path, options, control);
 }

@@ -10,6 +10,15 @@
 
 namespace diffulex_edge {
 
+bool has_json_format(const std::filesystem::path& path, std::string_view format, std::size_t max_bytes) {
+  try {
+    const nlohmann::json document = read_json_file(path, max_bytes);
+    return document.is_object() && document.value("format", nlohmann::json()) == format;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 std::string json_error_text(const nlohmann::json::exception& error) {
   const std::string_view text = error.what();
   const std::size_t end = text.find("] ");

@@ -8,6 +8,7 @@
 #include <protozero/pbf_reader.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "diffulex_edge/error.h"
@@ -71,6 +72,25 @@ class MessageReader {
 
   protozero::pbf_reader reader_;
 };
+
+// Of a map: each entry is a message with the key as field 1 and the value as field 2. Pairs of texts that are declared
+// so by hand look the same.
+inline std::pair<std::string_view, std::string_view> read_map_entry(MessageReader message) {
+  std::pair<std::string_view, std::string_view> entry;
+  while (message.next()) {
+    switch (message.tag()) {
+      case 1:
+        entry.first = message.view();
+        break;
+      case 2:
+        entry.second = message.view();
+        break;
+      default:
+        message.skip();
+    }
+  }
+  return entry;
+}
 
 // What an enumeration's numbers or a message's fields are called.
 struct NumberedName {

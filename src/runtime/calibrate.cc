@@ -82,6 +82,7 @@ class ActivationCalibrator {
     result_.masked_tokens = std::ranges::count(masked_, true);
     if (config_.static_everywhere) {
       observed_.values.resize(model.graph.nodes().size());
+      executor_.observe_scores();
     }
   }
 
@@ -139,16 +140,25 @@ class ActivationCalibrator {
 
   // What the last step made.
   void observe_value(const Node& node) {
-    CalibrationOptions options = options_;
-    if (config_.activation_bits > 8) {
-      options.observer = Observer::MIN_MAX;
-    }
     const ValueId value = executor_.last();
-    const std::string where = node.name.empty() ? std::string(to_string(node.op)) : node.name;
-    observed_.values[static_cast<std::size_t>(value)] = observe_values(where, executor_.value(value).data, options);
+    observed_.values[static_cast<std::size_t>(value)] = range_of_value(node, value);
     if (node.op == Op::kAttention) {
       observed_.scores[value] = executor_.scores();
     }
+  }
+
+  ActivationRange range_of_value(const Node& node, ValueId value) const {
+    if (node.op == Op::kReshape) {
+      return observed_.values[static_cast<std::size_t>(node.inputs[0])];
+    }
+    CalibrationOptions options = options_;
+    if (config_.activation_bits > 8) {
+      options.observer = Observer::MIN_MAX;
+    } else if (node.op == Op::kLinear) {
+      return config_.activations.at(node.name).output;  // observed with the layer
+    }
+    const std::string where = node.name.empty() ? std::string(to_string(node.op)) : node.name;
+    return observe_values(where, executor_.value(value).data, options);
   }
 
   bool quantizes_head() const {
@@ -232,14 +242,12 @@ CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_op
   if (uses_inputs(config.method) || weighs) {
     CalibrationResult rounding = round_with_calibration(model, result.config, data, options, workspace, control);
     result.model = load_model(workspace, model_options);
-    GraphActivations values = result.config.graph_activations.value_or(GraphActivations{});
-    result.config = default_quantization_config(result.model);
-    result.config.saturate_fp16 = config.saturate_fp16;
-    result.config.activation_bits = config.activation_bits;
-    result.config.static_everywhere = config.static_everywhere;
-    if (config.static_everywhere) {
-      result.config.graph_activations = std::move(values);
-    }
+    QuantizationConfig rounded = default_quantization_config(result.model);
+    rounded.saturate_fp16 = config.saturate_fp16;
+    rounded.activation_bits = config.activation_bits;
+    rounded.static_everywhere = config.static_everywhere;
+    rounded.graph_activations = std::move(result.config.graph_activations);
+    result.config = std::move(rounded);
     if (result.calibration) {
       rounding.statistics = std::move(result.calibration->statistics);
       rounding.seconds += result.calibration->seconds;

@@ -323,19 +323,23 @@ Activations Executor::attention(const Node& node) {
     for (std::int64_t i = 0; i < queries; ++i) {
       float* row = scores.data() + i * keys;
       const std::int64_t seen = seen_by(item.query + i);
-      const auto [least, greatest] = std::minmax_element(row, row + seen);
-      ranges[worker].min = std::min(ranges[worker].min, *least);
-      ranges[worker].max = std::max(ranges[worker].max, *greatest);
+      if (scores_) {
+        const auto [least, greatest] = std::minmax_element(row, row + seen);
+        ranges[worker].min = std::min(ranges[worker].min, *least);
+        ranges[worker].max = std::max(ranges[worker].max, *greatest);
+      }
       kernels::softmax_row(row, static_cast<std::size_t>(seen));
       std::fill(row + seen, row + keys, 0.0F);
     }
     multiply({.m = queries, .n = head_dim, .k = keys}, scores.data(), keys, v.data.data() + kv_at, v.width,
              result.data.data() + q_at, q.width);
   });
-  scores_ = {};
-  for (const ActivationRange& range : ranges) {
-    scores_.min = std::min(scores_.min, range.min);
-    scores_.max = std::max(scores_.max, range.max);
+  if (scores_) {
+    scores_ = ActivationRange{};
+    for (const ActivationRange& range : ranges) {
+      scores_->min = std::min(scores_->min, range.min);
+      scores_->max = std::max(scores_->max, range.max);
+    }
   }
   return result;
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -57,9 +58,11 @@ class Executor {
   // Multiplies a value's columns, for layers that were made to expect it.
   void scale_columns(ValueId id, std::span<const float> factors);
 
-  // The least and greatest attention score, scale * q k^T without the mask, that the last step computed for a pair that
-  // sees each other.
-  const ActivationRange& scores() const { return scores_; }
+  // From here on, the least and greatest attention score of each step, scale * q k^T without the mask, of pairs that
+  // see each other. Costs a pass over them.
+  void observe_scores() { scores_ = ActivationRange{}; }
+  // Of the last step that had any.
+  const ActivationRange& scores() const { return scores_.value(); }
 
   std::int64_t tokens() const { return tokens_; }
   // Where each sequence begins among the tokens; one more entry than sequences.
@@ -96,7 +99,7 @@ class Executor {
   std::vector<std::size_t> last_use_;  // of each value: the node that uses it last
   std::size_t position_ = 0;
   ValueId last_ = -1;
-  ActivationRange scores_;
+  std::optional<ActivationRange> scores_;  // while they are observed
 };
 
 // The logits of every sequence, as forward() gives them.

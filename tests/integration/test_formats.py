@@ -222,7 +222,6 @@ def untie(model: Path, target: Path) -> Path:
         ("--dtype", "int4", "--group-size", 0, "--mode", "dynamic", "--activation-dtype", "fp16"),
         ("--activation-dtype", "int8"),
         ("--activation-dtype", "int16"),
-        ("--backend", "qnn"),
     ],
     ids=lambda arguments: "-".join(str(word).removeprefix("--") for word in arguments),
 )

@@ -204,6 +204,13 @@ def test_a_pte_needs_a_soc(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     assert_fails(run("export", checkpoint("llada"), "-o", tmp_path / "m", *options), USAGE_ERROR, "--soc")
 
 
+@pytest.mark.parametrize("name", ["model.pte", "model.onnx/"])
+def test_the_name_of_a_file_is_refused(name: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    result = run("export", checkpoint("llada"), "-o", f"{tmp_path}/{name}", "--backend", "qnn")
+    assert_fails(result, USAGE_ERROR, "folder")
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_shards_than_pieces_are_refused(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     result = run("export", checkpoint("llada"), "-o", tmp_path / "m", "--backend", "qnn", "--shards", "5")
     assert_fails(result, UNSUPPORTED, "5", "4")

@@ -160,7 +160,7 @@ def test_command_prints_one_object(compiled: QnnArtefact, data: Path) -> None:
     assert document.keys() == figures | facts
     assert all(document[key].keys() == set(SETS) for key in figures)
     assert document["executed"] is True
-    assert document["check"] == {"files": 3, "onnx": onnx.__version__}
+    assert document["check"] == {"models": 1, "binaries": 2, "onnx": onnx.__version__}
     provider = ("QNNExecutionProvider", "SM8650", 75)
     assert tuple(document["execution"][key] for key in ("provider", "soc", "htp_arch")) == provider
     assert document["placement"].keys() == {"soc", "npu", "host", "contexts", "binary_bytes"}
@@ -170,7 +170,7 @@ def test_command_shows_tables(compiled: QnnArtefact, fp32: QnnArtefact, data: Pa
     result = call(compiled.folder, "--soc", "SM8650")
     assert (result.returncode, result.stderr) == (0, "")
     checked, *table, size, executed = result.stdout.splitlines()
-    assert checked.startswith("SHA-256 as in manifest.json: model.onnx, 2 context binaries; ONNX ")
+    assert checked.startswith("SHA-256 as in manifest.json: one ONNX model, 2 context binaries; ONNX ")
     assert [line.split() for line in table[:1]] == [["operator", "NPU", "host"]]
     rows = {name: (int(npu), int(host)) for name, npu, host in map(str.split, table[1:])}
     operators = compiled.operators()
@@ -182,6 +182,12 @@ def test_command_shows_tables(compiled: QnnArtefact, fp32: QnnArtefact, data: Pa
     assert "no context binary; ONNX" in lines[0]
     assert "executed on the CPU" in lines[-4]
     assert lines[-3].split() == ["set", "tokens", "loss", "accuracy"]
+
+
+def test_models_and_binaries_are_counted_apart(tiny: Path, tmp_path: Path) -> None:
+    export(tiny, tmp_path / "m", "--dtype", "fp16", "--shards", 2, "--embedding-on", "host", "--seq-len", LENGTH)
+    result = call(tmp_path / "m")
+    assert result.stdout.startswith("SHA-256 as in manifest.json: 3 ONNX models, no context binary; ONNX ")
 
 
 def test_operators_outside_the_context_are_on_the_host(

@@ -60,25 +60,15 @@ InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
   if (!config.input_lengths) {
     return {.kind = InputLengths::Kind::kFixed, .lengths = {model.seq_len}};
   }
-  if (config.input_lengths->longest() != model.seq_len) {
-    throw Error(ErrorCode::kInvalidArgument, "sequence length",
-                "the longest input has " + std::to_string(config.input_lengths->longest()) + " tokens, the model " +
-                    std::to_string(model.seq_len));
-  }
+  check_length(*config.input_lengths, model, "the longest input");
   return *config.input_lengths;
 }
 
 std::string describe_options(const BackendConfig& config, const coreml::Options& options, coreml::MilDtype arithmetic,
                              const InputLengths& lengths) {
-  const QuantizationConfig& quantization = config.quant_config;
-  std::string text =
-      quantization.layer_formats.empty() ? "dtype=" + std::string(to_string(quantization.dtype)) : "mixed precision";
-  text += ", mode=" + std::string(to_string(quantization.mode));
-  text += ", method=" + std::string(to_string(quantization.method));
+  std::string text = describe_quantization(config.quant_config);
   if (options.palette) {
     text += ", palette_group=" + std::to_string(options.palette_group);
-  } else if (quantization.dtype == QuantizationDtype::INT4) {
-    text += ", group_size=" + std::to_string(quantization.group_size);
   }
   text += arithmetic == coreml::MilDtype::kFloat16 ? ", arithmetic=fp16" : ", arithmetic=fp32";
   text += ", target=" + std::string(options.target->name) + ", lengths=" + to_string(lengths);
@@ -155,17 +145,12 @@ class CoreMLExport {
  private:
   // Whether the folder was made by this backend, so that a new one may take its place.
   static bool is_chunks_folder(const fs::path& folder) {
-    try {
-      const nlohmann::json manifest = read_json_file(folder / coreml::kChunksManifest, kMaxManifestBytes);
-      return manifest.is_object() && manifest.value("format", nlohmann::json()) == coreml::kChunksFormat;
-    } catch (const Error&) {
-      return false;
-    }
+    return has_json_format(folder / coreml::kChunksManifest, coreml::kChunksFormat, kMaxManifestBytes);
   }
 
   void check(const BackendConfig& config) const {
     check_not_dynamic(config, "leave it out: mode dynamic computes in floating point with Core ML");
-    check_some_layer_is_static(config, quantization_.plan, "Core ML");
+    check_takes_integers(config, has_static_layer(quantization_.plan), "Core ML");
     if (!options_.palette) {
       return;
     }

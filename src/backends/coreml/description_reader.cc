@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "backends/coreml/message_fields.h"
-#include "backends/coreml/message_reader.h"
+#include "core/message_reader.h"
 
 namespace diffulex_edge::coreml {
 namespace {

@@ -150,16 +150,7 @@ std::string MilFunction::unique_name(std::string_view wish) {
   if (name.empty() || std::isdigit(static_cast<unsigned char>(name.front())) != 0) {
     name.insert(0, "_");
   }
-  if (names_.contains(name)) {
-    std::uint32_t& number = next_number_[name];
-    std::string numbered;
-    do {
-      numbered = name + "_" + std::to_string(number++);
-    } while (names_.contains(numbered));
-    name = std::move(numbered);
-  }
-  names_.insert(name);
-  return name;
+  return names_.take(name);
 }
 
 MilFunction::Id MilFunction::define(MilType type, std::string name) {
@@ -169,7 +160,7 @@ MilFunction::Id MilFunction::define(MilType type, std::string name) {
 
 MilFunction::Id MilFunction::input(std::string name, MilType type) {
   inputs_.push_back({.name = name, .type = type});
-  names_.insert(name);
+  names_.reserve(name);
   return define(std::move(type), std::move(name));
 }
 
@@ -207,7 +198,7 @@ MilFunction::Id MilFunction::add_constexpr(std::string_view operation, Literals 
 
 void MilFunction::output(Id value, std::string name) {
   Value& found = values_.at(static_cast<std::size_t>(value));
-  names_.insert(name);
+  names_.reserve(name);
   found.name = name;
   outputs_.push_back({.name = std::move(name), .type = found.type});
 }

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/unique_names.h"
 #include "diffulex_edge/dtype.h"
 
 namespace diffulex_edge::coreml {
@@ -121,8 +121,7 @@ class MilFunction {
   std::vector<Operation> operations_;
   std::vector<Feature> inputs_;
   std::vector<Feature> outputs_;
-  std::set<std::string, std::less<>> names_;
-  std::map<std::string, std::uint32_t, std::less<>> next_number_;
+  UniqueNames names_;
   std::map<std::string, Id> constants_;  // by their serialized literal
 };
 

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "backends/coreml/message_fields.h"
-#include "backends/coreml/message_reader.h"
+#include "core/message_reader.h"
 #include "diffulex_edge/dtype.h"
 
 namespace diffulex_edge::coreml {

@@ -6,7 +6,7 @@
 
 #include "backends/coreml/description_reader.h"
 #include "backends/coreml/message_fields.h"
-#include "backends/coreml/message_reader.h"
+#include "core/message_reader.h"
 
 namespace diffulex_edge::coreml {
 namespace {

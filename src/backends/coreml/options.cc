@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 
+#include "backends/option_values.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::coreml {
@@ -17,16 +17,6 @@ constexpr std::array kTargets = {
 // macOS 13 came with iOS 16, and so on.
 constexpr std::array<std::string_view, 3> kMacNames = {"macOS13", "macOS14", "macOS15"};
 
-std::int64_t parse_count(const std::string& option, const std::string& text, std::int64_t least) {
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < least) {
-    throw Error(ErrorCode::kInvalidArgument, option,
-                "'" + text + "' is not a whole number of at least " + std::to_string(least));
-  }
-  return value;
-}
-
 std::string parse_compute_unit(const std::string& text) {
   constexpr std::array<std::string_view, 4> kUnits = {"all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"};
   if (std::ranges::find(kUnits, text) == kUnits.end()) {
@@ -34,15 +24,6 @@ std::string parse_compute_unit(const std::string& text) {
                 "'" + text + "' is not one of all, cpu_only, cpu_and_gpu, cpu_and_ne");
   }
   return text;
-}
-
-// Whether `text` is the second of two possible values.
-bool parse_choice(const std::string& option, const std::string& text, std::string_view first, std::string_view second) {
-  if (text != first && text != second) {
-    throw Error(ErrorCode::kInvalidArgument, option,
-                "'" + text + "' is neither " + std::string(first) + " nor " + std::string(second));
-  }
-  return text == second;
 }
 
 }  // namespace

@@ -3,23 +3,12 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
-#include "core/mapped_file.h"
-#include "diffulex_edge/inspection.h"
+#include "backends/package_contents.h"
 
 namespace diffulex_edge::coreml {
-
-struct PackageContents {
-  std::vector<InspectedModel> models;  // one for each package
-  std::vector<InspectedFile> files;
-  std::vector<InspectedTensor> weights;           // without hashes
-  std::vector<std::span<const std::byte>> bytes;  // of each weight
-  std::vector<std::shared_ptr<const MappedFile>> mapped;
-};
 
 // Both throw Error{kBadFile}.
 PackageContents read_package(const std::filesystem::path& folder);

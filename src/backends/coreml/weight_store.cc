@@ -185,11 +185,9 @@ std::vector<std::byte> WeightStore::narrow(std::span<const float> values) const 
 }
 
 BlobReference WeightStore::add_computed(std::span<const float> values) {
-  std::vector<std::byte> bytes = narrow(values);
-  const auto [position, inserted] = computed_blobs_.emplace(bytes, 0);
+  const auto [position, inserted] = computed_.emplace(narrow(values), 0);
   if (inserted) {
-    position->second = add_blob(arithmetic_blob(), static_cast<std::int64_t>(bytes.size()));
-    computed_.emplace_back(position->second, std::move(bytes));
+    position->second = add_blob(arithmetic_blob(), static_cast<std::int64_t>(position->first.size()));
   }
   return reference(position->second);
 }
@@ -295,7 +293,7 @@ void WeightStore::write_palettes(const Write& write, const RunControl& control) 
 
 void WeightStore::stream(const Write& write, const RunControl& control) const {
   write_head(write);
-  for (const auto& [blob, bytes] : computed_) {
+  for (const auto& [bytes, blob] : computed_) {
     write(blobs_[blob].data(), bytes);
   }
   std::vector<StreamJob> jobs;

@@ -106,8 +106,7 @@ class WeightStore {
   std::int64_t end_ = 0;
   std::vector<Matrix> matrices_;
   std::map<Key, std::size_t> by_key_;
-  std::vector<std::pair<std::size_t, std::vector<std::byte>>> computed_;  // blob, bytes
-  std::map<std::vector<std::byte>, std::size_t> computed_blobs_;
+  std::map<std::vector<std::byte>, std::size_t> computed_;  // blobs by their bytes
 };
 
 }  // namespace diffulex_edge::coreml

@@ -187,7 +187,7 @@ class ProgramReader {
     if (!packages_.insert(payload.data()).second) {
       return;  // another delegate's
     }
-    coreml::PackageContents contents = coreml::read_payload(payload, name_);
+    PackageContents contents = coreml::read_payload(payload, name_);
     delegate.files = std::move(contents.files);
     delegate.models = std::move(contents.models);
     for (std::size_t i = 0; i < contents.weights.size(); ++i) {

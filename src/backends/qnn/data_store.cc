@@ -73,11 +73,10 @@ StoredMatrix DataStore::add_matrix(const LayerPlan& plan, Packing packing) {
 }
 
 ExternalData DataStore::add_computed(std::span<const std::byte> bytes) {
-  std::vector<std::byte> copy(bytes.begin(), bytes.end());
-  const auto [position, inserted] = computed_data_.emplace(copy, ExternalData{});
+  const auto [position, inserted] =
+      computed_.emplace(std::vector<std::byte>(bytes.begin(), bytes.end()), ExternalData{});
   if (inserted) {
     position->second = reserve(static_cast<std::int64_t>(bytes.size()));
-    computed_.emplace_back(position->second, std::move(copy));
   }
   return position->second;
 }
@@ -108,7 +107,7 @@ void DataStore::write_encoded(const Matrix& matrix, const Write& write, std::int
 }
 
 void DataStore::stream(const Write& write, const RunControl& control) const {
-  for (const auto& [place, bytes] : computed_) {
+  for (const auto& [bytes, place] : computed_) {
     write(place.offset, bytes);
   }
   std::vector<StreamJob> jobs;

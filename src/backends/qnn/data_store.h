@@ -76,8 +76,7 @@ class DataStore {
   std::int64_t end_ = 0;
   std::vector<Matrix> matrices_;
   std::map<Key, std::size_t> by_key_;
-  std::vector<std::pair<ExternalData, std::vector<std::byte>>> computed_;
-  std::map<std::vector<std::byte>, ExternalData> computed_data_;
+  std::map<std::vector<std::byte>, ExternalData> computed_;
 };
 
 }  // namespace diffulex_edge::qnn

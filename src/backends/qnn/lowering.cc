@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <ranges>
 #include <utility>
 
 #include "diffulex_edge/error.h"
@@ -73,24 +74,22 @@ struct Value {
 // Lowers one part of the graph to one ONNX model.
 class Lowering {
  public:
+  // `ranges` in mode static, else nullptr: floating point.
   Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
-           const LoweringSettings& settings, OnnxModel& target, LoweredModel& result)
+           OnnxDtype arithmetic, const GraphActivations* ranges, OnnxModel& target, LoweredModel& result)
       : model_(model),
         graph_(model.graph),
         plan_(plan),
         positions_(positions),
         part_(part),
-        arithmetic_(settings.arithmetic),
-        is_static_(settings.is_static && !target.on_host),
+        arithmetic_(arithmetic),
+        ranges_(ranges),
         bits_(plan.config.activation_bits),
         target_(target),
         result_(result),
         mapped_(graph_.nodes().size()) {}
 
   void run() {
-    if (is_static_) {
-      load_ranges();
-    }
     if (part_.input) {
       const Sizes flat = onnx_sizes(node(*part_.input).shape);
       const Value stream{.id = onnx().input(part_.input_name, float_type({1, flat[0], flat[1]})), .range = {}};
@@ -104,6 +103,7 @@ class Lowering {
 
  private:
   OnnxGraph& onnx() { return target_.graph; }
+  bool is_static() const { return ranges_ != nullptr; }
   const Node& node(ValueId value) const { return graph_.node(value); }
   const Sizes& sizes(Id id) { return onnx().type(id).sizes; }
   OnnxType float_type(Sizes sizes) const { return {.dtype = arithmetic_, .sizes = std::move(sizes)}; }
@@ -121,41 +121,20 @@ class Lowering {
 
   // --- Ranges.
 
-  void load_ranges() {
-    const auto& found = plan_.config.graph_activations;
-    if (!found || found->values.size() != graph_.nodes().size()) {
-      throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the ranges of all activations",
-                  "give calibration data (--calibration FILE)");
-    }
-    const auto check = [](const ActivationRange& range) {
-      if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > 0.0F || range.max < 0.0F) {
-        throw Error(ErrorCode::kInvalidArgument, "mode static",
-                    "activations are said to lie in [" + std::to_string(range.min) + ", " + std::to_string(range.max) +
-                        "], which is not a range with 0",
-                    "calibrate again");
-      }
-    };
-    std::ranges::for_each(found->values, check);
-    for (const auto& [unused, range] : found->scores) {
-      check(range);
-    }
-    ranges_ = *found;
-  }
-
   ActivationRange with_headroom(const ActivationRange& range) const {
     return bits_ > 8 ? scaled(range, kHeadroom) : range;
   }
 
   ActivationRange observed(ValueId value) const {
-    return is_static_ ? with_headroom(ranges_.values[static_cast<std::size_t>(value)]) : ActivationRange{};
+    return is_static() ? with_headroom(ranges_->values[static_cast<std::size_t>(value)]) : ActivationRange{};
   }
 
   ActivationRange observed_scores(ValueId attention) const {
-    if (!is_static_) {
+    if (!is_static()) {
       return {};
     }
-    const auto found = ranges_.scores.find(attention);
-    if (found == ranges_.scores.end()) {
+    const auto found = ranges_->scores.find(attention);
+    if (found == ranges_->scores.end()) {
       throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the range of each attention's scores",
                   "calibrate again");
     }
@@ -179,30 +158,31 @@ class Lowering {
                               : onnx().external(type, result_.data.add_computed(bytes), name);
   }
 
-  Id scale_of(const Encoding& encoding) { return onnx().scalar(encoding.scale); }
+  Id dequantize(Id quantized, const Encoding& encoding, OnnxType type, std::string_view name) {
+    return onnx().add("DequantizeLinear", {quantized, onnx().scalar(encoding.scale), zero_of(encoding)}, {},
+                      std::move(type), name);
+  }
   Id zero_of(const Encoding& encoding) {
     return integers({static_cast<std::uint32_t>(encoding.zero_point)}, {}, "zero");
   }
 
   // In mode static to integers and back, as the compiler recognizes it.
   Value finish_value(Id raw, const ActivationRange& range) {
-    if (!is_static_) {
+    if (!is_static()) {
       return {.id = raw, .range = {}};
     }
     const Encoding encoding = choose_encoding(range, bits_);
     const OnnxType type = onnx().type(raw);
-    const std::string& name = onnx().name(raw);
+    const std::string name = onnx().name(raw);
     target_.encodings.emplace(name, encoding);
-    const Id quantized = onnx().add("QuantizeLinear", {raw, scale_of(encoding), zero_of(encoding)}, {},
+    const Id quantized = onnx().add("QuantizeLinear", {raw, onnx().scalar(encoding.scale), zero_of(encoding)}, {},
                                     {.dtype = integer_dtype(), .sizes = type.sizes}, name + "_quantized");
-    return {.id = onnx().add("DequantizeLinear", {quantized, scale_of(encoding), zero_of(encoding)}, {}, type,
-                             onnx().name(raw) + "_dequantized"),
-            .range = range};
+    return {.id = dequantize(quantized, encoding, type, name + "_dequantized"), .range = range};
   }
 
   // Small data, in integers in mode static.
   Value constant_floats(std::span<const float> values, Sizes sizes, std::string_view name) {
-    if (!is_static_) {
+    if (!is_static()) {
       return {.id = float_tensor(values, std::move(sizes), name), .range = {}};
     }
     const ActivationRange range = range_of(values);
@@ -214,9 +194,7 @@ class Lowering {
       rounded.push_back(static_cast<std::uint32_t>(std::clamp(q, 0.0F, most)));
     }
     const Id stored = integers(rounded, sizes, std::string(name) + "_quantized");
-    return {.id = onnx().add("DequantizeLinear", {stored, scale_of(encoding), zero_of(encoding)}, {},
-                             float_type(std::move(sizes)), name),
-            .range = range};
+    return {.id = dequantize(stored, encoding, float_type(std::move(sizes)), name), .range = range};
   }
 
   Id float_tensor(std::span<const float> values, Sizes sizes, std::string_view name) {
@@ -291,43 +269,35 @@ class Lowering {
   }
 
   void lower_node(ValueId value) {
-    if (positions_.find(value) != nullptr) {
-      return;  // made where it is used
+    const Op op = node(value).op;
+    // Weights, masks and what positions decide are made where they are used.
+    if (op != Op::kWeight && op != Op::kBlockCausalMask && positions_.find(value) == nullptr) {
+      mapped_[static_cast<std::size_t>(value)] = lower_operator(value);
     }
+  }
+
+  Value lower_operator(ValueId value) {
     const Node& current = node(value);
-    std::optional<Value>& result = mapped_[static_cast<std::size_t>(value)];
     switch (current.op) {
       case Op::kInput:
-        result = {.id = onnx().input("input_ids", {.dtype = OnnxDtype::kInt32, .sizes = {1, model_.seq_len}}),
-                  .range = {}};
-        return;
-      case Op::kWeight:
-      case Op::kBlockCausalMask:
-        return;
+        return {.id = onnx().input("input_ids", {.dtype = OnnxDtype::kInt32, .sizes = {1, model_.seq_len}}),
+                .range = {}};
       case Op::kEmbedding:
-        result = embedding(value);
-        return;
+        return embedding(value);
       case Op::kLinear:
-        result = linear(value);
-        return;
+        return linear(value);
       case Op::kRmsNorm:
-        result = rms_norm(value);
-        return;
+        return rms_norm(value);
       case Op::kRope:
-        result = rope(value);
-        return;
+        return rope(value);
       case Op::kAttention:
-        result = attention(value);
-        return;
+        return attention(value);
       case Op::kSwiGlu:
-        result = swiglu(value);
-        return;
+        return swiglu(value);
       case Op::kAdd:
-        result = binary("Add", mapped(current.inputs[0]), mapped(current.inputs[1]), observed(value));
-        return;
+        return binary("Add", mapped(current.inputs[0]), mapped(current.inputs[1]), observed(value));
       case Op::kReshape:
-        result = reshape(mapped(current.inputs[0]), onnx_sizes(current.shape));
-        return;
+        return reshape(mapped(current.inputs[0]), onnx_sizes(current.shape));
       default:
         throw Error(ErrorCode::kInternal, std::string(to_string(current.op)), "is not lowered to QNN");
     }
@@ -450,7 +420,7 @@ class Lowering {
       const Id raw = onnx().add("Gemm", {x.id, weight}, transposed, type, plan.layer);
       return is_head ? Value{.id = raw, .range = range} : finish_value(raw, range);
     }
-    if (is_static_) {
+    if (is_static()) {
       const Id weight = dequantized_matrix(plan);
       return finish_value(onnx().add("Gemm", {x.id, weight}, transposed, type, plan.layer), range);
     }
@@ -511,7 +481,7 @@ class Lowering {
     LayerPlan stored = plan;
     stored.format = float_format(ElementType::kF32);
     const int float_bytes = arithmetic_ == OnnxDtype::kFloat16 ? 2 : 4;
-    const int element_bytes = is_static_ ? bits_ / 8 : float_bytes;
+    const int element_bytes = is_static() ? bits_ / 8 : float_bytes;
     result_.layers.push_back({.plan = stored, .kernel = "", .stored_bytes = plan.columns * element_bytes});
     return values;
   }
@@ -591,16 +561,24 @@ class Lowering {
   // In integers, what is masked saturates a little below the least score: the range stays narrow.
   Value masked(const Value& scores, std::int64_t block) {
     const float distance = bits_ > 8 ? kMaskDistance16 : kMaskDistance8;
-    const float far = is_static_ ? scores.range.min - scores.range.max - distance : kMasked;
+    const float far = is_static() ? scores.range.min - scores.range.max - distance : kMasked;
     const ActivationRange range = {.min = scores.range.min - distance, .max = scores.range.max};
-    const std::int64_t length = model_.seq_len;
-    std::vector<float> mask(static_cast<std::size_t>(length * length));
-    for (std::int64_t i = 0; i < length; ++i) {
-      for (std::int64_t j = (i / block + 1) * block; j < length; ++j) {
-        mask[static_cast<std::size_t>(i * length + j)] = far;
+    return binary("Add", scores, mask(block, far), range);
+  }
+
+  // [1, 1, seq, seq]: `far` where the key's block lies behind the query's, else 0.
+  Value mask(std::int64_t block, float far) {
+    const auto [position, inserted] = masks_.emplace(far, Value{});
+    if (inserted) {
+      const std::int64_t length = model_.seq_len;
+      std::vector<float> values(static_cast<std::size_t>(length * length));
+      for (std::int64_t i = 0; i < length; ++i) {
+        const std::int64_t seen = std::min(length, (i / block + 1) * block);
+        std::fill(values.begin() + i * length + seen, values.begin() + (i + 1) * length, far);
       }
+      position->second = constant_floats(values, {1, 1, length, length}, "mask");
     }
-    return binary("Add", scores, constant_floats(mask, {1, 1, length, length}, "mask"), range);
+    return position->second;
   }
 
   Value swiglu(ValueId value) {
@@ -631,7 +609,7 @@ class Lowering {
     const LayerPlan& head = layer_plan(node(graph_.output()), node(graph_.output()).inputs[1]);
     const OnnxType type{.dtype = OnnxDtype::kFloat, .sizes = shape};
     last = onnx().add("Reshape", {last, onnx().ints(shape)}, {}, type);
-    if (is_static_ && head.format.is_quantized()) {
+    if (is_static() && head.format.is_quantized()) {
       last = finish_value(last, logits.range).id;
     }
     onnx().output(last, graph_.output_name());
@@ -643,15 +621,35 @@ class Lowering {
   const PositionValues& positions_;
   const GraphPart& part_;
   OnnxDtype arithmetic_;
-  bool is_static_;
+  const GraphActivations* ranges_;
   int bits_;
-  GraphActivations ranges_;  // in mode static
   OnnxModel& target_;
   LoweredModel& result_;
   std::vector<std::optional<Value>> mapped_;
   std::map<std::tuple<std::string, int, std::int64_t, Sizes>, Id> externals_;  // by reader, type and place
   std::map<std::pair<Id, Sizes>, Value> reshaped_;
+  std::map<float, Value> masks_;  // by what hides; all have the model's block length
 };
+
+// Those of a model in mode static. Throws Error{kInvalidArgument} where there are none, or impossible ones.
+const GraphActivations& ranges_of(const Graph& graph, const QuantizationConfig& config) {
+  const auto& found = config.graph_activations;
+  if (!found || found->values.size() != graph.nodes().size()) {
+    throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the ranges of all activations",
+                "give calibration data (--calibration FILE)");
+  }
+  const auto check = [](const ActivationRange& range) {
+    if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > 0.0F || range.max < 0.0F) {
+      throw Error(ErrorCode::kInvalidArgument, "mode static",
+                  "activations are said to lie in [" + std::to_string(range.min) + ", " + std::to_string(range.max) +
+                      "], which is not a range with 0",
+                  "calibrate again");
+    }
+  };
+  std::ranges::for_each(found->values, check);
+  std::ranges::for_each(found->scores | std::views::values, check);
+  return *found;
+}
 
 // Bytes of the weights that a part's operators use.
 std::int64_t weight_bytes(const Graph& graph, const QuantizationPlan& plan, const GraphPart& part) {
@@ -711,10 +709,12 @@ Encoding choose_encoding(const ActivationRange& range, int bits) {
 std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                     DistinctTensors& distinct, const LoweringSettings& settings) {
   auto result = std::make_unique<LoweredModel>(*model.checkpoint, distinct, plan.config.saturate_fp16);
+  const GraphActivations* ranges = settings.is_static ? &ranges_of(model.graph, plan.config) : nullptr;
   const auto lower_part = [&](const GraphPart& part, std::string stem, bool on_host) {
     auto& target = *result->models.emplace_back(std::make_unique<OnnxModel>(std::move(stem)));
     target.on_host = on_host;
-    Lowering(model, plan, positions, part, settings, target, *result).run();
+    const GraphActivations* own_ranges = on_host ? nullptr : ranges;
+    Lowering(model, plan, positions, part, settings.arithmetic, own_ranges, target, *result).run();
   };
   std::vector<GraphPart> pieces = layers_of(model.graph);
   if (settings.host_embedding) {

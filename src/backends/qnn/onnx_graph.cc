@@ -83,27 +83,13 @@ std::int64_t stored_bytes(const OnnxType& type) {
   return 4 * count;
 }
 
-std::string OnnxGraph::unique_name(std::string_view wish) {
-  std::string name(wish);
-  if (names_.contains(name)) {
-    std::uint32_t& number = next_number_[name];
-    std::string numbered;
-    do {
-      numbered = name + "_" + std::to_string(number++);
-    } while (names_.contains(numbered));
-    name = std::move(numbered);
-  }
-  names_.insert(name);
-  return name;
-}
-
 OnnxGraph::Id OnnxGraph::define(OnnxType type, std::string name) {
   values_.push_back({.name = std::move(name), .type = std::move(type)});
   return static_cast<Id>(values_.size() - 1);
 }
 
 OnnxGraph::Id OnnxGraph::input(std::string name, OnnxType type) {
-  names_.insert(name);
+  names_.reserve(name);
   inputs_.push_back(define(std::move(type), std::move(name)));
   return inputs_.back();
 }
@@ -116,7 +102,7 @@ OnnxGraph::Id OnnxGraph::constant(OnnxType type, std::span<const std::byte> byte
   key += ":" + std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const auto [position, inserted] = constants_.emplace(std::move(key), 0);
   if (inserted) {
-    position->second = define(std::move(type), unique_name(name));
+    position->second = define(std::move(type), names_.take(std::string(name)));
     initializers_.push_back({.value = position->second, .data = std::vector(bytes.begin(), bytes.end())});
   }
   return position->second;
@@ -132,14 +118,14 @@ OnnxGraph::Id OnnxGraph::ints(const std::vector<std::int64_t>& values) {
 }
 
 OnnxGraph::Id OnnxGraph::external(OnnxType type, ExternalData data, std::string_view name) {
-  const Id result = define(std::move(type), unique_name(name));
+  const Id result = define(std::move(type), names_.take(std::string(name)));
   initializers_.push_back({.value = result, .data = data});
   return result;
 }
 
 OnnxGraph::Id OnnxGraph::add(std::string_view op, std::vector<Id> inputs, Attributes attributes, OnnxType type,
                              std::string_view name, std::string_view domain) {
-  const Id result = define(std::move(type), unique_name(name.empty() ? op : name));
+  const Id result = define(std::move(type), names_.take(std::string(name.empty() ? op : name)));
   operators_.push_back({.op = std::string(op),
                         .domain = std::string(domain),
                         .inputs = std::move(inputs),
@@ -149,7 +135,7 @@ OnnxGraph::Id OnnxGraph::add(std::string_view op, std::vector<Id> inputs, Attrib
 }
 
 void OnnxGraph::output(Id value, std::string name) {
-  names_.insert(name);
+  names_.reserve(name);
   values_.at(static_cast<std::size_t>(value)).name = std::move(name);
   outputs_.push_back(value);
 }

@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include "core/unique_names.h"
 
 namespace diffulex_edge::qnn {
 
@@ -96,7 +97,6 @@ class OnnxGraph {
   };
 
   Id define(OnnxType type, std::string name);
-  std::string unique_name(std::string_view wish);
   std::string serialize_node(const Operator& node) const;
   std::string serialize_initializer(const Initializer& initializer) const;
   std::string serialize_value(Id value) const;
@@ -108,8 +108,7 @@ class OnnxGraph {
   std::vector<Initializer> initializers_;
   std::vector<Id> inputs_;
   std::vector<Id> outputs_;
-  std::set<std::string, std::less<>> names_;
-  std::map<std::string, std::uint32_t, std::less<>> next_number_;
+  UniqueNames names_;
   std::map<std::string, Id> constants_;  // by type and bytes
 };
 

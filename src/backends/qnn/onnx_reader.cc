@@ -70,31 +70,14 @@ class Reader {
           read_opset(message.message());
           break;
         case field::kModelMetadata: {
-          auto [key, value] = read_entry(message.message());
-          model.metadata[std::move(key)] = std::move(value);
+          const auto [key, value] = read_map_entry(message.message());
+          model.metadata[std::string(key)] = std::string(value);
           break;
         }
         default:
           message.skip();
       }
     }
-  }
-
-  static std::pair<std::string, std::string> read_entry(MessageReader message) {
-    std::pair<std::string, std::string> entry;
-    while (message.next()) {
-      switch (message.tag()) {
-        case field::kEntryKey:
-          entry.first = message.text();
-          break;
-        case field::kEntryValue:
-          entry.second = message.text();
-          break;
-        default:
-          message.skip();
-      }
-    }
-    return entry;
   }
 
   void read_opset(MessageReader message) {
@@ -239,9 +222,9 @@ class Reader {
           read.raw = message.view();
           break;
         case field::kTensorExternalData: {
-          const auto [key, value] = read_entry(message.message());
+          const auto [key, value] = read_map_entry(message.message());
           if (key == "location") {
-            read.location = value;
+            read.location = std::string(value);
           } else if (key == "offset") {
             read.offset = parse_size(value);
           } else if (key == "length") {

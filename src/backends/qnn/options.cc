@@ -1,9 +1,9 @@
 #include "backends/qnn/options.h"
 
 #include <algorithm>
-#include <charconv>
 #include <string_view>
 
+#include "backends/option_values.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::qnn {
@@ -35,20 +35,11 @@ Options parse_options(const BackendConfig& config) {
     } else if (name == "qnn_python") {
       options.python = value;
     } else if (name == "embedding_on") {
-      if (value != "npu" && value != "host") {
-        throw Error(ErrorCode::kInvalidArgument, "embedding_on", "'" + value + "' is neither npu nor host");
-      }
-      options.host_embedding = value == "host";
+      options.host_embedding = parse_choice(name, value, "npu", "host");
     } else if (name == "container") {
-      if (value != "onnx" && value != "pte") {
-        throw Error(ErrorCode::kInvalidArgument, "container", "'" + value + "' is neither onnx nor pte");
-      }
-      options.as_pte = value == "pte";
+      options.as_pte = parse_choice(name, value, "onnx", "pte");
     } else if (name == "shards") {
-      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), options.shards);
-      if (error != std::errc() || end != value.data() + value.size() || options.shards < 1) {
-        throw Error(ErrorCode::kInvalidArgument, "shards", "'" + value + "' is not a whole number of at least 1");
-      }
+      options.shards = parse_count(name, value, 1);
     } else {
       throw Error(ErrorCode::kInvalidArgument, "backend option '" + name + "'", "is not known to the QNN backend");
     }

@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/json.h"
-#include "diffulex_edge/error.h"
 
 namespace diffulex_edge::qnn {
 namespace {
@@ -113,12 +112,7 @@ std::string describe_package(const LoweredModel& lowered, const ManifestFacts& f
 }
 
 bool is_package(const std::filesystem::path& folder) {
-  try {
-    const nlohmann::json manifest = read_json_file(folder / kManifestFile, kMaxManifestBytes);
-    return manifest.is_object() && manifest.value("format", nlohmann::json()) == kManifestFormat;
-  } catch (const Error&) {
-    return false;
-  }
+  return has_json_format(folder / kManifestFile, kManifestFormat, kMaxManifestBytes);
 }
 
 }  // namespace diffulex_edge::qnn

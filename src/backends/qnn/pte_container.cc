@@ -10,7 +10,6 @@
 #include "backends/executorch/program_builder.h"
 #include "core/mapped_file.h"
 #include "core/output_file.h"
-#include "core/sha256.h"
 #include "diffulex_edge/error.h"
 #include "qnn_options_generated.h"
 
@@ -60,11 +59,9 @@ std::string delegate_options(const Soc& soc) {
 
 // u32 magic, i64 signature, u64 size of the binary, zeros. ExecuTorch keeps contexts by their signatures: another for
 // every binary.
-std::vector<std::byte> binary_header(std::span<const std::byte> binary) {
+std::vector<std::byte> binary_header(std::uint64_t size, const std::string& sha256) {
   std::vector<std::byte> header(kAlignment);
-  const std::string hash = sha256_hex(binary);
-  const std::uint64_t signature = std::stoull(hash.substr(0, 15), nullptr, 16);
-  const std::uint64_t size = binary.size();
+  const std::uint64_t signature = std::stoull(sha256.substr(0, 15), nullptr, 16);
   std::memcpy(header.data(), &kMagic, sizeof(kMagic));
   std::memcpy(header.data() + 4, &signature, sizeof(signature));
   std::memcpy(header.data() + 12, &size, sizeof(size));
@@ -73,11 +70,11 @@ std::vector<std::byte> binary_header(std::span<const std::byte> binary) {
 
 }  // namespace
 
-std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& graph, const CompiledContext& context,
-                       const Soc& soc, const RunControl& control) {
-  const MappedFile mapped(context.binary);
+std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& graph, const PackagedContext& packaged,
+                       const RunControl& control) {
+  const MappedFile mapped(packaged.context.binary);
   const std::span<const std::byte> binary = mapped.bytes();
-  executorch::ProgramBuilder builder(context.graph_name);
+  executorch::ProgramBuilder builder(packaged.context.graph_name);
   std::vector<executorch::ProgramBuilder::ValueIndex> arguments;
   for (const OnnxGraph::Id value : graph.inputs()) {
     const OnnxType& type = graph.type(value);
@@ -89,7 +86,7 @@ std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& gra
     arguments.push_back(builder.planned_tensor(scalar_type(type.dtype), static_shape(type.sizes)));
     builder.set_output(arguments.back());
   }
-  builder.delegate_call("QnnBackend", arguments, 0, {{"qnn_compile_spec", delegate_options(soc)}});
+  builder.delegate_call("QnnBackend", arguments, 0, {{"qnn_compile_spec", delegate_options(*packaged.soc)}});
   const std::int64_t payload = kAlignment + static_cast<std::int64_t>(binary.size());
   const std::vector<std::byte> program = builder.serialize({.segments = {{.offset = 0, .size = payload}},
                                                             .named = {},
@@ -100,7 +97,7 @@ std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& gra
   const auto begin = static_cast<std::int64_t>(program.size());
   OutputFile file(target, begin + payload);
   file.write(0, program);
-  file.write(begin, binary_header(binary));
+  file.write(begin, binary_header(binary.size(), packaged.sha256));
   for (std::size_t done = 0; done < binary.size(); done += kPiece) {
     const std::span<const std::byte> piece = binary.subspan(done, std::min(kPiece, binary.size() - done));
     file.write(begin + kAlignment + static_cast<std::int64_t>(done), piece);

@@ -3,15 +3,15 @@
 
 #include <filesystem>
 
-#include "backends/qnn/compiler.h"
 #include "backends/qnn/onnx_graph.h"
+#include "backends/qnn/package.h"
 #include "diffulex_edge/progress.h"
 
 namespace diffulex_edge::qnn {
 
 // Writes `target`. The program's method has the name of the graph in the binary, without which ExecuTorch does not find
 // it; its inputs and outputs are those of `graph`. The binary is streamed. Returns the file's bytes.
-std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& graph, const CompiledContext& context,
-                       const Soc& soc, const RunControl& control);
+std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& graph, const PackagedContext& packaged,
+                       const RunControl& control);
 
 }  // namespace diffulex_edge::qnn

@@ -10,6 +10,7 @@
 #include "backends/qnn/options.h"
 #include "backends/qnn/package.h"
 #include "backends/qnn/pte_container.h"
+#include "core/links.h"
 #include "core/mapped_file.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
@@ -37,12 +38,8 @@ bool has_integers(const QuantizationConfig& config) {
 
 // Activations in integers mean mode static, and mode static means that all of them are.
 BackendConfig completed(BackendConfig config) {
+  config = with_static_mode(std::move(config));
   QuantizationConfig& quantization = config.quant_config;
-  const bool wants_integers =
-      config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
-  if (wants_integers && quantization.mode == QuantizationMode::WEIGHT_ONLY) {
-    quantization.mode = QuantizationMode::STATIC;
-  }
   quantization.activation_bits = config.activation_dtype == ActivationDtype::INT8 ? 8 : 16;
   quantization.static_everywhere = quantization.mode == QuantizationMode::STATIC && has_integers(quantization);
   return config;
@@ -50,29 +47,23 @@ BackendConfig completed(BackendConfig config) {
 
 qnn::LoweringSettings choose_settings(const BackendConfig& config, const qnn::Options& options) {
   const QuantizationConfig& quantization = config.quant_config;
-  if (quantization.static_everywhere) {
-    if (config.activation_dtype == ActivationDtype::FP32 || config.activation_dtype == ActivationDtype::FP16) {
-      throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
-                  "is not mode static, in which QNN computes in integers", "leave it out, or use --mode weight_only");
-    }
-    return {.arithmetic = qnn::OnnxDtype::kFloat,
-            .is_static = true,
-            .host_embedding = options.host_embedding,
-            .shards = options.shards};
-  }
-  const bool integers = has_integers(quantization);
+  qnn::LoweringSettings settings{
+      .is_static = quantization.static_everywhere, .host_embedding = options.host_embedding, .shards = options.shards};
   const bool all_fp16 = quantization.dtype == QuantizationDtype::FP16 && quantization.layer_formats.empty();
-  const ActivationDtype activations =
-      config.activation_dtype.value_or(all_fp16 ? ActivationDtype::FP16 : ActivationDtype::FP32);
-  if (activations == ActivationDtype::FP16 && integers) {
+  const bool wants_fp16 = config.activation_dtype == ActivationDtype::FP16;
+  if (settings.is_static && (wants_fp16 || config.activation_dtype == ActivationDtype::FP32)) {
+    throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
+                "is not mode static, in which QNN computes in integers", "leave it out, or use --mode weight_only");
+  }
+  if (wants_fp16 && has_integers(quantization)) {
     throw Error(ErrorCode::kUnsupported, "activation dtype fp16",
                 "is not available with integer weights: their scales are float32",
                 "leave it out: the NPU computes floating point in FP16 in any case");
   }
-  return {.arithmetic = activations == ActivationDtype::FP16 ? qnn::OnnxDtype::kFloat16 : qnn::OnnxDtype::kFloat,
-          .is_static = false,
-          .host_embedding = options.host_embedding,
-          .shards = options.shards};
+  if (wants_fp16 || (all_fp16 && !config.activation_dtype)) {
+    settings.arithmetic = qnn::OnnxDtype::kFloat16;
+  }
+  return settings;
 }
 
 std::string describe_activations(const BackendConfig& config, const qnn::LoweringSettings& settings) {
@@ -83,15 +74,7 @@ std::string describe_activations(const BackendConfig& config, const qnn::Lowerin
 }
 
 std::string describe_options(const BackendConfig& config, const qnn::LoweringSettings& settings) {
-  const QuantizationConfig& quantization = config.quant_config;
-  std::string text =
-      quantization.layer_formats.empty() ? "dtype=" + std::string(to_string(quantization.dtype)) : "mixed precision";
-  text += ", mode=" + std::string(to_string(quantization.mode));
-  text += ", method=" + std::string(to_string(quantization.method));
-  if (quantization.dtype == QuantizationDtype::INT4) {
-    text += ", group_size=" + std::to_string(quantization.group_size);
-  }
-  return text + ", activations=" + describe_activations(config, settings);
+  return describe_quantization(config.quant_config) + ", activations=" + describe_activations(config, settings);
 }
 
 void check_lengths(const BackendConfig& config, const Model& model) {
@@ -103,20 +86,7 @@ void check_lengths(const BackendConfig& config, const Model& model) {
                 "QNN compiles for one length, not for " + to_string(*config.input_lengths),
                 "export once for each length");
   }
-  if (config.input_lengths->longest() != model.seq_len) {
-    throw Error(ErrorCode::kInvalidArgument, "sequence length",
-                "the input has " + std::to_string(config.input_lengths->longest()) + " tokens, the model " +
-                    std::to_string(model.seq_len));
-  }
-}
-
-void check_integers(const BackendConfig& config) {
-  const bool wanted =
-      config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
-  if (wanted && !has_integers(config.quant_config)) {
-    throw Error(ErrorCode::kUnsupported, "activation dtype " + std::string(to_string(*config.activation_dtype)),
-                "QNN takes it with INT8 and INT4 weights only", "use --dtype int8");
-  }
+  check_length(*config.input_lengths, model, "the input");
 }
 
 // One export, from the plan to the files.
@@ -130,14 +100,16 @@ class QNNExport {
         quantization_(quantize_model(model, config.quant_config)),
         positions_(model.graph, model.seq_len),
         distinct_(*model.checkpoint),
-        notes_({{"producer", "diffulex-edge " + std::string(version())},
-                {"family", model.config.family},
-                {"options", describe_options(config, settings_)},
-                {"source_sha256", std::string(kSha256Digits, '0')}}),
-        facts_({.notes = {}, .model_sha256 = {}, .compiler = {}, .contexts = {}}) {
+        facts_({.notes = {{"producer", "diffulex-edge " + std::string(version())},
+                          {"family", model.config.family},
+                          {"options", describe_options(config, settings_)},
+                          {"source_sha256", std::string(kSha256Digits, '0')}},
+                .model_sha256 = {},
+                .compiler = {},
+                .contexts = {}}) {
     check_lengths(config, model);
     check_not_dynamic(config, "leave it out: mode dynamic computes in floating point on the NPU");
-    check_integers(config);
+    check_takes_integers(config, has_integers(config.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
     facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
     check_socs();
@@ -157,11 +129,16 @@ class QNNExport {
   }
 
   void write(const fs::path& target, const RunControl& control) {
+    if (const fs::path ending = without_slash(target).extension(); ending == ".pte" || ending == ".onnx") {
+      throw Error(ErrorCode::kInvalidArgument, target.string(),
+                  "the QNN backend writes a folder, and this names a file",
+                  "leave out " + ending.string() + ", or use another --backend");
+    }
     std::optional<qnn::ContextCompiler> compiler;
     if (!options_.socs.empty()) {
       compiler = qnn::ContextCompiler::find(options_.python, missing_);
     }
-    notes_["source_sha256"] = hash_model(model_, control).sha256;
+    facts_.notes["source_sha256"] = hash_model(model_, control).sha256;
     OutputFolder folder(target, qnn::is_package);
     {
       OutputFile data(folder.path() / qnn::kDataFile, lowered_->data.file_bytes());
@@ -196,7 +173,7 @@ class QNNExport {
  private:
   static constexpr std::size_t kSha256Digits = 64;
 
-  std::string message_of(const qnn::OnnxModel& model) const { return model.graph.serialize(notes_); }
+  std::string message_of(const qnn::OnnxModel& model) const { return model.graph.serialize(facts_.notes); }
 
   void check_socs() const {
     for (const qnn::Soc* soc : options_.socs) {
@@ -211,11 +188,7 @@ class QNNExport {
     return model.encodings.empty() ? std::string() : qnn::describe_encodings(model.encodings);
   }
 
-  std::string manifest() const {
-    qnn::ManifestFacts facts = facts_;
-    facts.notes = notes_;
-    return qnn::describe_package(*lowered_, facts);
-  }
+  std::string manifest() const { return qnn::describe_package(*lowered_, facts_); }
 
   qnn::PackagedContext compile(const qnn::ContextCompiler& compiler, const qnn::Soc& soc, const qnn::OnnxModel& model,
                                const OutputFolder& folder, const RunControl& control) {
@@ -232,7 +205,7 @@ class QNNExport {
         static_cast<std::int64_t>(fs::file_size(packaged.context.binary) + fs::file_size(packaged.context.model));
     if (options_.as_pte) {
       packaged.program = model.stem + ".pte";
-      context_bytes_ += qnn::write_pte(place / packaged.program, model.graph, packaged.context, soc, control);
+      context_bytes_ += qnn::write_pte(place / packaged.program, model.graph, packaged, control);
     }
     return packaged;
   }
@@ -258,7 +231,6 @@ class QNNExport {
   QuantizationResult quantization_;
   PositionValues positions_;
   DistinctTensors distinct_;
-  std::map<std::string, std::string> notes_;
   std::unique_ptr<qnn::LoweredModel> lowered_;
   qnn::ManifestFacts facts_;
   std::string missing_;  // of the vendor's compiler

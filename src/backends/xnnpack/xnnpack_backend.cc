@@ -79,7 +79,7 @@ void check_activation_dtype(const BackendConfig& config) {
 
 XNNPACKBackend::XNNPACKBackend(BackendConfig config) : EdgeBackend(with_static_mode(std::move(config))) {}
 
-ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::path* target, const RunControl& control) {
+void XNNPACKBackend::check_config() const {
   if (!config().backend_options.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "backend option '" + config().backend_options.begin()->first + "'",
                 "is not known to the XNNPACK backend");
@@ -88,10 +88,14 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::pa
     throw Error(ErrorCode::kInvalidArgument, "sequence length", "XNNPACK takes every length up to one number of tokens",
                 "give the longest alone");
   }
-  const ActivationDtype activation_dtype = config().activation_dtype.value_or(ActivationDtype::FP32);
   check_activation_dtype(config());
+}
+
+ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::path* target, const RunControl& control) {
+  check_config();
+  const ActivationDtype activation_dtype = config().activation_dtype.value_or(ActivationDtype::FP32);
   const QuantizationResult quantization = quantize_model(model, config().quant_config);
-  check_some_layer_is_static(config(), quantization.plan, "XNNPACK");
+  check_takes_integers(config(), has_static_layer(quantization.plan), "XNNPACK");
   const auto lowered = xnnpack::lower(model, quantization, activation_dtype);
   const FileLayout layout = lay_out(*lowered);
   if (target != nullptr) {

@@ -8,6 +8,7 @@
 #include "diffulex_edge/model_hash.h"
 #include "support/coreml_payload.h"
 #include "support/expect_error.h"
+#include "support/file_tree.h"
 #include "support/mil_reader.h"
 #include "support/reference_decoder.h"
 #include "support/static_ranges.h"
@@ -17,33 +18,16 @@ namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::bytes_in;
 using testing::Proto;
+using testing::read_tree;
 using testing::ReadOperation;
 using testing::ReadProgram;
+using testing::Tree;
 using Options = std::map<std::string, std::string>;
-using Tree = std::map<std::string, std::string>;
 
 constexpr const char* kModelFile = "Data/com.apple.CoreML/model.mlmodel";
 constexpr const char* kWeightsFolder = "Data/com.apple.CoreML/weights/";
-
-// Every file below a folder.
-Tree read_tree(const fs::path& folder) {
-  Tree tree;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file()) {
-      tree[entry.path().lexically_relative(folder).string()] = testing::read_file(entry.path());
-    }
-  }
-  return tree;
-}
-
-std::int64_t bytes_in(const Tree& tree) {
-  std::int64_t total = 0;
-  for (const auto& [path, content] : tree) {
-    total += static_cast<std::int64_t>(content.size());
-  }
-  return total;
-}
 
 QuantizationConfig with(QuantizationConfig config, const std::function<void(QuantizationConfig&)>& change) {
   change(config);
@@ -98,14 +82,7 @@ class CoreMLExports : public ::testing::Test {
     EXPECT_EQ(result.error_message, sentence);
     EXPECT_FALSE(fs::exists(folder_ / name));
   }
-  std::vector<std::string> entries() const {
-    std::vector<std::string> names;
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder_.path())) {
-      names.push_back(entry.path().filename());
-    }
-    std::ranges::sort(names);
-    return names;
-  }
+  std::vector<std::string> entries() const { return testing::entries_of(folder_.path()); }
   testing::TemporaryFolder folder_;
 };
 

@@ -8,6 +8,7 @@
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/model_hash.h"
 #include "support/expect_error.h"
+#include "support/file_tree.h"
 #include "support/onnx_reader.h"
 #include "support/processes.h"
 #include "support/tiny_model.h"
@@ -16,20 +17,11 @@ namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::bytes_in;
+using testing::read_tree;
+using testing::Tree;
 using Json = nlohmann::json;
 using Options = std::map<std::string, std::string>;
-using Tree = std::map<std::string, std::string>;
-
-// Every file below a folder.
-Tree read_tree(const fs::path& folder) {
-  Tree tree;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file()) {
-      tree[entry.path().lexically_relative(folder).string()] = testing::read_file(entry.path());
-    }
-  }
-  return tree;
-}
 
 std::vector<std::string> names_in(const Tree& tree) {
   std::vector<std::string> names;
@@ -37,14 +29,6 @@ std::vector<std::string> names_in(const Tree& tree) {
     names.push_back(path);
   }
   return names;
-}
-
-std::int64_t bytes_in(const Tree& tree) {
-  std::int64_t total = 0;
-  for (const auto& [path, content] : tree) {
-    total += static_cast<std::int64_t>(content.size());
-  }
-  return total;
 }
 
 QuantizationConfig with(QuantizationConfig config, const std::function<void(QuantizationConfig&)>& change) {
@@ -103,14 +87,7 @@ class QnnExports : public ::testing::Test {
     EXPECT_EQ(result.error_message, sentence);
     EXPECT_EQ(entries(), std::vector<std::string>{"model"});
   }
-  std::vector<std::string> entries() const {
-    std::vector<std::string> names;
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder_.path())) {
-      names.push_back(entry.path().filename());
-    }
-    std::ranges::sort(names);
-    return names;
-  }
+  std::vector<std::string> entries() const { return testing::entries_of(folder_.path()); }
   testing::TemporaryFolder folder_;
 };
 

@@ -4,8 +4,6 @@
 
 #include <chrono>
 #include <csignal>
-#include <sstream>
-#include <thread>
 
 #include "support/expect_error.h"
 #include "support/processes.h"
@@ -69,24 +67,9 @@ TEST(ChildProcess, IsNotHeldUpByItsOwnChildrenAndTheyEndWithIt) {
 TEST(ChildProcess, IsStoppedWithItsOwnChildren) {
   const TemporaryFolder folder;
   const auto ids = folder / "ids";
-  std::stop_source source;
-  std::chrono::steady_clock::time_point asked;
-  std::thread stopper([&] {
-    comes_true([&] { return read_file(ids).ends_with('\n'); });
-    asked = std::chrono::steady_clock::now();
-    source.request_stop();
+  testing::expect_stops_all(ids, [&](std::stop_token stop) {
+    run_shell("sleep 100 & echo $$ $! > '" + ids.string() + "'; wait", std::move(stop));
   });
-  expect_error(ErrorCode::kCancelled, {"stopped"},
-               [&] { run_shell("sleep 100 & echo $$ $! > '" + ids.string() + "'; wait", source.get_token()); });
-  const auto returned = std::chrono::steady_clock::now();
-  stopper.join();
-  EXPECT_LT(returned - asked, std::chrono::seconds(2));
-  std::istringstream text(read_file(ids));
-  std::string child;
-  std::string grandchild;
-  ASSERT_TRUE(text >> child >> grandchild);
-  EXPECT_FALSE(is_running(child));
-  EXPECT_TRUE(comes_true([&] { return !is_running(grandchild); }));
 }
 
 TEST(ChildProcess, IsNotStartedAfterAStop) {

@@ -7,16 +7,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <mutex>
-#include <optional>
 #include <set>
 
 #include "quant/kernels/kernels.h"
 #include "quant/palette.h"
 #include "quant/weight_encoder.h"
 #include "support/expect_error.h"
-#include "support/safetensors_text.h"
-#include "support/temporary_folder.h"
+#include "support/store_test.h"
 
 namespace diffulex_edge::coreml {
 namespace {
@@ -92,15 +89,10 @@ struct File {
   }
 };
 
-class CoreMLWeightStore : public ::testing::Test {
+class CoreMLWeightStore : public testing::StoreTest<WeightStore> {
  protected:
   void open(const std::vector<TestTensor>& tensors, const WeightSettings& settings = {}) {
-    testing::write_file(folder_ / "m.safetensors", testing::safetensors_file(tensors));
-    store_.reset();
-    distinct_.reset();
-    checkpoint_.emplace(folder_ / "m.safetensors");
-    distinct_.emplace(*checkpoint_);
-    store_.emplace(*checkpoint_, *distinct_, settings);
+    StoreTest::open(tensors, settings);
   }
   static TestTensor floats(const std::string& name, std::vector<std::int64_t> shape, const std::vector<float>& values) {
     return {.name = name, .dtype = DType::kF32, .shape = std::move(shape), .bytes = testing::bytes_of(values)};
@@ -115,43 +107,10 @@ class CoreMLWeightStore : public ::testing::Test {
   static TestTensor matrix(const std::string& name, std::int64_t rows, std::int64_t columns, double step = 0.7) {
     return floats(name, {rows, columns}, wave(rows * columns, step));
   }
-  LayerPlan plan(const std::string& tensor, const WeightFormat& format) const {
-    const StoredWeight stored = find_stored_weight(*checkpoint_, tensor);
-    return {.layer = "the." + tensor,
-            .tensor = tensor,
-            .rows = stored.rows,
-            .columns = stored.columns,
-            .source = stored.format,
-            .format = format};
-  }
   StoredMatrix add(const std::string& tensor, const WeightFormat& format) {
     return store_->add_matrix(plan(tensor, format));
   }
-  // The file, no byte of which was written twice and none left out but between blobs.
-  File stream(const RunControl& control = {.threads = 2}) const {
-    File file;
-    file.bytes.resize(static_cast<std::size_t>(store_->file_bytes()));
-    std::vector<bool> written(file.bytes.size());
-    std::mutex mutex;
-    store_->stream(
-        [&](std::int64_t offset, std::span<const std::byte> bytes) {
-          const std::scoped_lock lock(mutex);
-          for (std::size_t i = 0; i < bytes.size(); ++i) {
-            const std::size_t at = static_cast<std::size_t>(offset) + i;
-            EXPECT_FALSE(written.at(at)) << "written twice: " << at;
-            written[at] = true;
-            file.bytes[at] = bytes[i];
-          }
-        },
-        control);
-    std::size_t gap = 0;
-    for (const bool one : written) {
-      gap = one ? 0 : gap + 1;
-      EXPECT_LT(gap, 64U);
-    }
-    EXPECT_EQ(gap, 0U) << "at the end";
-    return file;
-  }
+  File stream(const RunControl& control = {.threads = 2}) const { return {.bytes = stream_bytes(control)}; }
   // What the quantizers' own encoder makes of a weight.
   struct Encoded {
     Bytes values;
@@ -174,10 +133,6 @@ class CoreMLWeightStore : public ::testing::Test {
     }
     return result;
   }
-  testing::TemporaryFolder folder_;
-  std::optional<Checkpoint> checkpoint_;
-  std::optional<DistinctTensors> distinct_;
-  std::optional<WeightStore> store_;
 };
 
 const WeightSettings kSingle = {.arithmetic = MilDtype::kFloat32};

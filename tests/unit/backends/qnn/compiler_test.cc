@@ -2,10 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cstdlib>
-#include <sstream>
-#include <thread>
 
 #include "support/expect_error.h"
 #include "support/processes.h"
@@ -15,9 +12,7 @@
 namespace diffulex_edge::qnn {
 namespace {
 
-using testing::comes_true;
 using testing::expect_error;
-using testing::is_running;
 using testing::read_file;
 using testing::TemporaryFolder;
 using testing::write_file;
@@ -233,26 +228,11 @@ TEST_F(QnnCompiler, StopsWithoutLeavingAProcessOrAFile) {
   const auto ids = folder_ / "ids";
   const ContextCompiler sleeping =
       compiler("echo partial > \"$5\"; sleep 100 & echo $$ $! > '" + ids.string() + "'; wait");
-  std::stop_source source;
-  std::chrono::steady_clock::time_point asked;
-  std::thread stopper([&] {
-    comes_true([&] { return read_file(ids).ends_with('\n'); });
-    asked = std::chrono::steady_clock::now();
-    source.request_stop();
+  testing::expect_stops_all(ids, [&](std::stop_token stop) {
+    RunControl control;
+    control.stop = std::move(stop);
+    sleeping.compile("some model.onnx", parse_soc("SM8550"), target(), control);
   });
-  RunControl control;
-  control.stop = source.get_token();
-  expect_error(ErrorCode::kCancelled, {"stopped"},
-               [&] { sleeping.compile("some model.onnx", parse_soc("SM8550"), target(), control); });
-  const auto returned = std::chrono::steady_clock::now();
-  stopper.join();
-  EXPECT_LT(returned - asked, std::chrono::seconds(2));
-  std::istringstream text(read_file(ids));
-  std::string child;
-  std::string grandchild;
-  ASSERT_TRUE(text >> child >> grandchild);
-  EXPECT_FALSE(is_running(child));
-  EXPECT_TRUE(comes_true([&] { return !is_running(grandchild); }));
   expect_no_files();
 }
 

@@ -5,14 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <mutex>
-#include <optional>
 #include <set>
 
 #include "quant/kernels/kernels.h"
 #include "support/expect_error.h"
-#include "support/safetensors_text.h"
-#include "support/temporary_folder.h"
+#include "support/store_test.h"
 
 namespace diffulex_edge::qnn {
 namespace {
@@ -32,15 +29,10 @@ std::int64_t nibble(std::byte byte, bool is_second) {
   return is_second ? std::to_integer<std::int64_t>(byte) >> 4 : std::to_integer<std::int64_t>(byte) & 15;
 }
 
-class QnnDataStore : public ::testing::Test {
+class QnnDataStore : public testing::StoreTest<DataStore> {
  protected:
   void open(const std::vector<TestTensor>& tensors, bool saturate_fp16 = false) {
-    testing::write_file(folder_ / "m.safetensors", testing::safetensors_file(tensors));
-    store_.reset();
-    distinct_.reset();
-    checkpoint_.emplace(folder_ / "m.safetensors");
-    distinct_.emplace(*checkpoint_);
-    store_.emplace(*checkpoint_, *distinct_, saturate_fp16);
+    StoreTest::open(tensors, saturate_fp16);
   }
   static std::vector<float> wave(std::int64_t count, double step) {
     std::vector<float> values(static_cast<std::size_t>(count));
@@ -56,42 +48,10 @@ class QnnDataStore : public ::testing::Test {
             .shape = {rows, columns},
             .bytes = testing::bytes_of(wave(rows * columns, step))};
   }
-  LayerPlan plan(const std::string& tensor, const WeightFormat& format) const {
-    const StoredWeight stored = find_stored_weight(*checkpoint_, tensor);
-    return {.layer = "the." + tensor,
-            .tensor = tensor,
-            .rows = stored.rows,
-            .columns = stored.columns,
-            .source = stored.format,
-            .format = format};
-  }
   StoredMatrix add(const std::string& tensor, const WeightFormat& format, Packing packing) {
     return store_->add_matrix(plan(tensor, format), packing);
   }
-  // The file. No byte is written twice, and none but those between aligned data is left out.
-  Bytes stream(int threads = 2) const {
-    Bytes file(static_cast<std::size_t>(store_->file_bytes()));
-    std::vector<bool> written(file.size());
-    std::mutex mutex;
-    store_->stream(
-        [&](std::int64_t offset, std::span<const std::byte> bytes) {
-          const std::scoped_lock lock(mutex);
-          for (std::size_t i = 0; i < bytes.size(); ++i) {
-            const std::size_t at = static_cast<std::size_t>(offset) + i;
-            EXPECT_FALSE(written.at(at)) << "written twice: " << at;
-            written[at] = true;
-            file[at] = bytes[i];
-          }
-        },
-        {.threads = threads});
-    std::size_t gap = 0;
-    for (const bool one : written) {
-      gap = one ? 0 : gap + 1;
-      EXPECT_LT(gap, 64U);
-    }
-    EXPECT_EQ(gap, 0U) << "at the end";
-    return file;
-  }
+  Bytes stream(int threads = 2) const { return stream_bytes({.threads = threads}); }
   static Bytes part(const Bytes& file, const ExternalData& data) {
     EXPECT_EQ(data.offset % 64, 0);
     const auto begin = file.begin() + static_cast<std::ptrdiff_t>(data.offset);
@@ -123,10 +83,6 @@ class QnnDataStore : public ::testing::Test {
       ASSERT_NEAR(static_cast<double>(matrix.integers[i]), nearest, 0.5001) << "weight " << i;
     }
   }
-  testing::TemporaryFolder folder_;
-  std::optional<Checkpoint> checkpoint_;
-  std::optional<DistinctTensors> distinct_;
-  std::optional<DataStore> store_;
 };
 
 TEST_F(QnnDataStore, HoldsFloatsAsTheyAre) {
