@@ -20,3 +20,12 @@ if(DIFFULEX_EDGE_SANITIZE)
     -fsanitize=address$<$<NOT:${addresses_only}>:,undefined> -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(diffulex_edge_settings INTERFACE -fsanitize=address,undefined)
 endif()
+
+# Reads the standard library's headers, and those given, once for all files of a target, which saves a third of a build.
+# Every file still includes what it uses: `make lint` compiles without this.
+function(diffulex_edge_precompile target)
+  target_precompile_headers(${target} PRIVATE <algorithm> <array> <cmath> <cstdint> <filesystem> <functional> <limits>
+    <map> <memory> <optional> <set> <span> <string> <string_view> <utility> <variant> <vector> ${ARGN})
+  # What ccache needs to keep objects that were compiled with a precompiled header.
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+endfunction()

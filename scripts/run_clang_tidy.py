@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,11 @@ def preprocessed_hash(entry: dict, salt: bytes) -> str:
     return hashlib.sha256(salt + result.stdout).hexdigest()
 
 
+def without_precompiled_header(entry: dict) -> dict:
+    """The command where a file reads nothing but what it includes itself."""
+    return entry | {"command": re.sub(r" -include \S+/cmake_pch\.hxx\b", "", entry["command"])}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clang-tidy", required=True, type=Path)
@@ -39,14 +45,15 @@ def main() -> int:
     version = subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout
     salt = version + (ROOT / ".clang-tidy").read_bytes()
     commands = json.loads((arguments.build / "compile_commands.json").read_text())
-    entries = [entry for entry in commands if Path(entry["file"]).is_relative_to(ROOT / "src")]
+    entries = [without_precompiled_header(one) for one in commands if Path(one["file"]).is_relative_to(ROOT / "src")]
+    (cache / "compile_commands.json").write_text(json.dumps(entries))
 
     def check(entry: dict) -> tuple[str, str]:
         stamp = cache / preprocessed_hash(entry, salt)
         if stamp.exists():
             return entry["file"], ""
         result = subprocess.run(
-            [tidy, "--quiet", "--extra-arg=-Wno-unknown-warning-option", "-p", str(arguments.build), entry["file"]],
+            [tidy, "--quiet", "--extra-arg=-Wno-unknown-warning-option", "-p", str(cache), entry["file"]],
             capture_output=True,
             text=True,
             check=False,

@@ -55,6 +55,22 @@ struct StoredLayer {
   std::int64_t stored_bytes = 0;  // values and scales in the file; 0 where another entry's bytes are shared
 };
 
+// What a vendor's compiler made of a model, or of a part of it, for one chip.
+struct CompiledBinary {
+  std::string target;               // "SM8550"
+  std::string source;               // the model that it was made from, in the artefact: "model.onnx"
+  std::int64_t bytes = 0;           // of the binary
+  double seconds = 0.0;             // of the compilation
+  std::int64_t peak_rss_bytes = 0;  // of the compiler's process
+};
+
+// Where a compiled artefact's operators are executed, the same for each of its chips.
+struct Placement {
+  std::map<std::string, std::int64_t> device;  // how many of each type
+  std::map<std::string, std::int64_t> host;
+  std::vector<CompiledBinary> binaries;
+};
+
 struct ExportMetadata {
   std::string backend;
   std::string method;        // "forward"
@@ -68,6 +84,7 @@ struct ExportMetadata {
   double seconds = 0.0;
   std::int64_t peak_rss_bytes = 0;                      // of this process, so far
   std::vector<std::string> operators_outside_delegate;  // in order of execution
+  std::optional<Placement> placement;                   // where a vendor's compiler ran
   std::vector<StoredLayer> layers;
   std::vector<std::string> warnings;
 

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <numeric>
 
 #include "report/text_table.h"
 
@@ -35,6 +36,11 @@ std::string with_interval(const Estimate& estimate, int decimals) {
     return format_number(estimate.mean, decimals);
   }
   return format_number(estimate.mean, decimals) + " ± " + format_number((estimate.high - estimate.low) / 2.0, decimals);
+}
+
+std::int64_t total(const std::map<std::string, std::int64_t>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0},
+                         [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
 }
 
 std::string last_part(const std::filesystem::path& path) {

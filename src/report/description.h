@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -19,6 +20,9 @@ std::string describe(const QuantizationConfig& config);
 std::string describe_mask(std::int64_t block_length);
 // "0.0012 ± 0.0003"; without an interval the mean alone.
 std::string with_interval(const Estimate& estimate, int decimals);
+
+// Of all types together.
+std::int64_t total(const std::map<std::string, std::int64_t>& counts);
 
 // The name of a file or folder, a separator at the end or not.
 std::string last_part(const std::filesystem::path& path);

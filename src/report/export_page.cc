@@ -1,5 +1,8 @@
 // What an export did, as a page.
 
+#include <map>
+#include <utility>
+
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/description.h"
@@ -45,6 +48,33 @@ std::string layer_table(const std::vector<StoredLayer>& layers) {
   return html_table({"layer", "tensor", "shape", "source", "stored", "kernel", "bytes"}, rows);
 }
 
+void add_placement(HtmlPage& page, const Placement& placement) {
+  const std::int64_t on_device = total(placement.device);
+  const std::int64_t on_host = total(placement.host);
+  page.section("Where operators run",
+               format_count(on_device) + " on the NPU, " + format_count(on_host) + " on the host.");
+  std::vector<std::vector<std::string>> binaries;
+  for (const CompiledBinary& binary : placement.binaries) {
+    binaries.push_back({binary.target, binary.source, format_count(binary.bytes),
+                        format_number(binary.seconds, 1) + " s", format_bytes(binary.peak_rss_bytes)});
+  }
+  page.add(
+      html_table({"SoC", "compiled from", "context binary, bytes", "compiled in", "compiler's peak RSS"}, binaries));
+  std::map<std::string, std::pair<std::int64_t, std::int64_t>> counts;  // on the NPU, on the host
+  for (const auto& [type, count] : placement.device) {
+    counts[type].first = count;
+  }
+  for (const auto& [type, count] : placement.host) {
+    counts[type].second = count;
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& [type, where] : counts) {
+    rows.push_back({type, format_count(where.first), format_count(where.second)});
+  }
+  rows.push_back({"all", format_count(on_device), format_count(on_host)});
+  page.details("Operators by type", html_table({"operator", "NPU", "host"}, rows));
+}
+
 }  // namespace
 
 std::string to_html(const ExportReport& report) {
@@ -61,6 +91,9 @@ std::string to_html(const ExportReport& report) {
   page.subsection("Each linear layer", "Coloured by its format.");
   page.add(layer_size_chart(layers));
   page.details("Every layer as a table", layer_table(metadata.layers));
+  if (metadata.placement) {
+    add_placement(page, *metadata.placement);
+  }
   if (report.calibration != nullptr) {
     add_calibration(page, *report.calibration);
   }

@@ -60,6 +60,29 @@ void add_sizes(Json& json, const Result& result) {
   json["compression_ratio"] = result.compression_ratio();
 }
 
+Json placement_json(const Placement& placement) {
+  Json json{{"npu", placement.device}, {"host", placement.host}, {"binaries", Json::array()}};
+  for (const CompiledBinary& binary : placement.binaries) {
+    json["binaries"].push_back({{"soc", binary.target},
+                                {"source", binary.source},
+                                {"bytes", binary.bytes},
+                                {"seconds", binary.seconds},
+                                {"peak_rss_bytes", binary.peak_rss_bytes}});
+  }
+  return json;
+}
+
+std::string placement_text(const Placement& placement) {
+  std::string text = "operators: " + format_count(total(placement.device)) + " on the NPU, " +
+                     format_count(total(placement.host)) + " on the host\n";
+  for (const CompiledBinary& binary : placement.binaries) {
+    text += binary.target + ": " + binary.source + " in a context binary of " + format_count(binary.bytes) +
+            " bytes, compiled in " + format_number(binary.seconds, 1) + " s with " +
+            format_bytes(binary.peak_rss_bytes) + "\n";
+  }
+  return text;
+}
+
 // Rows of one table: what all layers of one kind have in common, such as every layer's q_proj.
 struct Summary {
   std::string layers;
@@ -118,6 +141,9 @@ std::string to_json(const ExportReport& report) {
   json["seconds"] = metadata.seconds;
   json["peak_rss_bytes"] = metadata.peak_rss_bytes;
   json["operators_outside_delegate"] = metadata.operators_outside_delegate;
+  if (metadata.placement) {
+    json["placement"] = placement_json(*metadata.placement);
+  }
   if (report.calibration != nullptr) {
     json["calibration"] = calibration_json(*report.calibration);
   }
@@ -150,6 +176,9 @@ std::string to_text(const ExportReport& report) {
   text += table.render();
   for (const std::string& op : metadata.operators_outside_delegate) {
     text += "outside the delegate: " + op + "\n";
+  }
+  if (metadata.placement) {
+    text += placement_text(*metadata.placement);
   }
   if (report.calibration != nullptr) {
     text += calibration_text(*report.calibration);

@@ -6,12 +6,15 @@ import hashlib
 import json
 import shlex
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from browser import Browser, open_browser
 from command import COMMAND, OUTPUT_ERROR, USAGE_ERROR, assert_fails, run, run_json
@@ -80,7 +83,15 @@ def planned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     return make_report(folder, "plan", tiny, "-o", folder / "plan.json", *options)
 
 
-REPORTS = ("evaluation", "static_evaluation", "exported", "planned")
+@pytest.fixture(scope="module")
+def compiled(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("qnn")
+    options = ("--dtype", "int8", "--seq-len", 16, "--embedding-on", "host")
+    compiler = ("--soc", "SM8550", "--soc", "SM8750", "--qnn-python", sys.executable)
+    return make_report(folder, "export", tiny, "-o", folder / "model", "--backend", "qnn", *options, *compiler)
+
+
+REPORTS = ("evaluation", "static_evaluation", "exported", "planned", "compiled")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -211,6 +222,24 @@ def test_export_shows_rounding_and_every_layer(exported: Report, browser: Browse
     assert sum(panels(page, kind) for kind in kinds) == 2 * LAYERS  # sizes and rounding
     assert page.count("details tbody tr") >= len(exported.json["layers"])
     assert panels(page, "Stored size") > 5
+
+
+def test_placement_and_binaries_are_shown(compiled: Report, browser: Browser) -> None:
+    folder = Path(compiled.json["output"])
+    placement = compiled.json["placement"]
+    (host, npu) = (onnx.load(folder / name, load_external_data=False) for name in ("embedding.onnx", "model.onnx"))
+    assert placement["host"] == Counter(node.op_type for node in host.graph.node)
+    assert placement["npu"] == Counter(node.op_type for node in npu.graph.node)
+    page = browser.load(compiled.html, 1280)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    text = page.evaluate("document.body.innerText")
+    assert f"{placement['npu']['MatMul']:,}" in text
+    assert [binary["soc"] for binary in placement["binaries"]] == ["SM8550", "SM8750"]
+    for binary in placement["binaries"]:
+        assert binary["source"] == "model.onnx"
+        assert binary["bytes"] == (folder / binary["soc"] / "model_ctx_qnn.bin").stat().st_size
+        assert f"{binary['bytes']:,}" in text
+        assert binary["peak_rss_bytes"] > 50e6
 
 
 @pytest.mark.parametrize("name", REPORTS)

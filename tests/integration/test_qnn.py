@@ -234,6 +234,7 @@ def test_without_the_compiler_the_onnx_model_is_written_and_a_warning_says_what_
     )  # fmt: skip
     assert report.returncode == 0, report.stderr
     assert "onnxruntime-qnn" in report.stdout + report.stderr
+    assert "on the NPU" not in report.stdout
     assert QnnArtefact(tmp_path / "m").manifest["contexts"] == []
 
 

@@ -125,6 +125,9 @@ class QNNExport {
     for (const auto& model : lowered_->models) {
       metadata.file_bytes += static_cast<std::int64_t>(message_of(*model).size() + encodings_of(*model).size());
     }
+    if (!facts_.contexts.empty()) {
+      metadata.placement = placement();
+    }
     return metadata;
   }
 
@@ -186,6 +189,24 @@ class QNNExport {
 
   static std::string encodings_of(const qnn::OnnxModel& model) {
     return model.encodings.empty() ? std::string() : qnn::describe_encodings(model.encodings);
+  }
+
+  // The compiler makes one piece of a model, all of which the NPU executes, or refuses it.
+  Placement placement() const {
+    Placement placement;
+    for (const auto& model : lowered_->models) {
+      for (const qnn::OnnxGraph::NodeView& node : model->graph.nodes()) {
+        ++(model->on_host ? placement.host : placement.device)[node.op];
+      }
+    }
+    for (const qnn::PackagedContext& packaged : facts_.contexts) {
+      placement.binaries.push_back({.target = std::string(packaged.soc->name),
+                                    .source = packaged.source,
+                                    .bytes = packaged.context.bytes,
+                                    .seconds = packaged.context.seconds,
+                                    .peak_rss_bytes = packaged.context.peak_rss_bytes});
+    }
+    return placement;
   }
 
   std::string manifest() const { return qnn::describe_package(*lowered_, facts_); }
