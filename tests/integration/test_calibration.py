@@ -36,15 +36,15 @@ def mask_option(family: str) -> tuple[object, ...]:
     return ("--mask-token-id", 1000) if family in ("sdar", "fast_dllm_v2") else ()
 
 
-def losses(tiny: Path, *options: object) -> dict[str, Any]:
+def losses(tiny: Path, data: Path, *options: object) -> dict[str, Any]:
     """The losses of the bundled model, quantized by `options` with its own calibration text."""
     calibration = ("--calibration", tiny / "calibration.txt", "--calibration-length", 128)
-    return run_json("evaluate", tiny, "--data", tiny / "eval.safetensors", *calibration, *options)
+    return run_json("evaluate", tiny, "--data", data, *calibration, *options)
 
 
 @pytest.mark.parametrize(("observer", "limit"), [("min_max", 0.05), ("percentile", 0.025), ("mse", 0.025)])
-def test_static_int8_costs_the_bundled_model_little(observer: str, limit: float, tiny: Path) -> None:
-    report = losses(tiny, "--dtype", "int8", "--mode", "static", "--observer", observer)
+def test_static_int8_costs_the_bundled_model_little(observer: str, limit: float, tiny: Path, few: Path) -> None:
+    report = losses(tiny, few, "--dtype", "int8", "--mode", "static", "--observer", observer)
     for ratio in ("15", "50", "90"):
         assert abs(report["loss_increase"][ratio]) < limit
     layers = report["calibration"]["activations"]
@@ -73,8 +73,8 @@ def test_static_program_computes_what_the_runtime_simulates(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_calibrated_rounding_is_no_worse_than_the_nearest(method: str, tiny: Path) -> None:
-    report = losses(tiny, "--dtype", "int4", "--method", method)
+def test_calibrated_rounding_is_no_worse_than_the_nearest(method: str, tiny: Path, few: Path) -> None:
+    report = losses(tiny, few, "--dtype", "int4", "--method", method)
     rounding = report["calibration"]["rounding"]
     assert len(rounding) == 4 * 7
     for layer in rounding:
@@ -107,11 +107,9 @@ def test_rounded_programs_run(
 
 
 @pytest.mark.parametrize("method", ["mse", "gptq"])
-def test_a_model_calibrates_itself(method: str, tiny: Path) -> None:
+def test_a_model_calibrates_itself(method: str, tiny: Path, few: Path) -> None:
     own = ("--calibration", "self", "--calibration-sequences", 16, "--calibration-length", 128)
-    report = run_json(
-        "evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4", "--method", method, *own
-    )
+    report = run_json("evaluate", tiny, "--data", few, "--dtype", "int4", "--method", method, *own)
     rounding = report["calibration"]["rounding"]
     assert {layer["method"] for layer in rounding} == {method}
     assert sum(layer["error"] for layer in rounding) < sum(layer["nearest_error"] for layer in rounding)
@@ -119,13 +117,11 @@ def test_a_model_calibrates_itself(method: str, tiny: Path) -> None:
         assert report["loss_increase"][ratio] < 0.02
 
 
-def test_mse_with_data_weighs_what_matters(tiny: Path) -> None:
+def test_mse_with_data_weighs_what_matters(tiny: Path, few: Path) -> None:
     """Its errors are those of the layer's output; without data they are those of the weights."""
     text = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 16)
     reports = {
-        data: run_json(
-            "evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4", "--method", "mse", *data
-        )
+        data: run_json("evaluate", tiny, "--data", few, "--dtype", "int4", "--method", "mse", *data)
         for data in ((), text)
     }
     assert "calibration" not in reports[()]
@@ -160,9 +156,9 @@ def test_results_do_not_depend_on_threads(checkpoint: MakeCheckpoint, ids_file: 
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_mask_weight_and_seed_change_what_is_seen(tiny: Path) -> None:
+def test_mask_weight_and_seed_change_what_is_seen(tiny: Path, few: Path) -> None:
     def total_error(*options: object) -> float:
-        report = losses(tiny, "--dtype", "int4", "--method", "gptq", "--calibration-sequences", 8, *options)
+        report = losses(tiny, few, "--dtype", "int4", "--method", "gptq", "--calibration-sequences", 8, *options)
         return float(sum(layer["error"] for layer in report["calibration"]["rounding"]))
 
     plain = total_error()
@@ -235,11 +231,12 @@ def test_mask_token_is_found_or_asked_for(checkpoint: MakeCheckpoint, ids_file: 
 
 
 def test_text_is_masked_at_several_ratios(tiny: Path) -> None:
-    text = run_json("evaluate", tiny, "--data", tiny / "calibration.txt", "--length", 128)
+    size = ("--length", 128, "--sequences", 16)
+    text = run_json("evaluate", tiny, "--data", tiny / "calibration.txt", *size)
     assert list(text["loss"]) == ["15", "50", "90", "bound"]
     assert text["loss"]["15"] < text["loss"]["50"] < text["loss"]["90"]
     assert text["loss"]["15"] < text["loss"]["bound"] < text["loss"]["90"]
-    again = run_json("evaluate", tiny, "--data", tiny / "calibration.txt", "--length", 128)
+    again = run_json("evaluate", tiny, "--data", tiny / "calibration.txt", *size)
     assert again["loss"] == text["loss"]
-    other = run_json("evaluate", tiny, "--data", tiny / "calibration.txt", "--length", 128, "--seed", 1)
+    other = run_json("evaluate", tiny, "--data", tiny / "calibration.txt", *size, "--seed", 1)
     assert other["loss"] != text["loss"]

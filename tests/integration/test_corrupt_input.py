@@ -267,10 +267,11 @@ def test_header_that_is_no_header_is_a_bad_file(command: Path, kind: str, model:
 
 
 def test_huge_header_is_read_in_bounded_memory_and_time(command: Path, model: Path) -> None:
-    entries = ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(300_000))
+    count = 300_000 if command == COMMAND else 20_000
+    entries = ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(count))
     write_raw(model / "model.safetensors", b"{" + entries.encode() + b"}")
     assert_refused(command, model, BAD_FILE)
-    metadata = {"__metadata__": {str(i): "x" * 50 for i in range(200_000)}}
+    metadata = {"__metadata__": {str(i): "x" * 50 for i in range(count)}}
     write_raw(model / "model.safetensors", json.dumps(metadata).encode())
     assert_refused(command, model, BAD_FILE)
 
@@ -292,7 +293,7 @@ def test_flipped_bytes_of_the_header_never_crash(command: Path, model: Path) -> 
     whole = path.read_bytes()
     (length,) = struct.unpack_from("<Q", whole)
     generator = random.Random(1)
-    for _ in range(120 if command == COMMAND else 40):
+    for _ in range(120 if command == COMMAND else 20):
         flipped = bytearray(whole)
         flipped[generator.randrange(8 + length)] ^= 1 << generator.randrange(8)
         path.write_bytes(flipped)
@@ -380,7 +381,7 @@ def test_missing_tensor_is_named(command: Path, model: Path) -> None:
 
 def test_tensor_of_another_shape_is_named(command: Path, model: Path) -> None:
     weights = load_file(model / "model.safetensors")
-    for name in list(weights):
+    for name in list(weights)[:: 1 if command == COMMAND else 4]:
         for wrong in (weights[name][:-1].clone(), weights[name][None].clone(), weights[name][..., :-1].clone()):
             save_file(weights | {name: wrong}, model / "model.safetensors")
             assert_refused(command, model, BAD_FILE, name)
@@ -399,9 +400,9 @@ def test_weight_that_is_not_finite_is_named(command: Path, value: float, dtype: 
         broken = weights[name].clone()
         broken[place] = value
         save_file(weights | {name: broken}, model / "model.safetensors")
-        for options in (("--dtype", "fp32"), ("--dtype", "fp16"), ("--dtype", "int8"), ("--dtype", "int4")):
+        for stored in ("fp32", "fp16", "int8", "int4")[:: 1 if command == COMMAND else 2]:
             out = model.parent / "x.pte"
-            result = run_bounded(command, "export", model, "-o", out, *options)
+            result = run_bounded(command, "export", model, "-o", out, "--dtype", stored)
             assert_fails(result, BAD_FILE, name, str(list(place) if len(place) == 2 else place[0]))
             assert not out.exists()
 
@@ -451,7 +452,7 @@ CONFIG_TEXTS: Final[dict[str, bytes]] = {
     "deep lists, closed": b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "deep objects": b'{"x": ' * 1_000_000,
     "20 MB": b'{"x": "' + b"y" * 20_000_000 + b'"}',
-    "10 MB of lists": b'{"x": [' + b"[]," * 3_000_000 + b"[]]}",
+    "2 MB of lists": b'{"x": [' + b"[]," * 600_000 + b"[]]}",
     "5 MB of digits": b'{"x": ' + b"1" * 5_000_000 + b"}",
 }
 
@@ -563,7 +564,7 @@ def test_flipped_bytes_of_the_config_never_crash(command: Path, model: Path) -> 
     path = model / "config.json"
     whole = path.read_bytes()
     generator = random.Random(2)
-    for _ in range(120 if command == COMMAND else 40):
+    for _ in range(120 if command == COMMAND else 20):
         flipped = bytearray(whole)
         flipped[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
         path.write_bytes(flipped)
@@ -655,7 +656,7 @@ def test_flipped_bytes_of_a_program_never_crash_inspect(command: Path, program: 
     generator = random.Random(3)
     places = [generator.randrange(program_size) for _ in range(150)]
     places += [generator.randrange(payload - 4, len(whole)) for _ in range(150)]
-    for place in places[:: 1 if command == COMMAND else 4]:
+    for place in places[:: 1 if command == COMMAND else 10]:
         flipped = bytearray(whole)
         flipped[place] ^= 1 << generator.randrange(8)
         program.write_bytes(flipped)

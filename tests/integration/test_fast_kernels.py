@@ -44,8 +44,8 @@ def test_fast_logits_are_the_simulated_ones(family: str, options: Options, check
     ],
     ids=label,
 )
-def test_fast_evaluation_has_the_losses_of_the_simulation(options: Options, tiny: Path) -> None:
-    arguments = ("evaluate", tiny, "--data", tiny / "eval.safetensors", *options.arguments())
+def test_fast_evaluation_has_the_losses_of_the_simulation(options: Options, tiny: Path, few: Path) -> None:
+    arguments = ("evaluate", tiny, "--data", few, *options.arguments())
     simulated = run_json(*arguments)
     fast = run_json(*arguments, "--arithmetic", "fast")
     assert (simulated["arithmetic"], fast["arithmetic"]) == ("simulated", "fast")
@@ -53,8 +53,8 @@ def test_fast_evaluation_has_the_losses_of_the_simulation(options: Options, tiny
         assert abs(fast["loss"][ratio] - loss) < 2e-4
 
 
-def test_fast_evaluation_of_static_activations_has_the_losses_of_the_simulation(tiny: Path) -> None:
-    arguments = ("evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int8", "--mode", "static")
+def test_fast_evaluation_of_static_activations_has_the_losses_of_the_simulation(tiny: Path, few: Path) -> None:
+    arguments = ("evaluate", tiny, "--data", few, "--dtype", "int8", "--mode", "static")
     arguments += ("--calibration", tiny / "calibration.txt")
     simulated = run_json(*arguments)
     fast = run_json(*arguments, "--arithmetic", "fast")
@@ -63,22 +63,22 @@ def test_fast_evaluation_of_static_activations_has_the_losses_of_the_simulation(
 
 
 @pytest.mark.parametrize("options", [Options("int8"), Options("int4")], ids=label)
-def test_fast_evaluation_measures_weights_alone(options: Options, tiny: Path) -> None:
-    arguments = ("evaluate", tiny, "--data", tiny / "eval.safetensors", *options.arguments(), "--float-activations")
+def test_fast_evaluation_measures_weights_alone(options: Options, tiny: Path, few: Path) -> None:
+    arguments = ("evaluate", tiny, "--data", few, *options.arguments(), "--float-activations")
     simulated = run_json(*arguments)
     fast = run_json(*arguments, "--arithmetic", "fast")
     for ratio, loss in simulated["loss"].items():
         assert abs(fast["loss"][ratio] - loss) < 1e-5
 
 
-def test_fast_evaluation_is_the_same_for_any_number_of_threads(tiny: Path) -> None:
-    arguments = ("evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4", "--arithmetic", "fast")
+def test_fast_evaluation_is_the_same_for_any_number_of_threads(tiny: Path, few: Path) -> None:
+    arguments = ("evaluate", tiny, "--data", few, "--dtype", "int4", "--arithmetic", "fast")
     reports = [run_json(*arguments, "--threads", threads) for threads in (1, 3)]
     for report in reports:
         del report["seconds"], report["peak_rss_bytes"]
     assert reports[0] == reports[1]
 
 
-def test_an_unknown_arithmetic_is_an_error(tiny: Path) -> None:
-    result = run("evaluate", tiny, "--data", tiny / "eval.safetensors", "--arithmetic", "slow")
+def test_an_unknown_arithmetic_is_an_error(tiny: Path, few: Path) -> None:
+    result = run("evaluate", tiny, "--data", few, "--arithmetic", "slow")
     assert_fails(result, USAGE_ERROR, "arithmetic", "slow", "simulated, fast")

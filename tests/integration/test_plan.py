@@ -62,9 +62,11 @@ def test_target_size_is_hit_and_kept(target: str, tiny: Path, measured: Path, tm
         assert chosen[layer] == name.split("_")[0]
 
 
-def test_plan_loses_no_more_than_a_uniform_format_of_its_size(tiny: Path, measured: Path, tmp_path: Path) -> None:
+def test_plan_loses_no_more_than_a_uniform_format_of_its_size(
+    tiny: Path, few: Path, measured: Path, tmp_path: Path
+) -> None:
     """Embedding and head settled as the uniform export has them: the linear layers alone make the difference."""
-    data = ("--data", tiny / "eval.safetensors")
+    data = ("--data", few)
     calibration = ("--calibration", tiny / "calibration.txt")
     sensitivity = tmp_path / "settled.json"
     run_json("plan", tiny, "-o", sensitivity, *calibration, *SETTLED, "--target-size", "4MB")
@@ -144,8 +146,8 @@ def test_planned_program_computes_what_the_runtime_simulates(
     assert torch.isfinite(logits).all()
 
 
-def test_evaluate_compares_two_plans(tiny: Path, measured: Path, tmp_path: Path) -> None:
-    data = ("--data", tiny / "eval.safetensors")
+def test_evaluate_compares_two_plans(tiny: Path, few: Path, measured: Path, tmp_path: Path) -> None:
+    data = ("--data", few)
     same = run_json("evaluate", tiny, *data, "--plan", measured, "--against", measured)
     assert same["kl_divergence"]["50"] == 0.0
     better = edit(measured, tmp_path / "int8.json", layers={}, default="int8")

@@ -106,17 +106,17 @@ def test_quantization_costs_the_bundled_model_little(limit: float, options: Opti
     assert all(layer["signal_to_noise_db"] > 15 for layer in report["layers"])
 
 
-def test_evaluation_is_the_same_for_any_number_of_threads(tiny: Path) -> None:
-    arguments = ("evaluate", tiny, "--data", tiny / "eval.safetensors", "--dtype", "int4")
+def test_evaluation_is_the_same_for_any_number_of_threads(tiny: Path, few: Path) -> None:
+    arguments = ("evaluate", tiny, "--data", few, "--dtype", "int4")
     reports = [run_json(*arguments, "--threads", threads) for threads in (1, 2, 3)]
     for report in reports:
         del report["seconds"], report["peak_rss_bytes"]
     assert reports[0] == reports[1] == reports[2]
 
 
-def test_a_quantized_checkpoint_is_evaluated_against_its_origin(tiny: Path, tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_evaluated_against_its_origin(tiny: Path, few: Path, tmp_path: Path) -> None:
     run_json("quantize", tiny, "-o", tmp_path / "int4", "--dtype", "int4")
-    data = ("--data", tiny / "eval.safetensors")
+    data = ("--data", few)
     stored = run_json("evaluate", tmp_path / "int4", *data, "--against", tiny)
     direct = run_json("evaluate", tiny, *data, "--dtype", "int4")
     for key in ("loss", "reference_loss", "loss_increase", "kl_divergence", "agreement"):

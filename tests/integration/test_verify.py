@@ -23,25 +23,15 @@ def fp32(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen sequences of the bundled model's evaluation file."""
-    path = tmp_path_factory.mktemp("data") / "eval.safetensors"
-    save_file(
-        {name: np.ascontiguousarray(ids[:16]) for name, ids in load_file(tiny / "eval.safetensors").items()}, path
-    )
-    return path
-
-
 @pytest.mark.parametrize(
     "options", [("--dtype", "int8"), ("--dtype", "int4"), ("--dtype", "int4", "--group-size", 0)], ids=lambda o: o[-1]
 )
 def test_figures_are_those_of_evaluate(
-    options: tuple[object, ...], tiny: Path, fp32: Path, data: Path, tmp_path: Path
+    options: tuple[object, ...], tiny: Path, fp32: Path, few: Path, tmp_path: Path
 ) -> None:
     export(tiny, tmp_path / "x.pte", "--seq-len", 128, *options)
-    measured = verify(tmp_path / "x.pte", data, against=fp32).to_dict()
-    predicted = run_json("evaluate", tiny, "--data", data, *options)
+    measured = verify(tmp_path / "x.pte", few, against=fp32).to_dict()
+    predicted = run_json("evaluate", tiny, "--data", few, *options)
     assert list(measured["loss"]) == list(RATIOS)
     for ratio in RATIOS:
         assert measured["tokens"][ratio] == predicted["tokens"][ratio]
@@ -54,15 +44,15 @@ def test_figures_are_those_of_evaluate(
             assert measured[key][ratio] == pytest.approx(predicted[key][ratio], abs=1e-3)
 
 
-def test_artefact_against_itself_differs_nowhere(fp32: Path, data: Path) -> None:
-    figures = verify(fp32, data, against=fp32).sets["50"]
+def test_artefact_against_itself_differs_nowhere(fp32: Path, few: Path) -> None:
+    figures = verify(fp32, few, against=fp32).sets["50"]
     assert figures.kl_divergence is not None
     assert (figures.kl_divergence.mean, figures.agreement, figures.commit_flip_rate) == (0.0, 1.0, 0.0)
 
 
-def test_one_sequence_has_no_interval(fp32: Path, data: Path, tmp_path: Path) -> None:
+def test_one_sequence_has_no_interval(fp32: Path, few: Path, tmp_path: Path) -> None:
     save_file(
-        {name: np.ascontiguousarray(ids[:1]) for name, ids in load_file(data).items()}, tmp_path / "one.safetensors"
+        {name: np.ascontiguousarray(ids[:1]) for name, ids in load_file(few).items()}, tmp_path / "one.safetensors"
     )
     verification = verify(fp32, tmp_path / "one.safetensors")
     assert verification.sets["50"].loss.low is None
@@ -70,18 +60,18 @@ def test_one_sequence_has_no_interval(fp32: Path, data: Path, tmp_path: Path) ->
     assert "reference" not in verification.to_dict()
 
 
-def test_bad_files_are_named(fp32: Path, data: Path, tmp_path: Path) -> None:
+def test_bad_files_are_named(fp32: Path, few: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.pte").write_bytes(b"nothing like a program" * 20)
     cases = {
-        "missing.pte": (tmp_path / "missing.pte", data),
-        "broken.pte": (tmp_path / "broken.pte", data),
-        "model.onnx": (tmp_path / "model.onnx", data),
+        "missing.pte": (tmp_path / "missing.pte", few),
+        "broken.pte": (tmp_path / "broken.pte", few),
+        "model.onnx": (tmp_path / "model.onnx", few),
         "none.safetensors": (fp32, tmp_path / "none.safetensors"),
     }
     for name, (artefact, file) in cases.items():
         with pytest.raises(VerificationError, match=name):
             verify(artefact, file)
-    ids = load_file(data)["input_ids_50"]
+    ids = load_file(few)["input_ids_50"]
     bad = {
         "no target_ids_50": {"input_ids_50": ids},
         "no tensors": {"x": ids},
@@ -95,10 +85,10 @@ def test_bad_files_are_named(fp32: Path, data: Path, tmp_path: Path) -> None:
             verify(fp32, tmp_path / "bad.safetensors")
 
 
-def test_module_is_a_command(fp32: Path, data: Path, tmp_path: Path) -> None:
+def test_module_is_a_command(fp32: Path, few: Path, tmp_path: Path) -> None:
     package = Path(sys.modules["diffulex_edge"].__file__ or "").parents[1]
     words = [sys.executable, "-m", "diffulex_edge", "verify", str(fp32), "--data"]
-    table = subprocess.run([*words, str(data)], capture_output=True, text=True, check=True, cwd=package)
+    table = subprocess.run([*words, str(few)], capture_output=True, text=True, check=True, cwd=package)
     assert table.stdout.splitlines()[0].split() == ["set", "tokens", "loss", "accuracy"]
     failed = subprocess.run([*words, str(tmp_path / "x")], capture_output=True, text=True, check=False, cwd=package)
     assert failed.returncode == BAD_FILE

@@ -302,7 +302,7 @@ def test_absent_onnx_is_said(fp32: QnnArtefact, data: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "onnx", None)
     verification = verify(fp32.folder, data)
     assert verification.placement is None
-    assert verification.to_dict()["check"] == {"files": 1, "onnx": None}
+    assert verification.to_dict()["check"] == {"models": 1, "binaries": 0, "onnx": None}
     assert verification.sets
 
 
