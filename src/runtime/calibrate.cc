@@ -142,8 +142,8 @@ class ActivationCalibrator {
   void observe_value(const Node& node) {
     const ValueId value = executor_.last();
     observed_.values[static_cast<std::size_t>(value)] = range_of_value(node, value);
-    if (node.op == Op::kAttention) {
-      observed_.scores[value] = executor_.scores();
+    if (const std::optional<ActivationRange>& scores = executor_.scores(); scores && node.op == Op::kAttention) {
+      observed_.scores[value] = *scores;
     }
   }
 

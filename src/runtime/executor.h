@@ -61,8 +61,8 @@ class Executor {
   // From here on, the least and greatest attention score of each step, scale * q k^T without the mask, of pairs that
   // see each other. Costs a pass over them.
   void observe_scores() { scores_ = ActivationRange{}; }
-  // Of the last step that had any.
-  const ActivationRange& scores() const { return scores_.value(); }
+  // Of the last step that had any; empty where they are not observed.
+  const std::optional<ActivationRange>& scores() const { return scores_; }
 
   std::int64_t tokens() const { return tokens_; }
   // Where each sequence begins among the tokens; one more entry than sequences.
