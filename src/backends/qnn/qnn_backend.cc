@@ -1,7 +1,10 @@
 // Plans, lowers and writes ONNX models, and has the vendor's compiler make context binaries of them.
 
 #include <algorithm>
+#include <functional>
+#include <future>
 #include <memory>
+#include <stop_token>
 #include <utility>
 
 #include "backends/export_config.h"
@@ -89,6 +92,29 @@ void check_lengths(const BackendConfig& config, const Model& model) {
   check_length(*config.input_lengths, model, "the input");
 }
 
+// The hash of a model's files, computed while something else is done. Going away stops it.
+class BackgroundHash {
+ public:
+  BackgroundHash(const Model& model, const RunControl& control)
+      : on_stop_(control.stop, [this] { stop_.request_stop(); }),
+        hash_(std::async(std::launch::async, [&model, threads = control.threads, stop = stop_.get_token()] {
+          return hash_model(model, {.threads = threads, .stop = stop, .on_progress = {}}).sha256;
+        })) {}
+  ~BackgroundHash() { stop_.request_stop(); }
+  BackgroundHash(const BackgroundHash&) = delete;
+  BackgroundHash& operator=(const BackgroundHash&) = delete;
+  BackgroundHash(BackgroundHash&&) = delete;
+  BackgroundHash& operator=(BackgroundHash&&) = delete;
+
+  // Waits for it; throws what it threw. Once.
+  std::string get() { return hash_.get(); }
+
+ private:
+  std::stop_source stop_;
+  std::stop_callback<std::function<void()>> on_stop_;
+  std::future<std::string> hash_;
+};
+
 // One export, from the plan to the files.
 class QNNExport {
  public:
@@ -141,8 +167,8 @@ class QNNExport {
     if (!options_.socs.empty()) {
       compiler = qnn::ContextCompiler::find(options_.python, missing_);
     }
-    facts_.notes["source_sha256"] = hash_model(model_, control).sha256;
     OutputFolder folder(target, qnn::is_package);
+    BackgroundHash source_hash(model_, control);
     {
       OutputFile data(folder.path() / qnn::kDataFile, lowered_->data.file_bytes());
       lowered_->data.stream([&](std::int64_t offset, std::span<const std::byte> bytes) { data.write(offset, bytes); },
@@ -150,6 +176,7 @@ class QNNExport {
       data.flush(control.stop);
       data.commit();
     }
+    facts_.notes["source_sha256"] = source_hash.get();
     for (std::size_t i = 0; i < lowered_->models.size(); ++i) {
       const qnn::OnnxModel& model = *lowered_->models[i];
       const std::string message = message_of(model);
