@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace, model: Path, name: str) -> dict[str, An
     row = {
         "format": name,
         "ours": mine | {"package_bytes": package_bytes(ours)},
-        "coremltools": other | stages | {"package_bytes": package_bytes(theirs)},
+        "coremltools": other | {"route": stages, "package_bytes": package_bytes(theirs)},
     }
     for folder in (ours, theirs):
         shutil.rmtree(folder)
