@@ -396,6 +396,7 @@ def test_progress_is_drawn_on_a_terminal_only_and_not_when_quiet(large: Path, tm
     assert re.search(r"\d+%.*GB/s.*s left", drawn)
     assert drawn.endswith("\r\x1b[K")  # the line is wiped in the end
     assert on_terminal(*arguments, "--quiet") == ""
+    assert run(*arguments, "--quiet").stderr == ""
     plain = run(*arguments).stderr
     assert "\r" not in plain
     assert "\x1b" not in plain
