@@ -16,7 +16,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,18 +42,9 @@ BACKENDS: Final = {"fp16": FORMATS["fp16"], "int8": ["--dtype", "int8"], "int4 g
 """What both backends store alike."""
 
 
-def run(command: list[str]) -> dict[str, Any]:
-    """Wall seconds, and the peak RSS in bytes of the command or of what it waited for, whichever is larger."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        reason = (errors.strip().splitlines() or ["no message"])[-1]
-        raise MeasurementError(f"exit code {process.returncode} of {' '.join(command)}: {reason}")
-    return {"seconds": time.perf_counter() - start, "peak_rss_bytes": usage.ru_maxrss * 1024}
+def export(command: list[str]) -> dict[str, Any]:
+    """What `export --json` reports."""
+    return json.loads(run_measured([*command, "--json"])["out"])
 
 
 def verify(artefact: Path, data: Path, against: Path) -> dict[str, Any]:
@@ -99,8 +89,8 @@ def measure_accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
         command += FORMATS[name]
         if "--mode" in FORMATS[name]:
             command += ["--calibration", str(MODEL / "calibration.txt")]
-        run([*command, "-o", str(cpu)])
-        run([*command, "-o", str(npu), "--soc", options.soc, "--qnn-python", sys.executable])
+        export([*command, "-o", str(cpu)])
+        export([*command, "-o", str(npu), "--soc", options.soc, "--qnn-python", sys.executable])
         reference = options.work / "cpu fp32"
         rows.append({"format": name, "cpu": verify(cpu, data, reference), "npu": verify(npu, few, reference)})
         shutil.rmtree(npu)
@@ -148,8 +138,7 @@ def measure_shape(options: argparse.Namespace) -> list[dict[str, Any]]:
         if name in options.compile:
             compiling = [*command, "--backend", "qnn", "-o", str(targets["qnn"]), "--embedding-on", "host"]
             compiling += ["--soc", options.soc, "--shards", str(options.shards), "--qnn-python", sys.executable]
-            row["compiler"] = run(compiling)
-            row["binary_bytes"] = sum(path.stat().st_size for path in targets["qnn"].rglob("*.bin"))
+            row["binaries"] = export(compiling)["placement"]["binaries"]
         rows.append(row)
         targets["xnnpack"].unlink()
         shutil.rmtree(targets["qnn"])
@@ -163,15 +152,16 @@ def shape_table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        both, compiler = [row["qnn"], row["xnnpack"]], row.get("compiler")
+        both = [row["qnn"], row["xnnpack"]]
         cells = [row["format"], *(f"{one['seconds']:.2f}" for one in both)]
         cells.append(f"{both[0]['seconds'] / both[1]['seconds']:.2f}")
         cells += [f"{one['peak_private_bytes'] / 1e6:.0f} MB" for one in both]
-        if compiler is None:
-            cells += ["not run", "", ""]
+        if binaries := row.get("binaries"):
+            cells.append(f"{sum(one['seconds'] for one in binaries):.0f}")
+            cells.append(f"{max(one['peak_rss_bytes'] for one in binaries) / 1e9:.1f} GB")
+            cells.append(f"{sum(one['bytes'] for one in binaries) / 1e6:.0f} MB")
         else:
-            cells += [f"{compiler['seconds']:.0f}", f"{compiler['peak_rss_bytes'] / 1e9:.1f} GB"]
-            cells.append(f"{row['binary_bytes'] / 1e6:.0f} MB")
+            cells += ["not run", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
