@@ -117,8 +117,10 @@ class EdgeBackend {
 
   const BackendConfig& config() const { return config_; }
 
-  // Throws Error for a config that no model could be exported with: before calibration, which may take long.
+  // Throw Error for a config that no model could be exported with, and for a name that the artefact can't have. Exports
+  // begin with them; whoever calibrates before, which may take long, calls them before that.
   virtual void check_config() const {}
+  virtual void check_target(const std::filesystem::path& /*target*/) const {}
 
   // Quantizes, lowers and writes `model` to `target`. Never throws Error: failures come back in the result, and
   // `target` is then as it was before.
@@ -163,6 +165,7 @@ class CoreMLBackend final : public EdgeBackend {
   // activation_dtype INT8 is mode STATIC, as for XNNPACK.
   explicit CoreMLBackend(BackendConfig config = {});
   void check_config() const override;
+  void check_target(const std::filesystem::path& target) const override;
   std::string_view name() const override { return "coreml"; }
   Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
 
@@ -183,6 +186,7 @@ class QNNBackend final : public EdgeBackend {
   // activation_dtype INT8 or INT16 is mode STATIC: it replaces WEIGHT_ONLY in config().
   explicit QNNBackend(BackendConfig config = {});
   void check_config() const override;
+  void check_target(const std::filesystem::path& target) const override;
   std::string_view name() const override { return "qnn"; }
   Support support(QuantizationDtype dtype, QuantizationMode mode) const override;
 

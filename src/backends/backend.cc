@@ -124,12 +124,17 @@ ExportResult EdgeBackend::export_model(const Model& model, const std::filesystem
                                        const RunControl& control) {
   return guarded([&] {
     refuse_input_as_target(model, target);
+    check_config();
+    check_target(target);
     return run(model, &target, control);
   });
 }
 
 ExportResult EdgeBackend::dry_run(const Model& model) {
-  ExportResult result = guarded([&] { return run(model, nullptr, {}); });
+  ExportResult result = guarded([&] {
+    check_config();
+    return run(model, nullptr, {});
+  });
   result.metadata.dry_run = true;
   return result;
 }

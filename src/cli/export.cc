@@ -73,8 +73,11 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
   if (arguments.dry_run) {
     config.quant_config.method = RoundingMethod::RTN;
   }
-  if (can_use_calibration(model, config.quant_config)) {
+  if (!arguments.dry_run || can_use_calibration(model, config.quant_config)) {
     refuse_input_as_target(model, arguments.output);
+  }
+  if (!arguments.dry_run) {
+    wanted->check_target(arguments.output);
   }
 
   ProgressBar bar(arguments.output_options.quiet);

@@ -19,6 +19,7 @@ import pytest
 from browser import Browser, open_browser
 from command import COMMAND, OUTPUT_ERROR, USAGE_ERROR, assert_fails, run, run_json
 from conftest import MakeCheckpoint
+from evaluation_data import cut
 from program import random_ids
 from safetensors.numpy import load_file, save_file
 
@@ -49,9 +50,7 @@ def make_report(folder: Path, *words: object) -> Report:
 @pytest.fixture(scope="module")
 def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six sequences of each set of the bundled model's evaluation data: pages look the same, and sooner."""
-    path = tmp_path_factory.mktemp("data") / "eval.safetensors"
-    save_file({name: rows[:6].copy() for name, rows in load_file(tiny / "eval.safetensors").items()}, path)
-    return path
+    return cut(tiny / "eval.safetensors", tmp_path_factory.mktemp("data") / "eval.safetensors", 6)
 
 
 @pytest.fixture(scope="module")

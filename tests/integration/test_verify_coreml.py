@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import coremltools
-import numpy as np
 import pytest
 import torch
 from command import BAD_FILE, export
+from evaluation_data import cut
 from mil_interpreter import Interpreter
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from diffulex_edge import VerificationError, _coreml, verify
 
@@ -63,11 +63,8 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sequences of the bundled model's evaluation file."""
-    path = tmp_path_factory.mktemp("data") / "eval.safetensors"
-    tensors = load_file(tiny / "eval.safetensors")
-    names = ("input_ids_50", "target_ids_50")
-    save_file({name: np.ascontiguousarray(tensors[name][:2]) for name in names}, path)
-    assert tensors["input_ids_50"].shape[1] == LENGTH
+    path = cut(tiny / "eval.safetensors", tmp_path_factory.mktemp("data") / "eval.safetensors", 2, sets=["50"])
+    assert load_file(path)["input_ids_50"].shape[1] == LENGTH
     return path
 
 

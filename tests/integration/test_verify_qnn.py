@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import onnx
 import pytest
 import torch
 from command import BAD_FILE
 from command import export as export_file
+from evaluation_data import cut
 from qnn import QnnArtefact, export
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -30,17 +30,12 @@ SETS: Final = ("50", "90")
 SOCS: Final = ("SM8550", "SM8650")
 
 
-def cut(data: Path, target: Path, sequences: int, length: int) -> Path:
-    tensors = load_file(data)
-    names = [f"{kind}_ids_{label}" for kind in ("input", "target") for label in SETS]
-    save_file({name: np.ascontiguousarray(tensors[name][:sequences, :length]) for name in names}, target)
-    return target
-
-
 @pytest.fixture(scope="module")
 def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The beginnings of two sequences of the bundled model's evaluation file."""
-    return cut(tiny / "eval.safetensors", tmp_path_factory.mktemp("data") / "eval.safetensors", 2, LENGTH)
+    return cut(
+        tiny / "eval.safetensors", tmp_path_factory.mktemp("data") / "eval.safetensors", 2, length=LENGTH, sets=SETS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +251,7 @@ def test_a_model_that_onnx_refuses_is_named(damaged: Callable[..., Path]) -> Non
 def test_sequences_of_another_length_are_refused(
     length: int, tiny: Path, compiled: QnnArtefact, fp32: QnnArtefact, tmp_path: Path
 ) -> None:
-    data = cut(tiny / "eval.safetensors", tmp_path / "other.safetensors", 2, length)
+    data = cut(tiny / "eval.safetensors", tmp_path / "other.safetensors", 2, length=length, sets=SETS)
     words = rf"other\.safetensors: input_ids_50 .* {length} tokens, .*{{}} takes exactly {LENGTH}: .*--seq-len {length}"
     with pytest.raises(VerificationError, match=words.format("a16w8")):
         verify(compiled.folder, data)

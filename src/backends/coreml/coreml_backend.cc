@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "backends/background_hash.h"
 #include "backends/coreml/lowering.h"
 #include "backends/coreml/options.h"
 #include "backends/coreml/package.h"
@@ -16,7 +17,6 @@
 #include "core/output_folder.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
-#include "diffulex_edge/model_hash.h"
 #include "diffulex_edge/version.h"
 
 namespace diffulex_edge {
@@ -123,21 +123,24 @@ class CoreMLExport {
   }
 
   void write(const fs::path& target, const RunControl& control) {
-    if (!options_.as_pte && !options_.chunks_are_packages && without_slash(target).extension() != ".mlpackage") {
-      throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
-                  "name it with -o NAME.mlpackage");
-    }
-    notes_.user_defined["com.diffulex-edge.source_sha256"] = hash_model(model_, control).sha256;
     if (options_.as_pte) {
       return write_pte(target, control);
     }
     OutputFolder folder(target, [&](const fs::path& old) {
       return options_.chunks_are_packages ? is_chunks_folder(old) : coreml::is_package(old);
     });
+    BackgroundHash source_hash(model_, control);
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      write_weights(folder, i, control);
+    }
+    note_source(source_hash);
     if (options_.chunks_are_packages) {
-      write_packages(folder, control);
+      for (std::size_t i = 0; i < parts_.size(); ++i) {
+        write_message(folder, package_name(i), message_of(*parts_[i]));
+      }
+      write_file(folder.path() / coreml::kChunksManifest, chunks_manifest());
     } else {
-      write_package(folder, "", model_message(), parts_, control);
+      write_message(folder, "", model_message());
     }
     folder.commit();
   }
@@ -149,7 +152,6 @@ class CoreMLExport {
   }
 
   void check(const BackendConfig& config) const {
-    check_not_dynamic(config, "leave it out: mode dynamic computes in floating point with Core ML");
     check_takes_integers(config, has_static_layer(quantization_.plan), "Core ML");
     if (!options_.palette) {
       return;
@@ -253,13 +255,17 @@ class CoreMLExport {
         *options_.target, options_.compute_unit);
   }
 
-  void write_pte(const fs::path& target, const RunControl& control) const {
-    const coreml::PteContainer container = pte();
-    OutputFile file(target, container.file_bytes());
-    container.write(file);
-    const std::int64_t begin = container.weights_offset();
+  void note_source(BackgroundHash& hash) { notes_.user_defined["com.diffulex-edge.source_sha256"] = hash.get(); }
+
+  void write_pte(const fs::path& target, const RunControl& control) {
+    const coreml::PteContainer unhashed = pte();
+    OutputFile file(target, unhashed.file_bytes());
+    BackgroundHash source_hash(model_, control);
+    const std::int64_t begin = unhashed.weights_offset();
     parts_.front()->weights.stream(
         [&](std::int64_t offset, std::span<const std::byte> bytes) { file.write(begin + offset, bytes); }, control);
+    note_source(source_hash);
+    pte().write(file);
     file.flush(control.stop);
     file.commit();
   }
@@ -300,27 +306,18 @@ class CoreMLExport {
     return total + static_cast<std::int64_t>(chunks_manifest().size());
   }
 
-  template <typename Parts>
-  void write_package(const OutputFolder& folder, const fs::path& place, const std::string& message, const Parts& parts,
-                     const RunControl& control) const {
-    const fs::path weights = folder.make_folder(place / coreml::kWeightsFolder);
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const coreml::WeightStore& store = parts[i]->weights;
-      OutputFile file(weights / weight_file(i), store.file_bytes());
-      store.stream([&](std::int64_t offset, std::span<const std::byte> bytes) { file.write(offset, bytes); }, control);
-      file.flush(control.stop);
-      file.commit();
-    }
-    write_file(folder.path() / place / coreml::kModelFile, message);
-    write_file(folder.path() / place / coreml::kManifestFile, coreml::package_manifest(message));
+  void write_weights(const OutputFolder& folder, std::size_t part, const RunControl& control) const {
+    const fs::path package = options_.chunks_are_packages ? package_name(part) : "";
+    const coreml::WeightStore& store = parts_[part]->weights;
+    OutputFile file(folder.make_folder(package / coreml::kWeightsFolder) / weight_file(part), store.file_bytes());
+    store.stream([&](std::int64_t offset, std::span<const std::byte> bytes) { file.write(offset, bytes); }, control);
+    file.flush(control.stop);
+    file.commit();
   }
 
-  void write_packages(const OutputFolder& folder, const RunControl& control) const {
-    for (std::size_t i = 0; i < parts_.size(); ++i) {
-      const std::vector<const LoweredPart*> one = {parts_[i].get()};
-      write_package(folder, package_name(i), message_of(*parts_[i]), one, control);
-    }
-    write_file(folder.path() / coreml::kChunksManifest, chunks_manifest());
+  static void write_message(const OutputFolder& folder, const fs::path& package, const std::string& message) {
+    write_file(folder.path() / package / coreml::kModelFile, message);
+    write_file(folder.path() / package / coreml::kManifestFile, coreml::package_manifest(message));
   }
 
   const Model& model_;
@@ -342,14 +339,22 @@ CoreMLBackend::CoreMLBackend(BackendConfig config) : EdgeBackend(completed(std::
 void CoreMLBackend::check_config() const {
   const coreml::Options options = coreml::parse_options(config());
   choose_arithmetic(config());
+  check_not_dynamic(config(), "leave it out: mode dynamic computes in floating point with Core ML");
   if (config().quant_config.mode == QuantizationMode::STATIC && options.target->release < coreml::kStaticRelease) {
     throw Error(ErrorCode::kUnsupported, "mode static", "needs the deployment target iOS17 or macOS14",
                 "raise --minimum-deployment-target, or use --mode weight_only");
   }
 }
 
+void CoreMLBackend::check_target(const fs::path& target) const {
+  const coreml::Options options = coreml::parse_options(config());
+  if (!options.as_pte && !options.chunks_are_packages && without_slash(target).extension() != ".mlpackage") {
+    throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
+                "name it with -o NAME.mlpackage");
+  }
+}
+
 ExportMetadata CoreMLBackend::run(const Model& model, const fs::path* target, const RunControl& control) {
-  check_config();
   CoreMLExport work(model, config());
   ExportMetadata metadata = work.metadata();
   if (target != nullptr) {

@@ -1,12 +1,10 @@
 // Plans, lowers and writes ONNX models, and has the vendor's compiler make context binaries of them.
 
 #include <algorithm>
-#include <functional>
-#include <future>
 #include <memory>
-#include <stop_token>
 #include <utility>
 
+#include "backends/background_hash.h"
 #include "backends/export_config.h"
 #include "backends/qnn/compiler.h"
 #include "backends/qnn/lowering.h"
@@ -20,7 +18,6 @@
 #include "core/sha256.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
-#include "diffulex_edge/model_hash.h"
 #include "diffulex_edge/version.h"
 
 namespace diffulex_edge {
@@ -92,29 +89,6 @@ void check_lengths(const BackendConfig& config, const Model& model) {
   check_length(*config.input_lengths, model, "the input");
 }
 
-// The hash of a model's files, computed while something else is done. Going away stops it.
-class BackgroundHash {
- public:
-  BackgroundHash(const Model& model, const RunControl& control)
-      : on_stop_(control.stop, [this] { stop_.request_stop(); }),
-        hash_(std::async(std::launch::async, [&model, threads = control.threads, stop = stop_.get_token()] {
-          return hash_model(model, {.threads = threads, .stop = stop, .on_progress = {}}).sha256;
-        })) {}
-  ~BackgroundHash() { stop_.request_stop(); }
-  BackgroundHash(const BackgroundHash&) = delete;
-  BackgroundHash& operator=(const BackgroundHash&) = delete;
-  BackgroundHash(BackgroundHash&&) = delete;
-  BackgroundHash& operator=(BackgroundHash&&) = delete;
-
-  // Waits for it; throws what it threw. Once.
-  std::string get() { return hash_.get(); }
-
- private:
-  std::stop_source stop_;
-  std::stop_callback<std::function<void()>> on_stop_;
-  std::future<std::string> hash_;
-};
-
 // One export, from the plan to the files.
 class QNNExport {
  public:
@@ -134,7 +108,6 @@ class QNNExport {
                 .compiler = {},
                 .contexts = {}}) {
     check_lengths(config, model);
-    check_not_dynamic(config, "leave it out: mode dynamic computes in floating point on the NPU");
     check_takes_integers(config, has_integers(config.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
     facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
@@ -158,11 +131,6 @@ class QNNExport {
   }
 
   void write(const fs::path& target, const RunControl& control) {
-    if (const fs::path ending = without_slash(target).extension(); ending == ".pte" || ending == ".onnx") {
-      throw Error(ErrorCode::kInvalidArgument, target.string(),
-                  "the QNN backend writes a folder, and this names a file",
-                  "leave out " + ending.string() + ", or use another --backend");
-    }
     std::optional<qnn::ContextCompiler> compiler;
     if (!options_.socs.empty()) {
       compiler = qnn::ContextCompiler::find(options_.python, missing_);
@@ -292,6 +260,13 @@ QNNBackend::QNNBackend(BackendConfig config) : EdgeBackend(completed(std::move(c
 void QNNBackend::check_config() const {
   choose_settings(config(), qnn::parse_options(config()));
   check_not_dynamic(config(), "leave it out: mode dynamic computes in floating point on the NPU");
+}
+
+void QNNBackend::check_target(const fs::path& target) const {
+  if (const fs::path ending = without_slash(target).extension(); ending == ".pte" || ending == ".onnx") {
+    throw Error(ErrorCode::kInvalidArgument, target.string(), "the QNN backend writes a folder, and this names a file",
+                "leave out " + ending.string() + ", or use another --backend");
+  }
 }
 
 Support QNNBackend::support(QuantizationDtype dtype, QuantizationMode mode) const {

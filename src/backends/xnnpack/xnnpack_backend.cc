@@ -92,7 +92,6 @@ void XNNPACKBackend::check_config() const {
 }
 
 ExportMetadata XNNPACKBackend::run(const Model& model, const std::filesystem::path* target, const RunControl& control) {
-  check_config();
   const ActivationDtype activation_dtype = config().activation_dtype.value_or(ActivationDtype::FP32);
   const QuantizationResult quantization = quantize_model(model, config().quant_config);
   check_takes_integers(config(), has_static_layer(quantization.plan), "XNNPACK");
