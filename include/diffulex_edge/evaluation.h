@@ -1,8 +1,10 @@
 // What a model's quantization costs: losses, and how far its predictions move from a reference.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -87,17 +89,20 @@ struct EvaluationResult {
 struct EvaluatedModel {
   const Model* model = nullptr;
   const QuantizationPlan* plan = nullptr;
-  // With a plan: its weights, but activations in float32, whatever the target does to them.
-  bool float_activations = false;
+  ActivationArithmetic activations = ActivationArithmetic::XNNPACK;  // with a plan
   // FAST reads and packs all weights once, into memory.
   QuantizedArithmetic arithmetic = QuantizedArithmetic::SIMULATED;
 };
 
+// Gets the logits [vocab] of each counted position: set after set, and in each in the order of sequences and positions.
+using LogitsSink = std::function<void(std::size_t set, std::span<const float> logits)>;
+
 // Runs the sets through the model and, if given, through the reference, which has the same layers and vocabulary
-// (Error{kInvalidArgument} otherwise). Memory: activations for a bounded number of tokens, whatever the size of the
-// sets; with FAST arithmetic also the model's packed weights.
+// (Error{kInvalidArgument} otherwise). `sink`, if given, gets the subject's logits. Memory: activations for a bounded
+// number of tokens, whatever the size of the sets; with FAST arithmetic also the model's packed weights.
 EvaluationResult evaluate(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
-                          const std::vector<EvaluationSet>& sets, const RunControl& control = {});
+                          const std::vector<EvaluationSet>& sets, const RunControl& control = {},
+                          const LogitsSink& sink = {});
 // The same for several models beside one run of the reference; a result for each. Memory grows with their number, the
 // tokens of a batch shrink with it.
 std::vector<EvaluationResult> evaluate_each(std::span<const EvaluatedModel> subjects,
@@ -125,10 +130,11 @@ struct FormatComparison {
 
 // Evaluates FP16, INT8, and INT4 in groups of 32, 64, 128, 256 and per channel, beside the float32 model. `base` says
 // the rest: mode, excluded layers, the formats of embedding and head, and static ranges; INT4 in groups, which has no
-// static kernel, then takes mode DYNAMIC. Formats that the model can't take, such as groups that do not divide a row,
-// are left out. `model` is not a quantized checkpoint (Error{kInvalidArgument}).
+// static kernel but where every value is static, then takes mode DYNAMIC. Formats that the model can't take, such as
+// groups that do not divide a row, are left out. `model` is not a quantized checkpoint (Error{kInvalidArgument}).
 FormatComparison compare_formats(const Model& model, const QuantizationConfig& base,
-                                 const std::vector<EvaluationSet>& sets, bool float_activations = false,
+                                 const std::vector<EvaluationSet>& sets,
+                                 ActivationArithmetic activations = ActivationArithmetic::XNNPACK,
                                  const RunControl& control = {});
 
 }  // namespace diffulex_edge

@@ -59,6 +59,7 @@ std::string to_text(const QuantizeReport& report);
 struct EvaluationReport {
   const Model& model;
   const QuantizationPlan* plan = nullptr;
+  std::string backend = "xnnpack";  // whose activations were simulated
   QuantizedArithmetic arithmetic = QuantizedArithmetic::SIMULATED;
   const EvaluationResult& result;
   std::string data;

@@ -16,7 +16,8 @@ using TokenSequences = std::vector<std::vector<std::int64_t>>;
 
 // The logits of every sequence: [length, vocab], row-major. With a plan, each layer computes as XNNPACK would with the
 // plan's formats: 8-bit activations quantized per token (dynamic mode, and INT4 groups in every mode) or with static
-// scales, integer products, float32 scales; results agree with the .pte up to rounding. Without one: float32.
+// scales, integer products, float32 scales; results agree with the .pte up to rounding. Where the plan's config says
+// static_everywhere, every value is rounded to integers of its activation_bits. Without a plan: float32.
 //
 // Sequences may differ in length, up to model.seq_len. Memory: the logits, and some activations for all tokens of the
 // batch; one tile of weights for each thread. Errors: kInvalidArgument for an empty or too long sequence or a token id
@@ -31,6 +32,12 @@ enum class QuantizedArithmetic { SIMULATED, FAST };
 std::string_view to_string(QuantizedArithmetic arithmetic);  // "simulated", "fast"
 // Error{kInvalidArgument} for anything else.
 QuantizedArithmetic parse_quantized_arithmetic(std::string_view text);
+
+// What becomes of activations, of which a plan's mode does not say everything. XNNPACK: 8 bits, with static scales
+// where the plan has ranges, else for each token in mode dynamic and of INT4 groups. STATIC: integers where the plan
+// has ranges, else float32; in Core ML around each layer, in QNN (config.static_everywhere) every value of the graph.
+// FLOAT: float32, whatever the target does.
+enum class ActivationArithmetic { XNNPACK, STATIC, FLOAT };
 
 // A model whose weights were read and packed once, to be run many times: what generation needs. Layers compute as
 // forward() says, by integer dot products of the machine's instruction set; the integers' sums are the same bits on

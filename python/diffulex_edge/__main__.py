@@ -33,14 +33,16 @@ def _table(verification: Verification) -> str:
     header = ["set", "tokens", "loss", "accuracy"]
     if verification.reference is not None:
         header += ["increase", "KL", "agreement", "flips"]
+        header += ["max error", "cosine"]
     if any(figures.cpu_cosine is not None for figures in verification.sets.values()):
-        header += ["off CPU", "cosine"]
+        header += ["off CPU", "CPU cosine"]
     rows = [header]
     for label, figures in verification.sets.items():
         row = [label, f"{figures.tokens:,}", f"{figures.loss.mean:.4f}", f"{figures.accuracy:.1%}"]
         if figures.loss_increase and figures.kl_divergence:
             row += [f"{figures.loss_increase.mean:.4f}", f"{figures.kl_divergence.mean:.5f}"]
             row += [f"{figures.agreement:.1%}", f"{figures.commit_flip_rate:.1%}"]
+            row += [f"{figures.max_abs_error:.5f}", f"{figures.cosine:.6f}"]
         if figures.cpu_cosine is not None:
             row += [f"{figures.cpu_max_abs_error:.5f}", f"{figures.cpu_cosine:.6f}"]
         rows.append(row)
@@ -126,7 +128,11 @@ def _main() -> int:
         type=Path,
         help="safetensors with input_ids_R and target_ids_R; a package or QNN folder can be checked without",
     )
-    command.add_argument("--against", type=Path, help="what to compare with, such as the model in FP32")
+    command.add_argument(
+        "--against",
+        type=Path,
+        help="what to compare with, such as the model in FP32, or a file of `diffulex-edge evaluate --logits`",
+    )
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--json", action="store_true", help="print one JSON object with the keys of `evaluate --json`")
     arguments = parser.parse_args()

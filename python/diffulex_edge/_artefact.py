@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Logits = NDArray[np.float32]
 Forward = Callable[[NDArray[np.int64]], Logits]
 """Token ids [seq] to logits [seq, vocab]."""
+Pairs = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Token ids and targets, each [sequences, length], by the label of their set."""
 
 
 class VerificationError(ValueError):

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,11 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffulex_edge import _coreml, _qnn
-from diffulex_edge._artefact import Execution, Logits, Runnable, VerificationError
+from diffulex_edge._artefact import Execution, Logits, Pairs, Runnable, VerificationError
 from diffulex_edge._coreml import PackageCheck
+from diffulex_edge._evaluation_data import IGNORED_TARGET, read_pairs
 from diffulex_edge._qnn import Placement, QnnCheck, QnnFolder
+from diffulex_edge._saved_logits import SavedLogits, is_saved_logits
 
-IGNORED_TARGET: Final = -100
 Z_95: Final = 1.96
 
 
@@ -59,8 +61,13 @@ class SetFigures:
     kl_divergence: Interval | None = None
     agreement: float | None = None
     commit_flip_rate: float | None = None
+    max_abs_error: float | None = None
+    """Of the logits of all counted positions, against the reference's."""
+    cosine: float | None = None
+    """Between the same logits, of the whole set as one vector."""
     cpu_max_abs_error: float | None = None
-    """Of all logits of the set on the emulator, against ONNX Runtime's CPU kernels with the same model.onnx and ids."""
+    """Of all logits of the set on the emulator, not of the counted positions alone, against ONNX Runtime's CPU kernels
+    with the same model.onnx and ids."""
     cpu_cosine: float | None = None
     """Between the same logits, of the whole set as one vector. Both only where an emulator executed a QNN folder."""
 
@@ -121,13 +128,15 @@ class _Difference:
     max_abs: float
     product: float
     squares: float
-    cpu_squares: float
+    other_squares: float
 
 
 @dataclass(frozen=True)
 class _Sequence:
     """The counted positions of one sequence: what the artefact predicts there, and the reference."""
 
+    logits: Logits | None
+    """[counted, vocab], until they are compared."""
     loss: NDArray[np.float64]
     best: NDArray[np.int64]
     confidence: NDArray[np.float64]
@@ -136,6 +145,7 @@ class _Sequence:
     reference_best: NDArray[np.int64] | None = None
     reference_confidence: NDArray[np.float64] | None = None
     kl_divergence: NDArray[np.float64] | None = None
+    from_reference: _Difference | None = None
     from_cpu: _Difference | None = None
 
 
@@ -153,7 +163,8 @@ def verify(
             a Core ML package, or a folder with the manifest.json of `diffulex-edge export`: of packages, or of QNN.
         data: safetensors with pairs input_ids_R and target_ids_R, int64 [sequences, length]; -100 is not counted. A
             package or a QNN folder can be checked without. A QNN model takes sequences of its one length.
-        against: the reference, such as the same model in float32; it may be of another backend.
+        against: the reference, such as the same model in float32; it may be of another backend, or a file that
+            `diffulex-edge evaluate --logits` has written of the same data: the CPU runtime, which simulates the target.
         soc: the SoC, such as SM8550, whose context binary of a QNN folder is executed (without it, the manifest's
             first), in the reference too, if that is a QNN folder with context binaries.
 
@@ -174,22 +185,30 @@ def verify(
     if data is None and check is None:
         raise VerificationError(f"{artefact}: running it needs data")
     placement = None if folder is None else folder.placement()
-    pairs = {} if data is None else _read_pairs(data)
+    pairs = {} if data is None else read_pairs(data)
     if data is None or (isinstance(check, PackageCheck) and not _coreml.can_execute()):
         return Verification(artefact, data, None, {}, check, placement=placement)
     reference_folder = None if reference is None else _open_reference(reference, soc)
     for each in (folder, reference_folder):
         if each is not None:
             _check_lengths(data, pairs, each)
+    other, reference_rows = None, None
+    if reference is not None and is_saved_logits(reference):
+        reference_rows = SavedLogits(reference, data, pairs).rows
     own = _load(artefact, folder)
-    other = None if reference is None else _load(reference, reference_folder)
+    if reference is not None and reference_rows is None:
+        other = _load(reference, reference_folder)
+        reference_rows = partial(_rows, other, pairs)
     sets = {}
     for label, (inputs, targets) in pairs.items():
-        sequences = [
-            measured
-            for ids, wanted in zip(inputs, targets, strict=True)
-            if (measured := _measure(ids, wanted, own, other)) is not None
-        ]
+        sequences = []
+        for index, (ids, wanted) in enumerate(zip(inputs, targets, strict=True)):
+            positions = np.flatnonzero(wanted != IGNORED_TARGET)
+            if positions.size > 0:
+                measured = _measure(ids, positions, wanted[positions], own)
+                if reference_rows is not None:
+                    measured = _compare_with_reference(measured, reference_rows(label, index), wanted[positions])
+                sequences.append(measured)
         if not sequences:
             raise VerificationError(f"{data}: target_ids_{label}: no target counts")
         sets[label] = _summarize(sequences, mean_of_sequences=label == "bound")
@@ -209,7 +228,7 @@ def _open_reference(reference: Path, soc: str | None) -> QnnFolder | None:
     return folder
 
 
-def _check_lengths(data: Path, pairs: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]], model: QnnFolder) -> None:
+def _check_lengths(data: Path, pairs: Pairs, model: QnnFolder) -> None:
     """Refuse sequences that are not of the only length that is taken: padding would change every logit."""
     for label, (inputs, _) in pairs.items():
         length = inputs.shape[1]
@@ -218,39 +237,6 @@ def _check_lengths(data: Path, pairs: dict[str, tuple[NDArray[np.int64], NDArray
                 f"{data}: input_ids_{label} has sequences of {length} tokens, and {model.folder} takes exactly "
                 f"{model.length}: export it with --seq-len {length}"
             )
-
-
-def _read_pairs(data: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(data)
-    except (OSError, SafetensorError) as error:
-        raise VerificationError(f"{data}: can't be read: {error}") from error
-    pairs = {}
-    for label in sorted(
-        (name.removeprefix("input_ids_") for name in tensors if name.startswith("input_ids_")), key=_order
-    ):
-        inputs, targets = tensors[f"input_ids_{label}"], tensors.get(f"target_ids_{label}")
-        if targets is None:
-            raise VerificationError(f"{data}: has input_ids_{label} but no target_ids_{label}")
-        if inputs.dtype != np.int64 or inputs.ndim != 2 or targets.dtype != np.int64 or targets.shape != inputs.shape:
-            raise VerificationError(
-                f"{data}: input_ids_{label} and its targets are not int64 of one shape [sequences, length]"
-            )
-        pairs[label] = (inputs, targets)
-    if not pairs:
-        raise VerificationError(f"{data}: has no tensors input_ids_R and target_ids_R")
-    return pairs
-
-
-def _order(label: str) -> tuple[bool, float, str]:
-    """Numbers by value, then everything else by name, as `evaluate` has it."""
-    try:
-        return (False, float(label), label)
-    except ValueError:
-        return (True, 0.0, label)
 
 
 def _load(artefact: Path, folder: QnnFolder | None) -> Runnable:
@@ -294,52 +280,66 @@ def _log_softmax(logits: Logits) -> NDArray[np.float64]:
     return values
 
 
+def _rows(model: Runnable, pairs: Pairs, label: str, sequence: int) -> Logits:
+    """Its logits at the counted positions of a sequence: [counted, vocab]."""
+    inputs, targets = pairs[label]
+    return model.forward(inputs[sequence])[targets[sequence] != IGNORED_TARGET]
+
+
 def _measure(
-    ids: NDArray[np.int64], targets: NDArray[np.int64], artefact: Runnable, reference: Runnable | None
-) -> _Sequence | None:
-    positions = np.flatnonzero(targets != IGNORED_TARGET)
-    if positions.size == 0:
-        return None
-    wanted = targets[positions]
+    ids: NDArray[np.int64], positions: NDArray[np.int64], wanted: NDArray[np.int64], artefact: Runnable
+) -> _Sequence:
     # The CPU first: it refuses ids outside the vocabulary.
     cpu_logits = None if artefact.cpu is None else artefact.cpu(ids)
     logits = artefact.forward(ids)
-    log_p = _log_softmax(logits[positions])
+    counted = logits[positions]
+    log_p = _log_softmax(counted)
     row = np.arange(positions.size)
     best = log_p.argmax(axis=-1)
-    own: dict[str, Any] = {
-        "from_cpu": None if cpu_logits is None else _compare(logits, cpu_logits),
-        "loss": -log_p[row, wanted],
-        "best": best,
-        "confidence": np.exp(log_p[row, best]),
-        "correct": best == wanted,
-    }
-    if reference is None:
-        return _Sequence(**own)
-    log_r = _log_softmax(reference.forward(ids)[positions])
-    reference_best = log_r.argmax(axis=-1)
     return _Sequence(
-        **own,
-        reference_loss=-log_r[row, wanted],
-        reference_best=reference_best,
-        reference_confidence=np.exp(log_r[row, reference_best]),
-        kl_divergence=np.maximum(0.0, (np.exp(log_r) * (log_r - log_p)).sum(axis=-1)),
+        logits=counted,
+        loss=-log_p[row, wanted],
+        best=best,
+        confidence=np.exp(log_p[row, best]),
+        correct=best == wanted,
+        from_cpu=None if cpu_logits is None else _compare(logits, cpu_logits),
     )
 
 
-def _compare(logits: Logits, cpu_logits: Logits) -> _Difference:
-    own, cpu = (values.astype(np.float64).ravel() for values in (logits, cpu_logits))
-    return _Difference(float(np.abs(own - cpu).max()), float(own @ cpu), float(own @ own), float(cpu @ cpu))
+def _compare_with_reference(own: _Sequence, logits: Logits, wanted: NDArray[np.int64]) -> _Sequence:
+    """The sequence with what the reference's logits [counted, vocab] say of it, and without its own ones."""
+    assert own.logits is not None
+    if own.logits.shape != logits.shape:
+        raise VerificationError(
+            f"the reference has a vocabulary of {logits.shape[1]:,} tokens, the artefact one of {own.logits.shape[1]:,}"
+        )
+    log_p, log_r = _log_softmax(own.logits), _log_softmax(logits)
+    row = np.arange(wanted.size)
+    best = log_r.argmax(axis=-1)
+    return replace(
+        own,
+        logits=None,
+        reference_loss=-log_r[row, wanted],
+        reference_best=best,
+        reference_confidence=np.exp(log_r[row, best]),
+        kl_divergence=np.maximum(0.0, (np.exp(log_r) * (log_r - log_p)).sum(axis=-1)),
+        from_reference=_compare(own.logits, logits),
+    )
 
 
-def _agreement(differences: list[_Difference]) -> dict[str, float]:
-    """The figures of all sequences together; none where nothing was compared."""
-    if not differences:
-        return {}
-    scale = math.sqrt(sum(each.squares for each in differences) * sum(each.cpu_squares for each in differences))
-    error = max(each.max_abs for each in differences)
-    cosine = sum(each.product for each in differences) / scale if scale > 0 else float(error == 0)
-    return {"cpu_max_abs_error": error, "cpu_cosine": cosine}
+def _compare(logits: Logits, others: Logits) -> _Difference:
+    own, other = (values.astype(np.float64).ravel() for values in (logits, others))
+    return _Difference(float(np.abs(own - other).max()), float(own @ other), float(own @ own), float(other @ other))
+
+
+def _agreement(differences: list[_Difference | None]) -> tuple[float, float] | tuple[None, None]:
+    """The largest error and the cosine of all sequences together; None where nothing was compared."""
+    found = [each for each in differences if each is not None]
+    if not found:
+        return (None, None)
+    scale = math.sqrt(sum(each.squares for each in found) * sum(each.other_squares for each in found))
+    error = max(each.max_abs for each in found)
+    return (error, sum(each.product for each in found) / scale if scale > 0 else float(error == 0))
 
 
 def _commits(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -377,9 +377,10 @@ def _summarize(sequences: list[_Sequence], *, mean_of_sequences: bool) -> SetFig
     tokens = sum(sequence.loss.size for sequence in sequences)
     loss = estimate(lambda s: s.loss)
     accuracy = sum(int(sequence.correct.sum()) for sequence in sequences) / tokens
-    numeric = _agreement([sequence.from_cpu for sequence in sequences if sequence.from_cpu is not None])
+    cpu_error, cpu_cosine = _agreement([sequence.from_cpu for sequence in sequences])
     if sequences[0].reference_loss is None:
-        return SetFigures(tokens, loss, accuracy, **numeric)
+        return SetFigures(tokens, loss, accuracy, cpu_max_abs_error=cpu_error, cpu_cosine=cpu_cosine)
+    error, cosine = _agreement([sequence.from_reference for sequence in sequences])
     flips = [_flips(sequence) for sequence in sequences]
     return SetFigures(
         tokens,
@@ -390,5 +391,8 @@ def _summarize(sequences: list[_Sequence], *, mean_of_sequences: bool) -> SetFig
         kl_divergence=estimate(lambda s: s.kl_divergence),
         agreement=sum(int((s.best == s.reference_best).sum()) for s in sequences) / tokens,
         commit_flip_rate=sum(flipped for flipped, _ in flips) / sum(committed for _, committed in flips),
-        **numeric,
+        max_abs_error=error,
+        cosine=cosine,
+        cpu_max_abs_error=cpu_error,
+        cpu_cosine=cpu_cosine,
     )

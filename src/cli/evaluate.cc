@@ -11,13 +11,16 @@
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/extra_output.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
+#include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/report.h"
+#include "runtime/logits_file.h"
 
 namespace diffulex_edge::cli {
 namespace {
@@ -32,6 +35,9 @@ struct EvaluateArguments {
   ReportFile report;
   std::string command_line;
   bool no_format_comparison = false;
+  std::string backend = "xnnpack";
+  std::optional<std::string> activation_dtype;
+  std::optional<std::string> logits;
   bool float_activations = false;
   std::string arithmetic = "simulated";
   std::int64_t length = EvaluationTextOptions().length;
@@ -61,6 +67,41 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
       {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
 }
 
+// What the backend makes of the options, as for `export`.
+QuantizationConfig config_for_backend(const EvaluateArguments& arguments, const Model& model) {
+  BackendConfig config{.quant_config = arguments.quantization.config(model)};
+  if (arguments.activation_dtype) {
+    config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
+  }
+  if (config.activation_dtype == ActivationDtype::FP16) {
+    throw Error(ErrorCode::kUnsupported, "activation dtype fp16", "is not simulated: floating point is float32 here",
+                "leave it out");
+  }
+  const auto backend = BackendRegistry::instance().create(arguments.backend, std::move(config));
+  backend->check_config();
+  return backend->config().quant_config;
+}
+
+ActivationArithmetic activation_arithmetic(const EvaluateArguments& arguments) {
+  if (arguments.float_activations) {
+    return ActivationArithmetic::FLOAT;
+  }
+  return arguments.backend == "xnnpack" ? ActivationArithmetic::XNNPACK : ActivationArithmetic::STATIC;
+}
+
+// --logits, before long work.
+void check_logits(const EvaluateArguments& arguments, const Model& model) {
+  if (!arguments.logits) {
+    return;
+  }
+  if (std::filesystem::path(arguments.data).extension() != ".safetensors") {
+    throw Error(ErrorCode::kInvalidArgument, "--logits", "needs data whose sequences are of one length",
+                "give --data a .safetensors file");
+  }
+  check_extra_output(*arguments.logits, "the file of logits", 1, model,
+                     {arguments.data, arguments.calibration.data.value_or(""), arguments.report.path()});
+}
+
 // For the report's chart of loss against size. A quantized checkpoint has one format, which is final.
 std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArguments& arguments, const Model& original,
                                                           const CalibratedModel& calibrated,
@@ -69,7 +110,7 @@ std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArgument
   if (!arguments.report.is_wanted() || arguments.no_format_comparison || original.stored_quantization) {
     return std::nullopt;
   }
-  return compare_formats(original, calibrated.config, sets, arguments.float_activations, control);
+  return compare_formats(original, calibrated.config, sets, activation_arithmetic(arguments), control);
 }
 
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
@@ -83,7 +124,8 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   }
   const Model original = load_model(arguments.model.path, options);
   arguments.report.check(original, {arguments.data, arguments.calibration.data.value_or("")});
-  const QuantizationConfig config = arguments.quantization.config(original);
+  check_logits(arguments, original);
+  const QuantizationConfig config = config_for_backend(arguments, original);
   const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
 
   ProgressBar bar(arguments.output_options.quiet);
@@ -102,7 +144,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   if (arguments.against && std::filesystem::path(*arguments.against).extension() == ".json") {
     other_plan = quantize_model(original, read_plan(*arguments.against, original)).plan;
     reference =
-        EvaluatedModel{.model = &original, .plan = &*other_plan, .float_activations = arguments.float_activations};
+        EvaluatedModel{.model = &original, .plan = &*other_plan, .activations = activation_arithmetic(arguments)};
     reference_name = arguments.model.path + " with the plan " + *arguments.against;
   } else if (arguments.against) {
     other = load_model(*arguments.against, options);
@@ -114,18 +156,28 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   }
   const EvaluatedModel subject{.model = &calibrated.model,
                                .plan = plan,
-                               .float_activations = arguments.float_activations,
+                               .activations = activation_arithmetic(arguments),
                                .arithmetic = arithmetic};
-  const EvaluationResult result = evaluate(subject, reference, sets, control);
+  std::optional<LogitsFile> logits;
+  LogitsSink sink;
+  if (arguments.logits) {
+    logits.emplace(*arguments.logits, sets, original.config.vocab_size);
+    sink = [&](std::size_t set, std::span<const float> row) { logits->append(set, row); };
+  }
+  const EvaluationResult result = evaluate(subject, reference, sets, control, sink);
   const std::optional<FormatComparison> formats =
       compare_formats_if_wanted(arguments, original, calibrated, sets, control);
   const Provenance provenance = arguments.report.provenance(original, arguments.command_line, true, control);
+  if (logits) {
+    logits->commit(control.stop);
+  }
   bar.end();
 
   std::vector<std::string> warnings = original.warnings;
   warnings.insert(warnings.end(), quantized.warnings.begin(), quantized.warnings.end());
   const EvaluationReport report{.model = original,
                                 .plan = plan,
+                                .backend = arguments.backend,
                                 .arithmetic = arithmetic,
                                 .result = result,
                                 .data = arguments.data,
@@ -156,6 +208,14 @@ Command add_evaluate(CLI::App& app, std::string command_line) {
                       "Compare with this model, or with this plan (.json) of MODEL, instead of with MODEL in float32");
   command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");
   command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
+  command->add_option("--backend", arguments->backend,
+                      "Whose activations: xnnpack (default: 8 bits for each token, or static), coreml or qnn "
+                      "(integers in mode static alone)");
+  command->add_option("--activation-dtype", arguments->activation_dtype,
+                      "int8: the same as --mode static; qnn: int16 (default of --mode static) or int8");
+  command->add_option("--logits", arguments->logits,
+                      "Also write the logits of every counted position to this safetensors file, for `python -m "
+                      "diffulex_edge verify ARTEFACT --against FILE`");
   command->add_flag("--float-activations", arguments->float_activations,
                     "Measure the weights alone: activations in float32, whatever the target does to them");
   command->add_option(

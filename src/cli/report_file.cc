@@ -5,20 +5,14 @@
 #include <span>
 #include <string_view>
 
+#include "cli/extra_output.h"
 #include "core/output_file.h"
-#include "diffulex_edge/error.h"
-#include "models/input_guard.h"
 
 namespace diffulex_edge::cli {
 namespace {
 
 // A page of some hundred layers: what must be free for it. A full disk then shows before the work.
 constexpr std::int64_t kExpectedBytes = 256 << 10U;
-
-std::filesystem::path resolved(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error);
-}
 
 bool is_plain(char c) {
   constexpr std::string_view kPlain = "-_./=:,+@%^";
@@ -44,18 +38,9 @@ void ReportFile::add_to(CLI::App& command) {
 }
 
 void ReportFile::check(const Model& model, const std::vector<std::string>& others) const {
-  if (!is_wanted()) {
-    return;
+  if (is_wanted()) {
+    check_extra_output(path_, "the report", kExpectedBytes, model, others);
   }
-  refuse_input_as_target(model, path_);
-  for (const std::string& other : others) {
-    std::error_code error;
-    if (!other.empty() && (resolved(path_) == resolved(other) || std::filesystem::equivalent(path_, other, error))) {
-      throw Error(ErrorCode::kInvalidArgument, path_, "is both the report and another file of this command",
-                  "name another file");
-    }
-  }
-  const OutputFile probe(path_, kExpectedBytes);
 }
 
 Provenance ReportFile::provenance(const Model& model, const std::string& command_line, bool hashes,

@@ -16,6 +16,7 @@ class ReportFile {
  public:
   void add_to(CLI::App& command);
   bool is_wanted() const { return !path_.empty(); }
+  const std::string& path() const { return path_; }  // empty where none is wanted
 
   // Before long work: throws Error{kInvalidArgument} where the report would replace a file of the model or one of
   // `others` (outputs and data), and Error{kIo} where it can't be written.

@@ -26,7 +26,9 @@ std::string describe(const EvaluationReport& report) {
   if (report.plan == nullptr) {
     return "as stored, in float32";
   }
-  return describe(report.plan->config) + (report.arithmetic == QuantizedArithmetic::FAST ? ", fast kernels" : "");
+  const std::string target = report.backend == "xnnpack" ? "" : " as for " + report.backend;
+  return describe(report.plan->config) + target +
+         (report.arithmetic == QuantizedArithmetic::FAST ? ", fast kernels" : "");
 }
 
 // An object with a value for each set's label.
@@ -106,6 +108,7 @@ std::string to_json(const EvaluationReport& report) {
   } else {
     json["dtype"] = "fp32";
   }
+  json["backend"] = report.backend;
   json["arithmetic"] = to_string(report.arithmetic);
   json["data"] = report.data;
   if (!report.reference.empty()) {

@@ -23,6 +23,7 @@ std::vector<Candidate> candidates(const QuantizationConfig& base) {
   for (const QuantizationDtype dtype : {QuantizationDtype::FP16, QuantizationDtype::INT8}) {
     all.push_back({.name = std::string(to_string(dtype)), .config = nearest});
     all.back().config.dtype = dtype;
+    all.back().config.static_everywhere = base.static_everywhere && dtype != QuantizationDtype::FP16;
   }
   for (const std::int64_t size : {32, 64, 128, 256, 0}) {
     all.push_back(
@@ -31,7 +32,7 @@ std::vector<Candidate> candidates(const QuantizationConfig& base) {
     config.dtype = QuantizationDtype::INT4;
     config.group_size = size;
     config.strict_group_size = true;
-    if (size != 0 && config.mode == QuantizationMode::STATIC) {
+    if (size != 0 && config.mode == QuantizationMode::STATIC && !config.static_everywhere) {
       config.mode = QuantizationMode::DYNAMIC;
     }
   }
@@ -46,9 +47,9 @@ bool is_about_format(const Error& error) {
 
 class FormatComparer {
  public:
-  FormatComparer(const Model& model, const std::vector<EvaluationSet>& sets, bool float_activations,
+  FormatComparer(const Model& model, const std::vector<EvaluationSet>& sets, ActivationArithmetic activations,
                  const RunControl& control)
-      : model_(model), sets_(sets), float_activations_(float_activations), control_(control) {}
+      : model_(model), sets_(sets), activations_(activations), control_(control) {}
 
   FormatComparison run(const QuantizationConfig& base) {
     std::vector<Planned> together;
@@ -104,7 +105,7 @@ class FormatComparer {
   void evaluate_together(std::span<const Planned> formats) {
     std::vector<EvaluatedModel> subjects;
     for (const Planned& format : formats) {
-      subjects.push_back({.model = &model_, .plan = &format.plan, .float_activations = float_activations_});
+      subjects.push_back({.model = &model_, .plan = &format.plan, .activations = activations_});
     }
     std::vector<EvaluationResult> results = evaluate_each(subjects, EvaluatedModel{.model = &model_}, sets_, control_);
     for (std::size_t i = 0; i < results.size(); ++i) {
@@ -117,7 +118,7 @@ class FormatComparer {
 
   const Model& model_;
   const std::vector<EvaluationSet>& sets_;
-  bool float_activations_;
+  ActivationArithmetic activations_;
   const RunControl& control_;
   FormatComparison comparison_;
 };
@@ -125,13 +126,13 @@ class FormatComparer {
 }  // namespace
 
 FormatComparison compare_formats(const Model& model, const QuantizationConfig& base,
-                                 const std::vector<EvaluationSet>& sets, bool float_activations,
+                                 const std::vector<EvaluationSet>& sets, ActivationArithmetic activations,
                                  const RunControl& control) {
   if (model.stored_quantization) {
     throw Error(ErrorCode::kInvalidArgument, model.path.string(), "is quantized already: its formats are final",
                 "compare the formats of the unquantized checkpoint");
   }
-  return FormatComparer(model, sets, float_activations, control).run(base);
+  return FormatComparer(model, sets, activations, control).run(base);
 }
 
 }  // namespace diffulex_edge

@@ -67,10 +67,24 @@ struct Noise {
 
 std::unique_ptr<const ModelLayers> make_layers(const EvaluatedModel& evaluated, const RunControl& control) {
   if (evaluated.arithmetic == QuantizedArithmetic::FAST) {
-    return std::make_unique<PackedLayers>(*evaluated.model, evaluated.plan, evaluated.float_activations, control);
+    return std::make_unique<PackedLayers>(*evaluated.model, evaluated.plan, evaluated.activations, control);
   }
-  return std::make_unique<LinearLayers>(*evaluated.model, evaluated.plan, evaluated.float_activations);
+  return std::make_unique<LinearLayers>(*evaluated.model, evaluated.plan, evaluated.activations);
 }
+
+// A model, and what executes it.
+struct Runner {
+  Runner(const EvaluatedModel& evaluated, const RunControl& control)
+      : model(*evaluated.model), layers(make_layers(evaluated, control)) {
+    if (evaluated.activations != ActivationArithmetic::FLOAT) {
+      integers = make_static_values(model, evaluated.plan);
+    }
+  }
+
+  const Model& model;
+  std::unique_ptr<const ModelLayers> layers;
+  std::optional<StaticValues> integers;
+};
 
 // What was found of one subject.
 struct Findings {
@@ -82,14 +96,19 @@ struct Findings {
 class Evaluation {
  public:
   Evaluation(std::span<const EvaluatedModel> subjects, const std::optional<EvaluatedModel>& reference,
-             const std::vector<EvaluationSet>& sets, const RunControl& control)
-      : subjects_(subjects), reference_(reference), sets_(sets), control_(control), findings_(subjects.size()) {
+             const std::vector<EvaluationSet>& sets, const RunControl& control, const LogitsSink& sink)
+      : subjects_(subjects),
+        reference_(reference),
+        sets_(sets),
+        control_(control),
+        sink_(sink),
+        findings_(subjects.size()) {
     check();
     for (const EvaluatedModel& subject : subjects) {
-      layers_.push_back(make_layers(subject, control));
+      runners_.emplace_back(subject, control);
     }
     if (reference_) {
-      reference_layers_ = make_layers(*reference_, control);
+      reference_runner_.emplace(*reference_, control);
     }
   }
 
@@ -181,12 +200,13 @@ class Evaluation {
       sequences.push_back(sets_[item.set].inputs[item.sequence]);
     }
     std::deque<Executor> runs;
-    for (std::size_t i = 0; i < subjects_.size(); ++i) {
-      runs.emplace_back(*subjects_[i].model, sequences, *layers_[i], control_);
+    const auto integers_of = [](const Runner& runner) { return runner.integers ? &*runner.integers : nullptr; };
+    for (const Runner& runner : runners_) {
+      runs.emplace_back(runner.model, sequences, *runner.layers, control_, integers_of(runner));
     }
     std::optional<Executor> reference;
-    if (reference_) {
-      reference.emplace(*reference_->model, sequences, *reference_layers_, control_);
+    if (const auto& runner = reference_runner_) {
+      reference.emplace(runner->model, sequences, *runner->layers, control_, integers_of(*runner));
     }
     while (const Node* node = runs.front().next()) {
       if (reference) {
@@ -223,7 +243,13 @@ class Evaluation {
                                                                   std::span<const float> logits) {
           const auto other =
               reference_logits.empty() ? reference_logits : reference_logits.subspan(begin * vocab(), logits.size());
-          judge(findings_[i], std::span(targets).subspan(first + begin, part), logits, other);
+          const auto judged = std::span(targets).subspan(first + begin, part);
+          judge(findings_[i], judged, logits, other);
+          if (i == 0 && sink_) {
+            for (std::size_t row = 0; row < part; ++row) {
+              sink_(judged[row].set, logits.subspan(row * vocab(), vocab()));
+            }
+          }
         });
       }
     };
@@ -358,10 +384,11 @@ class Evaluation {
 
   std::span<const EvaluatedModel> subjects_;
   std::optional<EvaluatedModel> reference_;
-  std::vector<std::unique_ptr<const ModelLayers>> layers_;  // of each subject
-  std::unique_ptr<const ModelLayers> reference_layers_;
+  std::deque<Runner> runners_;  // of each subject
+  std::optional<Runner> reference_runner_;
   const std::vector<EvaluationSet>& sets_;
   const RunControl& control_;
+  const LogitsSink& sink_;
   std::vector<Findings> findings_;
   Progress progress_;
   std::chrono::steady_clock::time_point last_report_;
@@ -370,8 +397,8 @@ class Evaluation {
 }  // namespace
 
 EvaluationResult evaluate(const EvaluatedModel& subject, const std::optional<EvaluatedModel>& reference,
-                          const std::vector<EvaluationSet>& sets, const RunControl& control) {
-  return Evaluation(std::span(&subject, 1), reference, sets, control).run().front();
+                          const std::vector<EvaluationSet>& sets, const RunControl& control, const LogitsSink& sink) {
+  return Evaluation(std::span(&subject, 1), reference, sets, control, sink).run().front();
 }
 
 std::vector<EvaluationResult> evaluate_each(std::span<const EvaluatedModel> subjects,
@@ -380,7 +407,8 @@ std::vector<EvaluationResult> evaluate_each(std::span<const EvaluatedModel> subj
   if (subjects.empty()) {
     return {};
   }
-  return Evaluation(subjects, reference, sets, control).run();
+  const LogitsSink none;
+  return Evaluation(subjects, reference, sets, control, none).run();
 }
 
 }  // namespace diffulex_edge

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "core/linear_algebra.h"
@@ -37,6 +38,8 @@ Activations like(std::int64_t rows, std::int64_t width) {
 
 float* row_of(Activations& value, std::int64_t row) { return value.data.data() + row * value.width; }
 
+float sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
+
 // A row of a value that may be the same for every token.
 const float* row_of(const Activations& value, std::int64_t row) {
   return value.data.data() + (value.rows == 1 ? 0 : row * value.width);
@@ -49,8 +52,8 @@ std::int64_t widest_activation(const ModelConfig& config) {
 }
 
 Executor::Executor(const Model& model, const TokenSequences& sequences, const ModelLayers& layers,
-                   const RunControl& control)
-    : model_(model), sequences_(sequences), layers_(layers), control_(control) {
+                   const RunControl& control, const StaticValues* integers)
+    : model_(model), sequences_(sequences), layers_(layers), control_(control), integers_(integers) {
   offsets_.push_back(0);
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const auto length = static_cast<std::int64_t>(sequences[i].size());
@@ -116,6 +119,7 @@ void Executor::step() {
   } else {
     result = execute(node);
   }
+  round(static_cast<ValueId>(position_), result);
   for (const ValueId input : node.inputs) {
     if (is_last_use(input)) {
       values_[static_cast<std::size_t>(input)] = {};
@@ -161,6 +165,17 @@ void Executor::scale_columns(ValueId id, std::span<const float> factors) {
       data[i] *= factors[i];
     }
   });
+}
+
+void Executor::round(ValueId id, Activations& made) const {
+  if (integers_ == nullptr) {
+    return;
+  }
+  if (const std::optional<AffineScale> scale = integers_->find(id, made.data)) {
+    for_each_row(made.rows, [&](std::int64_t row) {
+      integers_->round({row_of(made, row), static_cast<std::size_t>(made.width)}, *scale);
+    });
+  }
 }
 
 void Executor::for_each_row(std::int64_t rows, const std::function<void(std::int64_t)>& work) const {
@@ -244,7 +259,10 @@ Activations Executor::linear(const Node& node) const {
 Activations Executor::rms_norm(const Node& node) const {
   const Activations& x = value(node.inputs[0]);
   const std::string& tensor = model_.graph.tensor(node.inputs[1]);
-  const std::vector<float> weight = layers_.load_vector(tensor);
+  std::vector<float> weight = layers_.load_vector(tensor);
+  if (integers_ != nullptr) {
+    integers_->round(weight, integers_->constant(weight));
+  }
   const float epsilon = std::get<RmsNormAttributes>(node.attributes).epsilon;
   const auto size = static_cast<std::int64_t>(weight.size());  // of a head, or of the whole row
   Activations result = like(x.rows, x.width);
@@ -261,6 +279,16 @@ Activations Executor::rope(const Node& node) const {
   const Activations& cos = value(node.inputs[1]);
   const Activations& sin = value(node.inputs[2]);
   Activations result = like(x.rows, x.width);
+  if (integers_ != nullptr) {
+    const AffineScale products = integers_->turned(node.inputs[0]);
+    for_each_row(x.rows, [&](std::int64_t row) {
+      for (std::int64_t begin = 0; begin < x.width; begin += cos.width) {
+        rope_row_in_integers(x.row(row).subspan(static_cast<std::size_t>(begin)), cos.row(cos.rows == 1 ? 0 : row),
+                             sin.row(sin.rows == 1 ? 0 : row), row_of(result, row) + begin, products);
+      }
+    });
+    return result;
+  }
   for_each_row(x.rows, [&](std::int64_t row) {
     for (std::int64_t begin = 0; begin < x.width; begin += cos.width) {
       kernels::rope_row(row_of(x, row) + begin, row_of(cos, row), row_of(sin, row), row_of(result, row) + begin,
@@ -270,16 +298,34 @@ Activations Executor::rope(const Node& node) const {
   return result;
 }
 
+// What kernels::rope_row computes, with integers for each of the two products.
+void Executor::rope_row_in_integers(std::span<const float> x, std::span<const float> cos, std::span<const float> sin,
+                                    float* target, const AffineScale& products) const {
+  const std::size_t size = cos.size();
+  std::vector<float> straight(size);
+  std::vector<float> crossed(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    straight[i] = x[i] * cos[i];
+    crossed[i] = x[(i + size / 2) % size] * sin[i];
+  }
+  integers_->round(straight, products);
+  integers_->round(crossed, products);
+  kernels::add_rows(straight.data(), crossed.data(), target, size);
+}
+
 // Softmax(scale * q k^T + mask) v for each head of each sequence. Keys beyond the last block that a tile of queries
 // sees are not touched.
 Activations Executor::attention(const Node& node) {
-  const Activations& q = value(node.inputs[0]);
+  const float scale = std::get<AttentionAttributes>(node.attributes).scale;
+  // In integers, queries are scaled on their own.
+  const Activations scaled = integers_ == nullptr ? Activations() : scaled_queries(node.inputs[0], scale);
+  const Activations& q = integers_ == nullptr ? value(node.inputs[0]) : scaled;
+  const float left = integers_ == nullptr ? scale : 1.0F;
   const Activations& k = value(node.inputs[1]);
   const Activations& v = value(node.inputs[2]);
   const std::int64_t head_dim = model_.graph.shape(node.inputs[0])[2].value;
   const std::int64_t heads = q.width / head_dim;
   const std::int64_t group = q.width / k.width;
-  const float scale = std::get<AttentionAttributes>(node.attributes).scale;
   std::int64_t block = 0;  // 0: every token sees every other
   if (node.inputs.size() > 3) {
     const Node& mask = model_.graph.node(node.inputs[3]);
@@ -318,7 +364,7 @@ Activations Executor::attention(const Node& node) {
     scores.resize(static_cast<std::size_t>(queries * keys));
     const std::int64_t q_at = (item.first + item.query) * q.width + item.head * head_dim;
     const std::int64_t kv_at = item.first * k.width + item.head / group * head_dim;
-    multiply_transposed({.m = queries, .n = keys, .k = head_dim, .alpha = scale}, q.data.data() + q_at, q.width,
+    multiply_transposed({.m = queries, .n = keys, .k = head_dim, .alpha = left}, q.data.data() + q_at, q.width,
                         k.data.data() + kv_at, k.width, scores.data(), keys);
     for (std::int64_t i = 0; i < queries; ++i) {
       float* row = scores.data() + i * keys;
@@ -328,7 +374,7 @@ Activations Executor::attention(const Node& node) {
         ranges[worker].min = std::min(ranges[worker].min, *least);
         ranges[worker].max = std::max(ranges[worker].max, *greatest);
       }
-      kernels::softmax_row(row, static_cast<std::size_t>(seen));
+      softmax({row, static_cast<std::size_t>(seen)}, block != 0 && block < model_.seq_len);
       std::fill(row + seen, row + keys, 0.0F);
     }
     multiply({.m = queries, .n = head_dim, .k = keys}, scores.data(), keys, v.data.data() + kv_at, v.width,
@@ -344,10 +390,49 @@ Activations Executor::attention(const Node& node) {
   return result;
 }
 
+Activations Executor::scaled_queries(ValueId id, float scale) const {
+  Activations result = value(id);
+  const AffineScale integers = integers_->scaled_queries(id, scale);
+  for_each_row(result.rows, [&](std::int64_t row) {
+    const std::span queries(row_of(result, row), static_cast<std::size_t>(result.width));
+    std::ranges::for_each(queries, [=](float& x) { x *= scale; });
+    integers_->round(queries, integers);
+  });
+  return result;
+}
+
+// Of one query's scores, in place; of the attention that is executed.
+void Executor::softmax(std::span<float> scores, bool is_masked) const {
+  if (integers_ == nullptr) {
+    kernels::softmax_row(scores.data(), scores.size());
+    return;
+  }
+  const auto attention = static_cast<ValueId>(position_);
+  integers_->round(scores, integers_->scores(attention));
+  if (is_masked) {
+    integers_->round(scores, integers_->masked_scores(attention));
+  }
+  kernels::softmax_row(scores.data(), scores.size());
+  integers_->round(scores, integers_->shares());
+}
+
 Activations Executor::swiglu(const Node& node) const {
   const Activations& gate = value(node.inputs[0]);
   const Activations& up = value(node.inputs[1]);
   Activations result = like(gate.rows, gate.width);
+  if (integers_ != nullptr) {
+    const AffineScale shares = integers_->shares();
+    const AffineScale silu = integers_->silu(node.inputs[0]);
+    for_each_row(gate.rows, [&](std::int64_t row) {
+      const std::span values(row_of(result, row), static_cast<std::size_t>(result.width));
+      std::transform(gate.row(row).begin(), gate.row(row).end(), values.begin(), sigmoid);
+      integers_->round(values, shares);
+      std::ranges::transform(values, gate.row(row), values.begin(), std::multiplies<>());
+      integers_->round(values, silu);
+      std::ranges::transform(values, up.row(row), values.begin(), std::multiplies<>());
+    });
+    return result;
+  }
   for_each_row(gate.rows, [&](std::int64_t row) {
     kernels::swiglu_row(row_of(gate, row), row_of(up, row), row_of(result, row), static_cast<std::size_t>(gate.width));
   });
@@ -395,7 +480,7 @@ Activations Executor::unary(const Node& node) const {
       case Op::kSquare:
         return x * x;
       case Op::kSigmoid:
-        return 1.0F / (1.0F + std::exp(-x));
+        return sigmoid(x);
       case Op::kSin:
         return std::sin(x);
       case Op::kCos:
@@ -438,22 +523,25 @@ void Executor::logits(std::span<const std::int64_t> rows,
   const std::int64_t vocab = row_width(head.shape);
   const auto at_once = static_cast<std::size_t>(std::clamp<std::int64_t>(kLogitElements / vocab, 16, 1024));
   std::vector<float> input;
-  std::vector<float> output;
+  Activations output{.rows = 0, .width = vocab, .data = {}};
   for (std::size_t first = 0; first < rows.size(); first += at_once) {
     const std::size_t count = std::min(at_once, rows.size() - first);
     input.resize(count * static_cast<std::size_t>(hidden.width));
-    output.resize(count * static_cast<std::size_t>(vocab));
+    output.rows = static_cast<std::int64_t>(count);
+    output.data.resize(count * static_cast<std::size_t>(vocab));
     for (std::size_t i = 0; i < count; ++i) {
       std::ranges::copy(hidden.row(rows[first + i]), input.begin() + static_cast<std::ptrdiff_t>(i) * hidden.width);
     }
-    layers_.run(head, input, output, static_cast<std::int64_t>(count), control_);
-    sink(first, count, output);
+    layers_.run(head, input, output.data, output.rows, control_);
+    round(model_.graph.output(), output);
+    sink(first, count, output.data);
   }
 }
 
 std::vector<std::vector<float>> run_model(const Model& model, const TokenSequences& sequences,
-                                          const ModelLayers& layers, const RunControl& control) {
-  Executor executor(model, sequences, layers, control);
+                                          const ModelLayers& layers, const std::optional<StaticValues>& integers,
+                                          const RunControl& control) {
+  Executor executor(model, sequences, layers, control, integers ? &*integers : nullptr);
   executor.run_to_output();
   std::vector<std::vector<float>> results;
   const auto vocab = static_cast<std::size_t>(model.config.vocab_size);
@@ -472,7 +560,7 @@ std::vector<std::vector<float>> run_model(const Model& model, const TokenSequenc
 
 std::vector<std::vector<float>> forward(const Model& model, const TokenSequences& sequences,
                                         const QuantizationPlan* plan, const RunControl& control) {
-  return run_model(model, sequences, LinearLayers(model, plan), control);
+  return run_model(model, sequences, LinearLayers(model, plan), make_static_values(model, plan), control);
 }
 
 }  // namespace diffulex_edge

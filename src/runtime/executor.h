@@ -13,6 +13,7 @@
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/runtime.h"
 #include "runtime/model_layers.h"
+#include "runtime/static_values.h"
 
 namespace diffulex_edge {
 
@@ -33,8 +34,10 @@ std::int64_t widest_activation(const ModelConfig& config);
 
 class Executor {
  public:
-  // Keeps references to `model`, `layers` and `control`. Checks the sequences; errors as forward().
-  Executor(const Model& model, const TokenSequences& sequences, const ModelLayers& layers, const RunControl& control);
+  // Keeps references to `model`, `layers`, `control` and, where all values are integers, `integers`. Checks the
+  // sequences; errors as forward().
+  Executor(const Model& model, const TokenSequences& sequences, const ModelLayers& layers, const RunControl& control,
+           const StaticValues* integers = nullptr);
 
   // The operator that comes next; nullptr when only the output layer, the head, is left. Sources (weights, constants)
   // and the mask are passed over.
@@ -81,18 +84,24 @@ class Executor {
   Activations linear(const Node& node) const;
   Activations rms_norm(const Node& node) const;
   Activations rope(const Node& node) const;
+  void rope_row_in_integers(std::span<const float> x, std::span<const float> cos, std::span<const float> sin,
+                            float* target, const AffineScale& products) const;
   Activations attention(const Node& node);
+  Activations scaled_queries(ValueId id, float scale) const;
+  void softmax(std::span<float> scores, bool is_masked) const;
   Activations swiglu(const Node& node) const;
   Activations positions() const;
   Activations binary(const Node& node) const;
   Activations unary(const Node& node) const;
   Activations concat(const Node& node) const;
+  void round(ValueId id, Activations& made) const;
   void for_each_row(std::int64_t rows, const std::function<void(std::int64_t row)>& work) const;
 
   const Model& model_;
   TokenSequences sequences_;
   const ModelLayers& layers_;
   const RunControl& control_;
+  const StaticValues* integers_;
   std::int64_t tokens_ = 0;
   std::vector<std::int64_t> offsets_;
   std::vector<Activations> values_;
@@ -104,6 +113,7 @@ class Executor {
 
 // The logits of every sequence, as forward() gives them.
 std::vector<std::vector<float>> run_model(const Model& model, const TokenSequences& sequences,
-                                          const ModelLayers& layers, const RunControl& control);
+                                          const ModelLayers& layers, const std::optional<StaticValues>& integers,
+                                          const RunControl& control);
 
 }  // namespace diffulex_edge

@@ -17,8 +17,14 @@ InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode) 
   return grouped || mode == QuantizationMode::DYNAMIC ? InputArithmetic::kDynamicInt8 : InputArithmetic::kFloat;
 }
 
-InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer, bool float_activations) {
-  return layer == nullptr || float_activations ? InputArithmetic::kFloat : input_arithmetic(*layer, plan->config.mode);
+InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer,
+                                 ActivationArithmetic activations) {
+  if (layer == nullptr || activations == ActivationArithmetic::FLOAT || plan->config.static_everywhere) {
+    return InputArithmetic::kFloat;
+  }
+  const InputArithmetic arithmetic = input_arithmetic(*layer, plan->config.mode);
+  const bool only_static = activations == ActivationArithmetic::STATIC;
+  return only_static && arithmetic == InputArithmetic::kDynamicInt8 ? InputArithmetic::kFloat : arithmetic;
 }
 
 const LayerPlan* find_plan(const QuantizationPlan* plan, const Node& user, const std::string& tensor) {

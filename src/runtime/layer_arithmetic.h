@@ -8,6 +8,7 @@
 
 #include "diffulex_edge/graph.h"
 #include "diffulex_edge/quantization.h"
+#include "diffulex_edge/runtime.h"
 
 namespace diffulex_edge {
 
@@ -17,9 +18,10 @@ enum class InputArithmetic { kFloat, kDynamicInt8, kStaticInt8 };
 // As XNNPACK computes a layer planned this way: groups of INT4 take 8-bit activations in every mode.
 InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode);
 
-// The same for a layer that may have no plan: float32 then, and where activations stay in float32 whatever the target
-// does.
-InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer, bool float_activations);
+// The same for a layer that may have no plan, float32 then, and for other targets. Where every value of the graph is
+// static, its input comes in integers already.
+InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer,
+                                 ActivationArithmetic activations);
 
 // nullptr without a plan.
 const LayerPlan* find_plan(const QuantizationPlan* plan, const Node& user, const std::string& tensor);

@@ -98,7 +98,7 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
   const std::int64_t columns = graph.shape(node.inputs[1])[1].value;
   const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
   const LayerPlan* plan = find_plan(plan_, node, tensor);
-  const InputArithmetic arithmetic = input_arithmetic(plan_, plan, float_activations_);
+  const InputArithmetic arithmetic = input_arithmetic(plan_, plan, activations_);
   const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
   const std::vector<float> bias =
       node.inputs.size() > 2 ? load_vector(graph.tensor(node.inputs[2])) : std::vector<float>();

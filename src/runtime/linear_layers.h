@@ -18,8 +18,9 @@ namespace diffulex_edge {
 class LinearLayers final : public ModelLayers {
  public:
   // Without a plan, weights are what the checkpoint holds. Keeps references to both.
-  LinearLayers(const Model& model, const QuantizationPlan* plan, bool float_activations = false)
-      : model_(model), plan_(plan), float_activations_(float_activations) {}
+  LinearLayers(const Model& model, const QuantizationPlan* plan,
+               ActivationArithmetic activations = ActivationArithmetic::XNNPACK)
+      : model_(model), plan_(plan), activations_(activations) {}
 
   // Replaces a layer's weight by one in memory (float32 [rows, columns]) until it is removed.
   void replace_weight(const std::string& tensor, std::vector<float> weight) { replaced_[tensor] = std::move(weight); }
@@ -35,7 +36,7 @@ class LinearLayers final : public ModelLayers {
  private:
   const Model& model_;
   const QuantizationPlan* plan_;
-  bool float_activations_;
+  ActivationArithmetic activations_;
   std::map<std::string, std::vector<float>> replaced_;
 };
 

@@ -60,7 +60,7 @@ class WeightLoader {
 
 }  // namespace
 
-PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, bool float_activations,
+PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, ActivationArithmetic activations,
                            const RunControl& control) {
   const Graph& graph = model.graph;
   WeightLoader loader(model);
@@ -75,7 +75,7 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, boo
     const std::string& tensor = graph.tensor(node.inputs[node.op == Op::kLinear ? 1 : 0]);
     const LayerPlan* layer_plan = find_plan(plan, node, tensor);
     Layer& layer = layers_[node.name];
-    layer.arithmetic = input_arithmetic(plan, layer_plan, float_activations);
+    layer.arithmetic = input_arithmetic(plan, layer_plan, activations);
     if (layer_plan != nullptr) {
       layer.plan = *layer_plan;
     }

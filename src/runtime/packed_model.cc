@@ -33,12 +33,15 @@ QuantizedArithmetic parse_quantized_arithmetic(std::string_view text) {
 
 struct PackedModel::State {
   State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
-      : model(source), layers(source, plan, false, control) {
+      : model(source),
+        layers(source, plan, ActivationArithmetic::XNNPACK, control),
+        integers(make_static_values(source, plan)) {
     model.checkpoint.reset();
   }
 
   Model model;  // without its checkpoint
   PackedLayers layers;
+  std::optional<StaticValues> integers;
 };
 
 PackedModel::PackedModel(const Model& model, const QuantizationPlan* plan, const RunControl& control)
@@ -49,7 +52,7 @@ PackedModel::PackedModel(PackedModel&&) noexcept = default;
 PackedModel& PackedModel::operator=(PackedModel&&) noexcept = default;
 
 std::vector<std::vector<float>> PackedModel::forward(const TokenSequences& sequences, const RunControl& control) const {
-  return run_model(state_->model, sequences, state_->layers, control);
+  return run_model(state_->model, sequences, state_->layers, state_->integers, control);
 }
 
 std::int64_t PackedModel::weight_bytes() const { return state_->layers.bytes(); }

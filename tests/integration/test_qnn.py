@@ -19,6 +19,7 @@ from flatc import PROGRAM_SCHEMA, QNN_OPTIONS_SCHEMA, decode
 from program import random_ids
 from qnn import QnnArtefact, export
 from quantization import Options, QuantizedReference
+from simulation import simulated_logits
 
 LENGTH: Final = 48
 MASK: Final = 1000
@@ -37,6 +38,11 @@ class Case:
 
     def arguments(self) -> list[str]:
         return [*self.options.arguments(), *self.more]
+
+    def options_of_a_run(self, calibration: Path, mask: int = MASK) -> list[object]:
+        """With what calibration needs."""
+        data = ["--calibration", calibration, "--mask-token-id", mask] if self.is_static else []
+        return [*self.arguments(), *data]
 
     @property
     def is_static(self) -> bool:
@@ -69,8 +75,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export_case(
     case: Case, model: Path, target: Path, calibration: Path, *more: object, mask: int = MASK
 ) -> QnnArtefact:
-    data = ("--calibration", calibration, "--mask-token-id", mask) if case.is_static else ()
-    export(model, target, "--seq-len", LENGTH, *case.arguments(), *data, *more)
+    export(model, target, "--seq-len", LENGTH, *case.options_of_a_run(calibration, mask), *more)
     return QnnArtefact(target)
 
 
@@ -92,6 +97,8 @@ def test_every_format_of_every_family_runs_on_the_npu(
         assert compare(on_cpu, expected)["max_abs"] < 1e-3 * expected.abs().max().item()
     on_npu = artefact.npu_logits("SM8550", ids)
     assert compare(on_npu, expected)["cosine"] >= case.cosine
+    simulated = simulated_logits(model, ids, tmp_path, "--backend", "qnn", *case.options_of_a_run(calibration))
+    assert compare(on_npu, simulated)["cosine"] >= case.cosine
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "a16w8", "a16w4 g32"])

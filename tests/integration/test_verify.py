@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import BAD_FILE, export, run_json
+from evaluation_data import cut
 from safetensors.numpy import load_file, save_file
 
 from diffulex_edge import VerificationError, verify
@@ -48,6 +49,45 @@ def test_artefact_against_itself_differs_nowhere(fp32: Path, few: Path) -> None:
     figures = verify(fp32, few, against=fp32).sets["50"]
     assert figures.kl_divergence is not None
     assert (figures.kl_divergence.mean, figures.agreement, figures.commit_flip_rate) == (0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("options", [("--dtype", "fp32"), ("--dtype", "int4")], ids=lambda o: o[-1])
+def test_logits_of_evaluate_are_a_reference(
+    options: tuple[object, ...], tiny: Path, fp32: Path, few: Path, tmp_path: Path
+) -> None:
+    export(tiny, tmp_path / "x.pte", "--seq-len", 128, *options)
+    predicted = run_json("evaluate", tiny, "--data", few, "--logits", tmp_path / "x.safetensors", *options)
+    against_simulation = verify(tmp_path / "x.pte", few, against=tmp_path / "x.safetensors")
+    against_artefact = verify(tmp_path / "x.pte", few, against=tmp_path / "x.pte")
+    for label, figures in against_simulation.sets.items():
+        assert figures.reference_loss is not None
+        assert figures.reference_loss.mean == pytest.approx(predicted["loss"][label], abs=1e-5)
+        assert figures.loss == against_artefact.sets[label].loss
+        assert figures.max_abs_error is not None
+        assert figures.cosine is not None
+        # An integer on the border of two, rounded either way, is a step of 8-bit activations.
+        assert 0 < figures.max_abs_error < (1e-3 if options[-1] == "fp32" else 0.5)
+        assert figures.cosine > (0.999999 if options[-1] == "fp32" else 0.9999)
+        exact = against_artefact.sets[label]
+        assert exact.max_abs_error == 0.0
+        assert exact.cosine == pytest.approx(1.0, abs=1e-12)
+
+
+def test_logits_of_other_data_are_refused(tiny: Path, fp32: Path, few: Path, tmp_path: Path) -> None:
+    logits, other = tmp_path / "logits.safetensors", tmp_path / "other.safetensors"
+    run_json("evaluate", tiny, "--data", cut(few, other, 2), "--logits", logits)
+    assert verify(fp32, other, against=logits).sets
+    with pytest.raises(VerificationError, match=r"logits\.safetensors: its logits are of other data than input_ids_15"):
+        verify(fp32, few, against=logits)
+    with pytest.raises(VerificationError, match=r"eval\.safetensors: has no logits_15"):
+        verify(fp32, few, against=few)
+    tensors = load_file(logits)
+    save_file(tensors | {"logits_50": tensors["logits_50"][1:].copy()}, tmp_path / "short.safetensors")
+    with pytest.raises(VerificationError, match=r"short\.safetensors: logits_50 is not float32 \["):
+        verify(fp32, other, against=tmp_path / "short.safetensors")
+    save_file(tensors | {"logits_15": tensors["logits_15"][:, 1:].copy()}, tmp_path / "narrow.safetensors")
+    with pytest.raises(VerificationError, match="vocabulary"):
+        verify(fp32, other, against=tmp_path / "narrow.safetensors")
 
 
 def test_one_sequence_has_no_interval(fp32: Path, few: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import onnx
 import pytest
 import torch
-from command import BAD_FILE
+from command import BAD_FILE, run_json
 from command import export as export_file
 from evaluation_data import cut
 from qnn import QnnArtefact, export
@@ -38,14 +38,18 @@ def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def a16w8(tiny: Path) -> tuple[object, ...]:
+    """Options of INT8 with 16-bit activations."""
+    options = ("--backend", "qnn", "--dtype", "int8", "--mode", "static", "--head-dtype", "int8")
+    return (*options, "--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
+
+
 @pytest.fixture(scope="module")
 def compiled(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> QnnArtefact:
     """INT8 with 16-bit activations, for two SoCs."""
     folder = tmp_path_factory.mktemp("qnn") / "a16w8"
-    options = ("--dtype", "int8", "--mode", "static", "--head-dtype", "int8", "--seq-len", LENGTH)
-    calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
     socs = [word for soc in SOCS for word in ("--soc", soc)]
-    export(tiny, folder, *options, *calibration, *socs, "--qnn-python", sys.executable)
+    export(tiny, folder, "--seq-len", LENGTH, *a16w8(tiny)[2:], *socs, "--qnn-python", sys.executable)
     return QnnArtefact(folder)
 
 
@@ -126,6 +130,32 @@ def test_figures_are_those_of_the_logits(compiled: QnnArtefact, fp32: QnnArtefac
     assert (verification.execution.soc, verification.execution.htp_arch) == ("SM8550", 73)
     assert verification.reference_execution is not None
     assert verification.reference_execution.provider == "CPUExecutionProvider"
+
+
+def test_emulator_computes_what_the_cpu_runtime_simulates(
+    tiny: Path, compiled: QnnArtefact, fp32: QnnArtefact, data: Path, tmp_path: Path
+) -> None:
+    """Nearer than the same weights with activations in floating point, and nearer than the model in FP32."""
+    found = {}
+    for name, words in {"integers": (), "floats": ("--float-activations",)}.items():
+        logits = tmp_path / f"{name}.safetensors"
+        run_json("evaluate", tiny, "--data", data, "--logits", logits, *a16w8(tiny), *words)
+        found[name] = verify(compiled.folder, data, against=logits)
+    found["fp32"] = verify(compiled.folder, data, against=fp32.folder)
+    for label in SETS:
+        figures = {name: verification.sets[label] for name, verification in found.items()}
+        inputs, targets = batches(data, label)
+        counted = targets != -100
+        on_npu = torch.stack([compiled.npu_logits("SM8550", ids) for ids in inputs]).double()[counted]
+        simulated = torch.from_numpy(load_file(tmp_path / "integers.safetensors")[f"logits_{label}"]).double()
+        assert figures["integers"].max_abs_error == (on_npu - simulated).abs().max().item()
+        cosine = functional.cosine_similarity(on_npu.flatten(), simulated.flatten(), dim=0).item()
+        assert figures["integers"].cosine == pytest.approx(cosine, abs=1e-9)
+        assert cosine > 0.9999
+        errors = [figures[name].max_abs_error for name in ("integers", "floats", "fp32")]
+        assert errors == sorted(errors)
+        assert figures["integers"].loss_increase is not None
+        assert abs(figures["integers"].loss_increase.mean) < 0.01
 
 
 def test_without_a_context_binary_the_cpu_executes(tiny: Path, fp32: QnnArtefact, data: Path, tmp_path: Path) -> None:

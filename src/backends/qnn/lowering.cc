@@ -4,12 +4,12 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
-#include <ranges>
 #include <utility>
 
 #include "diffulex_edge/error.h"
 #include "graph/graph_parts.h"
 #include "quant/kernels/kernels.h"
+#include "quant/static_graph.h"
 #include "quant/weight_decoder.h"
 
 namespace diffulex_edge::qnn {
@@ -19,29 +19,8 @@ using Id = OnnxGraph::Id;
 using Sizes = std::vector<std::int64_t>;
 
 constexpr std::string_view kContrib = "com.microsoft";
-// What calibration did not see may be larger; in 16 bits the room costs a third of a bit.
-constexpr float kHeadroom = 1.25F;
-// In integers a masked score lies this far below all others: e^-16 of a share, e^-8 where steps are coarse.
-constexpr float kMaskDistance16 = 16.0F;
-constexpr float kMaskDistance8 = 8.0F;
 // In floating point; float16 holds it, and exp() of it is 0.
 constexpr float kMasked = -1e4F;
-// The least value of x * sigmoid(x), at x = -1.278.
-constexpr float kSiluPlace = -1.2784645F;
-constexpr float kSiluLeast = -0.27846455F;
-
-float silu(float x) { return x / (1.0F + std::exp(-x)); }
-
-ActivationRange silu_range(const ActivationRange& gate) {
-  return {.min = gate.min < kSiluPlace ? kSiluLeast : std::min(0.0F, silu(gate.min)),
-          .max = std::max(0.0F, silu(gate.max))};
-}
-
-ActivationRange around_zero(const ActivationRange& range) {
-  const float largest = std::max(-range.min, range.max);
-  return {.min = -largest, .max = largest};
-}
-
 ActivationRange range_of(std::span<const float> values) {
   ActivationRange range;
   for (const float value : values) {
@@ -49,12 +28,6 @@ ActivationRange range_of(std::span<const float> values) {
     range.max = std::max(range.max, value);
   }
   return range;
-}
-
-ActivationRange scaled(const ActivationRange& range, float factor) {
-  const float first = range.min * factor;
-  const float second = range.max * factor;
-  return {.min = std::min(first, second), .max = std::max(first, second)};
 }
 
 std::int64_t product(const Sizes& sizes) {
@@ -93,7 +66,8 @@ class Lowering {
     if (part_.input) {
       const Sizes flat = onnx_sizes(node(*part_.input).shape);
       const Value stream{.id = onnx().input(part_.input_name, float_type({1, flat[0], flat[1]})), .range = {}};
-      mapped_[static_cast<std::size_t>(*part_.input)] = reshape(finish_value(stream.id, observed(*part_.input)), flat);
+      mapped_[static_cast<std::size_t>(*part_.input)] =
+          reshape(finish_value(stream.id, range_of_value(*part_.input)), flat);
     }
     for (ValueId value = part_.begin; value < part_.end; ++value) {
       lower_node(value);
@@ -121,24 +95,12 @@ class Lowering {
 
   // --- Ranges.
 
-  ActivationRange with_headroom(const ActivationRange& range) const {
-    return bits_ > 8 ? scaled(range, kHeadroom) : range;
+  ActivationRange range_of_value(ValueId value) const {
+    return is_static() ? with_headroom(ranges_->values[static_cast<std::size_t>(value)], bits_) : ActivationRange{};
   }
 
-  ActivationRange observed(ValueId value) const {
-    return is_static() ? with_headroom(ranges_->values[static_cast<std::size_t>(value)]) : ActivationRange{};
-  }
-
-  ActivationRange observed_scores(ValueId attention) const {
-    if (!is_static()) {
-      return {};
-    }
-    const auto found = ranges_->scores.find(attention);
-    if (found == ranges_->scores.end()) {
-      throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the range of each attention's scores",
-                  "calibrate again");
-    }
-    return with_headroom(found->second);
+  ActivationRange range_of_scores(ValueId attention) const {
+    return is_static() ? with_headroom(observed_scores(*ranges_, attention), bits_) : ActivationRange{};
   }
 
   // --- Integers.
@@ -295,7 +257,7 @@ class Lowering {
       case Op::kSwiGlu:
         return swiglu(value);
       case Op::kAdd:
-        return binary("Add", mapped(current.inputs[0]), mapped(current.inputs[1]), observed(value));
+        return binary("Add", mapped(current.inputs[0]), mapped(current.inputs[1]), range_of_value(value));
       case Op::kReshape:
         return reshape(mapped(current.inputs[0]), onnx_sizes(current.shape));
       default:
@@ -356,7 +318,7 @@ class Lowering {
       const Id table = float_matrix(plan, "gather");
       return finish_value(
           onnx().add("Gather", {table, ids}, {{"axis", std::int64_t{0}}}, float_type(shape), "embedding"),
-          observed(value));
+          range_of_value(value));
     }
     if (plan.format.element != ElementType::kI8) {
       throw Error(ErrorCode::kUnsupported, plan.layer, "INT4 embeddings are not available with QNN",
@@ -385,7 +347,7 @@ class Lowering {
     const Id row_scales =
         onnx().add("Gather", {scales, ids}, {{"axis", std::int64_t{0}}}, float_type({model_.seq_len, 1}));
     return finish_value(onnx().add("Mul", {row_numbers, row_scales}, {}, float_type(shape), "embedding"),
-                        observed(value));
+                        range_of_value(value));
   }
 
   Value linear(ValueId value) {
@@ -398,7 +360,7 @@ class Lowering {
       bias = load_vector(current, current.inputs[2]);
     }
     // Before the bias, values may lie further out by as much.
-    ActivationRange before = observed(value);
+    ActivationRange before = range_of_value(value);
     if (bias) {
       const ActivationRange offsets = range_of(*bias);
       before = {.min = before.min - offsets.max, .max = before.max - offsets.min};
@@ -406,7 +368,7 @@ class Lowering {
     Value result = multiply(plan, x, before, value == graph_.output());
     if (bias) {
       const Value added = constant_floats(*bias, {plan.rows}, plan.layer + ".bias");
-      result = binary("Add", result, added, observed(value));
+      result = binary("Add", result, added, range_of_value(value));
     }
     return result;
   }
@@ -499,7 +461,7 @@ class Lowering {
         onnx().add("RMSNormalization", {x.id, factors.id},
                    {{"axis", std::int64_t{-1}}, {"epsilon", std::get<RmsNormAttributes>(current.attributes).epsilon}},
                    onnx().type(x.id), current.name),
-        observed(value));
+        range_of_value(value));
     return reshape(normalized, shape);
   }
 
@@ -514,7 +476,7 @@ class Lowering {
     const ActivationRange turned = around_zero(x.range);  // |cos| and |sin| are at most 1
     const Value straight = binary("Mul", x, mapped(current.inputs[1]), turned);
     const Value crossed = binary("Mul", swapped, mapped(current.inputs[2]), turned);
-    return binary("Add", straight, crossed, observed(value));
+    return binary("Add", straight, crossed, range_of_value(value));
   }
 
   // Query heads that share a key head lie below each other, so that keys and values need no copies.
@@ -532,7 +494,7 @@ class Lowering {
     const float scale = std::get<AttentionAttributes>(current.attributes).scale;
     q = binary("Mul", q, constant_floats(std::span(&scale, 1), {1}, "scale"), scaled(q.range, scale));
     q = reshape(q, {1, key_heads, group * length, size});
-    Value scores = matmul(q, k, observed_scores(value));
+    Value scores = matmul(q, k, range_of_scores(value));
     const std::optional<std::int64_t> block = mask_block(current);
     if (block) {
       scores = masked(reshape(scores, {key_heads, group, length, length}), *block);
@@ -540,7 +502,7 @@ class Lowering {
     const Value shares =
         finish_value(onnx().add("Softmax", {scores.id}, {{"axis", std::int64_t{-1}}}, onnx().type(scores.id)),
                      {.min = 0.0F, .max = 1.0F});
-    const Value mixed = matmul(reshape(shares, {1, key_heads, group * length, length}), v, observed(value));
+    const Value mixed = matmul(reshape(shares, {1, key_heads, group * length, length}), v, range_of_value(value));
     const Value by_head = transpose(reshape(mixed, {1, heads, length, size}), heads_first);
     return reshape(by_head, {length, heads * size});
   }
@@ -560,9 +522,8 @@ class Lowering {
 
   // In integers, what is masked saturates a little below the least score: the range stays narrow.
   Value masked(const Value& scores, std::int64_t block) {
-    const float distance = bits_ > 8 ? kMaskDistance16 : kMaskDistance8;
-    const float far = is_static() ? scores.range.min - scores.range.max - distance : kMasked;
-    const ActivationRange range = {.min = scores.range.min - distance, .max = scores.range.max};
+    const ActivationRange range = masked_range(scores.range, bits_);
+    const float far = is_static() ? range.min - range.max : kMasked;
     return binary("Add", scores, mask(block, far), range);
   }
 
@@ -588,7 +549,7 @@ class Lowering {
     const Value share =
         finish_value(onnx().add("Sigmoid", {gate.id}, {}, onnx().type(gate.id)), {.min = 0.0F, .max = 1.0F});
     const Value activated = binary("Mul", gate, share, silu_range(gate.range));
-    return binary("Mul", activated, up, observed(value));
+    return binary("Mul", activated, up, range_of_value(value));
   }
 
   void finish() {
@@ -630,26 +591,6 @@ class Lowering {
   std::map<std::pair<Id, Sizes>, Value> reshaped_;
   std::map<float, Value> masks_;  // by what hides; all have the model's block length
 };
-
-// Those of a model in mode static. Throws Error{kInvalidArgument} where there are none, or impossible ones.
-const GraphActivations& ranges_of(const Graph& graph, const QuantizationConfig& config) {
-  const auto& found = config.graph_activations;
-  if (!found || found->values.size() != graph.nodes().size()) {
-    throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the ranges of all activations",
-                "give calibration data (--calibration FILE)");
-  }
-  const auto check = [](const ActivationRange& range) {
-    if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > 0.0F || range.max < 0.0F) {
-      throw Error(ErrorCode::kInvalidArgument, "mode static",
-                  "activations are said to lie in [" + std::to_string(range.min) + ", " + std::to_string(range.max) +
-                      "], which is not a range with 0",
-                  "calibrate again");
-    }
-  };
-  std::ranges::for_each(found->values, check);
-  std::ranges::for_each(found->scores | std::views::values, check);
-  return *found;
-}
 
 // Bytes of the weights that a part's operators use.
 std::int64_t weight_bytes(const Graph& graph, const QuantizationPlan& plan, const GraphPart& part) {
@@ -709,7 +650,7 @@ Encoding choose_encoding(const ActivationRange& range, int bits) {
 std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                     DistinctTensors& distinct, const LoweringSettings& settings) {
   auto result = std::make_unique<LoweredModel>(*model.checkpoint, distinct, plan.config.saturate_fp16);
-  const GraphActivations* ranges = settings.is_static ? &ranges_of(model.graph, plan.config) : nullptr;
+  const GraphActivations* ranges = settings.is_static ? &observed_ranges(model.graph, plan.config) : nullptr;
   const auto lower_part = [&](const GraphPart& part, std::string stem, bool on_host) {
     auto& target = *result->models.emplace_back(std::make_unique<OnnxModel>(std::move(stem)));
     target.on_host = on_host;

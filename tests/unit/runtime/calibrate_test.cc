@@ -7,13 +7,12 @@
 #include "diffulex_edge/calibration.h"
 #include "runtime/executor.h"
 #include "runtime/linear_layers.h"
-#include "support/reference_decoder.h"
-#include "support/tiny_model.h"
+#include "support/static_model.h"
 
 namespace diffulex_edge {
 namespace {
 
-const TokenSequences kSequences = {{5, 1, 30, 7, 7, 2, 19, 36, 0, 11, 4, 12}, {3, 3, 8, 21, 9, 17, 28}};
+using testing::kCalibrationSequences;
 
 ActivationRange least_and_most(std::span<const float> values) {
   ActivationRange range;  // 0 is always in it
@@ -24,37 +23,16 @@ ActivationRange least_and_most(std::span<const float> values) {
   return range;
 }
 
-class GraphCalibration : public ::testing::TestWithParam<const char*> {
+class GraphCalibration : public ::testing::TestWithParam<const char*>, protected testing::StaticModel {
  protected:
-  GraphCalibration() {
-    const auto decoder = testing::reference_decoder(GetParam());
-    testing::write_model(folder_ / "model", decoder.config, decoder.tensors());
-    model_ = load_model(folder_ / "model",
-                        {.seq_len = 16, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
-    block_ = decoder.block;
-  }
-  static QuantizationConfig everywhere(int bits) {
-    return {.dtype = QuantizationDtype::INT8,
-            .mode = QuantizationMode::STATIC,
-            .activation_bits = bits,
-            .static_everywhere = true};
-  }
-  QuantizationConfig calibrated(QuantizationConfig config, const CalibrationOptions& options = {}) const {
-    CalibrationData data{.inputs = kSequences, .masked = {}, .counts = {}};
-    for (const auto& sequence : kSequences) {
-      data.masked.emplace_back(sequence.size(), false);
-      data.counts.emplace_back(sequence.size(), true);
-    }
-    calibrate_activations(model_, config, data, options, {.threads = 2});
-    return config;
-  }
+  GraphCalibration() : StaticModel(GetParam()) {}
   bool sees(std::int64_t query, std::int64_t key) const { return block_ == 0 || key / block_ <= query / block_; }
   // From the definition, over the executor's queries and keys.
   ActivationRange scores_of(const Activations& q, const Activations& k, float scale) const {
     const std::int64_t dim = model_.config.head_dim;
     ActivationRange range;
     std::int64_t first = 0;
-    for (const auto& sequence : kSequences) {
+    for (const auto& sequence : kCalibrationSequences) {
       const auto length = static_cast<std::int64_t>(sequence.size());
       for (std::int64_t head = 0; head < model_.config.num_heads; ++head) {
         const std::int64_t key_head = head / (model_.config.num_heads / model_.config.num_kv_heads);
@@ -76,9 +54,6 @@ class GraphCalibration : public ::testing::TestWithParam<const char*> {
     }
     return range;
   }
-  testing::TemporaryFolder folder_;
-  Model model_;
-  std::int64_t block_ = 0;
 };
 
 TEST_P(GraphCalibration, CoversEveryValueInSixteenBits) {
@@ -89,7 +64,7 @@ TEST_P(GraphCalibration, CoversEveryValueInSixteenBits) {
   ASSERT_EQ(found.size(), model_.graph.nodes().size());
   const LinearLayers layers(model_, nullptr);
   const RunControl control{.threads = 1};
-  Executor executor(model_, kSequences, layers, control);
+  Executor executor(model_, kCalibrationSequences, layers, control);
   std::vector<bool> is_computed(found.size());
   while (executor.next() != nullptr) {
     executor.step();
@@ -109,7 +84,7 @@ TEST_P(GraphCalibration, CoversEveryValueInSixteenBits) {
 TEST_P(GraphCalibration, CoversTheLogits) {
   const QuantizationConfig config = calibrated(everywhere(16));
   ActivationRange logits;
-  for (const std::vector<float>& sequence : forward(model_, kSequences)) {
+  for (const std::vector<float>& sequence : forward(model_, kCalibrationSequences)) {
     const ActivationRange range = least_and_most(sequence);
     logits = {.min = std::min(logits.min, range.min), .max = std::max(logits.max, range.max)};
   }
@@ -123,7 +98,7 @@ TEST_P(GraphCalibration, CoversTheScoresOfPairsThatSeeEachOther) {
   const QuantizationConfig config = calibrated(everywhere(16));
   const LinearLayers layers(model_, nullptr);
   const RunControl control{.threads = 1};
-  Executor executor(model_, kSequences, layers, control);
+  Executor executor(model_, kCalibrationSequences, layers, control);
   std::size_t attentions = 0;
   while (const Node* node = executor.next()) {
     std::optional<ActivationRange> expected;

@@ -1,0 +1,97 @@
+#include "runtime/static_values.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "quant/static_graph.h"
+
+namespace diffulex_edge {
+namespace {
+
+// Whether a value depends on the tokens, rather than on weights and positions alone.
+std::vector<bool> follows_from_tokens(const Graph& graph) {
+  std::vector<bool> follows;
+  for (const Node& node : graph.nodes()) {
+    const bool has_such_input = std::ranges::any_of(
+        node.inputs, [&](ValueId input) { return static_cast<bool>(follows[static_cast<std::size_t>(input)]); });
+    // Of the tokens, positions are only as many.
+    follows.push_back(node.op == Op::kInput || (has_such_input && node.op != Op::kPositions));
+  }
+  return follows;
+}
+
+// The logits of a head in floating point stay there.
+bool has_float_logits(const Model& model, const QuantizationPlan& plan) {
+  const Node& head = model.graph.node(model.graph.output());
+  return !plan.at(head.name, model.graph.tensor(head.inputs[1])).format.is_quantized();
+}
+
+}  // namespace
+
+StaticValues::StaticValues(const Model& model, const QuantizationPlan& plan)
+    : bits_(plan.config.activation_bits), is_rounded_(follows_from_tokens(model.graph)) {
+  const Graph& graph = model.graph;
+  const GraphActivations& observed = observed_ranges(graph, plan.config);
+  for (const ActivationRange& range : observed.values) {
+    ranges_.push_back(with_headroom(range, bits_));
+  }
+  is_table_.resize(ranges_.size());
+  for (std::size_t i = 0; i < graph.nodes().size(); ++i) {
+    const Node& node = graph.nodes()[i];
+    const auto value = static_cast<ValueId>(i);
+    if (node.op == Op::kInput) {
+      is_rounded_[i] = false;
+    }
+    if (node.op == Op::kAttention) {
+      scores_[value] = with_headroom(observed_scores(observed, value), bits_);
+    }
+    if (node.op == Op::kRope) {
+      is_table_[static_cast<std::size_t>(node.inputs[1])] = true;
+      is_table_[static_cast<std::size_t>(node.inputs[2])] = true;
+    }
+  }
+  if (has_float_logits(model, plan)) {
+    is_rounded_[static_cast<std::size_t>(graph.output())] = false;
+  }
+}
+
+std::optional<AffineScale> StaticValues::find(ValueId value, std::span<const float> values) const {
+  const auto index = static_cast<std::size_t>(value);
+  if (is_table_[index]) {
+    return constant(values);
+  }
+  return is_rounded_[index] ? std::optional(scale_of(range_of(value))) : std::nullopt;
+}
+
+AffineScale StaticValues::scaled_queries(ValueId queries, float scale) const {
+  return scale_of(scaled(range_of(queries), scale));
+}
+AffineScale StaticValues::scores(ValueId attention) const { return scale_of(scores_.at(attention)); }
+AffineScale StaticValues::masked_scores(ValueId attention) const {
+  return scale_of(masked_range(scores_.at(attention), bits_));
+}
+AffineScale StaticValues::shares() const { return scale_of({.min = 0.0F, .max = 1.0F}); }
+AffineScale StaticValues::silu(ValueId x) const { return scale_of(silu_range(range_of(x))); }
+AffineScale StaticValues::turned(ValueId x) const { return scale_of(around_zero(range_of(x))); }
+
+AffineScale StaticValues::constant(std::span<const float> values) const {
+  const auto [least, greatest] = std::ranges::minmax(values);
+  return affine_scale({.min = std::min(0.0F, least), .max = std::max(0.0F, greatest)}, bits_);
+}
+
+std::optional<StaticValues> make_static_values(const Model& model, const QuantizationPlan* plan) {
+  return plan != nullptr && plan->config.static_everywhere ? std::optional<StaticValues>(std::in_place, model, *plan)
+                                                           : std::nullopt;
+}
+
+void StaticValues::round(std::span<float> values, const AffineScale& scale) const {
+  const float zero = static_cast<float>(scale.zero_point);
+  const float highest = std::ldexp(1.0F, bits_ - 1) - 1.0F - zero;
+  const float lowest = -std::ldexp(1.0F, bits_ - 1) - zero;
+  for (float& value : values) {
+    value = std::clamp(std::nearbyint(value / scale.scale), lowest, highest) * scale.scale;
+  }
+}
+
+}  // namespace diffulex_edge
