@@ -11,7 +11,7 @@ from torch import Tensor
 
 def simulated_logits(model: Path, ids: Tensor, folder: Path, *options: object) -> Tensor:
     """[length, vocabulary] of ids [length] or [1, length], from `evaluate --logits` with quantization `options`."""
-    pair = {f"{kind}_ids_x": ids.reshape(1, -1).long() for kind in ("input", "target")}
+    pair = {f"{kind}_ids_x": ids.reshape(1, -1).long().clone() for kind in ("input", "target")}
     save_file(pair, folder / "ids.safetensors")
     target = folder / "logits.safetensors"
     run_json("evaluate", model, "--data", folder / "ids.safetensors", "--logits", target, *options)

@@ -19,8 +19,9 @@ def test_logits_are_what_the_figures_are_made_of(tiny: Path, few: Path, tmp_path
     target = tmp_path / "logits.safetensors"
     report = run_json("evaluate", tiny, "--data", few, "--logits", target, "--dtype", "int4")
     assert report == report | {"backend": "xnnpack"}
-    saved, data = load_file(target), load_file(few)
     labels = list(report["loss"])
+    saved, tensors = load_file(target), load_file(few)
+    data = {name: tensors[name] for label in labels for name in (f"input_ids_{label}", f"target_ids_{label}")}
     assert saved.keys() == data.keys() | {f"logits_{label}" for label in labels}
     for name, ids in data.items():
         assert np.array_equal(saved[name], ids), name
@@ -79,7 +80,7 @@ def test_the_report_compares_formats_with_static_values(tiny: Path, few: Path, t
         (("--backend", "coreml", "--dtype", "int8", "--activation-dtype", "int16"), UNSUPPORTED, ("int16",)),
         (("--logits", "{tmp}/no/folder/x.safetensors"), OUTPUT_ERROR, ("x.safetensors",)),
         (("--logits", "{data}"), USAGE_ERROR, ("eval.safetensors", "logits")),
-        (("--logits", "{tmp}/x", "--report", "{tmp}/x"), USAGE_ERROR, ("/x", "report")),
+        (("--logits", "{tmp}/x", "--report", "{tmp}/x"), USAGE_ERROR, ("/x", "logits")),
         (("--logits", "{tiny}/model.safetensors"), USAGE_ERROR, ("model.safetensors",)),
     ],
 )
