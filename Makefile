@@ -8,7 +8,7 @@ WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package bench bench-coreml \
-  bench-qnn bench-rounding bench-runtime lint format clean
+  bench-plan bench-qnn bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
@@ -18,8 +18,9 @@ build: build/packages.stamp
 demo: build $(VENV)/test.stamp
 	$(VENV)/bin/python examples/demo.py --command $(BIN)
 
-## The unit tests run with sanitizers and the command that the integration tests run is the optimized one; the kernels,
-## whose code the optimizer makes, are tested as they ship.
+## The unit tests run with sanitizers, compiled by Clang, which takes half of GCC's time and warns of other things; the
+## command that the integration tests run is GCC's optimized one; the kernels, whose code the optimizer makes, are tested
+## as they ship.
 test: test-kernels test-asan test-aarch64 test-package test-integration
 
 test-kernels: build
@@ -30,7 +31,7 @@ test-unit: build
 	cmake --build --preset release
 	ctest --preset release -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
-test-asan: build/packages.stamp
+test-asan: build/packages-sanitizers.stamp
 	@mkdir -p build; cmake --preset asan $(WERROR) >build/configure-asan.log || { cat build/configure-asan.log; exit 1; }
 	cmake --build --preset asan
 	ctest --preset asan -j $(CMAKE_BUILD_PARALLEL_LEVEL)
@@ -66,6 +67,11 @@ bench-rounding: build $(VENV)/test.stamp $(VENV)/bench.stamp
 	scripts/install-packages bench
 	$(VENV)/bin/python benchmarks/rounding_methods.py $(BENCH_ARGS)
 
+## Mixed-precision plans of a trained model beside uniform formats of the same size; half an hour.
+bench-plan: build $(VENV)/test.stamp $(VENV)/bench.stamp
+	scripts/install-packages bench
+	$(VENV)/bin/python benchmarks/mixed_precision.py $(BENCH_ARGS)
+
 ## Speed and memory of the CPU runtime beside OpenBLAS itself.
 bench-runtime: build $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/runtime.py $(BENCH_ARGS)
@@ -92,14 +98,9 @@ build/packages.stamp: scripts/install-packages
 	scripts/install-packages build
 	@touch $@
 
-build/packages-cross.stamp: scripts/install-packages
+build/packages-%.stamp: scripts/install-packages
 	@mkdir -p build
-	scripts/install-packages build cross
-	@touch $@
-
-build/packages-browser.stamp: scripts/install-packages
-	@mkdir -p build
-	scripts/install-packages browser
+	scripts/install-packages build $*
 	@touch $@
 
 $(VENV)/bin/python:

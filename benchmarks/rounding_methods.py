@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT, MeasurementError, fingerprint, machine, run_measured
-from texts import TEXTS, MissingTextError, write_next_token_set, write_text
+from real_weights import prepare
+from texts import TEXTS, MissingTextError
 
 HERE = Path(__file__).resolve().parent
 OWN_TOKENS = ["--calibration", "self", "--calibration-sequences", "16", "--calibration-length", "128"]
@@ -45,22 +46,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.work: Path = options.work
-        self.work.mkdir(parents=True, exist_ok=True)
-        self.checkpoint: Path = options.model or self.work / "smollm2"
-        if not self.checkpoint.exists():
-            say(f"making {self.checkpoint}")
-            subprocess.run([sys.executable, str(HERE / "smollm2_checkpoint.py"), str(self.checkpoint)], check=True)
-        for name in {options.text, options.calibration}:
-            write_text(name, self.work / f"{name}.txt")
-        self.calibration = self.work / f"{options.calibration}.txt"
-        self.data = self.work / f"{options.text}.safetensors"
-        write_next_token_set(
-            self.work / f"{options.text}.txt",
-            self.checkpoint / "tokenizer.json",
-            self.data,
-            options.sequences,
-            options.length,
-        )
+        files = prepare(self.work, options.model, options.text, options.calibration, options.sequences, options.length)
+        self.checkpoint, self.calibration, self.data = files.checkpoint, files.calibration, files.data
 
     def row(self, method: str, group_size: int) -> Row:
         """Measures one line of the table, or takes it from an earlier run of the same programs on the same data."""

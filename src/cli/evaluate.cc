@@ -98,6 +98,10 @@ void check_logits(const EvaluateArguments& arguments, const Model& model) {
     throw Error(ErrorCode::kInvalidArgument, "--logits", "needs data whose sequences are of one length",
                 "give --data a .safetensors file");
   }
+  if (std::filesystem::path(*arguments.logits).extension() != ".safetensors") {
+    throw Error(ErrorCode::kInvalidArgument, *arguments.logits,
+                "does not end with .safetensors, by which `verify` knows it");
+  }
   check_extra_output(*arguments.logits, "the file of logits", 1, model,
                      {arguments.data, arguments.calibration.data.value_or(""), arguments.report.path()});
 }

@@ -320,7 +320,7 @@ Activations Executor::attention(const Node& node) {
   // In integers, queries are scaled on their own.
   const Activations scaled = integers_ == nullptr ? Activations() : scaled_queries(node.inputs[0], scale);
   const Activations& q = integers_ == nullptr ? value(node.inputs[0]) : scaled;
-  const float left = integers_ == nullptr ? scale : 1.0F;
+  const float factor = integers_ == nullptr ? scale : 1.0F;
   const Activations& k = value(node.inputs[1]);
   const Activations& v = value(node.inputs[2]);
   const std::int64_t head_dim = model_.graph.shape(node.inputs[0])[2].value;
@@ -364,7 +364,7 @@ Activations Executor::attention(const Node& node) {
     scores.resize(static_cast<std::size_t>(queries * keys));
     const std::int64_t q_at = (item.first + item.query) * q.width + item.head * head_dim;
     const std::int64_t kv_at = item.first * k.width + item.head / group * head_dim;
-    multiply_transposed({.m = queries, .n = keys, .k = head_dim, .alpha = left}, q.data.data() + q_at, q.width,
+    multiply_transposed({.m = queries, .n = keys, .k = head_dim, .alpha = factor}, q.data.data() + q_at, q.width,
                         k.data.data() + kv_at, k.width, scores.data(), keys);
     for (std::int64_t i = 0; i < queries; ++i) {
       float* row = scores.data() + i * keys;

@@ -19,7 +19,7 @@ _ASAN: Final = os.environ.get("DIFFULEX_EDGE_ASAN")
 SANITIZED_COMMAND: Final = Path(_ASAN).resolve() if _ASAN else None
 
 SANITIZER_OPTIONS: Final = {
-    "ASAN_OPTIONS": "exitcode=99:hard_rss_limit_mb=2048:allocator_may_return_null=0:detect_leaks=1",
+    "ASAN_OPTIONS": "exitcode=99:hard_rss_limit_mb=2048:allocator_may_return_null=0:detect_leaks=1:allow_addr2line=1",
     "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99:print_stacktrace=1",
 }
 """The environment of SANITIZED_COMMAND: whatever it finds ends it with exit code 99."""

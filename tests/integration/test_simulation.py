@@ -80,7 +80,8 @@ def test_the_report_compares_formats_with_static_values(tiny: Path, few: Path, t
         (("--backend", "coreml", "--dtype", "int8", "--activation-dtype", "int16"), UNSUPPORTED, ("int16",)),
         (("--logits", "{tmp}/no/folder/x.safetensors"), OUTPUT_ERROR, ("x.safetensors",)),
         (("--logits", "{data}"), USAGE_ERROR, ("eval.safetensors", "logits")),
-        (("--logits", "{tmp}/x", "--report", "{tmp}/x"), USAGE_ERROR, ("/x", "logits")),
+        (("--logits", "{tmp}/x.safetensors", "--report", "{tmp}/x.safetensors"), USAGE_ERROR, ("/x", "logits")),
+        (("--logits", "{tmp}/x.bin"), USAGE_ERROR, ("x.bin", ".safetensors")),
         (("--logits", "{tiny}/model.safetensors"), USAGE_ERROR, ("model.safetensors",)),
     ],
 )

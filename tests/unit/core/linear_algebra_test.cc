@@ -28,19 +28,19 @@ TEST(LinearAlgebra, MultipliesInAllThreeOrders) {
   const auto b = random_matrix(kN * kK, 2);  // [n, k]
   std::vector<float> a_transposed(kK * kM);
   std::vector<float> b_transposed(kK * kN);
-  for (std::int64_t k = 0; k < kK; ++k) {
-    for (std::int64_t i = 0; i < kM; ++i) {
+  for (std::size_t k = 0; k < kK; ++k) {
+    for (std::size_t i = 0; i < kM; ++i) {
       a_transposed[k * kM + i] = a[i * kK + k];
     }
-    for (std::int64_t j = 0; j < kN; ++j) {
+    for (std::size_t j = 0; j < kN; ++j) {
       b_transposed[k * kN + j] = b[j * kK + k];
     }
   }
   std::vector<float> expected(kM * kN);
-  for (std::int64_t i = 0; i < kM; ++i) {
-    for (std::int64_t j = 0; j < kN; ++j) {
+  for (std::size_t i = 0; i < kM; ++i) {
+    for (std::size_t j = 0; j < kN; ++j) {
       double sum = 0.0;
-      for (std::int64_t k = 0; k < kK; ++k) {
+      for (std::size_t k = 0; k < kK; ++k) {
         sum += static_cast<double>(a[i * kK + k]) * b[j * kK + k];
       }
       expected[i * kN + j] = static_cast<float>(2.0 * sum + 0.5);
@@ -59,13 +59,13 @@ TEST(LinearAlgebra, MultipliesInAllThreeOrders) {
 }
 
 // A = X^T X + I is positive definite.
-std::vector<double> positive_definite(std::int64_t n) {
-  const auto x = random_matrix(static_cast<std::size_t>(n * n), 3);
-  std::vector<double> a(static_cast<std::size_t>(n * n));
-  for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t j = 0; j < n; ++j) {
+std::vector<double> positive_definite(std::size_t n) {
+  const auto x = random_matrix(n * n, 3);
+  std::vector<double> a(n * n);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) {
       double sum = i == j ? 1.0 : 0.0;
-      for (std::int64_t k = 0; k < n; ++k) {
+      for (std::size_t k = 0; k < n; ++k) {
         sum += static_cast<double>(x[k * n + i]) * x[k * n + j];
       }
       a[i * n + j] = sum;
@@ -118,10 +118,10 @@ TEST(LinearAlgebra, CholeskyGivesAnUpperTriangleWhoseSquareIsTheMatrix) {
   const auto a = positive_definite(kSize);
   auto u = a;
   ASSERT_TRUE(cholesky_upper(u, kSize));
-  for (std::int64_t i = 0; i < kSize; ++i) {
-    for (std::int64_t j = 0; j < kSize; ++j) {
+  for (std::size_t i = 0; i < kSize; ++i) {
+    for (std::size_t j = 0; j < kSize; ++j) {
       double sum = 0.0;
-      for (std::int64_t k = 0; k < kSize; ++k) {
+      for (std::size_t k = 0; k < kSize; ++k) {
         sum += u[k * kSize + i] * u[k * kSize + j];
       }
       EXPECT_NEAR(sum, a[i * kSize + j], 1e-10);
@@ -137,10 +137,10 @@ TEST(LinearAlgebra, InverseTimesMatrixIsTheIdentity) {
   const auto a = positive_definite(kSize);
   auto inverse = a;
   ASSERT_TRUE(invert_positive_definite(inverse, kSize));
-  for (std::int64_t i = 0; i < kSize; ++i) {
-    for (std::int64_t j = 0; j < kSize; ++j) {
+  for (std::size_t i = 0; i < kSize; ++i) {
+    for (std::size_t j = 0; j < kSize; ++j) {
       double sum = 0.0;
-      for (std::int64_t k = 0; k < kSize; ++k) {
+      for (std::size_t k = 0; k < kSize; ++k) {
         sum += inverse[i * kSize + k] * a[k * kSize + j];
       }
       EXPECT_NEAR(sum, i == j ? 1.0 : 0.0, 1e-10);

@@ -48,7 +48,7 @@ TEST_F(FamilyConfig, IsReadWhole) {
     const testing::ReferenceDecoder wanted = testing::reference_decoder(family);
     const ModelConfig config = read(wanted.config);
     EXPECT_EQ(config.family, family);
-    EXPECT_EQ(config.architecture, wanted.config["architectures"][0]);
+    EXPECT_EQ(config.architecture, wanted.config["architectures"][0].get<std::string>());
     EXPECT_EQ(config.hidden_size, wanted.hidden);
     EXPECT_EQ(config.num_layers, wanted.layers);
     EXPECT_EQ(config.num_heads, wanted.heads);

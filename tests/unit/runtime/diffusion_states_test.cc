@@ -72,7 +72,7 @@ TEST(DiffusionStates, AreTheSameForTheSameSeed) {
   Random a(7);
   Random b(7);
   const ModelConfig config = config_of("fast_dllm_v2", 8);
-  for (const std::size_t length : {2, 9, 100}) {
+  for (const std::size_t length : {std::size_t{2}, std::size_t{9}, std::size_t{100}}) {
     const DiffusionState first = mask_tokens(config, tokens(length), 0.4, a);
     EXPECT_EQ(first.input, mask_tokens(config, tokens(length), 0.4, b).input);
     EXPECT_GE(count_masked(first), 1);
