@@ -122,7 +122,8 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   ModelOptions options = arguments.model.options();
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
   options.seq_len = longest(sets);
-  if (arguments.calibration.data) {
+  // A QNN artefact takes one length, that of the data: calibration is cut at it, as in the export.
+  if (arguments.calibration.data && arguments.backend != "qnn") {
     const std::int64_t limit = read_model_config(arguments.model.path, options).max_positions;
     options.seq_len = std::max(*options.seq_len, std::min(arguments.calibration.length, limit));
   }

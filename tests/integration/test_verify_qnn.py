@@ -42,7 +42,7 @@ def a16w8(tiny: Path) -> tuple[object, ...]:
     """Options of INT8 with 16-bit activations."""
     options = ("--backend", "qnn", "--dtype", "int8", "--mode", "static", "--head-dtype", "int8")
     calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
-    return (*options, *calibration, "--calibration-length", LENGTH)
+    return (*options, *calibration)
 
 
 @pytest.fixture(scope="module")
