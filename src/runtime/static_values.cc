@@ -86,7 +86,7 @@ std::optional<StaticValues> make_static_values(const Model& model, const Quantiz
 }
 
 void StaticValues::round(std::span<float> values, const AffineScale& scale) const {
-  const float zero = static_cast<float>(scale.zero_point);
+  const auto zero = static_cast<float>(scale.zero_point);
   const float highest = std::ldexp(1.0F, bits_ - 1) - 1.0F - zero;
   const float lowest = -std::ldexp(1.0F, bits_ - 1) - zero;
   for (float& value : values) {
