@@ -9,34 +9,41 @@ import numpy as np
 import pytest
 import torch
 from command import BAD_FILE, OUTPUT_ERROR, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
+from evaluation_data import cut
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch.nn import functional
 
 
-def test_logits_are_what_the_figures_are_made_of(tiny: Path, few: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def data(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four sequences of each set."""
+    return cut(few, tmp_path_factory.mktemp("data") / "eval.safetensors", 4)
+
+
+def test_logits_are_what_the_figures_are_made_of(tiny: Path, data: Path, tmp_path: Path) -> None:
     target = tmp_path / "logits.safetensors"
-    report = run_json("evaluate", tiny, "--data", few, "--logits", target, "--dtype", "int4")
+    report = run_json("evaluate", tiny, "--data", data, "--logits", target, "--dtype", "int4")
     assert report == report | {"backend": "xnnpack"}
     labels = list(report["loss"])
-    saved, tensors = load_file(target), load_file(few)
-    data = {name: tensors[name] for label in labels for name in (f"input_ids_{label}", f"target_ids_{label}")}
-    assert saved.keys() == data.keys() | {f"logits_{label}" for label in labels}
-    for name, ids in data.items():
+    saved, tensors = load_file(target), load_file(data)
+    wanted = {name: tensors[name] for label in labels for name in (f"input_ids_{label}", f"target_ids_{label}")}
+    assert saved.keys() == wanted.keys() | {f"logits_{label}" for label in labels}
+    for name, ids in wanted.items():
         assert np.array_equal(saved[name], ids), name
     for label in labels:
         logits = torch.from_numpy(saved[f"logits_{label}"]).double()
-        targets = torch.from_numpy(data[f"target_ids_{label}"])
-        wanted = targets[targets != -100]
+        targets = torch.from_numpy(wanted[f"target_ids_{label}"])
+        counted = targets[targets != -100]
         assert logits.shape == (report["tokens"][label], 1024)
-        assert functional.cross_entropy(logits, wanted).item() == pytest.approx(report["loss"][label], abs=1e-6)
+        assert functional.cross_entropy(logits, counted).item() == pytest.approx(report["loss"][label], abs=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["coreml", "qnn"])
-def test_other_targets_keep_activations_in_floats(backend: str, tiny: Path, few: Path) -> None:
+def test_other_targets_keep_activations_in_floats(backend: str, tiny: Path, data: Path) -> None:
     """Where XNNPACK computes with 8 bits for each token."""
-    arguments = ("evaluate", tiny, "--data", few, "--dtype", "int4")
+    arguments = ("evaluate", tiny, "--data", data, "--dtype", "int4")
     floats = run_json(*arguments, "--float-activations")
     other = run_json(*arguments, "--backend", backend)
     assert other["backend"] == backend
@@ -44,16 +51,16 @@ def test_other_targets_keep_activations_in_floats(backend: str, tiny: Path, few:
     assert other["loss"] != run_json(*arguments)["loss"]
 
 
-def test_static_layers_are_alike_for_xnnpack_and_coreml(tiny: Path, few: Path) -> None:
+def test_static_layers_are_alike_for_xnnpack_and_coreml(tiny: Path, data: Path) -> None:
     calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
-    arguments = ("evaluate", tiny, "--data", few, "--dtype", "int8", "--mode", "static", *calibration)
+    arguments = ("evaluate", tiny, "--data", data, "--dtype", "int8", "--mode", "static", *calibration)
     assert run_json(*arguments)["loss"] == run_json(*arguments, "--backend", "coreml")["loss"]
 
 
-def test_fewer_bits_cost_more(tiny: Path, few: Path) -> None:
+def test_fewer_bits_cost_more(tiny: Path, data: Path) -> None:
     """In QNN every value is an integer: of 16 bits, which costs next to nothing, or of 8."""
     calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
-    arguments = ("evaluate", tiny, "--data", few, "--backend", "qnn", "--dtype", "int8", *calibration)
+    arguments = ("evaluate", tiny, "--data", data, "--backend", "qnn", "--dtype", "int8", *calibration)
     by_bits = {bits: run_json(*arguments, "--activation-dtype", f"int{bits}")["kl_divergence"] for bits in (8, 16)}
     floats = run_json(*arguments, "--mode", "static", "--float-activations")["kl_divergence"]
     for label, divergence in floats.items():
@@ -61,11 +68,11 @@ def test_fewer_bits_cost_more(tiny: Path, few: Path) -> None:
         assert by_bits[8][label] > 3 * by_bits[16][label]
 
 
-def test_the_report_compares_formats_with_static_values(tiny: Path, few: Path, tmp_path: Path) -> None:
+def test_the_report_compares_formats_with_static_values(tiny: Path, data: Path, tmp_path: Path) -> None:
     calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
     words = ("--backend", "qnn", "--dtype", "int8", "--mode", "static", "--report", tmp_path / "report.html")
     formats = {
-        entry["name"]: entry for entry in run_json("evaluate", tiny, "--data", few, *words, *calibration)["formats"]
+        entry["name"]: entry for entry in run_json("evaluate", tiny, "--data", data, *words, *calibration)["formats"]
     }
     assert formats["int4, groups of 32"]["mode"] == "static"
     assert formats["fp16"]["kl_divergence"]["50"] < formats["int8"]["kl_divergence"]["50"]
@@ -86,11 +93,11 @@ def test_the_report_compares_formats_with_static_values(tiny: Path, few: Path, t
     ],
 )
 def test_what_can_not_be_is_one_sentence(
-    options: tuple[str, ...], code: int, words: tuple[str, ...], tiny: Path, few: Path, tmp_path: Path
+    options: tuple[str, ...], code: int, words: tuple[str, ...], tiny: Path, data: Path, tmp_path: Path
 ) -> None:
-    data = shutil.copy(few, tmp_path / "eval.safetensors")
-    given = [word.format(tmp=tmp_path, data=data, tiny=tiny) for word in options]
-    assert_fails(run("evaluate", tiny, "--data", data, *given), code, *words)
+    own = shutil.copy(data, tmp_path / "eval.safetensors")
+    given = [word.format(tmp=tmp_path, data=own, tiny=tiny) for word in options]
+    assert_fails(run("evaluate", tiny, "--data", own, *given), code, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["eval.safetensors"]
 
 
@@ -100,7 +107,7 @@ def test_logits_of_text_are_refused(tiny: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_left_of_an_evaluation_that_fails(tiny: Path, few: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_of_an_evaluation_that_fails(tiny: Path, data: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny, model)
     weights = load_tensors(model / "model.safetensors")
@@ -109,5 +116,5 @@ def test_nothing_is_left_of_an_evaluation_that_fails(tiny: Path, few: Path, tmp_
     save_tensors(weights, model / "model.safetensors")
     (tmp_path / "out").mkdir()
     words = ("--dtype", "int8", "--logits", tmp_path / "out/x.safetensors")
-    assert_fails(run("evaluate", model, "--data", few, *words), BAD_FILE, name)
+    assert_fails(run("evaluate", model, "--data", data, *words), BAD_FILE, name)
     assert not list((tmp_path / "out").iterdir())
