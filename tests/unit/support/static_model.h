@@ -29,8 +29,9 @@ class StaticModel {
             .activation_bits = bits,
             .static_everywhere = true};
   }
-  // With the ranges of kCalibrationSequences.
-  QuantizationConfig calibrated(QuantizationConfig config, const CalibrationOptions& options = {}) const {
+  // With the ranges of kCalibrationSequences, by default from the observer that takes no time.
+  QuantizationConfig calibrated(QuantizationConfig config,
+                                const CalibrationOptions& options = {.observer = Observer::MIN_MAX}) const {
     CalibrationData data{.inputs = kCalibrationSequences, .masked = {}, .counts = {}};
     for (const auto& sequence : kCalibrationSequences) {
       data.masked.emplace_back(sequence.size(), false);
