@@ -32,8 +32,7 @@ def _aligned(rows: list[list[str]], *, left: int = 0) -> str:
 def _table(verification: Verification) -> str:
     header = ["set", "tokens", "loss", "accuracy"]
     if verification.reference is not None:
-        header += ["increase", "KL", "agreement", "flips"]
-        header += ["max error", "cosine"]
+        header += ["increase", "KL", "agreement", "flips", "max error", "cosine"]
     if any(figures.cpu_cosine is not None for figures in verification.sets.values()):
         header += ["off CPU", "CPU cosine"]
     rows = [header]

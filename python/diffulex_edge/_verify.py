@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -135,8 +135,6 @@ class _Difference:
 class _Sequence:
     """The counted positions of one sequence: what the artefact predicts there, and the reference."""
 
-    logits: Logits | None
-    """[counted, vocab], until they are compared."""
     loss: NDArray[np.float64]
     best: NDArray[np.int64]
     confidence: NDArray[np.float64]
@@ -205,10 +203,8 @@ def verify(
         for index, (ids, wanted) in enumerate(zip(inputs, targets, strict=True)):
             positions = np.flatnonzero(wanted != IGNORED_TARGET)
             if positions.size > 0:
-                measured = _measure(ids, positions, wanted[positions], own)
-                if reference_rows is not None:
-                    measured = _compare_with_reference(measured, reference_rows(label, index), wanted[positions])
-                sequences.append(measured)
+                reference_logits = None if reference_rows is None else partial(reference_rows, label, index)
+                sequences.append(_measure(ids, positions, wanted[positions], own, reference_logits))
         if not sequences:
             raise VerificationError(f"{data}: target_ids_{label}: no target counts")
         sets[label] = _summarize(sequences, mean_of_sequences=label == "bound")
@@ -287,8 +283,13 @@ def _rows(model: Runnable, pairs: Pairs, label: str, sequence: int) -> Logits:
 
 
 def _measure(
-    ids: NDArray[np.int64], positions: NDArray[np.int64], wanted: NDArray[np.int64], artefact: Runnable
+    ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+    artefact: Runnable,
+    reference: Callable[[], Logits] | None,
 ) -> _Sequence:
+    """What the artefact makes of the counted positions, and `reference` of the same: [counted, vocab]."""
     # The CPU first: it refuses ids outside the vocabulary.
     cpu_logits = None if artefact.cpu is None else artefact.cpu(ids)
     logits = artefact.forward(ids)
@@ -296,34 +297,30 @@ def _measure(
     log_p = _log_softmax(counted)
     row = np.arange(positions.size)
     best = log_p.argmax(axis=-1)
-    return _Sequence(
-        logits=counted,
-        loss=-log_p[row, wanted],
-        best=best,
-        confidence=np.exp(log_p[row, best]),
-        correct=best == wanted,
-        from_cpu=None if cpu_logits is None else _compare(logits, cpu_logits),
-    )
-
-
-def _compare_with_reference(own: _Sequence, logits: Logits, wanted: NDArray[np.int64]) -> _Sequence:
-    """The sequence with what the reference's logits [counted, vocab] say of it, and without its own ones."""
-    assert own.logits is not None
-    if own.logits.shape != logits.shape:
+    own: dict[str, Any] = {
+        "loss": -log_p[row, wanted],
+        "best": best,
+        "confidence": np.exp(log_p[row, best]),
+        "correct": best == wanted,
+        "from_cpu": None if cpu_logits is None else _compare(logits, cpu_logits),
+    }
+    if reference is None:
+        return _Sequence(**own)
+    reference_logits = reference()
+    if counted.shape != reference_logits.shape:
         raise VerificationError(
-            f"the reference has a vocabulary of {logits.shape[1]:,} tokens, the artefact one of {own.logits.shape[1]:,}"
+            f"the reference has a vocabulary of {reference_logits.shape[1]:,} tokens, the artefact one of "
+            f"{counted.shape[1]:,}"
         )
-    log_p, log_r = _log_softmax(own.logits), _log_softmax(logits)
-    row = np.arange(wanted.size)
-    best = log_r.argmax(axis=-1)
-    return replace(
-        own,
-        logits=None,
+    log_r = _log_softmax(reference_logits)
+    reference_best = log_r.argmax(axis=-1)
+    return _Sequence(
+        **own,
         reference_loss=-log_r[row, wanted],
-        reference_best=best,
-        reference_confidence=np.exp(log_r[row, best]),
+        reference_best=reference_best,
+        reference_confidence=np.exp(log_r[row, reference_best]),
         kl_divergence=np.maximum(0.0, (np.exp(log_r) * (log_r - log_p)).sum(axis=-1)),
-        from_reference=_compare(own.logits, logits),
+        from_reference=_compare(counted, reference_logits),
     )
 
 

@@ -53,6 +53,15 @@ ActivationRange with_headroom(const ActivationRange& observed, int bits) {
   return bits > 8 ? scaled(observed, kHeadroom) : observed;
 }
 
+ActivationRange range_of(std::span<const float> values) {
+  ActivationRange range;
+  for (const float value : values) {
+    range.min = std::min(range.min, value);
+    range.max = std::max(range.max, value);
+  }
+  return range;
+}
+
 ActivationRange scaled(const ActivationRange& x, float factor) {
   const float first = x.min * factor;
   const float second = x.max * factor;

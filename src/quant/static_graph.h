@@ -1,6 +1,8 @@
 // Mode static where every value of a model's graph is an integer (QuantizationConfig::static_everywhere).
 #pragma once
 
+#include <span>
+
 #include "diffulex_edge/activations.h"
 #include "diffulex_edge/graph.h"
 #include "diffulex_edge/quantization.h"
@@ -16,6 +18,9 @@ const ActivationRange& observed_scores(const GraphActivations& observed, ValueId
 // What integers of `bits` bits are made to cover: with 16, more than was observed, as what calibration did not see may
 // be larger, and the room costs a third of a bit.
 ActivationRange with_headroom(const ActivationRange& observed, int bits);
+
+// Of constants: the least range that holds them all, and 0.
+ActivationRange range_of(std::span<const float> values);
 
 // Ranges that follow from others, of values inside an operator. Of x * factor:
 ActivationRange scaled(const ActivationRange& x, float factor);

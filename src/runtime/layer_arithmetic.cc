@@ -6,25 +6,19 @@
 
 namespace diffulex_edge {
 
-InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode) {
-  if (!layer.format.is_quantized() || layer.role != LayerRole::kLinear) {
-    return InputArithmetic::kFloat;
-  }
-  if (layer.activations) {
-    return InputArithmetic::kStaticInt8;
-  }
-  const bool grouped = layer.format.granularity == Granularity::kGroup;
-  return grouped || mode == QuantizationMode::DYNAMIC ? InputArithmetic::kDynamicInt8 : InputArithmetic::kFloat;
-}
-
 InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer,
                                  ActivationArithmetic activations) {
-  if (layer == nullptr || activations == ActivationArithmetic::FLOAT || plan->config.static_everywhere) {
+  const bool is_quantized = layer != nullptr && layer->format.is_quantized() && layer->role == LayerRole::kLinear;
+  if (!is_quantized || activations == ActivationArithmetic::FLOAT || plan->config.static_everywhere) {
     return InputArithmetic::kFloat;
   }
-  const InputArithmetic arithmetic = input_arithmetic(*layer, plan->config.mode);
-  const bool only_static = activations == ActivationArithmetic::STATIC;
-  return only_static && arithmetic == InputArithmetic::kDynamicInt8 ? InputArithmetic::kFloat : arithmetic;
+  if (layer->activations) {
+    return InputArithmetic::kStaticInt8;
+  }
+  const bool grouped = layer->format.granularity == Granularity::kGroup;
+  const bool is_dynamic = grouped || plan->config.mode == QuantizationMode::DYNAMIC;
+  return is_dynamic && activations == ActivationArithmetic::XNNPACK ? InputArithmetic::kDynamicInt8
+                                                                    : InputArithmetic::kFloat;
 }
 
 const LayerPlan* find_plan(const QuantizationPlan* plan, const Node& user, const std::string& tensor) {

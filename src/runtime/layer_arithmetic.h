@@ -15,11 +15,8 @@ namespace diffulex_edge {
 // What a layer does to its input before multiplying.
 enum class InputArithmetic { kFloat, kDynamicInt8, kStaticInt8 };
 
-// As XNNPACK computes a layer planned this way: groups of INT4 take 8-bit activations in every mode.
-InputArithmetic input_arithmetic(const LayerPlan& layer, QuantizationMode mode);
-
-// The same for a layer that may have no plan, float32 then, and for other targets. Where every value of the graph is
-// static, its input comes in integers already.
+// Of a layer that may have no plan: float32 then. For XNNPACK, groups of INT4 take 8-bit activations in every mode.
+// Where every value of the graph is static, the input comes in integers already.
 InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer,
                                  ActivationArithmetic activations);
 

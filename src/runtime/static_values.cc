@@ -61,24 +61,21 @@ std::optional<AffineScale> StaticValues::find(ValueId value, std::span<const flo
   if (is_table_[index]) {
     return constant(values);
   }
-  return is_rounded_[index] ? std::optional(scale_of(range_of(value))) : std::nullopt;
+  return is_rounded_[index] ? std::optional(scale_of(covered_range(value))) : std::nullopt;
 }
 
 AffineScale StaticValues::scaled_queries(ValueId queries, float scale) const {
-  return scale_of(scaled(range_of(queries), scale));
+  return scale_of(scaled(covered_range(queries), scale));
 }
 AffineScale StaticValues::scores(ValueId attention) const { return scale_of(scores_.at(attention)); }
 AffineScale StaticValues::masked_scores(ValueId attention) const {
   return scale_of(masked_range(scores_.at(attention), bits_));
 }
 AffineScale StaticValues::shares() const { return scale_of({.min = 0.0F, .max = 1.0F}); }
-AffineScale StaticValues::silu(ValueId x) const { return scale_of(silu_range(range_of(x))); }
-AffineScale StaticValues::turned(ValueId x) const { return scale_of(around_zero(range_of(x))); }
+AffineScale StaticValues::silu(ValueId x) const { return scale_of(silu_range(covered_range(x))); }
+AffineScale StaticValues::turned(ValueId x) const { return scale_of(around_zero(covered_range(x))); }
 
-AffineScale StaticValues::constant(std::span<const float> values) const {
-  const auto [least, greatest] = std::ranges::minmax(values);
-  return affine_scale({.min = std::min(0.0F, least), .max = std::max(0.0F, greatest)}, bits_);
-}
+AffineScale StaticValues::constant(std::span<const float> values) const { return scale_of(range_of(values)); }
 
 std::optional<StaticValues> make_static_values(const Model& model, const QuantizationPlan* plan) {
   return plan != nullptr && plan->config.static_everywhere ? std::optional<StaticValues>(std::in_place, model, *plan)

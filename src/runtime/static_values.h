@@ -37,11 +37,11 @@ class StaticValues {
   void round(std::span<float> values, const AffineScale& scale) const;
 
  private:
-  int bits_;
   AffineScale scale_of(const ActivationRange& range) const { return affine_scale(range, bits_); }
-  const ActivationRange& range_of(ValueId value) const { return ranges_[static_cast<std::size_t>(value)]; }
+  const ActivationRange& covered_range(ValueId value) const { return ranges_[static_cast<std::size_t>(value)]; }
 
-  std::vector<ActivationRange> ranges_;  // by ValueId, as the next two
+  int bits_;
+  std::vector<ActivationRange> ranges_;  // that integers cover; by ValueId, as the next two
   std::vector<bool> is_rounded_;
   std::vector<bool> is_table_;  // rotary
   std::map<ValueId, ActivationRange> scores_;

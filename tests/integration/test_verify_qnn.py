@@ -40,7 +40,7 @@ def data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def a16w8(tiny: Path) -> tuple[object, ...]:
     """Options of INT8 with 16-bit activations."""
-    options = ("--backend", "qnn", "--dtype", "int8", "--mode", "static", "--head-dtype", "int8")
+    options = ("--dtype", "int8", "--mode", "static", "--head-dtype", "int8")
     calibration = ("--calibration", tiny / "calibration.txt", "--calibration-sequences", 8)
     return (*options, *calibration)
 
@@ -50,7 +50,7 @@ def compiled(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> QnnArtefac
     """INT8 with 16-bit activations, for two SoCs."""
     folder = tmp_path_factory.mktemp("qnn") / "a16w8"
     socs = [word for soc in SOCS for word in ("--soc", soc)]
-    export(tiny, folder, "--seq-len", LENGTH, *a16w8(tiny)[2:], *socs, "--qnn-python", sys.executable)
+    export(tiny, folder, "--seq-len", LENGTH, *a16w8(tiny), *socs, "--qnn-python", sys.executable)
     return QnnArtefact(folder)
 
 
@@ -135,11 +135,11 @@ def test_figures_are_those_of_the_logits(compiled: QnnArtefact, fp32: QnnArtefac
 
 def test_cpu_runtime_simulates_the_artefact(tiny: Path, compiled: QnnArtefact, data: Path, tmp_path: Path) -> None:
     """ONNX Runtime's own kernels compute the same integers; the emulator has functions of its own."""
-    export(tiny, tmp_path / "cpu", "--seq-len", LENGTH, *a16w8(tiny)[2:])
+    export(tiny, tmp_path / "cpu", "--seq-len", LENGTH, *a16w8(tiny))
     on_cpu, on_npu = {}, {}
     for name, words in {"integers": (), "floats": ("--float-activations",)}.items():
         logits = tmp_path / f"{name}.safetensors"
-        run_json("evaluate", tiny, "--data", data, "--logits", logits, *a16w8(tiny), *words)
+        run_json("evaluate", tiny, "--data", data, "--logits", logits, "--backend", "qnn", *a16w8(tiny), *words)
         on_cpu[name] = verify(tmp_path / "cpu", data, against=logits).sets
         on_npu[name] = verify(compiled.folder, data, against=logits).sets
     for label in SETS:

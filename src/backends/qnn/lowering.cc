@@ -21,14 +21,6 @@ using Sizes = std::vector<std::int64_t>;
 constexpr std::string_view kContrib = "com.microsoft";
 // In floating point; float16 holds it, and exp() of it is 0.
 constexpr float kMasked = -1e4F;
-ActivationRange range_of(std::span<const float> values) {
-  ActivationRange range;
-  for (const float value : values) {
-    range.min = std::min(range.min, value);
-    range.max = std::max(range.max, value);
-  }
-  return range;
-}
 
 std::int64_t product(const Sizes& sizes) {
   std::int64_t result = 1;
