@@ -100,6 +100,7 @@ class Planner {
       case Op::kEmbedding:
         return LayerRole::kEmbedding;
       case Op::kRmsNorm:
+      case Op::kLayerNorm:
         return LayerRole::kNorm;
       case Op::kLinear:
         return input == 1 ? LayerRole::kLinear : LayerRole::kBias;
