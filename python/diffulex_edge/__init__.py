@@ -1,18 +1,72 @@
-"""DiffuLex Edge in Python: so far `verify`, which measures an artefact in its vendor's runtime."""
+"""DiffuLex Edge in Python: the C++ library, and `verify`, which measures an artefact in its vendor's runtime.
 
-from diffulex_edge._artefact import Execution, VerificationError
-from diffulex_edge._coreml import PackageCheck
-from diffulex_edge._qnn import Placement, QnnCheck
-from diffulex_edge._verify import Interval, SetFigures, Verification, verify
+Importing it takes milliseconds and nothing but Python: numpy, PyTorch and the vendors' runtimes are imported by what
+needs them, when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from diffulex_edge._core import __version__
+from diffulex_edge._errors import (
+    BadFileError,
+    CancelledError,
+    Error,
+    InternalError,
+    InvalidArgumentError,
+    OutOfMemoryError,
+    OutputError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from diffulex_edge._artefact import Execution, VerificationError
+    from diffulex_edge._coreml import PackageCheck
+    from diffulex_edge._qnn import Placement, QnnCheck
+    from diffulex_edge._verify import Interval, SetFigures, Verification, verify
+
+# The modules that import numpy, and the names that are theirs.
+_LATER = {
+    "Execution": "_artefact",
+    "Interval": "_verify",
+    "PackageCheck": "_coreml",
+    "Placement": "_qnn",
+    "QnnCheck": "_qnn",
+    "SetFigures": "_verify",
+    "Verification": "_verify",
+    "VerificationError": "_artefact",
+    "verify": "_verify",
+}
 
 __all__ = [
+    "BadFileError",
+    "CancelledError",
+    "Error",
     "Execution",
+    "InternalError",
     "Interval",
+    "InvalidArgumentError",
+    "OutOfMemoryError",
+    "OutputError",
     "PackageCheck",
     "Placement",
     "QnnCheck",
     "SetFigures",
+    "UnsupportedError",
     "Verification",
     "VerificationError",
+    "__version__",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
