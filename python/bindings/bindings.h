@@ -8,4 +8,7 @@ namespace diffulex_edge::python {
 // Turns diffulex_edge::Error into the exceptions of diffulex_edge/_errors.py.
 void bind_errors();
 
+// Layers of a module through the planner and the kernels, for diffulex_edge/quant.
+void bind_quantization(nanobind::module_& module);
+
 }  // namespace diffulex_edge::python

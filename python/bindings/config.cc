@@ -23,9 +23,7 @@ std::optional<QuantizationDtype> optional_dtype(nb::handle config, const char* n
   return value.is_none() ? std::nullopt : std::optional(parse_quantization_dtype(nb::cast<std::string>(value)));
 }
 
-ActivationRange range_of(nb::handle pair) {
-  return {.min = nb::cast<float>(pair[0]), .max = nb::cast<float>(pair[1])};
-}
+ActivationRange range_of(nb::handle pair) { return {.min = nb::cast<float>(pair[0]), .max = nb::cast<float>(pair[1])}; }
 
 }  // namespace
 

@@ -7,7 +7,8 @@
 
 namespace diffulex_edge::python {
 
-// Reads the attributes of a `QuantizationConfig`, whose enum members are strings. Whatever has these attributes will do.
+// Reads the attributes of a `QuantizationConfig`, whose enum members are strings. Whatever has these attributes will
+// do.
 QuantizationConfig to_cpp(nanobind::handle config);
 
 }  // namespace diffulex_edge::python

@@ -9,9 +9,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -96,10 +97,10 @@ nb::dict describe(const LayerPlan& layer) {
   set("method", std::string(to_string(layer.method)));
   set("value_bytes", layer.value_bytes());
   set("scale_bytes", layer.scale_bytes());
-  result["activations"] =
-      layer.activations ? nb::cast(std::tuple(layer.activations->input.min, layer.activations->input.max,
-                                              layer.activations->output.min, layer.activations->output.max))
-                        : nb::none();
+  result["activations"] = layer.activations
+                              ? nb::cast(std::tuple(layer.activations->input.min, layer.activations->input.max,
+                                                    layer.activations->output.min, layer.activations->output.max))
+                              : nb::none();
   return result;
 }
 
@@ -197,8 +198,8 @@ class LayerQuantization {
 
   const QuantizationResult& result() const { return result_; }
 
-  // Writes the weight of each of these layers, by its index in the plan, into the target beside it. Returns the relative
-  // errors.
+  // Writes the weight of each of these layers, by its index in the plan, into the target beside it. Returns the
+  // relative errors.
   std::vector<double> encode(const std::vector<std::pair<std::size_t, TargetTuple>>& targets, int threads,
                              const nb::object& progress) const {
     std::vector<std::unique_ptr<Encoding>> encodings;

@@ -161,13 +161,13 @@ def _(
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _keep_for_backward(ctx, inputs, output) -> None:  # noqa: ANN001
+def _keep_for_backward(ctx, inputs, output) -> None:
     x, weight, weight_scale, bias, _, _, dtype, _, group_size = inputs
     ctx.save_for_backward(weight, weight_scale)
     ctx.dtype, ctx.group_size, ctx.x_dtype, ctx.bias_dtype = dtype, group_size, x.dtype, bias is not None and bias.dtype
 
 
-def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Of x and bias; the rounding of activations counts as the identity (straight-through)."""
     weight, weight_scale = ctx.saved_tensors
     wide = torch.promote_types(grad.dtype, torch.float32)
@@ -186,7 +186,8 @@ quantized_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 @torch.library.custom_op(
     "diffulex_edge::quantized_embedding",
     mutates_args=(),
-    schema="(Tensor ids, Tensor weight, Tensor? weight_scale, str dtype, int group_size, ScalarType output_dtype) -> Tensor",
+    schema="(Tensor ids, Tensor weight, Tensor? weight_scale, str dtype, int group_size, ScalarType output_dtype) "
+    "-> Tensor",
 )
 def quantized_embedding(
     ids: Tensor,

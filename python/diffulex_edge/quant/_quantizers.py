@@ -304,12 +304,11 @@ class _Quantization:
 
     def _other_parameters(self) -> tuple[int, int]:
         """Bytes, in FP32 as the artefacts have them, and number of the parameters that are no layer's weight."""
-        from diffulex_edge.quant._layers import trained_parameters
+        from diffulex_edge.quant._layers import distinct_parameters, identity
 
-        weights = {id(layer.module.weight) for layer in self._layers}
-        count = sum(
-            parameter.numel() for _, parameter in trained_parameters(self._model) if id(parameter) not in weights
-        )
+        weights = {identity(layer.module.weight) for layer in self._layers}
+        parameters = distinct_parameters(self._model)
+        count = sum(parameter.numel() for parameter in parameters if identity(parameter) not in weights)
         return 4 * count, count
 
     def _layer_results(self, plan: LayerQuantization, errors: Mapping[tuple[str, str], float]) -> list[LayerResult]:
