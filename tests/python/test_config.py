@@ -26,6 +26,7 @@ DTYPES = {
     "int8": QuantizationDtype.INT8,
     "int4": QuantizationDtype.INT4,
 }
+STATIC = {"dtype": "int8", "mode": "static"}
 
 
 def test_importing_takes_no_torch() -> None:
@@ -82,8 +83,8 @@ def test_defaults_are_those_of_the_library() -> None:
         ({"dtype": "int4", "group_size": -32}, ["-32"]),
         ({"dtype": "int8", "activation_bits": 12, "mode": "static"}, ["12", "8, 16"]),
         ({"dtype": "int8", "layer_formats": {"a": "int5"}}, ["layer_formats of a", "int5", "int4_g32"]),
-        ({"dtype": "int8", "mode": "static", "activations": {"a": {"input": [0, 1]}}}, ["a", "output"]),
-        ({"dtype": "int8", "mode": "static", "activations": {"a": {"input": [2, 1], "output": [0, 1]}}}, ["[2.0, 1.0]"]),
+        (STATIC | {"activations": {"a": {"input": [0, 1]}}}, ["a", "output"]),
+        (STATIC | {"activations": {"a": {"input": [2, 1], "output": [0, 1]}}}, ["[2.0, 1.0]"]),
     ],
 )  # fmt: skip
 def test_unknown_values_are_errors_that_name_the_known_ones(options: dict[str, Any], words: list[str]) -> None:
@@ -140,7 +141,9 @@ def test_options_have_a_use_for_the_embedding_or_the_head_too() -> None:
     assert QuantizationConfig(dtype="int8", embedding_dtype="fp16", saturate_fp16=True).saturate_fp16
 
 
-@pytest.mark.parametrize(("quantizer", "dtype"), [(FP16Quantizer, "int8"), (INT8Quantizer, "int4"), (INT4Quantizer, "fp16")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("quantizer", "dtype"), [(FP16Quantizer, "int8"), (INT8Quantizer, "int4"), (INT4Quantizer, "fp16")]
+)
 def test_a_quantizer_refuses_another_dtype(quantizer: type, dtype: str, linear: Any) -> None:
     with pytest.raises(diffulex_edge.InvalidArgumentError, match=f"the config asks for {dtype}"):
         quantizer().quantize(linear, QuantizationConfig(dtype=dtype, exclude_layers=[]))

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -66,6 +71,22 @@ def test_a_head_of_another_name_is_known_by_get_output_embeddings(llada: Llada) 
     assert head in {layer.name for layer in result.layers}
 
 
+def test_an_embedding_that_is_the_head_too_stays() -> None:
+    """As LLaDA has it with weight_tying: its weight is read for the logits."""
+
+    class Tied(Small):
+        def get_output_embeddings(self) -> nn.Embedding:
+            return self.embed_tokens
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return nn.functional.linear(self.up(self.embed_tokens(ids))[..., :64], self.embed_tokens.weight)
+
+    result = quantize_model(Tied(), QuantizationConfig(dtype="int8", **ALL))
+    assert "embed_tokens" not in kinds(result.model)
+    assert result.warnings == ["embed_tokens: stays as it is, since the model reads its weight as its head's"]
+    assert result.model(IDS).shape == (1, 12, 50)
+
+
 def test_mixed_precision_by_names() -> None:
     formats = {"embed_tokens": "int8", "up": "int4_g32", "down": "INT4_channel", "lm_head": "fp32"}
     result = Quantizer().quantize(Small(), QuantizationConfig(layer_formats=formats))
@@ -79,11 +100,12 @@ def test_mixed_precision_by_names() -> None:
         quantize_model(Small(), QuantizationConfig(layer_formats=formats))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
-@pytest.mark.parametrize("mode", ["weight_only", "dynamic", "static"])
+@pytest.mark.parametrize(
+    ("dtype", "mode"),
+    [("fp32", "weight_only"), ("fp16", "weight_only")]
+    + [(dtype, mode) for dtype in ("int8", "int4") for mode in ("weight_only", "dynamic", "static")],
+)
 def test_the_original_is_as_it_was(dtype: str, mode: str) -> None:
-    if mode != "weight_only" and dtype in ("fp32", "fp16"):
-        pytest.skip("activations of floating-point layers are not quantized")
     model = Small(tied=True)
     model.up.weight.requires_grad_(False)
     model.down.eval()
@@ -266,7 +288,7 @@ def test_strided_and_double_weights() -> None:
         (lambda: Small().to("meta"), {}, ValueError, ["embed_tokens.weight", "meta"]),
         (lambda: nn.Sequential(nn.ReLU()), {}, ValueError, ["Sequential", "no linear layer"]),
         (lambda: Small().to(torch.complex64), {}, ValueError, ["complex64"]),
-        (lambda: nn.Sequential(nn.LazyLinear(3)), {}, ValueError, ["initialized"]),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), {}, ValueError, ["0:", "initialized"]),
         (lambda: nn.Sequential(nn.Linear(0, 3)), {}, ValueError, ["0.weight", "empty"]),
         (Small, {"method": "gptq"}, diffulex_edge.UnsupportedError, ["gptq", "diffulex-edge quantize"]),
         (Small, {"mode": "static", "static_everywhere": True}, diffulex_edge.UnsupportedError, ["static_everywhere"]),
@@ -348,7 +370,7 @@ def test_results_show_themselves() -> None:
     result = quantize_model(Small(), QuantizationConfig(dtype="int8", exclude_layers=["<typo>"]))
     assert "4 int8" in repr(result)
     page = result._repr_html_()
-    assert "<td>lm_head</td><td>i8 per channel</td><td>50 × 64</td>" in page
+    assert "<td>lm_head</td><td>i8 per channel, f32 scales</td><td>50 × 64</td>" in page
     assert "&lt;typo&gt;" in page and "<typo>" not in page
 
 
@@ -358,6 +380,42 @@ def test_progress_is_in_bytes_and_ends_at_the_total() -> None:
     quantize_model(model, QuantizationConfig(dtype="int8"), progress=lambda *call: calls.append(call))
     assert calls[-1] == (8 * 512 * 512 * 4, 8 * 512 * 512 * 4, "weights")
     assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+
+
+def test_ctrl_c_stops_the_work() -> None:
+    script = (
+        "import torch\n"
+        "from diffulex_edge.quant import QuantizationConfig, quantize_model\n"
+        "model = torch.nn.Sequential(*(torch.nn.Linear(2048, 2048) for _ in range(24)))\n"
+        "print('ready', flush=True)\n"
+        "quantize_model(model, QuantizationConfig(dtype='int4', method='mse'), threads=1)\n"
+        "print('done', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)  # the whole of it takes seconds
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert out == ""
+    assert "KeyboardInterrupt" in err
+    assert time.monotonic() - begin < 10
+
+
+def test_progress_fits_tqdm() -> None:
+    tqdm = pytest.importorskip("tqdm").tqdm
+    with tqdm(disable=False, file=io.StringIO()) as bar:
+
+        def progress(done: int, total: int, stage: str) -> None:
+            bar.total = total
+            bar.set_description(stage, refresh=False)
+            bar.update(done - bar.n)
+
+        quantize_model(Small(), QuantizationConfig(dtype="int8"), progress=progress)
+        assert bar.n == bar.total == 2 * 96 * 64 * 4
 
 
 def test_what_progress_raises_stops_the_work() -> None:

@@ -179,7 +179,7 @@ def test_quantizing_keeps_what_torchao_quantized() -> None:
     by_name = {layer.name: layer for layer in result.layers}
     assert by_name["up"].weight_error is None
     assert by_name["lm_head"].weight_error > 0
-    with pytest.raises(diffulex_edge.InvalidArgumentError, match="up.weight"):
+    with pytest.raises(diffulex_edge.InvalidArgumentError, match=r"up\.weight"):
         quantize_model(model, QuantizationConfig(dtype="int4"))
 
 

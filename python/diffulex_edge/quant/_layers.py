@@ -50,10 +50,10 @@ class Layer:
         return self.name or "model"
 
 
-def find_layers(model: nn.Module, exclude: Sequence[str] = ()) -> tuple[list[Layer], list[str]]:
-    """All layers, each module once, and warnings about modules that are left alone though no pattern excludes them."""
+def find_layers(model: nn.Module) -> tuple[list[Layer], dict[str, str]]:
+    """All layers, each module once, and by name why other linear layers and embeddings can't be replaced."""
     layers: list[Layer] = []
-    warnings: list[str] = []
+    skipped: dict[str, str] = {}
     head = _output_embeddings(model)
     reading = {
         id(child): type(parent).__name__
@@ -65,19 +65,22 @@ def find_layers(model: nn.Module, exclude: Sequence[str] = ()) -> tuple[list[Lay
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Embedding | QuantizedLinear | QuantizedEmbedding):
             continue
+        if isinstance(module.weight, nn.parameter.UninitializedParameter):
+            raise InvalidArgumentError(f"{name or 'model'}: its weight is not initialized (run the model once)")
         reason = _reason_to_skip(module)
         if reason is None and id(module) in reading:
             reason = f"{reading[id(module)]} reads its weight instead of calling it"
+        if reason is None and module is head and isinstance(module, nn.Embedding):
+            reason = "the model reads its weight as its head's"
         if reason is not None:
-            if not any(pattern and pattern.lower() in name.lower() for pattern in exclude):
-                warnings.append(f"{name or 'model'}: stays as it is, since {reason}")
+            skipped[name or "model"] = reason
             continue
         label = name or "model"
         is_unnamed_head = module is head and label != "lm_head" and not label.endswith(".lm_head")
         plan_name = "lm_head" if is_unnamed_head else label
         tensor = tensors.setdefault(identity(module.weight), f"{label}.weight")
         layers.append(Layer(name, module, _as_stored(label, module), plan_name, tensor))
-    return layers, warnings
+    return layers, skipped
 
 
 def _as_stored(label: str, module: nn.Module) -> QuantizedLinear | QuantizedEmbedding | None:
@@ -118,8 +121,6 @@ def _reason_to_skip(module: nn.Module) -> str | None:
         return f"{type(module).__name__} has more than a weight and a bias"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "its max_norm changes the weight while it runs"
-    if isinstance(module.weight, nn.parameter.UninitializedParameter):
-        raise InvalidArgumentError(f"{type(module).__name__}: its weight is not initialized (run the model once)")
     return None
 
 
@@ -134,6 +135,11 @@ def copy_with(
     # What copy.deepcopy finds in its memo it does not copy, and all references go there.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo.update((id(old), new) for old, new in replacements)
+    for module in model.modules():
+        for value in vars(module).values():
+            # Such as the weight that weight_norm computes before each call, which PyTorch does not copy.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     for old, new in replacements:
         if isinstance(new, QuantizedLinear):
             new.bias = copy.deepcopy(old.bias, memo)

@@ -56,8 +56,9 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     `xnn_qs8_quantization_params` of XNNPACK; src/runtime/kernels/activation_kernels.cc.
     """
     low, high = x.amin(-1, keepdim=True).clamp(max=0.0), x.amax(-1, keepdim=True).clamp(min=0.0)
-    # In place of 255 / 0.
-    steps = torch.where(low == high, 1.0, 255.0 / torch.where(low == high, 1.0, high - low))
+    # Tensors over tensors: PyTorch computes 255.0 / x as 255 times the reciprocal, which rounds twice.
+    width = torch.where(low == high, 255.0, high - low)
+    steps = torch.full_like(width, 255.0) / width
     low, high = low * steps, high * steps
     # Of the two zero points that would make an end of the range exact, the one with the smaller error.
     wanted = torch.where((-128.0 + low) + (127.0 + high) > 0.0, -128.0 - low, 127.0 - high)
