@@ -147,6 +147,9 @@ def test_from_float_keeps_flags_and_the_original(linear: nn.Linear) -> None:
     assert type(linear) is nn.Linear
 
 
+BACKWARDS = {"mode": "static", "input_range": (1, 0), "output_range": (0, 1)}
+
+
 @pytest.mark.parametrize(
     ("make", "error", "word"),
     [
@@ -157,7 +160,7 @@ def test_from_float_keeps_flags_and_the_original(linear: nn.Linear) -> None:
         (lambda m: QuantizedLinear.from_float(m, dtype="fp16", mode="dynamic"), ValueError, "FP16"),
         (lambda m: QuantizedLinear.from_float(m, mode="static"), ValueError, "input_range"),
         (lambda m: QuantizedLinear.from_float(m, input_range=(0, 1)), ValueError, "static"),
-        (lambda m: QuantizedLinear.from_float(m, "int8", "static", input_range=(1, 0), output_range=(0, 1)), ValueError, "ran"),
+        (lambda m: QuantizedLinear.from_float(m, **BACKWARDS), ValueError, "not a range"),
         (lambda m: QuantizedLinear.from_float(m, "int4", "static"), diffulex_edge.UnsupportedError, "INT4"),
         (lambda m: QuantizedLinear.from_float(m, method="gptq"), diffulex_edge.UnsupportedError, "gptq"),
         (lambda m: QuantizedLinear.from_float(nn.Embedding(3, 3)), TypeError, "Embedding"),
