@@ -8,6 +8,9 @@ namespace diffulex_edge::python {
 // Turns diffulex_edge::Error into the exceptions of diffulex_edge/_errors.py.
 void bind_errors();
 
+// ModuleGraph: export of what the Python frontend reads from a torch module.
+void bind_export(nanobind::module_& module);
+
 // Layers of a module through the planner and the kernels, for diffulex_edge/quant.
 void bind_quantization(nanobind::module_& module);
 
