@@ -58,7 +58,8 @@ class _Sample:
         return values[chosen.to(values.device)]
 
     def range(self, observer: str, percentile: float) -> Range:
-        values = torch.cat((*self._kept, torch.stack(self._ends))).contiguous()
+        ends = [torch.stack(self._ends)] if self._keep_one_in > 1 else []
+        values = torch.cat((*self._kept, *ends)).contiguous()
         return _core.observe(values.data_ptr(), values.numel(), observer, percentile)
 
 
