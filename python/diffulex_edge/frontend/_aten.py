@@ -121,7 +121,8 @@ class Translation:
             return self.graph.scalar(float(value))
         if folding.kinds[node] == "constant" or SEQUENCE not in self.shape(node):
             self._check_same(node, value)
-            return self.graph.constant(value, folding.names.get(node, ""))
+            name = folding.names.get(node, "")
+            return self.graph.constant(value, name) if name else self.graph.shared_constant(value)
         return self._table(node, value)
 
     def _check_same(self, node: fx.Node, value: Tensor) -> None:
@@ -141,7 +142,7 @@ class Translation:
             if not _close(self.folding.value(node, length), value.narrow(axis, 0, length)):
                 raise self.fail(node, "its numbers depend on the sequence's length, not on the position alone")
         graph = self.graph
-        table = graph.constant(value.movedim(axis, 0))
+        table = graph.shared_constant(value.movedim(axis, 0))
         rows = graph.shape(table)[1:]
         reference = self._reference(node)
         result = graph.add("position_table", (reference, table), (SEQUENCE, *rows))
@@ -201,7 +202,7 @@ def _needed(output: fx.Node) -> set[fx.Node]:
 # --- What changes nothing, or the shape alone.
 
 
-@_handles(aten.alias, aten.detach, aten.contiguous, aten.clone, aten.lift_fresh, aten.lift_fresh_copy, aten.dropout_)
+@_handles(aten.alias, aten.detach, aten.contiguous, aten.clone, aten.lift_fresh, aten.lift_fresh_copy)
 def _same(translation: Translation, node: fx.Node) -> int:
     return translation.value(node.args[0])
 
@@ -213,7 +214,7 @@ def _dropout(translation: Translation, node: fx.Node) -> int:
     return translation.value(node.args[0])
 
 
-@_handles(aten.to, aten._to_copy, aten.type_as, aten.float, aten.half, aten.expand_as_)
+@_handles(aten.to, aten._to_copy, aten.type_as)
 def _cast(translation: Translation, node: fx.Node) -> int:
     source, target = node.args[0].meta["val"].dtype, node.meta["val"].dtype  # type: ignore[union-attr]
     if source.is_floating_point != target.is_floating_point:
@@ -768,7 +769,7 @@ def _attention(translation: Translation, node: fx.Node) -> int:
         and graph.shape(k) == graph.shape(v)
     )
     bias = _mask(translation, node, mask, is_causal, q, k, as_matrix=is_composite)
-    if is_composite and (bias is None or len(graph.shape(bias)) == 2):
+    if is_composite and (bias is None or math.prod(graph.shape(bias)[:-2]) == 1):
         return _composite_attention(graph, q, k, v, bias, scale)
     return _spelled_attention(translation, node, q, k, v, bias, scale)
 
@@ -818,7 +819,9 @@ def _mask(
     if mask is not None and translation.is_data(mask):
         value = translation.value(mask)
         is_matrix = as_matrix and math.prod(graph.shape(value)[:-2]) == 1
-        return graph.reshape(value, graph.shape(value)[-2:]) if is_matrix else value
+        # Backends can't change the shape of what has two dimensions that vary; attention takes it with ones in front.
+        varies = graph.shape(value)[-2:].count(SEQUENCE) == 2
+        return graph.reshape(value, graph.shape(value)[-2:]) if is_matrix and not varies else value
     masks = {}
     for length in folding.lengths() if folding.symbol is not None else [1]:
         size = (length if rows == SEQUENCE else rows, length if columns == SEQUENCE else columns)
@@ -832,7 +835,7 @@ def _mask(
     if not is_matrix:
         return graph.constant(additive)
     matrix = additive.reshape(additive.shape[-2:]).expand(rows, columns)
-    return graph.constant_once(("mask", matrix.numpy().tobytes()), matrix.contiguous)
+    return graph.shared_constant(matrix)
 
 
 def _additive(mask: Tensor) -> Tensor:

@@ -138,13 +138,15 @@ class Folding:
 
 
 def source_of(node: fx.Node) -> str:
-    """The line of the user's model that a node comes from, or the operator's name."""
-    frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
-    places = [line for line in frames if line.startswith("File ")]
+    """An operator and the line of the user's model that it comes from: the innermost one outside of PyTorch."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
+    places = [i for i, line in enumerate(lines) if line.startswith("File ")]
+    outside = [i for i in places if "/torch/" not in lines[i]]
     if not places:
         return str(node.target)
-    code = frames[-1] if not frames[-1].startswith("File ") else ""
-    return f"{node.target} at {places[-1].removeprefix('File ')}" + (f" ({code})" if code else "")
+    place = (outside or places)[-1]
+    code = lines[place + 1] if place + 1 < len(lines) and place + 1 not in places else ""
+    return f"{node.target} at {lines[place].removeprefix('File ')}" + (f" ({code})" if code else "")
 
 
 def layer_of(node: fx.Node) -> tuple[str, str]:

@@ -44,6 +44,7 @@ class Graph:
         self.longest = longest
         self.nodes: list[Node] = []
         self._known: dict[tuple[Any, ...], int] = {}
+        self._shared: dict[Shape, list[int]] = {}
 
     def __getitem__(self, value: int) -> Node:
         return self.nodes[value]
@@ -82,6 +83,17 @@ class Graph:
         if key not in self._known:
             self._known[key] = self.constant(make())
         return self._known[key]
+
+    def shared_constant(self, values: Tensor) -> int:
+        """A constant that may be there already: tables and masks, which layers compute each for itself."""
+        numbers = values.detach().to(torch.float32)
+        alike = self._shared.setdefault(tuple(numbers.shape), [])
+        for value in alike:
+            known = self[value].values
+            if known is not None and torch.equal(known, numbers):
+                return value
+        alike.append(self.constant(numbers))
+        return alike[-1]
 
     def add(self, op: str, inputs: Sequence[int], shape: Shape, name: str = "", **attributes: Any) -> int:
         """The value of an operator; an equal one that is there already, if its layer has no name of its own."""

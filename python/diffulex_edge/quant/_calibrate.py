@@ -20,7 +20,7 @@ from diffulex_edge.quant._config import LayerActivations, Range
 MAX_VALUES = 1 << 18
 
 
-class _Sample:
+class Sample:
     """Values of one side of a layer."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ def calibrate(
     Errors: `InvalidArgumentError` for no data and for a layer that no item reached; `BadFileError` for values that are
     not finite.
     """
-    samples = {name: (_Sample(), _Sample()) for name in layers}
+    samples = {name: (Sample(), Sample()) for name in layers}
 
     def watch(name: str) -> Any:
         def hook(_module: nn.Module, arguments: Sequence[Tensor], named: Mapping[str, Tensor], output: Tensor) -> None:
