@@ -17,16 +17,17 @@ namespace diffulex_edge {
 
 class MappedFile;
 
-// One tensor of a checkpoint, in place in its mapped file: little-endian, row-major, not necessarily aligned.
+// One tensor of a checkpoint, in place in its mapped file or in the caller's memory: little-endian, row-major, not
+// necessarily aligned.
 struct TensorView {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;
-  const MappedFile* file = nullptr;  // owned by the checkpoint
+  const MappedFile* file = nullptr;  // owned by the checkpoint; nullptr for memory
 
   std::int64_t elements() const;
-  // "FILE: tensor 'NAME'", for messages.
+  // "FILE: tensor 'NAME'", for messages; without the file where there is none.
   std::string where() const;
 };
 
@@ -50,12 +51,17 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// A model's folder: `model.safetensors`, or the shards named by `model.safetensors.index.json`.
+// A model's folder: `model.safetensors`, or the shards named by `model.safetensors.index.json`. Or tensors in memory.
 class Checkpoint {
  public:
   // `path` is the folder or a single .safetensors file. Throws Error{kBadFile}.
   explicit Checkpoint(const std::filesystem::path& path);
 
+  // Tensors whose bytes the caller keeps unchanged as long as the checkpoint lives. Throws Error{kInvalidArgument} for a
+  // name that comes twice, and bytes that do not fill the shape.
+  explicit Checkpoint(std::vector<TensorView> tensors);
+
+  // Empty for tensors in memory.
   const std::filesystem::path& path() const { return path_; }
   // Ordered by name.
   const std::map<std::string, TensorView, std::less<>>& tensors() const { return tensors_; }

@@ -22,23 +22,30 @@ enum class Op {
   kInput,      // a method's argument
   kWeight,     // WeightAttributes: a checkpoint tensor
   kConstant,   // ConstantAttributes: small computed data, float32
-  kPositions,  // (ids [1, seq]) -> 0, 1, ..., seq-1 as float32 [seq]
+  kPositions,  // (input with one sequence dimension) -> 0, 1, ..., seq-1 as float32 [seq]
+  kPositionTable,  // (input with one sequence dimension, constant [longest seq, ...]) -> its first seq rows
   // Composites; D = head_dim, H = query heads, K = key/value heads.
-  kEmbedding,  // (weight [V, C], ids [1, seq]) -> [1, seq, C]
+  kEmbedding,  // (weight [V, C], ids [...]) -> [..., C]
   kLinear,     // (x [..., in], weight [out, in], bias [out]?) -> [..., out]
   kRmsNorm,    // (x [..., C], weight [C]) -> x / sqrt(mean(x^2) + epsilon) * weight over the last dimension
+  kLayerNorm,  // (x [..., C], weight [C]?, bias [C]?) -> (x - mean) / sqrt(variance + epsilon) * weight + bias
   kRope,       // (x [seq, heads, D], cos [seq, 1, D], signed_sin [seq, 1, D]) -> x*cos + swap_halves(x)*signed_sin
   kAttention,  // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [seq, seq]?) -> [1, seq, H*D]
   kSwiGlu,     // (gate, up) -> gate * sigmoid(gate) * up
   kBlockCausalMask,  // (positions [seq]) -> [seq, seq]: 0 where floor(j/block) <= floor(i/block), else very negative
   // Primitives.
-  kAdd,  // with NumPy broadcasting, as are kSubtract and kMultiply
+  kAdd,  // with NumPy broadcasting, as are the next three
   kSubtract,
   kMultiply,
+  kDivide,
   kNegate,
   kSquare,
   kReciprocalSquareRoot,
+  kSquareRoot,
   kSigmoid,
+  kTanh,
+  kExp,
+  kGelu,  // GeluAttributes
   kSin,
   kCos,
   kFloor,
@@ -50,7 +57,7 @@ enum class Op {
   kTranspose,   // AxesAttributes: the permutation
   kSlice,       // SliceAttributes
   kConcat,      // AxesAttributes: one axis
-  kGather,      // (table [V, C], ids [1, seq]) -> [1, seq, C]
+  kGather,      // (table [V, C], ids [...]) -> [..., C]
 };
 
 std::string_view to_string(Op op);
@@ -66,6 +73,9 @@ struct ConstantAttributes {
 struct RmsNormAttributes {
   float epsilon = 0.0F;
 };
+struct LayerNormAttributes {
+  float epsilon = 0.0F;
+};
 struct AttentionAttributes {
   float scale = 1.0F;  // applied to q
 };
@@ -75,6 +85,9 @@ struct BlockCausalMaskAttributes {
 struct ClampAttributes {
   float min = 0.0F;
   float max = 0.0F;
+};
+struct GeluAttributes {
+  bool tanh = false;  // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) instead of x/2 (1 + erf(x / sqrt(2)))
 };
 struct MatMulAttributes {
   bool transpose_b = false;  // b is [..., n, k] instead of [..., k, n]
@@ -92,8 +105,8 @@ struct SliceAttributes {
 };
 
 using Attributes = std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes,
-                                AttentionAttributes, BlockCausalMaskAttributes, ClampAttributes, MatMulAttributes,
-                                ShapeAttributes, AxesAttributes, SliceAttributes>;
+                                LayerNormAttributes, AttentionAttributes, BlockCausalMaskAttributes, ClampAttributes,
+                                GeluAttributes, MatMulAttributes, ShapeAttributes, AxesAttributes, SliceAttributes>;
 
 using ValueId = std::int32_t;  // the index of the node that makes the value
 

@@ -18,7 +18,7 @@ struct FileHash {
 
 // What the model is made of: config.json, then its safetensors files in the order of their names. `sha256` is that of
 // the lines "SHA256  NAME", as `LC_ALL=C; sha256sum config.json *.safetensors | sha256sum` prints it in the model's
-// folder.
+// folder. Of a model whose tensors are in memory, each tensor's bytes count as a file of its name.
 struct ModelHash {
   std::string sha256;
   std::vector<FileHash> files;

@@ -68,9 +68,10 @@ struct QuantizationConfig {
   // INT4: neighbours along the input that share a scale: 32, 64, 128, 256, or 0 for one scale for each output channel.
   std::int64_t group_size = 32;
   // Layers that keep FP32: case-insensitive substrings of a layer's canonical name ("layers.3.q_proj") or of its name
-  // in the checkpoint.
+  // in the checkpoint. "embedding" is every embedding, whatever its name.
   std::vector<std::string> exclude_layers = {"lm_head", "norm", "embedding"};
-  // Formats for the embedding and the head, whatever exclude_layers says.
+  // Formats for the embedding and the head ("lm_head", or a name that ends in ".lm_head"), whatever exclude_layers
+  // says.
   std::optional<QuantizationDtype> embedding_dtype;
   std::optional<QuantizationDtype> head_dtype;
   RoundingMethod method = RoundingMethod::RTN;

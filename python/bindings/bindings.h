@@ -8,4 +8,7 @@ namespace diffulex_edge::python {
 // Turns diffulex_edge::Error into the exceptions of diffulex_edge/_errors.py.
 void bind_errors();
 
+// ModuleGraph: export of what the Python frontend reads from a torch module.
+void bind_export(nanobind::module_& module);
+
 }  // namespace diffulex_edge::python

@@ -12,4 +12,5 @@ NB_MODULE(_core, m) {
   m.doc() = "The C++ library of DiffuLex Edge; import diffulex_edge, not this.";
   m.attr("__version__") = nb::str(std::string(diffulex_edge::version()).c_str());
   diffulex_edge::python::bind_errors();
+  diffulex_edge::python::bind_export(m);
 }

@@ -90,6 +90,23 @@ Checkpoint::Checkpoint(const fs::path& path) : path_(path) {
   }
 }
 
+Checkpoint::Checkpoint(std::vector<TensorView> tensors) {
+  for (TensorView& view : tensors) {
+    const std::int64_t elements = element_count(static_shape(view.shape));
+    if (checked_multiply(elements, static_cast<std::int64_t>(byte_size(view.dtype))) !=
+        static_cast<std::int64_t>(view.bytes.size())) {
+      throw Error(ErrorCode::kInvalidArgument, view.where(),
+                  "has " + std::to_string(view.bytes.size()) + " bytes, which do not fill its shape " +
+                      to_string(static_shape(view.shape)));
+    }
+    view.file = nullptr;
+    const auto [position, inserted] = tensors_.emplace(view.name, std::move(view));
+    if (!inserted) {
+      throw Error(ErrorCode::kInvalidArgument, position->second.where(), "is given twice");
+    }
+  }
+}
+
 void Checkpoint::add(SafetensorsFile file) {
   for (const TensorView& view : file.tensors()) {
     const auto [position, inserted] = tensors_.emplace(view.name, view);
@@ -108,7 +125,8 @@ const TensorView* Checkpoint::find(std::string_view name) const {
 const TensorView& Checkpoint::at(std::string_view name) const {
   const TensorView* view = find(name);
   if (view == nullptr) {
-    throw Error(ErrorCode::kBadFile, path_.string(), "the checkpoint has no tensor '" + std::string(name) + "'");
+    throw Error(path_.empty() ? ErrorCode::kInvalidArgument : ErrorCode::kBadFile, path_.string(),
+                "the checkpoint has no tensor '" + std::string(name) + "'");
   }
   return *view;
 }

@@ -104,6 +104,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
 
 std::int64_t TensorView::elements() const { return static_cast<std::int64_t>(bytes.size() / byte_size(dtype)); }
 
-std::string TensorView::where() const { return file->path().string() + ": tensor '" + name + "'"; }
+std::string TensorView::where() const {
+  return (file == nullptr ? std::string() : file->path().string() + ": ") + "tensor '" + name + "'";
+}
 
 }  // namespace diffulex_edge

@@ -8,6 +8,11 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
 
 #include "diffulex_edge/error.h"
 
@@ -16,6 +21,37 @@ namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
   throw Error(ErrorCode::kBadFile, path.string(), what);
+}
+
+// Where files are mapped, from any thread.
+class Mappings {
+ public:
+  void add(const std::byte* data, std::size_t size) {
+    const std::unique_lock lock(mutex_);
+    sizes_.emplace(data, size);
+  }
+  void remove(const std::byte* data) {
+    const std::unique_lock lock(mutex_);
+    sizes_.erase(data);
+  }
+  bool contain(const std::byte* data) const {
+    const std::shared_lock lock(mutex_);
+    const auto behind = sizes_.upper_bound(data);
+    if (behind == sizes_.begin()) {
+      return false;
+    }
+    const auto& [begin, size] = *std::prev(behind);
+    return static_cast<std::size_t>(data - begin) < size;
+  }
+
+ private:
+  mutable std::shared_mutex mutex_;
+  std::map<const std::byte*, std::size_t, std::less<>> sizes_;
+};
+
+Mappings& mappings() {
+  static Mappings instance;
+  return instance;
 }
 
 }  // namespace
@@ -43,15 +79,20 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     fail(path, std::string("can't map into memory: ") + std::strerror(map_error));
   }
   data_ = static_cast<const std::byte*>(address);
+  mappings().add(data_, size_);
 }
 
 MappedFile::~MappedFile() {
+  mappings().remove(data_);
   ::munmap(const_cast<std::byte*>(data_), size_);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
 }
 
 namespace {
 
 void advise(std::span<const std::byte> range, int advice) {
+  if (!mappings().contain(range.data())) {
+    return;
+  }
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<std::uintptr_t>(range.data());
   const std::uintptr_t begin = address / page * page;

@@ -21,7 +21,8 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
 
   // Asks the system to read ahead, or to drop the pages that `range` touches from this process (they stay in the page
-  // cache and come back when touched again). Hints: they change no result.
+  // cache and come back when touched again). Hints: they change no result. Memory that is not a mapped file's, such as
+  // the tensors of a module, is left alone: dropping its pages would lose what is in them.
   static void will_need(std::span<const std::byte> range);
   static void release(std::span<const std::byte> range);
 

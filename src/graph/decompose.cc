@@ -25,6 +25,17 @@ ValueId rms_norm(Graph& graph, const Inputs& in, const RmsNormAttributes& attrib
   return graph.add(Op::kMultiply, {normalized, in[1]});
 }
 
+ValueId layer_norm(Graph& graph, const Inputs& in, const LayerNormAttributes& attributes) {
+  const ValueId centered = graph.add(Op::kSubtract, {in[0], graph.add(Op::kReduceMean, {in[0]})});
+  const ValueId variance = graph.add(Op::kReduceMean, {graph.add(Op::kSquare, {centered})});
+  const ValueId shifted = graph.add(Op::kAdd, {variance, scalar(graph, attributes.epsilon)});
+  ValueId result = graph.add(Op::kMultiply, {centered, graph.add(Op::kReciprocalSquareRoot, {shifted})});
+  if (in.size() > 1) {
+    result = graph.add(Op::kMultiply, {result, in[1]});
+  }
+  return in.size() > 2 ? graph.add(Op::kAdd, {result, in[2]}) : result;
+}
+
 ValueId rope(Graph& graph, const Inputs& in) {
   const std::int64_t head_dim = graph.shape(in[0])[2].value;
   const ValueId first = graph.add(Op::kSlice, {in[0]}, SliceAttributes{.axis = 2, .begin = 0, .end = head_dim / 2});
@@ -93,6 +104,8 @@ ValueId decompose_node(Graph& graph, const Node& node, const Inputs& in) {
       return linear(graph, in);
     case Op::kRmsNorm:
       return rms_norm(graph, in, std::get<RmsNormAttributes>(node.attributes));
+    case Op::kLayerNorm:
+      return layer_norm(graph, in, std::get<LayerNormAttributes>(node.attributes));
     case Op::kRope:
       return rope(graph, in);
     case Op::kAttention:

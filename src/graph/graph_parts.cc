@@ -1,15 +1,62 @@
 #include "graph/graph_parts.h"
 
+#include <algorithm>
+#include <cstddef>
+
 namespace diffulex_edge {
+
+namespace {
+
+// Whether `value` is computed from an input's numbers, not from weights, constants and positions alone.
+std::vector<bool> values_of_inputs(const Graph& graph) {
+  std::vector<bool> result(graph.nodes().size(), false);
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    const Node& node = graph.nodes()[i];
+    const bool from_positions = node.op == Op::kPositions || node.op == Op::kPositionTable;
+    result[i] = node.op == Op::kInput ||
+                (!from_positions && std::ranges::any_of(node.inputs, [&](ValueId input) {
+                  return static_cast<bool>(result[static_cast<std::size_t>(input)]);
+                }));
+  }
+  return result;
+}
+
+// For each value, whether it is all that what comes after it needs of what came before.
+std::vector<bool> crossings_alone(const Graph& graph) {
+  const std::vector<bool> counts = values_of_inputs(graph);
+  std::vector<std::size_t> last_use(graph.nodes().size(), 0);
+  for (std::size_t i = 0; i < last_use.size(); ++i) {
+    if (counts[i]) {
+      for (const ValueId input : graph.nodes()[i].inputs) {
+        last_use[static_cast<std::size_t>(input)] = i;
+      }
+    }
+  }
+  std::vector<bool> alone(last_use.size(), false);
+  std::size_t furthest = 0;  // that anything before the value is needed for
+  for (std::size_t i = 0; i < alone.size(); ++i) {
+    alone[i] = counts[i] && furthest <= i;
+    if (counts[i]) {
+      furthest = std::max(furthest, last_use[i]);
+    }
+  }
+  return alone;
+}
+
+}  // namespace
 
 GraphPart whole(const Graph& graph) { return {.begin = 0, .end = static_cast<ValueId>(graph.nodes().size())}; }
 
 std::vector<GraphPart> layers_of(const Graph& graph) {
-  // The residual stream at the end of the embedding and of each layer: the value that is added to.
+  // The residual stream at the end of the embedding and of each layer: the value that is added to, twice in a layer.
+  const std::vector<bool> alone = crossings_alone(graph);
   std::vector<ValueId> ends;
   int adds = 0;
-  for (ValueId value = 0; value < static_cast<ValueId>(graph.nodes().size()); ++value) {
+  for (ValueId value = 0; value < graph.output(); ++value) {
     const Op op = graph.node(value).op;
+    if (!alone[static_cast<std::size_t>(value)]) {
+      continue;
+    }
     adds += op == Op::kAdd ? 1 : 0;
     if (op == Op::kEmbedding || (op == Op::kAdd && adds % 2 == 0)) {
       ends.push_back(value);

@@ -44,6 +44,8 @@ class Evaluation {
         return *operands_[0];
       case Op::kNegate:
         return unary([](float x) { return -x; });
+      case Op::kSquare:
+        return unary([](float x) { return x * x; });
       case Op::kSin:
         return unary([](float x) { return static_cast<float>(std::sin(static_cast<double>(x))); });
       case Op::kCos:
@@ -54,8 +56,14 @@ class Evaluation {
         return binary(std::minus<>());
       case Op::kMultiply:
         return binary(std::multiplies<>());
+      case Op::kDivide:
+        return binary(std::divides<>());
       case Op::kConcat:
         return concat();
+      case Op::kSlice:
+        return slice();
+      case Op::kTranspose:
+        return transpose();
       default:
         return std::nullopt;
     }
@@ -100,6 +108,37 @@ class Evaluation {
     return result;
   }
 
+  std::vector<float> slice() const {
+    const auto& range = std::get<SliceAttributes>(node_.attributes);
+    const auto axis = static_cast<std::size_t>(range.axis);
+    const std::vector<std::int64_t> from = sizes(0);
+    const auto inner = product(from, axis + 1);
+    const auto row = static_cast<std::ptrdiff_t>(from[axis] * inner);
+    std::vector<float> result;
+    for (auto begin = operands_[0]->begin(); begin != operands_[0]->end(); begin += row) {
+      result.insert(result.end(), begin + range.begin * inner, begin + range.end * inner);
+    }
+    return result;
+  }
+
+  std::vector<float> transpose() const {
+    const auto& axes = std::get<AxesAttributes>(node_.attributes).axes;
+    const std::vector<std::int64_t> from = sizes(0);
+    const std::vector<std::int64_t> to = sizes_at(node_.shape, length_);
+    std::vector<float> result(operands_[0]->size());
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      auto rest = static_cast<std::int64_t>(i);
+      std::int64_t source = 0;
+      for (std::size_t d = to.size(); d-- > 0;) {
+        const auto axis = static_cast<std::size_t>(axes[d]);
+        source += rest % to[d] * product(from, axis + 1);
+        rest /= to[d];
+      }
+      result[i] = (*operands_[0])[static_cast<std::size_t>(source)];
+    }
+    return result;
+  }
+
   const Graph& graph_;
   const Node& node_;
   std::int64_t length_;
@@ -119,6 +158,12 @@ PositionValues::PositionValues(const Graph& graph, std::int64_t length) : values
       std::vector<float> positions(static_cast<std::size_t>(length));
       std::iota(positions.begin(), positions.end(), 0.0F);
       values_[i] = std::move(positions);
+      continue;
+    }
+    if (node.op == Op::kPositionTable) {
+      const std::vector<float>& table = *find(node.inputs[1]);
+      const auto count = static_cast<std::ptrdiff_t>(product(sizes_at(node.shape, length)));
+      values_[i] = std::vector<float>(table.begin(), table.begin() + count);
       continue;
     }
     std::vector<const std::vector<float>*> operands;

@@ -12,8 +12,8 @@ namespace diffulex_edge {
 
 class PositionValues {
  public:
-  // Computes, in float32, every value of `graph` that has no other source than kPositions and kConstant, for sequences
-  // of `length` tokens. kBlockCausalMask is left alone: it is quadratic in the length.
+  // Computes, in float32, every value of `graph` that has no other source than positions and constants, for sequences of
+  // `length` tokens. kBlockCausalMask is left alone: it is quadratic in the length.
   PositionValues(const Graph& graph, std::int64_t length);
 
   // Row-major, in the value's shape with `length` for its sequence dimension; nullptr for a value with other sources.

@@ -22,8 +22,9 @@ class Inference {
         break;  // their types are given, not inferred
       case Op::kPositions:
         expect_inputs(1, 1);
-        require(rank(0) == 2, "ids must be [1, seq]");
-        return {DType::kF32, {shape(0)[1]}};
+        return {DType::kF32, {sequence_of(0)}};
+      case Op::kPositionTable:
+        return position_table();
       case Op::kEmbedding:
       case Op::kGather:
         return gather();
@@ -32,6 +33,13 @@ class Inference {
       case Op::kRmsNorm:
         expect_inputs(2, 2);
         require(rank(0) >= 1 && shape(1) == Shape{shape(0).back()}, "the weight must be as long as the last dimension");
+        return same_as(0);
+      case Op::kLayerNorm:
+        expect_inputs(1, 3);
+        require(rank(0) >= 1, "the input must have a dimension");
+        for (std::size_t i = 1; i < inputs_.size(); ++i) {
+          require(shape(i) == Shape{shape(0).back()}, "weight and bias must be as long as the last dimension");
+        }
         return same_as(0);
       case Op::kRope:
         return rope();
@@ -48,12 +56,17 @@ class Inference {
       case Op::kAdd:
       case Op::kSubtract:
       case Op::kMultiply:
+      case Op::kDivide:
         expect_inputs(2, 2);
         return {DType::kF32, broadcast(shape(0), shape(1))};
       case Op::kNegate:
       case Op::kSquare:
       case Op::kReciprocalSquareRoot:
+      case Op::kSquareRoot:
       case Op::kSigmoid:
+      case Op::kTanh:
+      case Op::kExp:
+      case Op::kGelu:
       case Op::kSin:
       case Op::kCos:
       case Op::kFloor:
@@ -127,8 +140,25 @@ class Inference {
 
   ValueType gather() const {
     expect_inputs(2, 2);
-    require(rank(0) == 2 && rank(1) == 2, "the table must be [rows, columns], the ids [1, seq]");
-    return {DType::kF32, {shape(1)[0], shape(1)[1], shape(0)[1]}};
+    require(rank(0) == 2 && rank(1) >= 1, "the table must be [rows, columns], the ids have a dimension");
+    Shape result = shape(1);
+    result.push_back(shape(0)[1]);
+    return {DType::kF32, std::move(result)};
+  }
+
+  // The one sequence dimension of an input.
+  Dim sequence_of(std::size_t index) const {
+    require(std::ranges::count_if(shape(index), &Dim::is_sequence) == 1, "the input must have one sequence dimension");
+    return *std::ranges::find_if(shape(index), &Dim::is_sequence);
+  }
+
+  ValueType position_table() const {
+    expect_inputs(2, 2);
+    const Dim sequence = sequence_of(0);
+    require(rank(1) >= 1 && shape(1)[0] == Dim{.value = sequence.value}, "the table must have a row for each position");
+    ValueType type = same_as(1);
+    type.shape[0] = sequence;
+    return type;
   }
 
   ValueType linear() const {

@@ -10,7 +10,9 @@ namespace diffulex_edge {
 void refuse_input_as_target(const Model& model, const std::filesystem::path& target) {
   std::set<std::filesystem::path> inputs = {model.path / "config.json"};
   for (const auto& [name, view] : model.checkpoint->tensors()) {
-    inputs.insert(view.file->path());
+    if (view.file != nullptr) {
+      inputs.insert(view.file->path());
+    }
   }
   for (const std::filesystem::path& input : inputs) {
     std::error_code error;

@@ -24,12 +24,19 @@ std::string lower(std::string_view text) {
   return result;
 }
 
+// "embedding" is every embedding, whatever a module calls it ("embed_tokens", "wte").
 bool matches(const std::vector<std::string>& patterns, const LayerPlan& layer) {
   return std::ranges::any_of(patterns, [&](const std::string& pattern) {
     const std::string wanted = lower(pattern);
     return !wanted.empty() && (lower(layer.layer).find(wanted) != std::string::npos ||
-                               lower(layer.tensor).find(wanted) != std::string::npos);
+                               lower(layer.tensor).find(wanted) != std::string::npos ||
+                               (layer.role == LayerRole::kEmbedding && wanted == to_string(LayerRole::kEmbedding)));
   });
+}
+
+// The head's canonical name, or a module's name for it ("model.lm_head").
+bool is_head(const LayerPlan& layer) {
+  return layer.role == LayerRole::kLinear && (layer.layer == "lm_head" || layer.layer.ends_with(".lm_head"));
 }
 
 void check_config(const QuantizationConfig& config) {
@@ -93,6 +100,7 @@ class Planner {
       case Op::kEmbedding:
         return LayerRole::kEmbedding;
       case Op::kRmsNorm:
+      case Op::kLayerNorm:
         return LayerRole::kNorm;
       case Op::kLinear:
         return input == 1 ? LayerRole::kLinear : LayerRole::kBias;
@@ -120,7 +128,7 @@ class Planner {
     std::optional<QuantizationDtype> chosen;
     if (layer.role == LayerRole::kEmbedding) {
       chosen = config_.embedding_dtype;
-    } else if (layer.layer == "lm_head") {
+    } else if (is_head(layer)) {
       chosen = config_.head_dtype;
     }
     if (chosen) {

@@ -17,7 +17,9 @@ using executorch::schema::ScalarType;
 
 constexpr std::uint32_t kTransposeB = 1;
 
-bool taken_natively(Op op) { return op == Op::kEmbedding || op == Op::kLinear || op == Op::kRmsNorm; }
+bool taken_natively(Op op) {
+  return op == Op::kEmbedding || op == Op::kLinear || op == Op::kRmsNorm || op == Op::kLayerNorm;
+}
 
 Datatype datatype(DType dtype) { return dtype == DType::kF16 ? Datatype::fp16 : Datatype::fp32; }
 
@@ -61,6 +63,12 @@ class Lowering {
             std::make_unique<LoweredProgram>(WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
         mapped_(graph_.nodes().size()) {
     result_->warnings = quantization.warnings;
+    is_used_.resize(graph_.nodes().size(), false);
+    for (const Node& node : graph_.nodes()) {
+      for (const ValueId input : node.inputs) {
+        is_used_[static_cast<std::size_t>(input)] = true;
+      }
+    }
   }
 
   std::unique_ptr<LoweredProgram> run() {
@@ -174,14 +182,14 @@ class Lowering {
     const Node& current = node(value);
     switch (current.op) {
       case Op::kInput:
-        ids_ = program().planned_tensor(ScalarType::LONG, current.shape);
-        program().set_input(ids_);
-        return;
+        return input(value);
       case Op::kWeight:
       case Op::kConstant:
         return;  // made where they are used
       case Op::kPositions:
         return positions(value);
+      case Op::kPositionTable:
+        return position_table(value);
       case Op::kEmbedding:
       case Op::kGather:
         return embedding(value);
@@ -201,8 +209,18 @@ class Lowering {
         return binary(value, NodeUnion::Multiply);
       case Op::kNegate:
         return unary(value, NodeUnion::Negate);
+      case Op::kDivide:
+        return binary(value, NodeUnion::Div);
       case Op::kSquare:
         return unary(value, NodeUnion::Square);
+      case Op::kSquareRoot:
+        return unary(value, NodeUnion::SquareRoot);
+      case Op::kTanh:
+        return unary(value, NodeUnion::Tanh);
+      case Op::kExp:
+        return unary(value, NodeUnion::Exp);
+      case Op::kGelu:
+        return gelu(value);
       case Op::kReciprocalSquareRoot:
         return unary(value, NodeUnion::ReciprocalSquareRoot);
       case Op::kSigmoid:
@@ -230,6 +248,8 @@ class Lowering {
       case Op::kSlice:
       case Op::kConcat:
         return rearrange(value);
+      case Op::kLayerNorm:
+        return layer_norm(value);
       case Op::kRope:
       case Op::kAttention:
       case Op::kSwiGlu:
@@ -237,6 +257,53 @@ class Lowering {
         break;
     }
     throw Error(ErrorCode::kInternal, std::string(to_string(current.op)), "was not decomposed");
+  }
+
+  // An argument of the method: ids go to operators outside the delegate, numbers into it.
+  void input(ValueId value) {
+    const Node& current = node(value);
+    const bool is_float = current.dtype == DType::kF32;
+    const auto tensor = program().planned_tensor(is_float ? ScalarType::FLOAT : integer_type(current), current.shape);
+    program().set_input(tensor);
+    inputs_.emplace(value, tensor);
+    if (is_float && is_used_.at(static_cast<std::size_t>(value))) {
+      delegate_input(value, tensor, DType::kF32);
+      mapped(value).flow = compute_;
+    }
+  }
+
+  static ScalarType integer_type(const Node& input) {
+    return input.dtype == DType::kI32 ? ScalarType::INT : ScalarType::LONG;
+  }
+
+  void gelu(ValueId value) {
+    if (!std::get<GeluAttributes>(node(value).attributes).tanh) {
+      return unary(value, NodeUnion::Gelu);
+    }
+    const DType type = common_type(node(value));
+    const XnnId x = get(node(value).inputs[0], type);
+    const std::vector<std::uint32_t> dims = upper_bounds(node(value).shape);
+    const auto make = [&] { return delegate().value(datatype(type), dims); };
+    const auto times = [&](XnnId a, XnnId b) {
+      const XnnId product = make();
+      delegate().binary(NodeUnion::Multiply, a, b, product);
+      return product;
+    };
+    const auto plus = [&](XnnId a, XnnId b) {
+      const XnnId sum = make();
+      delegate().binary(NodeUnion::Add, a, b, sum);
+      return sum;
+    };
+    const auto scalar = [&](float number) { return computed_constant({number}, {1}, type); };
+    // sqrt(2 / pi) x (1 + 0.044715 x^2)
+    const XnnId square = make();
+    delegate().unary(NodeUnion::Square, x, square);
+    const XnnId argument =
+        times(times(x, scalar(0.7978845608F)), plus(times(square, scalar(0.044715F)), scalar(1.0F)));
+    const XnnId hyperbolic = make();
+    delegate().unary(NodeUnion::Tanh, argument, hyperbolic);
+    const XnnId half = times(x, scalar(0.5F));
+    delegate().binary(NodeUnion::Multiply, half, plus(hyperbolic, scalar(1.0F)), define(value, type));
   }
 
   void unary(ValueId value, NodeUnion kind) {
@@ -308,6 +375,36 @@ class Lowering {
     delegate().binary(NodeUnion::Multiply, x, reciprocal, normalized);
     const XnnId weight = vector_weight(current, current.inputs[1], DType::kF32);
     delegate().binary(NodeUnion::Multiply, normalized, weight, define(value, DType::kF32));
+    mapped(value).flow = compute_;
+  }
+
+  // In FP32, too: the variance overflows as squares do.
+  void layer_norm(ValueId value) {
+    const Node& current = node(value);
+    const XnnId x = get(current.inputs[0], DType::kF32);
+    const std::vector<std::uint32_t> dims = upper_bounds(current.shape);
+    std::vector<std::uint32_t> row_dims = dims;
+    row_dims.back() = 1;
+    const auto whole = [&] { return delegate().value(Datatype::fp32, dims); };
+    const XnnId mean = delegate().value(Datatype::fp32, row_dims);
+    const XnnId variance = delegate().value(Datatype::fp32, row_dims);
+    const XnnId reciprocal = delegate().value(Datatype::fp32, row_dims);
+    const XnnId centered = whole();
+    const XnnId square = whole();
+    row_mean(x, dims, 0.0F, mean);
+    delegate().binary(NodeUnion::Subtract, x, mean, centered);
+    delegate().unary(NodeUnion::Square, centered, square);
+    row_mean(square, dims, std::get<LayerNormAttributes>(current.attributes).epsilon, variance);
+    delegate().unary(NodeUnion::ReciprocalSquareRoot, variance, reciprocal);
+    XnnId result = current.inputs.size() == 1 ? define(value, DType::kF32) : whole();
+    delegate().binary(NodeUnion::Multiply, centered, reciprocal, result);
+    for (std::size_t i = 1; i < current.inputs.size(); ++i) {
+      const bool is_last = i + 1 == current.inputs.size();
+      const XnnId next = is_last ? define(value, DType::kF32) : whole();
+      const XnnId weight = vector_weight(current, current.inputs[i], DType::kF32);
+      delegate().binary(i == 1 ? NodeUnion::Multiply : NodeUnion::Add, result, weight, next);
+      result = next;
+    }
     mapped(value).flow = compute_;
   }
 
@@ -492,48 +589,82 @@ class Lowering {
       throw Error(ErrorCode::kUnsupported, plan.layer, "an INT4 embedding needs an even width");
     }
     const StoredParts parts = result_->weights.add_embedding(plan);
-    result_->constant_segment = parts.values_segment;
-    result_->constant_offsets.push_back(0);
+    const auto ids = inputs_.at(current.inputs[1]);
     const bool half = plan.format.element == ElementType::kF16;
     const auto output = program().planned_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, current.shape);
     std::string kernel;
     if (plan.format.is_quantized()) {
-      kernel = quantized_embedding(plan, parts, output);
+      kernel = quantized_embedding(plan, parts, ids, output);
     } else {
       kernel = "aten::embedding";
       const auto table =
-          program().constant_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, {plan.rows, plan.columns}, 1);
+          program().constant_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, {plan.rows, plan.columns},
+                                    program_constant(parts.values_segment, 0));
       program().kernel_call(
           kernel, "out",
-          {table, ids_, program().integer(-1), program().boolean(false), program().boolean(false), output, output});
+          {table, ids, program().integer(-1), program().boolean(false), program().boolean(false), output, output});
     }
     note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
     delegate_input(value, output, half ? DType::kF16 : DType::kF32);
     mapped(value).flow = compute_;
   }
 
-  std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t output) {
+  // A constant of an operator outside the delegate.
+  executorch::ConstantIndex program_constant(std::uint32_t segment, std::int64_t offset) {
+    result_->constants.push_back({.segment = segment, .offset = offset});
+    return static_cast<executorch::ConstantIndex>(result_->constants.size());  // 0 is unused
+  }
+
+  std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,
+                                  std::int32_t output) {
     const bool packed = plan.format.element == ElementType::kI4;
-    result_->constant_offsets.push_back(static_cast<std::uint64_t>(parts.scales_offset));
     const auto table = program().constant_tensor(packed ? ScalarType::BYTE : ScalarType::CHAR,
-                                                 {plan.rows, packed ? plan.columns / 2 : plan.columns}, 1);
+                                                 {plan.rows, packed ? plan.columns / 2 : plan.columns},
+                                                 program_constant(parts.values_segment, 0));
     std::vector<std::int64_t> scale_sizes = {plan.rows};
     if (plan.format.granularity == Granularity::kGroup) {
       scale_sizes.push_back(plan.format.scales_per_row(plan.columns));
     }
-    const auto scales = program().constant_tensor(ScalarType::FLOAT, scale_sizes, 2);
+    const auto scales = program().constant_tensor(ScalarType::FLOAT, scale_sizes,
+                                                  program_constant(parts.values_segment, parts.scales_offset));
     const std::string kernel = packed ? "quantized_decomposed::embedding_4bit" : "quantized_decomposed::embedding_byte";
     program().kernel_call(kernel, "out",
                           {table, scales, program().null(), program().integer(packed ? -8 : -128),
-                           program().integer(packed ? 7 : 127), ids_, output, output});
+                           program().integer(packed ? 7 : 127), ids, output, output});
     return kernel;
   }
 
+  // The number of tokens at run time, from an argument that has them as a dimension.
+  std::int32_t length_of(ValueId input) {
+    if (!length_) {
+      const Shape& shape = node(input).shape;
+      const auto axis = std::ranges::find_if(shape, &Dim::is_sequence) - shape.begin();
+      length_ = program().integer(0);
+      program().kernel_call("aten::sym_size", "int", {inputs_.at(input), program().integer(axis), *length_});
+    }
+    return *length_;
+  }
+
   void positions(ValueId value) {
-    const auto length = program().integer(0);
-    program().kernel_call("aten::sym_size", "int", {ids_, program().integer(1), length});
+    const auto length = length_of(node(value).inputs[0]);
     const auto tensor = program().planned_tensor(ScalarType::FLOAT, node(value).shape);
     program().kernel_call("aten::arange", "out", {length, tensor, tensor});
+    delegate_input(value, tensor, DType::kF32);
+  }
+
+  void position_table(ValueId value) {
+    const Node& current = node(value);
+    const auto length = length_of(current.inputs[0]);
+    const Node& source = node(current.inputs[1]);
+    const auto& values = std::get<ConstantAttributes>(source.attributes).values;
+    const std::string key = "constant." + std::to_string(result_->weights.segments().size());
+    const std::uint32_t segment = result_->weights.add_computed(key, std::as_bytes(std::span(values)));
+    const auto table =
+        program().constant_tensor(ScalarType::FLOAT, sizes_at(source.shape, 0), program_constant(segment, 0));
+    const auto tensor = program().planned_tensor(ScalarType::FLOAT, current.shape);
+    program().kernel_call("aten::slice_copy", "Tensor_out",
+                          {table, program().integer(0), program().integer(0), length, program().integer(1), tensor,
+                           tensor});
     delegate_input(value, tensor, DType::kF32);
   }
 
@@ -577,7 +708,9 @@ class Lowering {
   std::vector<Mapped> mapped_;
   std::map<std::pair<std::uint32_t, std::size_t>, std::uint32_t> constant_indices_;
   std::vector<std::int32_t> arguments_;  // of the delegate call
-  std::int32_t ids_ = -1;
+  std::map<ValueId, std::int32_t> inputs_;  // the program's tensors
+  std::vector<bool> is_used_;               // by ValueId: as an operator's input
+  std::optional<std::int32_t> length_;      // the program's integer
   std::int64_t stored_bytes_ = 0;  // of the last filter
   bool output_defined_ = false;
   bool forced_dynamic_ = false;

@@ -18,9 +18,12 @@ struct LoweredProgram {
   executorch::ProgramBuilder program;
   DelegateGraph delegate;
   WeightStore weights;
-  // The embedding's constants: their segment, and their offsets in it behind the entry 0 that the format leaves unused.
-  std::uint32_t constant_segment = 0;
-  std::vector<std::uint64_t> constant_offsets = {0};
+  // Tables of operators outside the delegate, in the order of their numbers, which begin with 1.
+  struct Constant {
+    std::uint32_t segment = 0;
+    std::int64_t offset = 0;  // in it
+  };
+  std::vector<Constant> constants;
   std::vector<StoredLayer> layers;
   std::vector<std::string> warnings;
 };

@@ -1,5 +1,6 @@
 // Plans, lowers and writes a .pte file.
 
+#include <algorithm>
 #include <utility>
 
 #include "backends/export_config.h"
@@ -27,6 +28,27 @@ struct FileLayout {
   std::int64_t file_bytes() const { return base() + segments.segments_end; }
 };
 
+// A program has one segment of constants. Where several segments have some, it is one more that spans them.
+void place_constants(const xnnpack::LoweredProgram& lowered, executorch::ProgramBuilder::Layout& layout) {
+  layout.constant_offsets = {0};  // the format leaves entry 0 unused
+  if (lowered.constants.empty()) {
+    return;
+  }
+  const auto [first, last] =
+      std::ranges::minmax(lowered.constants, {}, &xnnpack::LoweredProgram::Constant::segment);
+  const std::int64_t begin = layout.segments[first.segment].offset;
+  const std::int64_t end = layout.segments[last.segment].offset + layout.segments[last.segment].size;
+  layout.constant_segment = first.segment;
+  if (first.segment != last.segment) {
+    layout.constant_segment = static_cast<std::uint32_t>(layout.segments.size());
+    layout.segments.push_back({.offset = begin, .size = end - begin});
+  }
+  for (const auto& [segment, offset] : lowered.constants) {
+    layout.constant_offsets.push_back(
+        static_cast<std::uint64_t>(layout.segments[segment].offset - begin + offset));
+  }
+}
+
 FileLayout lay_out(const xnnpack::LoweredProgram& lowered) {
   FileLayout layout;
   auto& segments = layout.segments;
@@ -43,8 +65,7 @@ FileLayout lay_out(const xnnpack::LoweredProgram& lowered) {
   }
   place(static_cast<std::int64_t>(lowered.delegate.serialize().size()));
   segments.segments_end = end;
-  segments.constant_segment = lowered.constant_segment;
-  segments.constant_offsets = lowered.constant_offsets;
+  place_constants(lowered, segments);
   layout.program = lowered.program.serialize(segments);
   return layout;
 }
@@ -59,10 +80,11 @@ void write_file(const xnnpack::LoweredProgram& lowered, const FileLayout& layout
   };
   lowered.weights.stream(write, control);
   const std::vector<std::byte> payload = lowered.delegate.serialize();
-  if (static_cast<std::int64_t>(payload.size()) != segments.back().size) {
+  const std::size_t payload_segment = lowered.weights.segments().size();
+  if (static_cast<std::int64_t>(payload.size()) != segments[payload_segment].size) {
     throw Error(ErrorCode::kInternal, target.string(), "the delegate's payload changed its size");
   }
-  write(static_cast<std::uint32_t>(segments.size() - 1), 0, payload);
+  write(static_cast<std::uint32_t>(payload_segment), 0, payload);
   file.flush(control.stop);
   file.commit();
 }

@@ -1,0 +1,54 @@
+#include "config.h"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace diffulex_edge::python {
+namespace {
+
+template <typename Value>
+Value get(nb::handle config, const char* name) {
+  return nb::cast<Value>(config.attr(name));
+}
+
+std::optional<QuantizationDtype> optional_dtype(nb::handle config, const char* name) {
+  const nb::object value = config.attr(name);
+  return value.is_none() ? std::nullopt : std::optional(parse_quantization_dtype(nb::cast<std::string>(value)));
+}
+
+ActivationRange range_of(nb::handle pair) { return {.min = nb::cast<float>(pair[0]), .max = nb::cast<float>(pair[1])}; }
+
+}  // namespace
+
+QuantizationConfig to_cpp(nb::handle config) {
+  QuantizationConfig result;
+  result.dtype = parse_quantization_dtype(get<std::string>(config, "dtype"));
+  result.mode = parse_quantization_mode(get<std::string>(config, "mode"));
+  result.group_size = get<std::int64_t>(config, "group_size");
+  result.exclude_layers = get<std::vector<std::string>>(config, "exclude_layers");
+  result.embedding_dtype = optional_dtype(config, "embedding_dtype");
+  result.head_dtype = optional_dtype(config, "head_dtype");
+  result.method = parse_rounding_method(get<std::string>(config, "method"));
+  for (const auto& [layer, format] : get<nb::dict>(config, "layer_formats")) {
+    result.layer_formats[nb::cast<std::string>(layer)] = parse_layer_format(nb::cast<std::string>(format));
+  }
+  for (const auto& [layer, activations] : get<nb::dict>(config, "activations")) {
+    result.activations[nb::cast<std::string>(layer)] = {.input = range_of(activations.attr("input")),
+                                                        .output = range_of(activations.attr("output"))};
+  }
+  result.activation_bits = get<int>(config, "activation_bits");
+  result.static_everywhere = get<bool>(config, "static_everywhere");
+  result.palettes = get<bool>(config, "palettes");
+  result.saturate_fp16 = get<bool>(config, "saturate_fp16");
+  result.strict_group_size = get<bool>(config, "strict_group_size");
+  return result;
+}
+
+}  // namespace diffulex_edge::python

@@ -1,0 +1,357 @@
+"""The quantizers: a plan from the C++ library, its integers in the places of a module's weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from diffulex_edge._errors import InvalidArgumentError, UnsupportedError
+from diffulex_edge.quant._config import (
+    LayerActivations,
+    QuantizationConfig,
+    QuantizationDtype,
+    QuantizationMode,
+    RoundingMethod,
+)
+from diffulex_edge.quant._result import LayerResult, QuantizationResult
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diffulex_edge._core import LayerQuantization
+    from diffulex_edge.quant._encode import Progress
+    from diffulex_edge.quant._layers import Layer
+
+_MEBIBYTE = 1024.0 * 1024.0
+
+
+def is_int4_available() -> bool:
+    """Whether INT4 works here: always, since the C++ library has its kernels. torchao is not needed."""
+    return True
+
+
+def quantize_model(
+    model: nn.Module,
+    config: QuantizationConfig,
+    *,
+    calibration_data: Iterable[Any] | None = None,
+    observer: str = "mse",
+    percentile: float = 99.99,
+    progress: Progress | None = None,
+    threads: int = 0,
+) -> QuantizationResult:
+    """A copy of the model whose linear layers and embeddings are stored as `config` says. The model stays as it is.
+
+    model: its weights may be float32, float16, bfloat16 or float64 (rounded to float32 first), on any device, strided,
+    tied. Layers that torchao quantized, and `QuantizedLinear` and `QuantizedEmbedding`, keep their integers, which
+    `config` has to ask for, and get its mode. Linear layers whose weight is used otherwise than by calling them, or
+    that have a forward of their own, stay as they are, with a warning.
+
+    calibration_data: mode static needs it, unless config.activations has every layer: an iterable of inputs, each a
+    tensor, a tuple of positional arguments or a dict of keyword arguments. observer ("mse", "min_max", "percentile")
+    and percentile choose ranges from what the layers see, as `diffulex-edge` does.
+
+    progress: called as progress(done_bytes, total_bytes, stage), from another thread, one call at a time.
+    threads: 0 is one for each processor.
+
+    Errors, all of them `diffulex_edge.Error`: `InvalidArgumentError` for what makes no sense (also a `ValueError`),
+    `UnsupportedError` for what modules can't do, `BadFileError` for weights or activations that are not finite, or
+    weights beyond FP16 without saturate_fp16. Nothing is quantized in part: there is a result, or an error.
+    """
+    return _Quantization(model, config, observer, percentile).run(calibration_data, progress, threads)
+
+
+class BaseQuantizer:
+    """Quantizes modules; its subclasses each make one dtype."""
+
+    #: The dtype that configurations have to ask for; None is any.
+    dtype: QuantizationDtype | None = None
+
+    def quantize(
+        self,
+        model: nn.Module,
+        config: QuantizationConfig | None = None,
+        *,
+        calibration_data: Iterable[Any] | None = None,
+        observer: str = "mse",
+        percentile: float = 99.99,
+        progress: Progress | None = None,
+        threads: int = 0,
+    ) -> QuantizationResult:
+        """As `quantize_model`; without a config, its defaults with this quantizer's dtype.
+
+        Further errors: `InvalidArgumentError` for a config of another dtype.
+        """
+        if config is None:
+            if self.dtype is None:
+                raise TypeError(f"{type(self).__name__}.quantize: needs a config, which says the dtype")
+            config = QuantizationConfig(dtype=self.dtype)
+        if not isinstance(config, QuantizationConfig):
+            raise TypeError(f"config: {config!r} is not a QuantizationConfig")
+        if self.dtype is not None and QuantizationDtype(config.dtype) != self.dtype:
+            raise InvalidArgumentError(
+                f"dtype: this quantizer makes {self.dtype}, the config asks for {config.dtype}", where="dtype"
+            )
+        return quantize_model(
+            model,
+            config,
+            calibration_data=calibration_data,
+            observer=observer,
+            percentile=percentile,
+            progress=progress,
+            threads=threads,
+        )
+
+
+class FP16Quantizer(BaseQuantizer):
+    """Rounds weights to float16."""
+
+    dtype = QuantizationDtype.FP16
+
+
+class INT8Quantizer(BaseQuantizer):
+    """Symmetric, one scale for each output channel: scale = max_abs / 127, q = clamp(round(w / scale), -128, 127)."""
+
+    dtype = QuantizationDtype.INT8
+
+
+class INT4Quantizer(BaseQuantizer):
+    """Symmetric groups along the input, values in [-8, 7], scales rounded to bfloat16 before the weights."""
+
+    dtype = QuantizationDtype.INT4
+
+
+class Quantizer(BaseQuantizer):
+    """The facade: whatever dtype the config asks for, mixed precision too."""
+
+
+class _Quantization:
+    """One run of `quantize_model`."""
+
+    def __init__(self, model: nn.Module, config: QuantizationConfig, observer: str, percentile: float) -> None:
+        _check_model(model)
+        if not isinstance(config, QuantizationConfig):
+            raise TypeError(f"config: {config!r} is not a QuantizationConfig")
+        from diffulex_edge.quant._encode import Sources, check_method
+        from diffulex_edge.quant._layers import find_layers
+
+        self._model = model
+        self._config = replace(config)  # checked again: the caller may have changed it since
+        self._observer = observer
+        self._percentile = percentile
+        check_method(self._config.method)
+        _check_supported(self._config)
+        self._layers, self._warnings = find_layers(model, self._config.exclude_layers)
+        if not self._layers:
+            raise InvalidArgumentError(
+                f"{type(model).__name__}: has no linear layer and no embedding that can be quantized"
+                + "".join(f"; {warning}" for warning in self._warnings)
+            )
+        self._sources = Sources()
+        for layer in self._layers:
+            holder = layer.stored or layer.module
+            self._sources.add(layer.tensor, holder.weight)
+            if layer.stored is not None and layer.stored.weight_scale is not None:
+                self._sources.add(f"{layer.tensor}_scale", layer.stored.weight_scale)
+
+    def run(
+        self, calibration_data: Iterable[Any] | None, progress: Progress | None, threads: int
+    ) -> QuantizationResult:
+        from diffulex_edge.quant._layers import copy_with, stored_bytes
+
+        begin = time.monotonic()
+        samples = self._calibrate(calibration_data)
+        plan = self._plan(self._config)
+        stored, errors = self._encode(plan, progress, threads)
+        replacements = [
+            (layer.module, self._module(layer, planned, stored[planned["tensor"], planned["format"]]))
+            for layer, planned in zip(self._layers, plan.layers, strict=True)
+            if (planned["tensor"], planned["format"]) in stored
+        ]
+        quantized = copy_with(self._model, replacements)
+        others, other_parameters = self._other_parameters()
+        return QuantizationResult(
+            model=quantized,
+            config=self._config,
+            layers=self._layer_results(plan, errors),
+            parameters=plan.parameters + other_parameters,
+            original_memory_mb=4.0 * (plan.parameters + other_parameters) / _MEBIBYTE,
+            quantized_memory_mb=(plan.planned_bytes + others) / _MEBIBYTE,
+            warnings=[*self._warnings, *self._sources.warnings, *plan.warnings],
+            module_bytes_before=stored_bytes(self._model),
+            module_bytes_after=stored_bytes(quantized),
+            calibration_samples=samples,
+            seconds=time.monotonic() - begin,
+        )
+
+    def _plan(self, config: QuantizationConfig) -> LayerQuantization:
+        """The C++ library's plan, whose layers are in the order of ours. It knows the head as lm_head."""
+        from diffulex_edge._core import LayerQuantization
+
+        names = {layer.label: layer.plan_name for layer in self._layers}
+        planned = replace(
+            config,
+            layer_formats={names.get(name, name): text for name, text in config.layer_formats.items()},
+            activations={names.get(name, name): ranges for name, ranges in config.activations.items()},
+        )
+        layers = [(layer.plan_name, layer.role, layer.tensor) for layer in self._layers]
+        return LayerQuantization(layers, self._sources.tensors, planned)
+
+    def _calibrate(self, data: Iterable[Any] | None) -> int:
+        """Completes config.activations; the number of items that the model saw."""
+        if self._config.mode != QuantizationMode.STATIC:
+            if data is not None:
+                raise InvalidArgumentError(
+                    f"calibration_data: mode {self._config.mode} has no use for it; it is for static",
+                    where="calibration_data",
+                )
+            return 0
+        known = self._config.activations
+        unknown = sorted(set(known) - {layer.label for layer in self._layers})
+        if unknown:
+            raise InvalidArgumentError(f"activations: the model has no layer '{unknown[0]}'", where=unknown[0])
+        # Which layers need ranges, and whether they can be static at all, before the model runs.
+        anything = {layer.label: LayerActivations((0.0, 0.0), (0.0, 0.0)) for layer in self._layers}
+        plan = self._plan(replace(self._config, activations=anything))
+        needed = {
+            layer.label: layer.module
+            for layer, planned in zip(self._layers, plan.layers, strict=True)
+            if planned["activations"] is not None
+        }
+        if data is not None:
+            from diffulex_edge.quant._calibrate import calibrate
+
+            found, count = calibrate(self._model, needed, data, self._observer, self._percentile)
+            self._config = replace(self._config, activations={**known, **found})
+            return count
+        missing = [label for label in needed if label not in known]
+        if missing:
+            raise InvalidArgumentError(
+                f"{missing[0]}: mode static needs the range of its activations (give calibration_data=..., an iterable "
+                "of inputs to the model; or config.activations; or use mode dynamic)",
+                where=missing[0],
+            )
+        return 0
+
+    def _encode(
+        self, plan: LayerQuantization, progress: Progress | None, threads: int
+    ) -> tuple[dict[tuple[str, str], tuple[Tensor, Tensor | None]], dict[tuple[str, str], float]]:
+        """By tensor and format, each pair once: what is stored, and the relative error of what was rounded."""
+        from diffulex_edge.quant._encode import empty_storage, encode
+
+        stored: dict[tuple[str, str], tuple[Tensor, Tensor | None]] = {}
+        targets = []
+        for index, (layer, planned) in enumerate(zip(self._layers, plan.layers, strict=True)):
+            key = planned["tensor"], planned["format"]
+            if planned["dtype"] == "fp32" and layer.stored is not None:
+                self._warnings.append(f"{layer.label}: is to be fp32, but its weight is fp16 already, and so it stays")
+            elif planned["dtype"] != "fp32" and key not in stored:
+                if layer.stored is not None and planned["is_kept"]:
+                    scale = layer.stored.weight_scale
+                    stored[key] = layer.stored.weight.clone(), None if scale is None else scale.clone()
+                else:
+                    stored[key] = empty_storage(planned)
+                    targets.append((index, stored[key]))
+        errors = encode(plan, targets, threads, progress) if targets else []
+        keys = [(plan.layers[index]["tensor"], plan.layers[index]["format"]) for index, _ in targets]
+        devices = {layer.tensor: (layer.stored or layer.module).weight.device for layer in reversed(self._layers)}
+        on_device = {
+            key: (weight.to(devices[key[0]]), None if scale is None else scale.to(devices[key[0]]))
+            for key, (weight, scale) in stored.items()
+        }
+        return on_device, dict(zip(keys, errors, strict=True))
+
+    def _module(self, layer: Layer, planned: dict[str, Any], stored: tuple[Tensor, Tensor | None]) -> nn.Module:
+        """The module that takes the layer's place; copy_with gives it the bias."""
+        from diffulex_edge.quant._modules import QuantizedEmbedding, QuantizedLinear
+
+        old: Any = layer.stored or layer.module
+        if layer.role == "embedding":
+            new: QuantizedLinear | QuantizedEmbedding = QuantizedEmbedding(
+                old.num_embeddings,
+                old.embedding_dim,
+                old.padding_idx,
+                dtype=planned["dtype"],
+                group_size=planned["group_size"],
+                output_dtype=getattr(old, "output_dtype", old.weight.dtype),
+                device="meta",
+            )
+            new.set_stored(*stored)
+            return new
+        mode = self._mode(planned)
+        new = QuantizedLinear(
+            old.in_features,
+            old.out_features,
+            False,
+            dtype=planned["dtype"],
+            mode=mode,
+            group_size=planned["group_size"],
+            device="meta",
+        )
+        new.set_stored(*stored)
+        if mode == QuantizationMode.STATIC:
+            ranges = self._config.activations[layer.label]
+            new.set_ranges(ranges.input, ranges.output)
+        if isinstance(old, QuantizedLinear) and old.mode != mode:
+            self._warnings.append(f"{layer.label}: its mode was {old.mode}, and becomes {mode} as the config says")
+        return new
+
+    def _mode(self, planned: dict[str, Any]) -> QuantizationMode:
+        has_mode = planned["role"] == "linear" and planned["dtype"] in ("int8", "int4")
+        return self._config.mode if has_mode else QuantizationMode.WEIGHT_ONLY
+
+    def _other_parameters(self) -> tuple[int, int]:
+        """Bytes, in FP32 as the artefacts have them, and number of the parameters that are no layer's weight."""
+        from diffulex_edge.quant._layers import trained_parameters
+
+        weights = {id(layer.module.weight) for layer in self._layers}
+        count = sum(
+            parameter.numel() for _, parameter in trained_parameters(self._model) if id(parameter) not in weights
+        )
+        return 4 * count, count
+
+    def _layer_results(self, plan: LayerQuantization, errors: Mapping[tuple[str, str], float]) -> list[LayerResult]:
+        results = []
+        for layer, planned in zip(self._layers, plan.layers, strict=True):
+            is_kept = planned["dtype"] != "fp32" and planned["is_kept"]
+            error = 0.0 if planned["dtype"] == "fp32" else errors.get((planned["tensor"], planned["format"]))
+            results.append(
+                LayerResult(
+                    name=layer.label,
+                    role=layer.role,
+                    rows=planned["rows"],
+                    columns=planned["columns"],
+                    dtype=QuantizationDtype(planned["dtype"]),
+                    format=planned["format"],
+                    group_size=planned["group_size"],
+                    mode=self._mode(planned),
+                    method=RoundingMethod(planned["method"]),
+                    excluded=planned["excluded"],
+                    stored_bytes=planned["value_bytes"] + planned["scale_bytes"],
+                    weight_error=None if is_kept else error,
+                )
+            )
+        return results
+
+
+def _check_model(model: object) -> None:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
+
+
+def _check_supported(config: QuantizationConfig) -> None:
+    """What only the backends' export of whole graphs can do."""
+    for is_asked, what in (
+        (config.palettes, "palettes"),
+        (config.static_everywhere, "static_everywhere"),
+        (config.activation_bits != 8, f"activation_bits={config.activation_bits}"),
+    ):
+        if is_asked:
+            raise UnsupportedError(
+                f"{what}: modules can't do that, a backend's export can (give it the config and the float model)",
+                where=what,
+            )
