@@ -9,7 +9,6 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,17 +43,21 @@ def _run(*command: str | Path) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The programs' folder of an environment that has the wheel and nothing else."""
-    folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=False)
-    _pip(folder / "bin", "install", "-q", "--no-index", wheel)
-    return folder / "bin"
-
-
 def _pip(programs: Path, *arguments: str | Path) -> None:
     _run(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", programs / "python", *arguments)
+
+
+def _environment(wheel: Path, folder: Path) -> Path:
+    """The programs' folder of an environment that has the wheel and nothing else."""
+    venv.create(folder, with_pip=False)
+    programs = folder / "bin"
+    _pip(programs, "install", "-q", "--no-index", wheel)
+    return programs
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _environment(wheel, tmp_path_factory.mktemp("fresh"))
 
 
 def _module(programs: Path) -> Path:
@@ -67,10 +70,9 @@ def test_package_says_its_types(wheel: Path) -> None:
 
 
 def test_import_takes_no_other_package(fresh: Path) -> None:
-    script = (
-        "import sys, diffulex_edge; print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
-    )
-    assert set(_run(fresh / "python", "-I", "-c", script).split()) == {"__main__", "diffulex_edge"} - {"__main__"}
+    script = "import sys, diffulex_edge; print(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+    # numpy, PyTorch and the vendors' packages are not even in this environment: the import would have failed.
+    assert _run(fresh / "python", "-I", "-c", script).split() == ["diffulex_edge"]
 
 
 def test_no_library_but_the_systems(fresh: Path) -> None:
@@ -106,6 +108,7 @@ def test_command_exports_the_same_bytes(fresh: Path, tmp_path: Path) -> None:
     assert first == second
 
 
-def test_uninstalling_leaves_nothing(fresh: Path) -> None:
-    _pip(fresh, "uninstall", "-q", "-y", "diffulex-edge")
-    assert not [path for path in fresh.parent.rglob("*diffulex*")]
+def test_uninstalling_leaves_nothing(wheel: Path, tmp_path: Path) -> None:
+    programs = _environment(wheel, tmp_path)
+    _pip(programs, "uninstall", "-q", "-y", "diffulex-edge")
+    assert not list(tmp_path.rglob("*diffulex*"))
