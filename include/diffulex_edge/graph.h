@@ -30,7 +30,7 @@ enum class Op {
   kRmsNorm,    // (x [..., C], weight [C]) -> x / sqrt(mean(x^2) + epsilon) * weight over the last dimension
   kLayerNorm,  // (x [..., C], weight [C]?, bias [C]?) -> (x - mean) / sqrt(variance + epsilon) * weight + bias
   kRope,       // (x [seq, heads, D], cos [seq, 1, D], signed_sin [seq, 1, D]) -> x*cos + swap_halves(x)*signed_sin
-  kAttention,  // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [seq, seq]?) -> [1, seq, H*D]
+  kAttention,  // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [1..., seq, seq]?) -> [1, seq, H*D]
   kSwiGlu,     // (gate, up) -> gate * sigmoid(gate) * up
   kBlockCausalMask,  // (positions [seq]) -> [seq, seq]: 0 where floor(j/block) <= floor(i/block), else very negative
   // Primitives.

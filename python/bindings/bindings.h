@@ -11,4 +11,7 @@ void bind_errors();
 // ModuleGraph: export of what the Python frontend reads from a torch module.
 void bind_export(nanobind::module_& module);
 
+// Layers of a module through the planner and the kernels, for diffulex_edge/quant.
+void bind_quantization(nanobind::module_& module);
+
 }  // namespace diffulex_edge::python

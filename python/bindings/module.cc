@@ -13,4 +13,5 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = nb::str(std::string(diffulex_edge::version()).c_str());
   diffulex_edge::python::bind_errors();
   diffulex_edge::python::bind_export(m);
+  diffulex_edge::python::bind_quantization(m);
 }

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,6 +29,7 @@
 #include "quant/weight_stream.h"
 #include "run.h"
 #include "runtime/observer.h"
+#include "tensors.h"
 
 namespace nb = nanobind;
 
@@ -38,31 +38,13 @@ namespace {
 
 // Name, role ("linear", "embedding"), and the name of its weight.
 using LayerTuple = std::tuple<std::string, std::string, std::string>;
-// Name, dtype as safetensors spells it, shape, address and size of the bytes.
-using TensorTuple = std::tuple<std::string, std::string, std::vector<std::int64_t>, std::uintptr_t, std::size_t>;
 // Addresses and sizes in bytes of a weight's values and scales.
 using TargetTuple = std::tuple<std::uintptr_t, std::size_t, std::uintptr_t, std::size_t>;
 
-std::byte* pointer(std::uintptr_t address) {
-  return reinterpret_cast<std::byte*>(address);  // NOLINT(performance-no-int-to-ptr)
-}
-
-TensorView view_of(const TensorTuple& tensor) {
-  const auto& [name, dtype_name, shape, address, bytes] = tensor;
-  const auto dtype = dtype_from_string(dtype_name);
-  if (!dtype) {
-    throw Error(ErrorCode::kInvalidArgument, name, "'" + dtype_name + "' is no dtype of safetensors");
-  }
-  return {.name = name, .dtype = *dtype, .shape = shape, .bytes = {pointer(address), bytes}};
-}
-
 // A graph that is nothing but the layers: a plan looks at no more.
 Model model_of(const std::vector<LayerTuple>& layers, const std::vector<TensorTuple>& tensors) {
-  std::vector<TensorView> views;
-  views.reserve(tensors.size());
-  std::ranges::transform(tensors, std::back_inserter(views), view_of);
   Model model;
-  model.checkpoint = std::make_shared<const Checkpoint>(std::move(views));
+  model.checkpoint = checkpoint_of(tensors);
   for (const auto& [name, role, tensor] : layers) {
     const StoredWeight weight = find_stored_weight(*model.checkpoint, tensor);
     const ValueId value =

@@ -185,8 +185,14 @@ class Inference {
             "q must be [seq, heads, head_dim], k and v [seq, kv_heads, head_dim]");
     require(shape(1)[1].value > 0 && shape(0)[1].value % shape(1)[1].value == 0,
             "heads must be a multiple of kv_heads");
-    require(inputs_.size() == 3 || shape(3) == Shape{shape(0)[0], shape(0)[0]}, "the mask must be [seq, seq]");
+    require(inputs_.size() == 3 || is_mask(shape(3), shape(0)[0]), "the mask must be [seq, seq] behind ones");
     return {DType::kF32, {{.value = 1}, shape(0)[0], {.value = shape(0)[1].value * shape(0)[2].value}}};
+  }
+
+  static bool is_mask(const Shape& mask, const Dim& seq) {
+    Shape wanted(std::max<std::size_t>(mask.size(), 2), Dim{.value = 1});
+    std::fill(wanted.end() - 2, wanted.end(), seq);
+    return mask == wanted;
   }
 
   ValueType mat_mul() const {

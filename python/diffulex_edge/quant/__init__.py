@@ -80,6 +80,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "torch" in sys.modules:
+if sys.modules.get("torch") is not None:
     # So that torch.export.load and torch.load find the operators of saved programs and modules.
     importlib.import_module(f"{__name__}._ops")

@@ -20,7 +20,7 @@ from diffulex_edge.quant._config import LayerActivations, Range
 MAX_VALUES = 1 << 18
 
 
-class _Sample:
+class Sample:
     """Values of one side of a layer."""
 
     def __init__(self) -> None:
@@ -58,7 +58,8 @@ class _Sample:
         return values[chosen.to(values.device)]
 
     def range(self, observer: str, percentile: float) -> Range:
-        values = torch.cat((*self._kept, torch.stack(self._ends))).contiguous()
+        ends = [torch.stack(self._ends)] if self._keep_one_in > 1 else []
+        values = torch.cat((*self._kept, *ends)).contiguous()
         return _core.observe(values.data_ptr(), values.numel(), observer, percentile)
 
 
@@ -77,7 +78,7 @@ def calibrate(
     Errors: `InvalidArgumentError` for no data and for a layer that no item reached; `BadFileError` for values that are
     not finite.
     """
-    samples = {name: (_Sample(), _Sample()) for name in layers}
+    samples = {name: (Sample(), Sample()) for name in layers}
 
     def watch(name: str) -> Any:
         def hook(_module: nn.Module, arguments: Sequence[Tensor], named: Mapping[str, Tensor], output: Tensor) -> None:

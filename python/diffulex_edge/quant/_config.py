@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, Final, TypeVar
 
 from diffulex_edge._errors import InvalidArgumentError
@@ -17,7 +17,7 @@ _DEFAULT_GROUP_SIZE: Final = 32
 _DEFAULT_EXCLUSIONS: Final = ("lm_head", "norm", "embedding")
 
 
-class _Names(str, Enum):
+class _Names(StrEnum):
     """Strings in any letter case are looked up; an unknown one is an error that names the known ones."""
 
     @classmethod

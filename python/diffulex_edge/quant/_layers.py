@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,10 @@ class Layer:
         return self.name or "model"
 
 
-def find_layers(model: nn.Module, exclude: Sequence[str] = ()) -> tuple[list[Layer], list[str]]:
-    """All layers, each module once, and warnings about modules that are left alone though no pattern excludes them."""
+def find_layers(model: nn.Module) -> tuple[list[Layer], dict[str, str]]:
+    """All layers, each module once, and by name why other linear layers and embeddings can't be replaced."""
     layers: list[Layer] = []
-    warnings: list[str] = []
+    skipped: dict[str, str] = {}
     head = _output_embeddings(model)
     reading = {
         id(child): type(parent).__name__
@@ -65,19 +65,22 @@ def find_layers(model: nn.Module, exclude: Sequence[str] = ()) -> tuple[list[Lay
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Embedding | QuantizedLinear | QuantizedEmbedding):
             continue
+        if isinstance(module.weight, nn.parameter.UninitializedParameter):
+            raise InvalidArgumentError(f"{name or 'model'}: its weight is not initialized (run the model once)")
         reason = _reason_to_skip(module)
         if reason is None and id(module) in reading:
             reason = f"{reading[id(module)]} reads its weight instead of calling it"
+        if reason is None and module is head and isinstance(module, nn.Embedding):
+            reason = "the model reads its weight as its head's"
         if reason is not None:
-            if not any(pattern and pattern.lower() in name.lower() for pattern in exclude):
-                warnings.append(f"{name or 'model'}: stays as it is, since {reason}")
+            skipped[name or "model"] = reason
             continue
         label = name or "model"
         is_unnamed_head = module is head and label != "lm_head" and not label.endswith(".lm_head")
         plan_name = "lm_head" if is_unnamed_head else label
-        tensor = tensors.setdefault(_identity(module.weight), f"{label}.weight")
+        tensor = tensors.setdefault(identity(module.weight), f"{label}.weight")
         layers.append(Layer(name, module, _as_stored(label, module), plan_name, tensor))
-    return layers, warnings
+    return layers, skipped
 
 
 def _as_stored(label: str, module: nn.Module) -> QuantizedLinear | QuantizedEmbedding | None:
@@ -95,7 +98,7 @@ def _output_embeddings(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _identity(weight: Tensor) -> object:
+def identity(weight: Tensor) -> object:
     """Equal for weights that are one: the same tensor, or two that look at the same memory in the same way."""
     if _torchao.is_torchao(weight) or weight.device.type == "meta":
         return id(weight)
@@ -118,19 +121,25 @@ def _reason_to_skip(module: nn.Module) -> str | None:
         return f"{type(module).__name__} has more than a weight and a bias"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "its max_norm changes the weight while it runs"
-    if isinstance(module.weight, nn.parameter.UninitializedParameter):
-        raise InvalidArgumentError(f"{type(module).__name__}: its weight is not initialized (run the model once)")
     return None
 
 
-def copy_with(model: nn.Module, replacements: Sequence[tuple[nn.Module, nn.Module]]) -> nn.Module:
+def copy_with(
+    model: nn.Module, replacements: Sequence[tuple[nn.Module, nn.Module]], shared: Iterable[Tensor] = ()
+) -> nn.Module:
     """A deep copy of the model with other modules in the places of some, wherever the model refers to them.
 
     Biases, hooks and further attributes of a replaced module are copied to the one in its place. Its weight is not
-    copied at all, unless something else in the model uses it too.
+    copied at all, unless something else in the model uses it too. `shared` tensors are the copy's as they are.
     """
     # What copy.deepcopy finds in its memo it does not copy, and all references go there.
-    memo: dict[int, Any] = {id(old): new for old, new in replacements}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo.update((id(old), new) for old, new in replacements)
+    for module in model.modules():
+        for value in vars(module).values():
+            # Such as the weight that weight_norm computes before each call, which PyTorch does not copy.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     for old, new in replacements:
         if isinstance(new, QuantizedLinear):
             new.bias = copy.deepcopy(old.bias, memo)
@@ -155,14 +164,9 @@ def _plain_attributes(kind: type[nn.Module]) -> set[str]:
     return set(vars(plain))
 
 
-def trained_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def distinct_parameters(model: nn.Module) -> list[Tensor]:
     """Every parameter once, also where two modules have their own objects for the same memory."""
-    seen: set[object] = set()
-    for name, parameter in model.named_parameters():
-        identity = _identity(parameter)
-        if identity not in seen:
-            seen.add(identity)
-            yield name, parameter
+    return list({identity(parameter): parameter for parameter in model.parameters()}.values())
 
 
 def stored_bytes(model: nn.Module) -> int:
@@ -171,7 +175,5 @@ def stored_bytes(model: nn.Module) -> int:
     for tensor in (*model.parameters(), *model.buffers()):
         parts = _torchao.parts(tensor) if _torchao.is_torchao(tensor) else [tensor]
         for part in parts:
-            seen[_identity(part)] = part.numel() * part.element_size()
+            seen[identity(part)] = part.numel() * part.element_size()
     return sum(seen.values())
-
-

@@ -185,7 +185,13 @@ class QuantizedLinear(_StoredWeight):
             raise TypeError(f"QuantizedLinear.from_float: {type(module).__name__} is not an nn.Linear")
         stored = stored_dtype(dtype)
         quantized = cls(
-            module.in_features, module.out_features, False, dtype=stored, mode=mode, group_size=group_size, device="meta"
+            module.in_features,
+            module.out_features,
+            False,
+            dtype=stored,
+            mode=mode,
+            group_size=group_size,
+            device="meta",
         )
         weight, scale = encode_weight(module.weight, "linear", stored, quantized.group_size, RoundingMethod(method))
         quantized.set_stored(weight, scale)

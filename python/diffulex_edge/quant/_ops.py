@@ -56,8 +56,9 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     `xnn_qs8_quantization_params` of XNNPACK; src/runtime/kernels/activation_kernels.cc.
     """
     low, high = x.amin(-1, keepdim=True).clamp(max=0.0), x.amax(-1, keepdim=True).clamp(min=0.0)
-    # In place of 255 / 0.
-    steps = torch.where(low == high, 1.0, 255.0 / torch.where(low == high, 1.0, high - low))
+    # Tensors over tensors: PyTorch computes 255.0 / x as 255 times the reciprocal, which rounds twice.
+    width = torch.where(low == high, 255.0, high - low)
+    steps = torch.full_like(width, 255.0) / width
     low, high = low * steps, high * steps
     # Of the two zero points that would make an end of the range exact, the one with the smaller error.
     wanted = torch.where((-128.0 + low) + (127.0 + high) > 0.0, -128.0 - low, 127.0 - high)
@@ -161,13 +162,13 @@ def _(
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _keep_for_backward(ctx, inputs, output) -> None:  # noqa: ANN001
+def _keep_for_backward(ctx, inputs, output) -> None:
     x, weight, weight_scale, bias, _, _, dtype, _, group_size = inputs
     ctx.save_for_backward(weight, weight_scale)
     ctx.dtype, ctx.group_size, ctx.x_dtype, ctx.bias_dtype = dtype, group_size, x.dtype, bias is not None and bias.dtype
 
 
-def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Of x and bias; the rounding of activations counts as the identity (straight-through)."""
     weight, weight_scale = ctx.saved_tensors
     wide = torch.promote_types(grad.dtype, torch.float32)
@@ -186,7 +187,8 @@ quantized_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 @torch.library.custom_op(
     "diffulex_edge::quantized_embedding",
     mutates_args=(),
-    schema="(Tensor ids, Tensor weight, Tensor? weight_scale, str dtype, int group_size, ScalarType output_dtype) -> Tensor",
+    schema="(Tensor ids, Tensor weight, Tensor? weight_scale, str dtype, int group_size, ScalarType output_dtype) "
+    "-> Tensor",
 )
 def quantized_embedding(
     ids: Tensor,

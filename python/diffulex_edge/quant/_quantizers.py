@@ -143,7 +143,19 @@ class _Quantization:
         self._percentile = percentile
         check_method(self._config.method)
         _check_supported(self._config)
-        self._layers, self._warnings = find_layers(model, self._config.exclude_layers)
+        self._layers, skipped = find_layers(model)
+        self._warnings = [
+            f"{name}: stays as it is, since {reason}"
+            for name, reason in skipped.items()
+            if not any(_matches(pattern, name) for pattern in self._config.exclude_layers)
+        ]
+        # Patterns that are for these modules alone; the planner would say that they match nothing.
+        self._done_patterns = {
+            pattern
+            for pattern in self._config.exclude_layers
+            if any(_matches(pattern, name) for name in skipped)
+            and not any(_matches(pattern, name) for layer in self._layers for name in (layer.label, layer.tensor))
+        }
         if not self._layers:
             raise InvalidArgumentError(
                 f"{type(model).__name__}: has no linear layer and no embedding that can be quantized"
@@ -193,6 +205,7 @@ class _Quantization:
         names = {layer.label: layer.plan_name for layer in self._layers}
         planned = replace(
             config,
+            exclude_layers=[pattern for pattern in config.exclude_layers if pattern not in self._done_patterns],
             layer_formats={names.get(name, name): text for name, text in config.layer_formats.items()},
             activations={names.get(name, name): ranges for name, ranges in config.activations.items()},
         )
@@ -304,12 +317,11 @@ class _Quantization:
 
     def _other_parameters(self) -> tuple[int, int]:
         """Bytes, in FP32 as the artefacts have them, and number of the parameters that are no layer's weight."""
-        from diffulex_edge.quant._layers import trained_parameters
+        from diffulex_edge.quant._layers import distinct_parameters, identity
 
-        weights = {id(layer.module.weight) for layer in self._layers}
-        count = sum(
-            parameter.numel() for _, parameter in trained_parameters(self._model) if id(parameter) not in weights
-        )
+        weights = {identity(layer.module.weight) for layer in self._layers}
+        parameters = distinct_parameters(self._model)
+        count = sum(parameter.numel() for parameter in parameters if identity(parameter) not in weights)
         return 4 * count, count
 
     def _layer_results(self, plan: LayerQuantization, errors: Mapping[tuple[str, str], float]) -> list[LayerResult]:
@@ -334,6 +346,10 @@ class _Quantization:
                 )
             )
         return results
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return pattern != "" and pattern.lower() in name.lower()
 
 
 def _check_model(model: object) -> None:

@@ -73,7 +73,7 @@ class QuantizationResult:
     @property
     def metrics(self) -> dict[str, Any]:
         """All figures by name; `layers` has those of each layer."""
-        counts = {dtype: 0 for dtype in QuantizationDtype}
+        counts = dict.fromkeys(QuantizationDtype, 0)
         for layer in self.layers:
             counts[layer.dtype] += 1
         errors = {layer.name: layer.weight_error for layer in self.layers if layer.weight_error}

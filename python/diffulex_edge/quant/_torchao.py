@@ -174,9 +174,7 @@ def _read_int4(layer: str, weight: Tensor) -> _Stored:
     nibbles = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
     integers = ((nibbles ^ 8).to(torch.int8)) - 8
     scale = weight.scale.T
-    return _Stored(
-        integers, scale, QuantizationDtype.INT4, weight.block_size[1], QuantizationMode.WEIGHT_ONLY
-    )
+    return _Stored(integers, scale, QuantizationDtype.INT4, weight.block_size[1], QuantizationMode.WEIGHT_ONLY)
 
 
 _READERS = {

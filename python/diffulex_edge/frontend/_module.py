@@ -1,0 +1,190 @@
+"""A module as a graph with its weights, ready for the backends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from diffulex_edge import _core
+from diffulex_edge._errors import InvalidArgumentError, UnsupportedError
+from diffulex_edge.frontend import _aten
+from diffulex_edge.frontend._evaluate import Observer, evaluate
+from diffulex_edge.frontend._folding import Folding
+from diffulex_edge.frontend._graph import Graph, Node
+
+_SAFETENSORS = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+
+
+@dataclass
+class ModuleProgram:
+    """What `read_module` makes of a module."""
+
+    graph: Graph
+    output: int
+    output_name: str
+    inputs: list[str]  # names, in order
+    input_indices: list[int]  # of the graph's inputs among the module's flattened ones
+    name: str  # the module's class
+    shortest: int | None  # of the sequence; None where every shape is fixed
+    quantized: dict[str, tuple[str, str, int]]  # layers that were quantized before: dtype, mode, group size
+    activations: dict[str, tuple[Tensor, Tensor]]
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # torch_export, translation
+
+    @property
+    def longest(self) -> int | None:
+        """Upper bound of the sequence; None where every shape is fixed."""
+        return self.graph.longest
+
+    @property
+    def seq_len(self) -> int:
+        """What the artefact calls its length: the sequence's upper bound, or the ids' last dimension, or 1."""
+        if self.longest is not None:
+            return self.longest
+        ids = [node.shape[-1] for node in self.graph.nodes if node.op == "input" and node.attributes["dtype"] != "F32"]
+        return ids[0] if ids and ids[0] > 0 else 1
+
+    def layers(self) -> list[Node]:
+        """The linear layers and embeddings, in order."""
+        return [node for node in self.graph.nodes if node.op in ("linear", "embedding")]
+
+    def run(self, inputs: Sequence[Any], observe: Observer | None = None) -> Tensor:
+        """The graph's output in float32 for the module's flattened inputs, computed by PyTorch."""
+        return evaluate(self.graph, self.output, [inputs[i] for i in self.input_indices], observe)
+
+    def native(self) -> _core.ModuleGraph:
+        """The C++ library's graph, which refers to this one's tensors: keep both."""
+        nodes = []
+        tensors = {}
+        for node in self.graph.nodes:
+            attributes = dict(node.attributes)
+            if node.op in ("input", "weight", "constant", "reshape"):
+                attributes["shape"] = list(node.shape)
+            if node.op == "constant":
+                assert node.values is not None
+                attributes["values"] = (node.values.data_ptr(), node.values.numel())
+            if node.op == "weight":
+                assert node.values is not None
+                tensors[node.name] = node.values
+                if node.scales is not None:
+                    tensors[f"{node.name}_scale"] = node.scales
+            nodes.append((node.op, node.name, list(node.inputs), attributes))
+        described = [
+            (name, _SAFETENSORS[tensor.dtype], list(tensor.shape), tensor.data_ptr(), tensor.nbytes)
+            for name, tensor in tensors.items()
+        ]
+        return _core.ModuleGraph(nodes, self.output, self.output_name, described, self.seq_len, self.name)
+
+
+def read_module(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | Tensor,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+) -> ModuleProgram:
+    """Exports a module by `torch.export` and translates it.
+
+    `example_inputs`: positional arguments, a tensor standing for a tuple of one. `dynamic_shapes`: as `torch.export`
+    has it, with one `torch.export.Dim` that has a maximum; every other dimension is fixed. The module's first output, or
+    the one that it calls `logits`, is the artefact's.
+
+    Errors: `UnsupportedError` for an operator that is not covered, naming it and its line in the model;
+    `InvalidArgumentError` for a module in training mode; what `torch.export` raises.
+    """
+    began = time.perf_counter()
+    program = _exported(model, example_inputs, example_kwargs, dynamic_shapes)
+    exported = time.perf_counter()
+    if any("diffulex_edge." in str(node.target) for node in program.graph.nodes):
+        _aten.register_quantized()
+    folding = Folding(program)
+    translation = _aten.Translation(folding)
+    node, name, dropped = _output_of(program)
+    if dropped:
+        translation.warnings.append(
+            f"the model returns {dropped + 1} tensors, and the artefact has one: {name} (return one to choose)"
+        )
+    graph, output = translation.graph.finished(translation.run(node))
+    _check_output(graph, output)
+    names = [other.name for other in graph.nodes if other.op == "input"]
+    kind = type(model).__name__ if isinstance(model, nn.Module) else "ExportedProgram"
+    return ModuleProgram(
+        graph=graph,
+        output=output,
+        output_name=name,
+        inputs=names,
+        input_indices=[i for i, placeholder in enumerate(folding.inputs) if placeholder.name in names],
+        name=kind,
+        shortest=folding.shortest if folding.symbol is not None else None,
+        quantized=translation.quantized,
+        activations=translation.activations,
+        warnings=translation.warnings,
+        seconds={"torch_export": exported - began, "translation": time.perf_counter() - exported},
+    )
+
+
+def _exported(
+    model: nn.Module | ExportedProgram, example_inputs: Any, example_kwargs: Mapping[str, Any] | None, shapes: Any
+) -> ExportedProgram:
+    if isinstance(model, ExportedProgram):
+        if shapes is not None:
+            raise InvalidArgumentError("dynamic_shapes: an ExportedProgram has its own", where="dynamic_shapes")
+        return model
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} is neither a torch.nn.Module nor an ExportedProgram")
+    if any(isinstance(module, nn.Dropout) and module.training and module.p for module in model.modules()):
+        raise InvalidArgumentError("model: it is in training mode (call model.eval() before the export)", where="model")
+    arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, arguments, dict(example_kwargs or {}), dynamic_shapes=shapes)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedError(f"model: torch.export can't export it: {first}", where="model") from error
+
+
+def _output_of(program: ExportedProgram) -> tuple[fx.Node, str, int]:
+    """The node of the module's output, its name, and how many other tensors the module returns."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    specs = program.graph_signature.output_specs
+    user = [node for node, spec in zip(output.args[0], specs, strict=True) if spec.kind.name == "USER_OUTPUT"]
+    tensors = [node for node in user if isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)]
+    if not tensors:
+        raise UnsupportedError("model: it returns no tensor")
+    names = _output_names(program, len(user))
+    named = dict(zip(names, user, strict=True))
+    if named.get("logits") in tensors:
+        return named["logits"], "logits", len(tensors) - 1
+    name = names[user.index(tensors[0])]
+    return tensors[0], name, len(tensors) - 1
+
+
+def _output_names(program: ExportedProgram, count: int) -> list[str]:
+    """What the model calls its outputs, where it returns a dictionary or a dataclass; else "output"."""
+    spec = program.call_spec.out_spec
+    keys = spec.context if spec is not None else None
+    if spec is not None and spec.type is not tuple and isinstance(keys, list | tuple):
+        flat = keys if all(isinstance(key, str) for key in keys) else keys[0]
+        names: list[str] = []
+        for key, child in zip(flat, spec.children(), strict=False):
+            names += [str(key)] if child.num_leaves == 1 else [f"{key}_{i}" for i in range(child.num_leaves)]
+        if len(names) == count:
+            return names
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+
+
+def _check_output(graph: Graph, output: int) -> None:
+    if graph[output].op in ("input", "constant", "position_table", "positions", "weight"):
+        raise UnsupportedError("model: its output is not computed from its inputs")
