@@ -258,7 +258,8 @@ def test_integer_weights(dtype: str, group_size: int, activations: str, tmp_path
     result = graph.add("gelu", graph.linear(x, "fc1", matrix(64, 32), numbers(64)), tanh=True)
     rows = graph.add("reshape", result, shape=[SEQUENCE, 4 * 64])
     result = graph.linear(rows, "fc2", matrix(10, 4 * 64), numbers(10))
-    config = QuantizationConfig(dtype=dtype, group_size=group_size, **WEIGHT_ONLY)
+    groups = {"group_size": group_size} if dtype == "int4" else {}
+    config = QuantizationConfig(dtype=dtype, **groups, **WEIGHT_ONLY)
     path = tmp_path / "m.mlpackage"
     metadata = graph.export(result, path, config, activation_dtype=activations, input_lengths="1..8")
     kernels = {layer["layer"]: layer["kernel"] for layer in metadata["layers"] if layer["role"] == "linear"}
@@ -352,8 +353,7 @@ def test_rows_where_all_is_masked_have_no_nan(tmp_path: Path) -> None:
     result = bert(graph, 1, 6)
     path = tmp_path / "m.mlpackage"
     graph.export(result, path, FP16)
-    inputs = bert_inputs(1, 6) | {"attention_mask": np.zeros((1, 6), np.float32)}
-    agree(run(path, inputs), graph.compute(result, inputs), "fp16")
+    assert np.isfinite(run(path, bert_inputs(1, 6) | {"attention_mask": np.zeros((1, 6), np.float32)})).all()
 
 
 def decoder(graph: ModuleGraph, size: int, longest: int, mask: int | None, x: int | None = None) -> int:
@@ -417,7 +417,10 @@ def test_decoder_layer_with_a_mask_for_input(config: str, target: str, tmp_path:
         seen = np.where(np.tril(np.ones((length, length), bool)), np.float32(0), away)
         seen[0] = away  # which leaves nothing to see
         inputs = {"x": numbers(1, length, WIDTH), "mask": seen}
-        agree(run(path, inputs), graph.compute(result, inputs, length), config)
+        found, expected = run(path, inputs), graph.compute(result, inputs, length)
+        assert np.isfinite(found).all()
+        if length > 1:
+            agree(found[:, 1:], expected[:, 1:], config)
 
 
 @pytest.mark.parametrize("size", [7, SEQUENCE], ids=["static", "symbolic"])
@@ -545,7 +548,7 @@ def test_parts_of_a_model_with_several_inputs(config: str, seq_len: int, tmp_pat
     graph = ModuleGraph(seq_len=seq_len)
     result = bert(graph, 1, 9, mask=False)
     path = tmp_path / "m.mlpackage"
-    graph.export(result, path, CONFIGS[config], options={"chunk_size": "24000" if config == "fp32" else "13000"})
+    graph.export(result, path, CONFIGS[config], options={"chunk_size": "40000" if config == "fp32" else "20000"})
     package = check_with_coremltools(path)
     assert len(package.programs) > 1
     inputs = {name: value for name, value in bert_inputs(1, 9).items() if name != "attention_mask"}
