@@ -72,7 +72,7 @@ def test_package_says_its_types(wheel: Path) -> None:
 def test_import_takes_no_other_package(fresh: Path) -> None:
     script = "import sys, diffulex_edge; print(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
     # numpy, PyTorch and the vendors' packages are not even in this environment: the import would have failed.
-    assert _run(fresh / "python", "-I", "-c", script).split() == ["diffulex_edge"]
+    assert set(_run(fresh / "python", "-I", "-c", script).split()) == {"__main__", "diffulex_edge"}
 
 
 def test_no_library_but_the_systems(fresh: Path) -> None:
@@ -89,9 +89,8 @@ def test_module_shows_its_entry_alone(fresh: Path) -> None:
 
 
 def test_wheel_is_manylinux(wheel: Path) -> None:
-    # Its own library would be named before the tag, as a reason for "linux_x86_64".
-    tag = json.loads(_run(sys.executable, "-m", "auditwheel", "show", "--json", wheel))
-    assert "manylinux_2_" in json.dumps(tag)
+    shown = json.loads(_run(sys.executable, "-m", "auditwheel", "show", "--json", wheel))
+    assert shown["overall_tag"].startswith("manylinux_2_")
 
 
 def test_command_has_the_kernels_of_the_build(fresh: Path) -> None:
