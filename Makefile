@@ -10,7 +10,7 @@ WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package package bench bench-coreml \
-  bench-plan bench-qnn bench-rounding bench-runtime lint format clean
+  bench-module   bench-plan bench-qnn bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
@@ -52,7 +52,7 @@ package: $(VENV)/package.stamp
 
 test-integration: build build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
-	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
+	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration tests/python
 
 bench: build $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
@@ -62,6 +62,10 @@ bench: build $(VENV)/test.stamp
 ## Core ML packages beside coremltools' own route (some minutes, and 15 GB of memory for coremltools).
 bench-coreml: build $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/coreml.py $(BENCH_ARGS)
+
+## A module through torch.export beside the same model's checkpoint.
+bench-module: build $(VENV)/test.stamp $(VENV)/package.stamp
+	$(VENV)/bin/python benchmarks/module_route.py $(BENCH_ARGS)
 
 ## QNN formats on the bundled model (half an hour: Qualcomm's emulator takes seconds for a sequence).
 bench-qnn: build $(VENV)/test.stamp $(VENV)/package.stamp
@@ -98,10 +102,11 @@ clean:
 
 CXX_FILES = $(shell git ls-files --cached --others --exclude-standard '*.cc' '*.h')
 
-# After `build`, so that ccache has the library's objects; without isolation, whose folder has another name each time.
+# Links the library that `build` compiled; `pip install .` compiles it itself.
 $(VENV)/package.stamp: $(PACKAGE_FILES) $(VENV)/package-build.stamp | build
 	rm -rf build/wheels
-	$(VENV)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w build/wheels .
+	$(VENV)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w build/wheels \
+	  -C cmake.define.DIFFULEX_EDGE_PREBUILT_LIBRARY=$(CURDIR)/build/release/src/libdiffulex_edge.a .
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall build/wheels/*.whl
 	@touch $@
 

@@ -37,6 +37,24 @@ class CheckpointTest : public ::testing::Test {
   testing::TemporaryFolder folder_;
 };
 
+TEST(CheckpointInMemory, HasTheCallersTensors) {
+  const std::vector<std::byte> bytes(24, std::byte{0x3f});
+  const auto view = [&](const std::string& name, std::vector<std::int64_t> shape) {
+    return TensorView{.name = name, .dtype = DType::kF32, .shape = std::move(shape), .bytes = bytes};
+  };
+  const Checkpoint checkpoint(std::vector{view("b", {2, 3}), view("a", {6})});
+  EXPECT_EQ(checkpoint.path(), "");
+  EXPECT_EQ(checkpoint.tensors().size(), 2U);
+  EXPECT_EQ(checkpoint.at("b").bytes.data(), bytes.data());
+  EXPECT_EQ(checkpoint.at("b").where(), "tensor 'b'");
+  EXPECT_EQ(find_stored_weight(checkpoint, "b").rows, 2);
+  testing::expect_error(ErrorCode::kInvalidArgument, {"no tensor 'c'"}, [&] { checkpoint.at("c"); });
+  testing::expect_error(ErrorCode::kInvalidArgument, {"tensor 'a'", "twice"},
+                        [&] { Checkpoint(std::vector{view("a", {6}), view("a", {6})}); });
+  testing::expect_error(ErrorCode::kInvalidArgument, {"tensor 'a'", "24 bytes", "[7]"},
+                        [&] { Checkpoint(std::vector{view("a", {7})}); });
+}
+
 TEST_F(CheckpointTest, ReadsShards) {
   write("1.safetensors", {tensor("a", DType::kF32, {2})});
   write("2.safetensors", {tensor("b", DType::kF16, {3})});

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
@@ -45,6 +47,20 @@ TEST(MappedFile, HintsOnAnyRangeChangeNoByte) {
   }
   MappedFile::release({});
   EXPECT_EQ(text_of(file.bytes()), content);
+}
+
+// Pages of the heap that the system drops come back as zeros.
+TEST(MappedFile, LeavesMemoryThatIsNoFileAlone) {
+  const testing::TemporaryFolder folder;
+  testing::write_file(folder / "x", std::string(10'000, 'x'));
+  const MappedFile file(folder / "x");
+  const std::vector<std::byte> memory(1U << 20U, std::byte{7});
+  const std::span<const std::byte> range(memory);
+  MappedFile::will_need(range);
+  MappedFile::release(range);
+  EXPECT_EQ(std::ranges::count(memory, std::byte{7}), 1 << 20);
+  MappedFile::release(file.bytes());
+  EXPECT_EQ(text_of(file.bytes()), std::string(10'000, 'x'));
 }
 
 TEST(MappedFile, RefusesWhatIsNotAReadableRegularFile) {

@@ -78,6 +78,33 @@ TEST_F(Composite, RmsNorm) {
   }
 }
 
+TEST_F(Composite, LayerNorm) {
+  const ValueId x = value("x", {kBound, {.value = 6}}, 1);
+  const ValueId w = value("w", {{.value = 6}}, 2);
+  const ValueId b = value("b", {{.value = 6}}, 3);
+  const LayerNormAttributes attributes{.epsilon = 0.5F};
+  const Array plain = evaluate(graph_.add(Op::kLayerNorm, {x}, attributes));
+  const Array scaled = evaluate(graph_.add(Op::kLayerNorm, {x, w}, attributes));
+  const Array whole = evaluate(graph_.add(Op::kLayerNorm, {x, w, b}, attributes));
+  for (std::size_t row = 0; row < kSeq; ++row) {
+    const auto values = std::span(data_["x"].values).subspan(row * 6, 6);
+    double mean = 0.0;
+    double variance = 0.0;
+    for (const double number : values) {
+      mean += number / 6;
+    }
+    for (const double number : values) {
+      variance += (number - mean) * (number - mean) / 6;
+    }
+    for (std::size_t i = 0; i < 6; ++i) {
+      const double normal = (values[i] - mean) / std::sqrt(variance + 0.5);
+      EXPECT_NEAR(plain.values[row * 6 + i], normal, 1e-12);
+      EXPECT_NEAR(scaled.values[row * 6 + i], normal * data_["w"].values[i], 1e-12);
+      EXPECT_NEAR(whole.values[row * 6 + i], normal * data_["w"].values[i] + data_["b"].values[i], 1e-12);
+    }
+  }
+}
+
 TEST_F(Composite, LinearWithBias) {
   const ValueId x = value("x", {{.value = 1}, kBound, {.value = 3}}, 1);
   const ValueId w = value("w", {{.value = 2}, {.value = 3}}, 2);

@@ -158,6 +158,21 @@ TEST_F(SmallGraph, NegatesAndTurns) {
   expect(graph_.add(Op::kCos, {angles}), 2, {1, static_cast<float>(std::cos(1000.0))});
 }
 
+TEST_F(SmallGraph, CutsTablesToTheLength) {
+  Floats rows;
+  for (int i = 0; i < 32; ++i) {
+    rows.push_back(static_cast<float>(i));
+  }
+  const ValueId table = graph_.add(Op::kPositionTable, {ids_, graph_.constant(rows, {fixed(16), fixed(2)})});
+  expect(table, 3, {0, 1, 2, 3, 4, 5});
+  expect(graph_.add(Op::kTranspose, {table}, AxesAttributes{.axes = {1, 0}}), 3, {0, 2, 4, 1, 3, 5});
+  const ValueId cube = reshape(table, {fixed(1), kSeq, fixed(2)});
+  expect(graph_.add(Op::kTranspose, {cube}, AxesAttributes{.axes = {2, 0, 1}}), 2, {0, 2, 1, 3});
+  expect(graph_.add(Op::kSlice, {table}, SliceAttributes{.axis = 1, .begin = 1, .end = 2}), 3, {1, 3, 5});
+  expect(graph_.add(Op::kSquare, {table}), 2, {0, 1, 4, 9});
+  expect(graph_.add(Op::kDivide, {table, graph_.constant({2}, {fixed(1)})}), 1, {0, 0.5F});
+}
+
 TEST_F(SmallGraph, KnowsConstantsAtAnyLength) {
   const ValueId constant = graph_.constant({7, 8}, {fixed(2)});
   const ValueId sum = graph_.add(Op::kAdd, {constant, constant});

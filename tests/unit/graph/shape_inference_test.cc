@@ -49,19 +49,30 @@ const Shape kTable = {kSeq, fixed(1), fixed(4)};
 
 const Case kAccepted[] = {
     {Op::kPositions, {kIds}, {}, "[seq<=16]"},
+    {Op::kPositionTable, {kIds, {fixed(16), fixed(1), fixed(4)}}, {}, "[seq<=16, 1, 4]"},
     {Op::kEmbedding, {{fixed(50), fixed(8)}, kIds}, {}, "[1, seq<=16, 8]"},
     {Op::kGather, {{fixed(50), fixed(8)}, kIds}, {}, "[1, seq<=16, 8]"},
+    {Op::kEmbedding, {{fixed(50), fixed(8)}, {fixed(2), fixed(3), fixed(5)}}, {}, "[2, 3, 5, 8]"},
+    {Op::kGather, {{fixed(50), fixed(8)}, {kSeq}}, {}, "[seq<=16, 8]"},
     {Op::kLinear, {{fixed(1), kSeq, fixed(3)}, {fixed(2), fixed(3)}}, {}, "[1, seq<=16, 2]"},
     {Op::kLinear, {{kSeq, fixed(3)}, {fixed(2), fixed(3)}, {fixed(2)}}, {}, "[seq<=16, 2]"},
     {Op::kRmsNorm, {kQ, {fixed(4)}}, RmsNormAttributes{}, "[seq<=16, 6, 4]"},
+    {Op::kLayerNorm, {kQ}, LayerNormAttributes{}, "[seq<=16, 6, 4]"},
+    {Op::kLayerNorm, {kQ, {fixed(4)}, {fixed(4)}}, LayerNormAttributes{}, "[seq<=16, 6, 4]"},
     {Op::kRope, {kQ, kTable, kTable}, {}, "[seq<=16, 6, 4]"},
     {Op::kAttention, {kQ, kKv, kKv}, AttentionAttributes{}, "[1, seq<=16, 24]"},
     {Op::kAttention, {kQ, kKv, kKv, {kSeq, kSeq}}, AttentionAttributes{}, "[1, seq<=16, 24]"},
+    {Op::kAttention, {kQ, kKv, kKv, {fixed(1), fixed(1), kSeq, kSeq}}, AttentionAttributes{}, "[1, seq<=16, 24]"},
     {Op::kSwiGlu, {kQ, kQ}, {}, "[seq<=16, 6, 4]"},
     {Op::kBlockCausalMask, {{kSeq}}, BlockCausalMaskAttributes{}, "[seq<=16, seq<=16]"},
     {Op::kAdd, {kQ, {fixed(4)}}, {}, "[seq<=16, 6, 4]"},
     {Op::kSubtract, {{fixed(1), kSeq}, {kSeq, fixed(1)}}, {}, "[seq<=16, seq<=16]"},
     {Op::kMultiply, {{fixed(1)}, kQ}, {}, "[seq<=16, 6, 4]"},
+    {Op::kDivide, {kQ, {fixed(6), fixed(1)}}, {}, "[seq<=16, 6, 4]"},
+    {Op::kSquareRoot, {kQ}, {}, "[seq<=16, 6, 4]"},
+    {Op::kTanh, {kQ}, {}, "[seq<=16, 6, 4]"},
+    {Op::kExp, {kQ}, {}, "[seq<=16, 6, 4]"},
+    {Op::kGelu, {kQ}, GeluAttributes{}, "[seq<=16, 6, 4]"},
     {Op::kNegate, {kQ}, {}, "[seq<=16, 6, 4]"},
     {Op::kSquare, {kQ}, {}, "[seq<=16, 6, 4]"},
     {Op::kReciprocalSquareRoot, {kQ}, {}, "[seq<=16, 6, 4]"},
@@ -93,9 +104,9 @@ TEST(ShapeInference, GivesEveryOperatorItsShape) {
 TEST(ShapeInference, RefusesTheWrongNumberOfInputs) {
   for (Case c : kAccepted) {
     const Case original = c;
-    const bool optional = c.op == Op::kLinear || c.op == Op::kAttention;
+    const bool optional = c.op == Op::kLinear || c.op == Op::kAttention || c.op == Op::kLayerNorm;
     if (c.op != Op::kConcat) {
-      c.inputs.insert(c.inputs.end(), optional ? 2 : 1, c.inputs.back());
+      c.inputs.insert(c.inputs.end(), optional ? 3 : 1, c.inputs.back());
       testing::expect_error(ErrorCode::kInternal, {std::string(to_string(c.op)), "wrong number of inputs"},
                             [&] { infer(c); });
     }
@@ -107,15 +118,20 @@ TEST(ShapeInference, RefusesTheWrongNumberOfInputs) {
 
 const Case kRefused[] = {
     {Op::kInput, {}, {}, {}},
-    {Op::kPositions, {{kSeq}}, {}, {}},
+    {Op::kPositions, {{fixed(16)}}, {}, {}},
+    {Op::kPositions, {{kSeq, kSeq}}, {}, {}},
+    {Op::kPositionTable, {kIds, {fixed(15), fixed(4)}}, {}, {}},
+    {Op::kPositionTable, {{fixed(16)}, {fixed(16), fixed(4)}}, {}, {}},
     {Op::kEmbedding, {{fixed(50)}, kIds}, {}, {}},
-    {Op::kGather, {{fixed(50), fixed(8)}, {kSeq}}, {}, {}},
+    {Op::kGather, {{fixed(50), fixed(8)}, {}}, {}, {}},
     {Op::kLinear, {{kSeq, fixed(3)}, {fixed(3), fixed(2)}}, {}, {}},
     {Op::kLinear, {{kSeq, fixed(3)}, {fixed(3)}}, {}, {}},
     {Op::kLinear, {{kSeq, fixed(3)}, {fixed(2), fixed(3)}, {fixed(3)}}, {}, {}},
     {Op::kLinear, {{kSeq, fixed(3)}, {fixed(2), fixed(3)}, {fixed(1), fixed(2)}}, {}, {}},
     {Op::kRmsNorm, {kQ, {fixed(6)}}, RmsNormAttributes{}, {}},
     {Op::kRmsNorm, {{}, {fixed(6)}}, RmsNormAttributes{}, {}},
+    {Op::kLayerNorm, {kQ, {fixed(4)}, {fixed(6)}}, LayerNormAttributes{}, {}},
+    {Op::kLayerNorm, {{}}, LayerNormAttributes{}, {}},
     {Op::kRope, {{kSeq, fixed(6), fixed(3)}, {kSeq, fixed(1), fixed(3)}, {kSeq, fixed(1), fixed(3)}}, {}, {}},
     {Op::kRope, {kQ, kTable, {kSeq, fixed(1), fixed(2)}}, {}, {}},
     {Op::kRope, {kQ, kQ, kTable}, {}, {}},
@@ -125,6 +141,7 @@ const Case kRefused[] = {
     {Op::kAttention, {kQ, {kSeq, fixed(2), fixed(8)}, {kSeq, fixed(2), fixed(8)}}, AttentionAttributes{}, {}},
     {Op::kAttention, {kQ, {fixed(16), fixed(2), fixed(4)}, {fixed(16), fixed(2), fixed(4)}}, AttentionAttributes{}, {}},
     {Op::kAttention, {kQ, kKv, kKv, {kSeq}}, AttentionAttributes{}, {}},
+    {Op::kAttention, {kQ, kKv, kKv, {fixed(2), kSeq, kSeq}}, AttentionAttributes{}, {}},
     {Op::kSwiGlu, {kQ, kKv}, {}, {}},
     {Op::kBlockCausalMask, {kIds}, BlockCausalMaskAttributes{}, {}},
     {Op::kAdd, {{fixed(2), fixed(3)}, {fixed(2)}}, {}, {}},
