@@ -9,8 +9,8 @@ PACKAGE_FILES := $(shell git ls-files --cached --others --exclude-standard CMake
 WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package package bench bench-coreml \
-  bench-module   bench-plan bench-qnn bench-rounding bench-runtime lint format clean
+.PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python test-package package bench bench-coreml \
+  bench-module bench-plan bench-qnn bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
 	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
@@ -23,7 +23,7 @@ demo: build $(VENV)/test.stamp
 ## The unit tests run with sanitizers, compiled by Clang, which takes half of GCC's time and warns of other things; the
 ## command that the integration tests run is GCC's optimized one; the kernels, whose code the optimizer makes, are tested
 ## as they ship.
-test: test-kernels test-asan test-aarch64 test-package test-integration
+test: test-kernels test-asan test-aarch64 test-package test-integration test-python
 
 test-kernels: build
 	build/release/bin/kernels_test --gtest_brief=1
@@ -52,7 +52,11 @@ package: $(VENV)/package.stamp
 
 test-integration: build build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
-	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration tests/python
+	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
+
+## The Python package on modules of PyTorch.
+test-python: build $(VENV)/test.stamp $(VENV)/package.stamp
+	DIFFULEX_EDGE=$(BIN) $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/python
 
 bench: build $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
