@@ -117,13 +117,13 @@ def test_memory_is_bounded_and_the_ends_are_exact(observer: str, monkeypatch: py
     exact = quantize_model(model, QuantizationConfig(**STATIC), calibration_data=data, observer=observer)
     monkeypatch.setattr(_calibrate, "MAX_VALUES", 5000)
     kept = []
-    original = _calibrate._Sample.add
+    original = _calibrate.Sample.add
 
     def add(self: Any, values: Tensor) -> None:
         original(self, values)
         kept.append(sum(part.numel() for part in self._kept))
 
-    monkeypatch.setattr(_calibrate._Sample, "add", add)
+    monkeypatch.setattr(_calibrate.Sample, "add", add)
     sampled = quantize_model(model, QuantizationConfig(**STATIC), calibration_data=data, observer=observer)
     assert max(kept) <= 5000 < 20 * 2 * 40 * 64
     assert kept[-1] > 1000
