@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchanged
-from modules import Llada, Small
+from modules import Llada, Small, unchanged
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
