@@ -20,8 +20,10 @@ from diffulex_edge._errors import (
 )
 
 if TYPE_CHECKING:
+    from diffulex_edge._accuracy import NumericalAccuracy, validate_numerical_accuracy
     from diffulex_edge._artefact import Execution, VerificationError
     from diffulex_edge._coreml import PackageCheck
+    from diffulex_edge._hf import load_hf_model
     from diffulex_edge._qnn import Placement, QnnCheck
     from diffulex_edge._verify import Interval, SetFigures, Verification, verify
 
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
 _LATER = {
     "Execution": "_artefact",
     "Interval": "_verify",
+    "NumericalAccuracy": "_accuracy",
     "PackageCheck": "_coreml",
     "Placement": "_qnn",
     "QnnCheck": "_qnn",
     "SetFigures": "_verify",
     "Verification": "_verify",
     "VerificationError": "_artefact",
+    "load_hf_model": "_hf",
+    "validate_numerical_accuracy": "_accuracy",
     "verify": "_verify",
 }
 
@@ -46,6 +51,7 @@ __all__ = [
     "InternalError",
     "Interval",
     "InvalidArgumentError",
+    "NumericalAccuracy",
     "OutOfMemoryError",
     "OutputError",
     "PackageCheck",
@@ -56,6 +62,8 @@ __all__ = [
     "Verification",
     "VerificationError",
     "__version__",
+    "load_hf_model",
+    "validate_numerical_accuracy",
     "verify",
 ]
 

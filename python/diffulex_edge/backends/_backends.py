@@ -207,12 +207,11 @@ class _Calibration:
         from diffulex_edge.frontend._calibrate import layer_ranges, value_ranges
 
         known = {**config.activations, **_module_ranges(program)}
-        names = {node.name for node in program.graph.nodes if node.op == "linear"}
         if self.data is None:
-            if everything or not names <= known.keys():
-                missing = "values" if everything else ", ".join(sorted(names - known.keys())[:3])
+            if everything or not known:
                 raise InvalidArgumentError(
-                    f"mode static needs the ranges of activations ({missing}): give calibration_data, or use mode dynamic",
+                    "calibration_data: mode static needs the ranges of activations (give some inputs of the model, or "
+                    "use mode dynamic)",
                     where="calibration_data",
                 )
             return replace(config, activations=known)
@@ -246,7 +245,8 @@ def _stored_quantization(program: ModuleProgram) -> QuantizationConfig:
         formats[node.name] = dtype if dtype != "int4" else f"int4_g{group_size}" if group_size else "int4_channel"
     if len(modes) > 1:
         raise UnsupportedError(
-            f"model: its layers have different modes ({', '.join(sorted(modes))}), and an artefact has one", where="model"
+            f"model: its layers have different modes ({', '.join(sorted(modes))}), and an artefact has one",
+            where="model",
         )
     return QuantizationConfig(layer_formats=formats, mode=modes.pop() if modes else "weight_only")
 

@@ -18,7 +18,7 @@ class BackendConfig:
     Errors: `InvalidArgumentError` (a `ValueError`), `TypeError`, and `UnsupportedError` (a `NotImplementedError`).
     """
 
-    #: "xnnpack", "coreml" or "qnn", or a name registered with `BackendRegistry`; None: the backend that gets the config.
+    #: "xnnpack", "coreml", "qnn", or a name registered with `BackendRegistry`; None: whichever backend gets the config.
     backend_name: str | None = None
     #: Short for quant_config: INT8 in `quantization_mode`.
     quantize: bool = False
@@ -81,7 +81,9 @@ class BackendConfig:
                 )
             self.quantization_mode = QuantizationMode(self.quantization_mode)
         if self.quantize and self.quant_config is not None:
-            raise InvalidArgumentError("quantize: quant_config says how already (leave one of them out)", where="quantize")
+            raise InvalidArgumentError(
+                "quantize: quant_config says how already (leave one of them out)", where="quantize"
+            )
 
     def quantization(self) -> QuantizationConfig | None:
         """What `quant_config`, or `quantize` with its mode, asks for."""

@@ -17,8 +17,8 @@ class ExportResult:
     """An artefact, or why there is none.
 
     `metadata` has the keys of the C++ library's `ExportMetadata`: backend, seq_len, parameters, original_memory_mb and
-    quantized_memory_mb (MiB of the weights in FP32 and as stored), file_bytes, warnings, layers, and more; and `inputs`,
-    `output`, `torch_export_seconds`.
+    quantized_memory_mb (MiB of the weights in FP32 and as stored), file_bytes, warnings, layers, and more; and
+    `inputs`, `output`, `torch_export_seconds`.
     """
 
     success: bool

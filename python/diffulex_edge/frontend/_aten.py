@@ -290,6 +290,19 @@ def _repeat(translation: Translation, node: fx.Node) -> int:
     return x
 
 
+@_handles(aten.repeat_interleave)
+def _repeat_interleave(translation: Translation, node: fx.Node) -> int:
+    count, axis = _argument(node, 1, "repeats"), _argument(node, 2, "dim")
+    graph = translation.graph
+    x = translation.value(node.args[0])
+    if not isinstance(count, int) or axis is None or graph.shape(x)[axis] == SEQUENCE:
+        raise translation.fail(node, "copies along the sequence, or a number of its own for each")
+    axis %= len(graph.shape(x))
+    before, size, after = graph.shape(x)[:axis], graph.shape(x)[axis], graph.shape(x)[axis + 1 :]
+    apart = graph.reshape(x, (*before, size, 1, *after))
+    return graph.reshape(graph.add("expand", (apart,), (*before, size, count, *after)), (*before, size * count, *after))
+
+
 def _slice_of(translation: Translation, node: fx.Node, x: int, axis: int, begin: int, end: int) -> int:
     if translation.graph.shape(x)[axis] == SEQUENCE:
         raise translation.fail(node, "a part of the sequence (export with a fixed length)")
@@ -857,8 +870,8 @@ def _block_mask(translation: Translation, node: fx.Node, masks: dict[int, Tensor
         wanted = position // max(block, 1) > (position // max(block, 1)).unsqueeze(1)
         if matrix is None or not torch.equal(matrix, wanted):
             raise translation.fail(
-                node, "an attention mask that is not block-causal, for sequences of varying length (export with a fixed "
-                "length, or give the mask as an input)"
+                node, "an attention mask that is not block-causal, for sequences of varying length (export with a "
+                "fixed length, or give the mask as an input)"
             )  # fmt: skip
         if block < length:
             blocks.add(block)

@@ -17,6 +17,7 @@ from diffulex_edge.frontend import _aten
 from diffulex_edge.frontend._evaluate import Observer, evaluate
 from diffulex_edge.frontend._folding import Folding
 from diffulex_edge.frontend._graph import Graph, Node
+from diffulex_edge.quant._torchao import from_torchao, is_torchao
 
 _SAFETENSORS = {
     torch.float32: "F32",
@@ -98,13 +99,15 @@ def read_module(
     """Exports a module by `torch.export` and translates it.
 
     `example_inputs`: positional arguments, a tensor standing for a tuple of one. `dynamic_shapes`: as `torch.export`
-    has it, with one `torch.export.Dim` that has a maximum; every other dimension is fixed. The module's first output, or
-    the one that it calls `logits`, is the artefact's.
+    has it, with one `torch.export.Dim` that has a maximum; every other dimension is fixed. The module's first output,
+    or the one that it calls `logits`, is the artefact's.
 
     Errors: `UnsupportedError` for an operator that is not covered, naming it and its line in the model;
     `InvalidArgumentError` for a module in training mode; what `torch.export` raises.
     """
     began = time.perf_counter()
+    if isinstance(model, nn.Module) and any(is_torchao(parameter) for parameter in model.parameters()):
+        model = from_torchao(model)
     program = _exported(model, example_inputs, example_kwargs, dynamic_shapes)
     exported = time.perf_counter()
     if any("diffulex_edge." in str(node.target) for node in program.graph.nodes):
