@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := build/release/bin/diffulex-edge
+PACKAGE_FILES := $(shell git ls-files --cached --others --exclude-standard CMakeLists.txt cmake include pyproject.toml \
+  python src)
 # Warnings are errors in CI.
 WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package bench bench-coreml \
+.PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-package package bench bench-coreml \
   bench-plan bench-qnn bench-rounding bench-runtime lint format clean
 
 build: build/packages.stamp
@@ -45,7 +47,10 @@ test-aarch64: build/packages-cross.stamp
 test-package: build
 	tests/package/run build/release build/package-test
 
-test-integration: build build/packages-browser.stamp test-asan $(VENV)/test.stamp
+## Builds build/wheels/*.whl and installs it into the environment of the tests.
+package: $(VENV)/package.stamp
+
+test-integration: build build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
 	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
 
@@ -59,7 +64,7 @@ bench-coreml: build $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/coreml.py $(BENCH_ARGS)
 
 ## QNN formats on the bundled model (half an hour: Qualcomm's emulator takes seconds for a sequence).
-bench-qnn: build $(VENV)/test.stamp
+bench-qnn: build $(VENV)/test.stamp $(VENV)/package.stamp
 	$(VENV)/bin/python benchmarks/qnn.py $(BENCH_ARGS)
 
 ## Rounding methods on a trained model, beside torchao (an hour; what was measured before is not measured again).
@@ -92,6 +97,13 @@ clean:
 	rm -rf build
 
 CXX_FILES = $(shell git ls-files --cached --others --exclude-standard '*.cc' '*.h')
+
+# After `build`, so that ccache has the library's objects; without isolation, whose folder has another name each time.
+$(VENV)/package.stamp: $(PACKAGE_FILES) $(VENV)/package-build.stamp | build
+	rm -rf build/wheels
+	$(VENV)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w build/wheels .
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall build/wheels/*.whl
+	@touch $@
 
 build/packages.stamp: scripts/install-packages
 	@mkdir -p build

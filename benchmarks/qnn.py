@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -61,9 +60,7 @@ def verify(artefact: Path, data: Path, against: Path) -> dict[str, Any]:
         against,
         "--json",
     ]
-    result = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT / "python")}, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise MeasurementError((result.stderr.strip().splitlines() or ["no message"])[-1])
     return json.loads(result.stdout)

@@ -136,16 +136,29 @@ class GraphReader {
   Graph graph_;
 };
 
-BackendConfig config_of(nb::handle quant_config, const std::optional<std::string>& activation_dtype,
-                        const std::optional<std::string>& input_lengths,
-                        const std::map<std::string, std::string>& options) {
-  BackendConfig config{
-      .quant_config = to_cpp(quant_config), .activation_dtype = {}, .input_lengths = {}, .backend_options = options};
-  if (activation_dtype) {
-    config.activation_dtype = parse_activation_dtype(*activation_dtype);
+// What Python says of an export, beside the model.
+struct Request {
+  std::string backend;
+  nb::object quant_config;  // None: what the model's own config.json notes
+  std::optional<std::string> activation_dtype;
+  std::optional<std::string> input_lengths;
+  std::map<std::string, std::string> options;
+  std::optional<std::string> target;  // nullopt: a dry run
+  int threads = 0;
+  nb::object progress;
+};
+
+BackendConfig config_of(const Request& request, const Model& model) {
+  BackendConfig config{.quant_config = request.quant_config.is_none() ? default_quantization_config(model)
+                                                                      : to_cpp(request.quant_config),
+                       .activation_dtype = {},
+                       .input_lengths = {},
+                       .backend_options = request.options};
+  if (request.activation_dtype) {
+    config.activation_dtype = parse_activation_dtype(*request.activation_dtype);
   }
-  if (input_lengths) {
-    config.input_lengths = parse_input_lengths(*input_lengths);
+  if (request.input_lengths) {
+    config.input_lengths = parse_input_lengths(*request.input_lengths);
   }
   return config;
 }
@@ -193,6 +206,21 @@ nb::dict describe(const ExportMetadata& metadata) {
   return result;
 }
 
+// Writes the target, or predicts what would be in it. Returns the metadata, or throws the Error that a failed
+// ExportResult stands for.
+nb::dict run_export(const Model& model, const Request& request) {
+  const std::unique_ptr<EdgeBackend> exporter =
+      BackendRegistry::instance().create(request.backend, config_of(request, model));
+  ExportResult result;
+  run_stoppable(request.threads, request.progress, [&](const RunControl& control) {
+    result = request.target ? exporter->export_model(model, *request.target, control) : exporter->dry_run(model);
+  });
+  if (!result.success) {
+    throw Error::of_line(result.error_code.value_or(ErrorCode::kInternal), result.error_message);
+  }
+  return describe(result.metadata);
+}
+
 // A module's graph with its weights, whose memory is the caller's and stays as long as this.
 class ModuleGraph {
  public:
@@ -205,6 +233,8 @@ class ModuleGraph {
     model_.graph = GraphReader(seq_len).read(nodes, output, std::move(output_name));
   }
 
+  const Model& model() const { return model_; }
+
   // Each value's shape, -1 for the sequence.
   std::vector<std::vector<std::int64_t>> shapes() const {
     std::vector<std::vector<std::int64_t>> shapes;
@@ -215,24 +245,6 @@ class ModuleGraph {
       }
     }
     return shapes;
-  }
-
-  // Writes `target`, or predicts what would be in it. Returns the metadata, or throws the Error that a failed
-  // ExportResult stands for.
-  nb::dict export_to(const std::string& backend, nb::handle quant_config,
-                     const std::optional<std::string>& activation_dtype,
-                     const std::optional<std::string>& input_lengths, const std::map<std::string, std::string>& options,
-                     const std::optional<std::string>& target, int threads, const nb::object& progress) const {
-    const BackendConfig config = config_of(quant_config, activation_dtype, input_lengths, options);
-    const std::unique_ptr<EdgeBackend> exporter = BackendRegistry::instance().create(backend, config);
-    ExportResult result;
-    run_stoppable(threads, progress, [&](const RunControl& control) {
-      result = target ? exporter->export_model(model_, *target, control) : exporter->dry_run(model_);
-    });
-    if (!result.success) {
-      throw Error::of_line(result.error_code.value_or(ErrorCode::kInternal), result.error_message);
-    }
-    return describe(result.metadata);
   }
 
  private:
@@ -258,9 +270,33 @@ void bind_export(nb::module_& module) {
            nb::arg("nodes"), nb::arg("output"), nb::arg("output_name"), nb::arg("tensors"), nb::arg("seq_len"),
            nb::arg("name"))
       .def_prop_ro("shapes", &ModuleGraph::shapes)
-      .def("export", &ModuleGraph::export_to, nb::arg("backend"), nb::arg("quant_config"),
-           nb::arg("activation_dtype").none(), nb::arg("input_lengths").none(), nb::arg("options"),
-           nb::arg("target").none(), nb::arg("threads"), nb::arg("progress").none());
+      .def(
+          "export",
+          [](const ModuleGraph& self, std::string backend, nb::object quant_config,
+             std::optional<std::string> activation_dtype, std::optional<std::string> input_lengths,
+             std::map<std::string, std::string> options, std::optional<std::string> target, int threads,
+             nb::object progress) {
+            return run_export(self.model(), {std::move(backend), std::move(quant_config), std::move(activation_dtype),
+                                             std::move(input_lengths), std::move(options), std::move(target), threads,
+                                             std::move(progress)});
+          },
+          nb::arg("backend"), nb::arg("quant_config"), nb::arg("activation_dtype").none(),
+          nb::arg("input_lengths").none(), nb::arg("options"), nb::arg("target").none(), nb::arg("threads"),
+          nb::arg("progress").none());
+  module.def(
+      "export_checkpoint",
+      [](const std::string& folder, std::optional<std::int64_t> seq_len, std::optional<std::int64_t> block_length,
+         std::string backend, nb::object quant_config, std::optional<std::string> activation_dtype,
+         std::map<std::string, std::string> options, std::optional<std::string> target, int threads,
+         nb::object progress) {
+        const Model model = load_model(
+            folder, {.seq_len = seq_len, .block_length = block_length, .mask_token_id = {}, .ignored_config_keys = {}});
+        return run_export(model, {std::move(backend), std::move(quant_config), std::move(activation_dtype),
+                                  std::nullopt, std::move(options), std::move(target), threads, std::move(progress)});
+      },
+      nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("backend"),
+      nb::arg("quant_config").none(), nb::arg("activation_dtype").none(), nb::arg("options"), nb::arg("target").none(),
+      nb::arg("threads"), nb::arg("progress").none());
   module.def("backends", [] { return BackendRegistry::instance().list(); });
   module.def("support", &describe_support, nb::arg("backend"), nb::arg("dtype"), nb::arg("mode"));
 }

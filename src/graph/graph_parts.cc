@@ -5,21 +5,19 @@
 
 namespace diffulex_edge {
 
-namespace {
-
-// Whether `value` is computed from an input's numbers, not from weights, constants and positions alone.
 std::vector<bool> values_of_inputs(const Graph& graph) {
   std::vector<bool> result(graph.nodes().size(), false);
   for (std::size_t i = 0; i < result.size(); ++i) {
     const Node& node = graph.nodes()[i];
     const bool from_positions = node.op == Op::kPositions || node.op == Op::kPositionTable;
-    result[i] = node.op == Op::kInput ||
-                (!from_positions && std::ranges::any_of(node.inputs, [&](ValueId input) {
+    result[i] = node.op == Op::kInput || (!from_positions && std::ranges::any_of(node.inputs, [&](ValueId input) {
                   return static_cast<bool>(result[static_cast<std::size_t>(input)]);
                 }));
   }
   return result;
 }
+
+namespace {
 
 // For each value, whether it is all that what comes after it needs of what came before.
 std::vector<bool> crossings_alone(const Graph& graph) {

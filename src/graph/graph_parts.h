@@ -18,6 +18,9 @@ struct GraphPart {
   std::string output_name;
 };
 
+// For each value, whether it is computed from an input's numbers, not from weights, constants and positions alone.
+std::vector<bool> values_of_inputs(const Graph& graph);
+
 // The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.
 GraphPart whole(const Graph& graph);
 std::vector<GraphPart> layers_of(const Graph& graph);

@@ -145,25 +145,46 @@ class Evaluation {
   std::vector<const std::vector<float>*> operands_;
 };
 
+// The product of the sizes in front of the first sequence dimension; nullopt where there is none.
+std::optional<std::int64_t> elements_before_sequence(const Shape& shape) {
+  std::int64_t count = 1;
+  for (const Dim& dim : shape) {
+    if (dim.is_sequence) {
+      return count;
+    }
+    count *= dim.value;
+  }
+  return std::nullopt;
+}
+
+bool keeps_positions_apart(const Graph& graph, const Node& node) {
+  return node.op != Op::kReshape ||
+         elements_before_sequence(node.shape) == elements_before_sequence(graph.shape(node.inputs[0]));
+}
+
 }  // namespace
 
-PositionValues::PositionValues(const Graph& graph, std::int64_t length) : values_(graph.nodes().size()) {
+PositionValues::PositionValues(const Graph& graph, std::int64_t length)
+    : values_(graph.nodes().size()), can_be_cut_(graph.nodes().size(), false) {
   for (std::size_t i = 0; i < values_.size(); ++i) {
     const Node& node = graph.nodes()[i];
     if (node.op == Op::kConstant) {
       values_[i] = std::get<ConstantAttributes>(node.attributes).values;
+      can_be_cut_[i] = true;
       continue;
     }
     if (node.op == Op::kPositions) {
       std::vector<float> positions(static_cast<std::size_t>(length));
       std::iota(positions.begin(), positions.end(), 0.0F);
       values_[i] = std::move(positions);
+      can_be_cut_[i] = true;
       continue;
     }
     if (node.op == Op::kPositionTable) {
       const std::vector<float>& table = *find(node.inputs[1]);
       const auto count = static_cast<std::ptrdiff_t>(product(sizes_at(node.shape, length)));
       values_[i] = std::vector<float>(table.begin(), table.begin() + count);
+      can_be_cut_[i] = true;
       continue;
     }
     std::vector<const std::vector<float>*> operands;
@@ -173,6 +194,8 @@ PositionValues::PositionValues(const Graph& graph, std::int64_t length) : values
     const bool known = !operands.empty() && std::ranges::find(operands, nullptr) == operands.end();
     if (known) {
       values_[i] = Evaluation(graph, node, length, std::move(operands)).run();
+      can_be_cut_[i] = values_[i].has_value() && keeps_positions_apart(graph, node) &&
+                       std::ranges::all_of(node.inputs, [&](ValueId input) { return can_be_cut(input); });
     }
   }
 }

@@ -13,6 +13,7 @@ namespace {
 constexpr auto kPanelRows = static_cast<std::int64_t>(kernels::kPanelRows);
 constexpr auto kIntegerStep = static_cast<std::int64_t>(kernels::step_bytes(kernels::PackedElement::kI4));
 constexpr auto kHalfStep = static_cast<std::int64_t>(kernels::step_bytes(kernels::PackedElement::kF16));
+constexpr std::size_t kCacheLine = 64;
 constexpr std::int64_t kMostInt8Columns = 65793;  // 128 * 255 * columns fit in 32 bits
 
 kernels::PackedElement packed_element(const WeightFormat& format) {
@@ -69,7 +70,8 @@ PackedWeight::PackedWeight(std::int64_t rows, std::int64_t columns, const Weight
       row_sums_.resize(padded_rows);
     }
   }
-  values_ = hwy::AllocateAligned<std::uint8_t>(value_bytes_);
+  const std::size_t lines = value_bytes_ / kCacheLine + 1;
+  values_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(kCacheLine, lines * kCacheLine)));
   if (values_ == nullptr) {
     throw Error(ErrorCode::kOutOfMemory, "packed weight", "needs " + std::to_string(value_bytes_) + " bytes");
   }

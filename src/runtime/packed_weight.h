@@ -1,10 +1,10 @@
 // A weight in memory as the packed kernels take it: 4, 8, 16 or 32 bits an element, and its scales.
 #pragma once
 
-#include <hwy/aligned_allocator.h>
-
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -45,6 +45,10 @@ class PackedWeight {
   const float* floats() const { return reinterpret_cast<const float*>(values_.get()); }
 
  private:
+  struct Free {
+    void operator()(std::uint8_t* memory) const { std::free(memory); }
+  };
+
   void store_halves(std::int64_t row, const std::byte* values);
   void store_int8(std::int64_t row, const std::byte* values);
   void store_int4(std::int64_t row, const std::byte* values);
@@ -63,7 +67,7 @@ class PackedWeight {
   std::int64_t panels_ = 0;
   std::int64_t groups_ = 1;
   std::size_t value_bytes_ = 0;
-  hwy::AlignedFreeUniquePtr<std::uint8_t[]> values_;
+  std::unique_ptr<std::uint8_t[], Free> values_;  // begins a cache line
   std::vector<std::uint16_t> group_scales_;
   std::vector<float> row_scales_;
   std::vector<std::int32_t> row_sums_;

@@ -482,7 +482,7 @@ class Package:
         """Every file is named by the manifest, and every weight file and each of its entries by a program."""
         used = {self.path / "Manifest.json", root, *(weights.path for weights in self.weight_files)}
         for file in sorted(self.path.rglob("*")):
-            if file.is_symlink() or (file.is_file() and file not in used):
+            if file.is_symlink() or (file.is_file() and file not in used and not _is_empty_weight_file(file)):
                 raise ValueError(f"{file.relative_to(self.path)} is used by nothing")
         for file in used - {self.path / "Manifest.json"}:
             if not any(file == item or item in file.parents for item in items):
@@ -505,6 +505,13 @@ class Package:
                 raise ValueError(f"pipeline: no model has an output {entry.name} as described")
         if self.spec.specificationVersion < max(program.spec.specificationVersion for program in self.programs):
             raise ValueError("pipeline: a model has a newer specification version")
+
+
+def _is_empty_weight_file(file: Path) -> bool:
+    """A header that says that nothing follows: the weights of a program without any."""
+    return file.parent.name == "weights" and file.read_bytes() == struct.pack("<2I", 0, _VERSION).ljust(
+        ALIGNMENT, b"\0"
+    )
 
 
 def _messages(message: Message) -> Iterator[Message]:

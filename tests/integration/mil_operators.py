@@ -8,6 +8,7 @@ Compressed weights are decompressed by coremltools' own functions.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -87,6 +88,7 @@ _UNARY: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "abs": torch.abs,
     "cos": torch.cos,
     "exp": torch.exp,
+    "floor": torch.floor,
     "identity": torch.clone,
     "logical_not": torch.logical_not,
     "relu": torch.relu,
@@ -132,6 +134,21 @@ def _rsqrt(x: Tensor, epsilon: Tensor | float = 1e-12) -> Tensor:
 @in_fp32("clip")
 def _clip(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     return x.clamp(float(alpha), float(beta))
+
+
+@in_fp32("gelu")
+def _gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    """x times the normal distribution's share below x, or an approximation of that."""
+    match mode:
+        case "EXACT":
+            share = (1 + torch.erf(x / math.sqrt(2))) / 2
+        case "TANH_APPROXIMATION":
+            share = (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+        case "SIGMOID_APPROXIMATION":
+            share = torch.sigmoid(1.702 * x)
+        case _:
+            raise ValueError(f"gelu of mode {mode}")
+    return x * share
 
 
 @operator("cast")

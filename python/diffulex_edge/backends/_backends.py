@@ -97,6 +97,56 @@ class EdgeBackend:
         except Error as error:
             return ExportResult(success=False, error_message=str(error), error=error)
 
+    def export_model(
+        self,
+        folder: str | Path,
+        path: str | Path,
+        *,
+        seq_len: int | None = None,
+        block_length: int | None = None,
+        threads: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> ExportResult:
+        """Exports a model's folder, as `diffulex-edge export` does: without PyTorch, in memory that does not grow.
+
+        `folder`: with config.json and safetensors files, of LLaDA, Dream, SDAR, Fast-dLLM v2, Llama, Qwen2 or Qwen3.
+        `seq_len`: the longest input, in tokens; default: the config's max_seq_len, or what the model was made for, at
+        most 1024. `block_length`: overrides the model's block-causal mask; 0: fully bidirectional. Calibration, for
+        mode static and the rounding methods that need it, is the command's alone.
+
+        Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before.
+        """
+        config = self.config
+        try:
+            if config.batch_size not in (None, 1):
+                raise InvalidArgumentError(f"batch_size: {config.batch_size}, but models take one sequence at a time")
+            length = seq_len if seq_len is not None else config.max_seq_len
+            if config.max_seq_len is not None and length is not None and length > config.max_seq_len:
+                raise InvalidArgumentError(
+                    f"max_seq_len: {config.max_seq_len} is less than {length}", where="max_seq_len"
+                )
+
+            def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
+                return _core.export_checkpoint(
+                    str(folder), length, block_length, self.name, config.quantization(), config.activation_dtype,
+                    config.options(), to, threads, report,
+                )  # fmt: skip
+
+            if config.max_memory_mb is not None:
+                self._check_memory(run(None, None))
+            metadata = run(str(path), progress)
+        except Error as error:
+            return ExportResult(success=False, error_message=str(error), error=error)
+        metadata["has_sequence"] = True
+        target = Path(path)
+        return ExportResult(
+            success=True,
+            buffer=_mapped(target) if target.is_file() else None,
+            metadata=metadata,
+            path=target,
+            _artefact=target,
+        )
+
     def support(self, dtype: str, mode: str = "weight_only") -> dict[str, str]:
         """What this backend can do with a format: "level" (full, partial, unsupported) and "note"."""
         return _core.support(self.name, str(QuantizationDtype(dtype)), str(QuantizationMode(mode)))
@@ -182,6 +232,11 @@ class EdgeBackend:
         if config is None:
             config = _stored_quantization(program)
         wants_integers = self.config.activation_dtype in ("int8", "int16")
+        if wants_integers and not {QuantizationDtype.INT8, QuantizationDtype.INT4} & config.dtypes():
+            raise UnsupportedError(
+                f"activation_dtype: {self.config.activation_dtype} is for INT8 and INT4 weights (give a quant_config)",
+                where="activation_dtype",
+            )
         if wants_integers and config.mode == QuantizationMode.WEIGHT_ONLY:
             config = replace(config, mode=QuantizationMode.STATIC)
         if config.mode == QuantizationMode.STATIC:

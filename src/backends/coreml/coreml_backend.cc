@@ -56,7 +56,18 @@ coreml::MilDtype choose_arithmetic(const BackendConfig& config) {
               "use --mode static for 8-bit activations");
 }
 
+bool has_sequence(const Shape& shape) { return std::ranges::any_of(shape, &Dim::is_sequence); }
+
+// Whether some dimension varies at run time.
+bool has_sequence(const Graph& graph) {
+  return std::ranges::any_of(graph.nodes(), [](const Node& node) { return has_sequence(node.shape); });
+}
+
 InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
+  if (config.input_lengths && !has_sequence(model.graph)) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence length", "every shape of this model is fixed",
+                "leave out the lengths");
+  }
   if (!config.input_lengths) {
     return {.kind = InputLengths::Kind::kFixed, .lengths = {model.seq_len}};
   }
@@ -65,13 +76,14 @@ InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
 }
 
 std::string describe_options(const BackendConfig& config, const coreml::Options& options, coreml::MilDtype arithmetic,
-                             const InputLengths& lengths) {
+                             const InputLengths& lengths, const Graph& graph) {
   std::string text = describe_quantization(config.quant_config);
   if (options.palette) {
     text += ", palette_group=" + std::to_string(options.palette_group);
   }
   text += arithmetic == coreml::MilDtype::kFloat16 ? ", arithmetic=fp16" : ", arithmetic=fp32";
-  text += ", target=" + std::string(options.target->name) + ", lengths=" + to_string(lengths);
+  text += ", target=" + std::string(options.target->name);
+  text += has_sequence(graph) ? ", lengths=" + to_string(lengths) : ", lengths=fixed";
   return text;
 }
 
@@ -94,18 +106,19 @@ class CoreMLExport {
                                .palette_group = options_.palette_group,
                                .importance = &config.quant_config.input_importance,
                                .has_sub_bytes = options_.target->release >= coreml::kBlockwiseRelease}}),
-        notes_(
-            {.description = "diffulex-edge " + model.config.family,
-             .user_defined = {{"com.diffulex-edge.version", std::string(version())},
-                              {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_)},
-                              {"com.diffulex-edge.compute_unit", options_.compute_unit},
-                              {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
+        notes_({.description = "diffulex-edge " + model.config.family,
+                .user_defined = {{"com.diffulex-edge.version", std::string(version())},
+                                 {"com.diffulex-edge.options",
+                                  describe_options(config, options_, arithmetic_, lengths_, model.graph)},
+                                 {"com.diffulex-edge.compute_unit", options_.compute_unit},
+                                 {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
     check(config);
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
     } else {
       parts_.push_back(lower_part(whole(model.graph), 0));
     }
+    check_enumerated();
   }
 
   ExportMetadata metadata() const {
@@ -167,6 +180,21 @@ class CoreMLExport {
     }
   }
 
+  // The framework took one such input alone before.
+  void check_enumerated() const {
+    const auto has_several = [](const auto& part) {
+      return std::ranges::count_if(part->function.inputs(), [](const coreml::MilFunction::Feature& input) {
+               return has_sequence(input.type.shape);
+             }) > 1;
+    };
+    if (lengths_.kind == InputLengths::Kind::kEnumerated && options_.target->release < coreml::kBlockwiseRelease &&
+        std::ranges::any_of(parts_, has_several)) {
+      throw Error(ErrorCode::kUnsupported, "sequence length",
+                  "several inputs with enumerated lengths need the deployment target iOS18 or macOS15",
+                  "raise --minimum-deployment-target, or give a range");
+    }
+  }
+
   bool is_pipeline() const { return options_.chunk_size.has_value() && !options_.chunks_are_packages; }
 
   std::string weight_file(std::size_t part) const {
@@ -198,9 +226,10 @@ class CoreMLExport {
         tried = lower_part(wanted, parts_.size());
       }
       if (tried->weights.file_bytes() > limit) {
+        const std::string first = tried->layers.empty() ? "its constants" : tried->layers.front().plan.layer;
         throw Error(ErrorCode::kUnsupported, "chunk size",
                     std::to_string(limit) + " bytes are less than the " + std::to_string(tried->weights.file_bytes()) +
-                        " that " + tried->layers.front().plan.layer + " and what can't be parted from it take");
+                        " that " + first + " and what can't be parted from it take");
       }
       open = wanted;
       lowered = std::move(tried);
@@ -213,6 +242,12 @@ class CoreMLExport {
       warnings.emplace_back(
           "Core ML has no operator that quantizes activations at run time: mode dynamic stores integer weights and "
           "computes in floating point, as weight_only");
+    }
+    if (std::ranges::any_of(parts_, [](const auto& part) { return part->clamped_constants; })) {
+      warnings.emplace_back("constants of -65504 and less, such as those of masks, are -30000 in FP16");
+    }
+    for (const auto& part : parts_) {
+      warnings.insert(warnings.end(), part->warnings.begin(), part->warnings.end());
     }
     const bool blocks = std::ranges::any_of(parts_, [](const auto& part) {
       return std::ranges::any_of(part->layers, [](const StoredLayer& layer) { return layer.kernel.ends_with("int4"); });
@@ -252,7 +287,17 @@ class CoreMLExport {
     return coreml::PteContainer(
         {{coreml::kManifestFile, coreml::package_manifest(message)}, {coreml::kModelFile, message}},
         std::string(coreml::kWeightsFolder) + "/" + weight_file(0), part.weights.file_bytes(), part.function,
-        *options_.target, options_.compute_unit);
+        input_dtypes(), *options_.target, options_.compute_unit);
+  }
+
+  std::vector<DType> input_dtypes() const {
+    std::vector<DType> dtypes;
+    for (const Node& node : model_.graph.nodes()) {
+      if (node.op == Op::kInput) {
+        dtypes.push_back(node.dtype);
+      }
+    }
+    return dtypes;
   }
 
   void note_source(BackgroundHash& hash) { notes_.user_defined["com.diffulex-edge.source_sha256"] = hash.get(); }
@@ -281,10 +326,16 @@ class CoreMLExport {
     nlohmann::ordered_json manifest{{"format", coreml::kChunksFormat}, {"version", 1}};
     manifest["parts"] = nlohmann::ordered_json::array();
     for (std::size_t i = 0; i < parts_.size(); ++i) {
-      manifest["parts"].push_back({{"package", package_name(i)},
-                                   {"input", parts_[i]->function.inputs().front().name},
-                                   {"output", parts_[i]->function.outputs().front().name},
-                                   {"weight_bytes", parts_[i]->weights.file_bytes()}});
+      const auto& inputs = parts_[i]->function.inputs();
+      nlohmann::ordered_json part{{"package", package_name(i)}, {"input", inputs.front().name}};
+      if (inputs.size() > 1) {
+        for (const coreml::MilFunction::Feature& input : inputs) {
+          part["inputs"].push_back(input.name);
+        }
+      }
+      part["output"] = parts_[i]->function.outputs().front().name;
+      part["weight_bytes"] = parts_[i]->weights.file_bytes();
+      manifest["parts"].push_back(std::move(part));
     }
     return manifest.dump(2) + "\n";
   }

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
+#include <tuple>
 #include <utility>
 
+#include "backends/coreml/mil_operations.h"
+#include "backends/coreml/weight_operands.h"
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 
@@ -15,10 +19,17 @@ using Id = MilFunction::Id;
 
 // What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
 constexpr float kMasked = -1e4F;
+// What becomes, in float16, of a mask's number that float16 does not hold, or holds as its least. The sum of two of
+// them and a score is finite still, so that a row where all is masked has no NaN.
+constexpr float kMaskedInHalf = -3e4F;
 // Whole numbers up to here are exact in float16.
 constexpr std::int64_t kExactInHalf = 2048;
+constexpr std::size_t kMaxRank = 5;     // of a value
+constexpr std::size_t kLinearRank = 3;  // of the operation linear
+// Constants of fewer values stand in the program itself, as those of coremltools do.
+constexpr std::size_t kStoredCount = 10;
 
-std::string_view name_of(MilDtype dtype) { return dtype == MilDtype::kFloat16 ? "fp16" : "fp32"; }
+bool has_sequence(const Shape& shape) { return std::ranges::any_of(shape, &Dim::is_sequence); }
 
 // A static activation's scale, as the arithmetic's type holds it.
 AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) {
@@ -32,53 +43,63 @@ AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) 
   return scale;
 }
 
-std::string form_of(MatrixStorage storage) {
-  switch (storage) {
-    case MatrixStorage::kFloat16:
-      return "fp16";
-    case MatrixStorage::kFloat32:
-      return "fp32";
-    case MatrixStorage::kInt8:
-      return "int8";
-    case MatrixStorage::kInt4:
-      return "int4";
-    case MatrixStorage::kPalette:
-      return "palette4";
+// By ValueId: what the output needs.
+std::vector<bool> needed_values(const Graph& graph) {
+  std::vector<bool> needed(graph.nodes().size(), false);
+  needed.at(static_cast<std::size_t>(graph.output())) = true;
+  for (std::size_t i = needed.size(); i-- > 0;) {
+    for (const ValueId input : graph.nodes()[i].inputs) {
+      needed[static_cast<std::size_t>(input)] = needed[static_cast<std::size_t>(input)] || needed[i];
+    }
   }
-  return {};
+  return needed;
 }
 
-class Lowering {
+// An operator in a message.
+std::string describe(const Node& node) {
+  const std::string op(to_string(node.op));
+  return node.name.empty() ? op : op + " '" + node.name + "'";
+}
+
+class Lowering : private MilOperations {
  public:
   Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
-           DistinctTensors& distinct, const LoweringSettings& settings)
-      : model_(model),
+           const LoweringSettings& settings, std::unique_ptr<LoweredPart> result)
+      : MilOperations(result->function, settings.weights.arithmetic),
         graph_(model.graph),
         plan_(plan),
         positions_(positions),
         part_(part),
         settings_(settings),
-        arithmetic_(settings.weights.arithmetic),
-        result_(std::make_unique<LoweredPart>(*model.checkpoint, distinct, settings.weights)),
+        result_(std::move(result)),
+        weights_(*result_, settings_),
+        of_inputs_(values_of_inputs(graph_)),
+        needed_(needed_values(graph_)),
         mapped_(graph_.nodes().size()) {}
 
   std::unique_ptr<LoweredPart> run() {
+    take_feature_names();
     if (part_.input) {
       define(*part_.input, function().input(part_.input_name, value_type(*part_.input)));
-      length_source_ = mapped(*part_.input);
+      note_length_source(mapped(*part_.input));
     }
     for (ValueId value = part_.begin; value < part_.end; ++value) {
-      lower_node(value);
+      if (node(value).op == Op::kInput) {
+        input(value);
+      } else if (at(of_inputs_, value) && at(needed_, value)) {
+        make(value);
+      }  // else it is made where it is used: weights, masks, what positions say
     }
     finish();
     return std::move(result_);
   }
 
  private:
-  MilFunction& function() { return result_->function; }
+  static bool at(const std::vector<bool>& flags, ValueId value) { return flags[static_cast<std::size_t>(value)]; }
   std::optional<Id>& slot(ValueId value) { return mapped_[static_cast<std::size_t>(value)]; }
   const Node& node(ValueId value) const { return graph_.node(value); }
   void define(ValueId value, Id id) { slot(value) = id; }
+  bool is_last_part() const { return part_.end == static_cast<ValueId>(graph_.nodes().size()); }
 
   // --- Types.
 
@@ -88,122 +109,140 @@ class Lowering {
     }
     return shape;
   }
-  MilType float_type(const Shape& shape) const { return {.dtype = arithmetic_, .shape = run_time_shape(shape)}; }
+  MilType float_type(const Shape& shape) const { return {.dtype = arithmetic(), .shape = run_time_shape(shape)}; }
   MilType value_type(ValueId value) const { return float_type(node(value).shape); }
-  const Shape& shape(Id id) { return function().type(id).shape; }
-  Dim sequence() const { return {.value = model_.seq_len, .is_sequence = !settings_.fixed_length}; }
+  static MilType ints_type(std::size_t count) {
+    return {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(count)}}};
+  }
 
-  // As `reshape` spells a size: -1 is the one that follows from the others.
-  std::vector<std::int32_t> reshape_sizes(const Shape& shape) const {
-    std::vector<std::int32_t> sizes;
-    for (const Dim& dim : run_time_shape(shape)) {
-      sizes.push_back(dim.is_sequence ? -1 : static_cast<std::int32_t>(dim.value));
+  // --- Inputs and the output.
+
+  // What passes between parts keeps its name; then inputs and the output take theirs, before any operation.
+  void take_feature_names() {
+    for (const std::string& name : {part_.input_name, part_.output_name}) {
+      if (!name.empty()) {
+        function().take_name(name);
+      }
     }
-    return sizes;
-  }
-
-  // --- Operations.
-
-  Id scalar(float value) { return function().constant(float_literal(arithmetic_, value)); }
-  Id ints(std::vector<std::int32_t> values) { return function().constant(ints_literal(std::move(values))); }
-  Id integer(std::int32_t value) { return function().constant(int_literal(value)); }
-  Id boolean(bool value) { return function().constant(bool_literal(value)); }
-  Id text(std::string value) { return function().constant(string_literal(std::move(value))); }
-
-  Id unary(std::string_view operation, Id x) { return function().add(operation, {{"x", {x}}}, function().type(x)); }
-
-  // Shapes broadcast as `larger` has it.
-  Id binary(std::string_view operation, Id x, Id y, MilType type) {
-    return function().add(operation, {{"x", {x}}, {"y", {y}}}, std::move(type));
-  }
-
-  Id reshape(Id x, const Shape& target) {
-    return function().add("reshape", {{"x", {x}}, {"shape", {ints(reshape_sizes(target))}}},
-                          {.dtype = function().type(x).dtype, .shape = run_time_shape(target)});
-  }
-
-  Id transpose(Id x, const std::vector<std::int32_t>& permutation) {
-    Shape target;
-    for (const std::int32_t axis : permutation) {
-      target.push_back(shape(x)[static_cast<std::size_t>(axis)]);
+    for (ValueId value = part_.begin; value < part_.end; ++value) {
+      if (node(value).op == Op::kInput) {
+        input_names_.emplace(value, feature_name("input", node(value).name));
+      }
     }
-    return function().add("transpose", {{"x", {x}}, {"perm", {ints(permutation)}}},
-                          {.dtype = function().type(x).dtype, .shape = std::move(target)});
-  }
-
-  Id expand_dims(Id x, std::int32_t axis) {
-    Shape target = shape(x);
-    target.insert(target.begin() + axis, Dim{.value = 1});
-    return function().add("expand_dims", {{"x", {x}}, {"axes", {ints({axis})}}},
-                          {.dtype = function().type(x).dtype, .shape = std::move(target)});
-  }
-
-  Id reduce(std::string_view operation, Id x) {
-    MilType type = function().type(x);
-    type.shape.back() = {.value = 1};
-    return function().add(operation, {{"x", {x}}, {"axes", {ints({-1})}}, {"keep_dims", {boolean(true)}}}, type);
-  }
-
-  Id cast(Id x, MilDtype dtype, std::string_view name = {}) {
-    if (function().type(x).dtype == dtype) {
-      return x;
+    if (is_last_part()) {
+      output_name_ = feature_name("output", graph_.output_name());
     }
-    MilType type = function().type(x);
-    type.dtype = dtype;
-    return function().add("cast", {{"x", {x}}, {"dtype", {text(std::string(name_of(dtype)))}}}, type, name);
   }
 
-  // x[..., begin:end] of the last dimension.
-  Id slice_last(Id x, std::int64_t begin, std::int64_t end) {
-    MilType type = function().type(x);
-    const std::size_t rank = type.shape.size();
-    type.shape.back() = {.value = end - begin};
-    std::vector<std::int32_t> begins(rank, 0);
-    std::vector<std::int32_t> ends(rank, 0);
-    std::vector<bool> whole_axis(rank, true);
-    begins.back() = static_cast<std::int32_t>(begin);
-    ends.back() = static_cast<std::int32_t>(end);
-    whole_axis.back() = false;
-    const Id mask = function().constant(bools_literal(whole_axis));
-    return function().add(
-        "slice_by_index",
-        {{"x", {x}}, {"begin", {ints(begins)}}, {"end", {ints(ends)}}, {"begin_mask", {mask}}, {"end_mask", {mask}}},
-        type);
+  std::string feature_name(const std::string& kind, const std::string& wish) {
+    std::string name = function().take_name(wish);
+    if (name != wish) {
+      result_->warnings.push_back(kind + " '" + wish + "' has a name that Core ML does not take here: it is called '" +
+                                  name + "'");
+    }
+    return name;
   }
 
-  // --- Values that depend on positions.
+  // Numbers are float32, as NumPy, PyTorch and Swift have them, whatever the arithmetic: the signature of a model does
+  // not change with the precision it was exported in.
+  void input(ValueId value) {
+    const Node& current = node(value);
+    const std::string place = "input '" + current.name + "'";
+    const bool is_float = current.dtype == DType::kF32;
+    if (!is_float && current.dtype != DType::kI32 && current.dtype != DType::kI64) {
+      throw Error(ErrorCode::kUnsupported, place,
+                  "is of type " + std::string(to_string(current.dtype)) + ": Core ML takes float32 and integers here");
+    }
+    if (current.shape.empty() || current.shape.size() > kMaxRank) {
+      throw Error(ErrorCode::kUnsupported, place,
+                  "has " + std::to_string(current.shape.size()) + " dimensions: Core ML takes 1 to 5");
+    }
+    const Id id = function().input(input_names_.at(value), {.dtype = is_float ? MilDtype::kFloat32 : MilDtype::kInt32,
+                                                            .shape = run_time_shape(current.shape)});
+    note_length_source(id);
+    // Beyond float16 there would be infinities, and differences of those are no numbers.
+    const bool narrow = is_float && is_half() && at(needed_, value);
+    define(value, narrow ? cast(clip(id, -kernels::kMaxFinite16, kernels::kMaxFinite16), arithmetic()) : id);
+  }
+
+  void finish() {
+    if (!is_last_part()) {
+      function().output(mapped(part_.end - 1), part_.output_name);
+      return;
+    }
+    Id output = mapped(graph_.output());
+    if (function().type(output).dtype != MilDtype::kInt32) {
+      output = cast(output, MilDtype::kFloat32);
+    }
+    if (!function().is_computed(output)) {
+      output = unary("identity", output);
+    }
+    function().output(output, output_name_);
+  }
+
+  // --- Values that depend on positions, and constants.
+
+  void note_length_source(Id input) {
+    if (!length_source_ && has_sequence(shape(input))) {
+      length_source_ = input;
+    }
+  }
 
   // The input's length as int32 [1].
   Id length() {
+    if (!length_source_) {
+      throw Error(ErrorCode::kUnsupported, "chunk size", "a part of the model has no input with the sequence's length",
+                  "choose a larger one, or export for one length");
+    }
     if (!length_) {
-      const Id shape_of = function().add(
-          "shape", {{"x", {length_source_}}},
-          {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(shape(length_source_).size())}}});
-      length_ = function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({1})}}, {"end", {ints({2})}}},
-                               {.dtype = MilDtype::kInt32, .shape = {{.value = 1}}}, "length");
+      const Shape& source = shape(*length_source_);
+      const auto axis = static_cast<std::int32_t>(std::ranges::find_if(source, &Dim::is_sequence) - source.begin());
+      const Id shape_of = function().add("shape", {{"x", {*length_source_}}}, ints_type(source.size()));
+      length_ =
+          function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({axis})}}, {"end", {ints({axis + 1})}}},
+                         ints_type(1), "length");
     }
     return *length_;
   }
 
-  // A constant whose first dimension is the longest sequence, cut to the input's length.
-  Id cut_to_length(Id table) {
-    if (settings_.fixed_length) {
+  // The input's length for each sequence dimension of `shape`, 0 for the others: int32 [rank].
+  Id ends_at_length(const Shape& shape) {
+    std::vector<Id> pieces;
+    std::vector<std::int32_t> zeros;
+    const auto close = [&] {
+      if (!zeros.empty()) {
+        pieces.push_back(ints(std::exchange(zeros, {})));
+      }
+    };
+    for (const Dim& dim : shape) {
+      if (dim.is_sequence) {
+        close();
+        pieces.push_back(length());
+      } else {
+        zeros.push_back(0);
+      }
+    }
+    close();
+    if (pieces.size() == 1) {
+      return pieces.front();
+    }
+    return function().add("concat", {{"values", pieces}, {"axis", {integer(0)}}}, ints_type(shape.size()));
+  }
+
+  // A constant of the longest sequence's shape, cut to the input's length along each sequence dimension of `full`.
+  Id cut_to_length(Id table, const Shape& full) {
+    MilType type = function().type(table);
+    type.shape = run_time_shape(full);
+    if (!has_sequence(type.shape)) {
       return table;
     }
-    MilType type = function().type(table);
-    const std::size_t rank = type.shape.size();
-    type.shape.front() = sequence();
-    std::vector<Id> ends = {length()};
-    if (rank > 1) {
-      ends.push_back(ints(std::vector<std::int32_t>(rank - 1, 0)));
-    }
-    const Id end =
-        rank == 1 ? ends[0]
-                  : function().add("concat", {{"values", ends}, {"axis", {integer(0)}}},
-                                   {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(rank)}}});
+    const std::size_t rank = full.size();
+    const Id end = ends_at_length(full);
     std::vector<bool> whole_axis(rank, true);
     const Id begin_mask = function().constant(bools_literal(whole_axis));
-    whole_axis.front() = false;
+    for (std::size_t i = 0; i < rank; ++i) {
+      whole_axis[i] = !full[i].is_sequence;
+    }
     const Id end_mask = function().constant(bools_literal(whole_axis));
     return function().add("slice_by_index",
                           {{"x", {table}},
@@ -214,116 +253,389 @@ class Lowering {
                           type);
   }
 
-  Id constant_floats(std::span<const float> values, const Shape& full, std::string_view name) {
-    const BlobReference blob = result_->weights.add_computed(values);
-    return function().constant(blob_literal(arithmetic_, sizes_at(full, model_.seq_len), blob), name);
+  static std::vector<std::int64_t> longest_sizes(const Shape& shape) {
+    std::vector<std::int64_t> sizes;
+    for (const Dim& dim : shape) {
+      sizes.push_back(dim.value);
+    }
+    return sizes;
+  }
+
+  // Masks keep their meaning in float16; other numbers that it does not hold are refused.
+  std::vector<float> held_by_half(std::span<const float> values) {
+    std::vector<float> held(values.begin(), values.end());
+    for (float& value : held) {
+      if (value > kernels::kMaxFinite16) {
+        throw Error(ErrorCode::kUnsupported, "constant", "has values beyond FP16 (65504)",
+                    "use --activation-dtype fp32");
+      }
+      if (value <= -kernels::kMaxFinite16) {
+        value = kMaskedInHalf;
+        result_->clamped_constants = true;
+      }
+    }
+    return held;
+  }
+
+  Id constant_floats(std::span<const float> values, const Shape& full, std::string_view name, bool in_place = false) {
+    const std::vector<std::int64_t> sizes = longest_sizes(full);
+    const std::vector<float> held = is_half() ? held_by_half(values) : std::vector(values.begin(), values.end());
+    if (in_place) {
+      return function().constant(floats_literal(arithmetic(), held, static_shape(sizes)), name);
+    }
+    return function().constant(blob_literal(arithmetic(), sizes, result_->weights.add_computed(held)), name);
+  }
+
+  // Whether the value is stored: it is known, and a shorter sequence's is a part of it.
+  bool is_stored(ValueId value) const {
+    return positions_.find(value) != nullptr &&
+           (settings_.fixed_length || !has_sequence(node(value).shape) || positions_.can_be_cut(value));
+  }
+
+  Id stored(ValueId value) {
+    const Shape& full = node(value).shape;
+    const std::vector<float>& values = *positions_.find(value);
+    const bool is_constant = node(value).op == Op::kConstant;
+    const std::string_view name = is_constant ? "constant" : "positions";
+    return cut_to_length(constant_floats(values, full, name, is_constant && values.size() < kStoredCount), full);
   }
 
   Id mapped(ValueId value) {
-    std::optional<Id>& id = slot(value);
-    if (!id) {
-      const std::vector<float>* values = positions_.find(value);
-      if (values != nullptr) {
-        id = cut_to_length(constant_floats(*values, node(value).shape, "positions"));
-      } else if (node(value).op == Op::kBlockCausalMask) {
-        id = block_causal_mask(value);
+    if (!slot(value)) {
+      if (is_stored(value)) {
+        check_rank(value);
+        define(value, stored(value));
+      } else if (!at(of_inputs_, value)) {
+        make(value);
       } else {
         throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no value in this part");
       }
     }
-    return *id;
+    return *slot(value);
+  }
+
+  // The value as the arithmetic takes it: ids become numbers.
+  Id number(ValueId value) {
+    const Id id = mapped(value);
+    if (function().type(id).dtype == arithmetic()) {
+      return id;
+    }
+    const auto [position, inserted] = numbers_.emplace(id, 0);
+    if (inserted) {
+      position->second = cast(id, arithmetic());
+    }
+    return position->second;
+  }
+
+  // The value as what a table is asked for, int32.
+  Id ids(const Node& user, ValueId value) {
+    if (is_stored(value)) {
+      const Shape& full = node(value).shape;
+      std::vector<std::int32_t> whole;
+      for (const float number : *positions_.find(value)) {
+        whole.push_back(static_cast<std::int32_t>(number));
+      }
+      return cut_to_length(
+          function().constant({.type = {.dtype = MilDtype::kInt32, .shape = static_shape(longest_sizes(full))},
+                               .value = std::move(whole)},
+                              "ids"),
+          full);
+    }
+    const Id id = mapped(value);
+    if (function().type(id).dtype != MilDtype::kInt32) {
+      throw Error(ErrorCode::kUnsupported, describe(user), "its ids are computed numbers, not an input's integers");
+    }
+    return id;
+  }
+
+  // --- Masks.
+
+  // floor(position / block) in float32, by a division away from the integers.
+  Id computed_blocks(ValueId positions, std::int64_t block) {
+    const Id position = cast(mapped(positions), MilDtype::kFloat32);
+    const MilType type = function().type(position);
+    const auto scalar32 = [&](float value) { return function().constant(float_literal(MilDtype::kFloat32, value)); };
+    const Id middle = binary("add", position, scalar32(0.5F), type);
+    const Id share = binary("real_div", middle, scalar32(static_cast<float>(block)), type);
+    return unary("floor", share, "block_of_position");
+  }
+
+  Id known_blocks(ValueId positions, std::int64_t block) {
+    const Shape& full = node(positions).shape;
+    std::vector<float> blocks;
+    for (const float position : *positions_.find(positions)) {
+      blocks.push_back(
+          static_cast<float>(std::floor((static_cast<double>(position) + 0.5) / static_cast<double>(block))));
+    }
+    const auto is_exact = [](float index) { return std::abs(index) <= static_cast<float>(kExactInHalf); };
+    const bool in_half = is_half() && full[0].value / block <= kExactInHalf && std::ranges::all_of(blocks, is_exact);
+    const Id table =
+        in_half || !is_half()
+            ? constant_floats(blocks, full, "block_of_position")
+            : function().constant(floats_literal(MilDtype::kFloat32, blocks, static_shape(longest_sizes(full))),
+                                  "block_of_position");
+    return cut_to_length(table, full);
   }
 
   // clip(block(i) - block(j), -1, 0) * 1e4: 0 where j's block is not behind i's. In arithmetic that every unit has.
   Id block_causal_mask(ValueId value) {
     const std::int64_t block = std::get<BlockCausalMaskAttributes>(node(value).attributes).block_length;
-    const bool in_single = arithmetic_ == MilDtype::kFloat32 || model_.seq_len / block > kExactInHalf;
-    const MilDtype dtype = in_single ? MilDtype::kFloat32 : arithmetic_;
-    std::vector<float> blocks;
-    for (std::int64_t i = 0; i < model_.seq_len; ++i) {
-      const std::int64_t index = i / block;
-      blocks.push_back(static_cast<float>(index));
-    }
-    const Id table =
-        dtype == arithmetic_
-            ? constant_floats(blocks, {{.value = model_.seq_len}}, "block_of_position")
-            : function().constant({.type = {.dtype = dtype, .shape = {{.value = model_.seq_len}}}, .value = blocks},
-                                  "block_of_position");
-    const Id cut = cut_to_length(table);
-    const MilType square{.dtype = dtype, .shape = {sequence(), sequence()}};
-    const Id difference = binary("sub", expand_dims(cut, 1), expand_dims(cut, 0), square);
-    const Id behind = function().add("clip",
-                                     {{"x", {difference}},
-                                      {"alpha", {function().constant(float_literal(dtype, -1.0F))}},
-                                      {"beta", {function().constant(float_literal(dtype, 0.0F))}}},
-                                     square);
+    const ValueId positions = node(value).inputs[0];
+    const Id blocks = is_stored(positions) ? known_blocks(positions, block) : computed_blocks(positions, block);
+    const MilDtype dtype = function().type(blocks).dtype;
+    const MilType square{.dtype = dtype, .shape = run_time_shape(node(value).shape)};
+    const Id difference = binary("sub", expand_dims(blocks, 1), expand_dims(blocks, 0), square);
+    const Id behind = clip(difference, -1.0F, 0.0F);
     const Id mask = binary("mul", behind, function().constant(float_literal(dtype, -kMasked)), square);
-    return cast(mask, arithmetic_);
+    return cast(mask, arithmetic());
+  }
+
+  // What attention adds to its scores, finite in float16.
+  Id mask_of(ValueId value) {
+    const Id mask = number(value);
+    if (!is_half() || is_stored(value) || node(value).op == Op::kBlockCausalMask) {
+      return mask;
+    }
+    const auto [position, inserted] = masks_.emplace(mask, 0);
+    if (inserted) {
+      position->second = clip(mask, kMaskedInHalf, kernels::kMaxFinite16, "mask");
+    }
+    return position->second;
   }
 
   // --- The graph's operators.
 
-  void lower_node(ValueId value) {
-    const Node& current = node(value);
-    if (positions_.find(value) != nullptr) {
-      return;  // made where it is used, as are weights and the mask
-    }
-    switch (current.op) {
-      case Op::kInput:
-        define(value,
-               function().input("input_ids", {.dtype = MilDtype::kInt32, .shape = run_time_shape(current.shape)}));
-        length_source_ = mapped(value);
-        return;
-      case Op::kWeight:
-      case Op::kBlockCausalMask:
-        return;
-      case Op::kEmbedding:
-        return define(value, embedding(value));
-      case Op::kLinear:
-        return define(value, linear(value));
-      case Op::kRmsNorm:
-        return define(value, rms_norm(value));
-      case Op::kRope:
-        return define(value, rope(value));
-      case Op::kAttention:
-        return define(value, attention(value));
-      case Op::kSwiGlu: {
-        const Id gate = unary("silu", mapped(current.inputs[0]));
-        return define(value, binary("mul", gate, mapped(current.inputs[1]), value_type(value)));
-      }
-      case Op::kAdd:
-        return define(value, binary("add", mapped(current.inputs[0]), mapped(current.inputs[1]), value_type(value)));
-      case Op::kReshape:
-        return define(value, reshape(mapped(current.inputs[0]), current.shape));
-      default:
-        throw Error(ErrorCode::kInternal, std::string(to_string(current.op)), "is not lowered to Core ML");
+  void check_rank(ValueId value) const {
+    const std::size_t rank = node(value).shape.size();
+    if (rank > kMaxRank || (rank == 0 && node(value).op == Op::kReshape)) {
+      throw Error(ErrorCode::kUnsupported, describe(node(value)),
+                  "has a value of " + std::to_string(rank) + " dimensions: Core ML takes 1 to 5");
     }
   }
 
-  Id embedding(ValueId value) {
+  void make(ValueId value) {
+    check_rank(value);
+    define(value, lowered(value));
+  }
+
+  Id lowered(ValueId value) {
     const Node& current = node(value);
-    const Id table = matrix(layer_plan(current, current.inputs[0]), "gather");
-    return function().add("gather", {{"x", {table}}, {"indices", {mapped(current.inputs[1])}}, {"axis", {integer(0)}}},
-                          value_type(value), "embedding");
+    switch (current.op) {
+      case Op::kEmbedding:
+      case Op::kGather:
+        return gather(value);
+      case Op::kLinear:
+        return linear(value);
+      case Op::kRmsNorm:
+        return rms_norm(value);
+      case Op::kLayerNorm:
+        return layer_norm(value);
+      case Op::kRope:
+        return rope(value);
+      case Op::kAttention:
+        return attention(value);
+      case Op::kSwiGlu: {
+        const Id gate = unary("silu", number(current.inputs[0]));
+        return binary("mul", gate, number(current.inputs[1]), value_type(value));
+      }
+      case Op::kBlockCausalMask:
+        return block_causal_mask(value);
+      case Op::kMatMul: {
+        const Id x = number(current.inputs[0]);
+        const bool transpose_b = std::get<MatMulAttributes>(current.attributes).transpose_b;
+        return matmul(x, number(current.inputs[1]), transpose_b, value_type(value), current.name);
+      }
+      case Op::kReshape:
+      case Op::kTranspose:
+      case Op::kSlice:
+      case Op::kConcat:
+        return rearranged(value);
+      case Op::kInput:
+      case Op::kWeight:
+      case Op::kConstant:
+      case Op::kPositions:
+      case Op::kPositionTable:
+        break;  // made elsewhere
+      default:
+        return elementwise(value);
+    }
+    throw Error(ErrorCode::kInternal, describe(current), "is not lowered to Core ML");
+  }
+
+  Id elementwise(ValueId value) {
+    const Node& current = node(value);
+    const Id x = number(current.inputs.at(0));
+    const auto with_second = [&](std::string_view operation) {
+      return binary(operation, x, number(current.inputs.at(1)), value_type(value), current.name);
+    };
+    switch (current.op) {
+      case Op::kAdd:
+        return with_second("add");
+      case Op::kSubtract:
+        return with_second("sub");
+      case Op::kMultiply:
+        return with_second("mul");
+      case Op::kDivide:
+        return with_second("real_div");
+      case Op::kNegate:
+        return binary("mul", x, scalar(-1.0F), value_type(value), current.name);
+      case Op::kSquare:
+        return unary("square", x, current.name);
+      case Op::kReciprocalSquareRoot:
+        return rsqrt(x, current.name);
+      case Op::kSquareRoot:
+        return unary("sqrt", x, current.name);
+      case Op::kSigmoid:
+        return unary("sigmoid", x, current.name);
+      case Op::kTanh:
+        return unary("tanh", x, current.name);
+      case Op::kExp:
+        return unary("exp", x, current.name);
+      case Op::kGelu: {
+        const bool tanh = std::get<GeluAttributes>(current.attributes).tanh;
+        return function().add("gelu", {{"x", {x}}, {"mode", {text(tanh ? "TANH_APPROXIMATION" : "EXACT")}}},
+                              value_type(value), current.name);
+      }
+      case Op::kSin:
+        return unary("sin", x, current.name);
+      case Op::kCos:
+        return unary("cos", x, current.name);
+      case Op::kFloor:
+        return unary("floor", x, current.name);
+      case Op::kClamp:
+        return clamp(value, x);
+      case Op::kReduceMean:
+        return reduce("reduce_mean", x, current.name);
+      case Op::kSoftmax:
+        return softmax(x, current.name);
+      default:
+        throw Error(ErrorCode::kInternal, describe(current), "is not lowered to Core ML");
+    }
+  }
+
+  // A bound that the arithmetic's type does not hold bounds nothing.
+  Id clamp(ValueId value, Id x) {
+    const Node& current = node(value);
+    const auto& [low, high] = std::get<ClampAttributes>(current.attributes);
+    const float limit = is_half() ? kernels::kMaxFinite16 : std::numeric_limits<float>::max();
+    const bool has_low = low >= -limit;
+    const bool has_high = high <= limit;
+    if (low > limit || high < -limit) {
+      throw Error(ErrorCode::kUnsupported, describe(current), "has a bound beyond FP16 (65504)",
+                  "use --activation-dtype fp32");
+    }
+    if (has_low && has_high) {
+      return clip(x, low, high, current.name);
+    }
+    if (has_low && low == 0.0F) {
+      return unary("relu", x, current.name);
+    }
+    if (has_low) {
+      return binary("maximum", x, scalar(low), value_type(value), current.name);
+    }
+    return has_high ? binary("minimum", x, scalar(high), value_type(value), current.name) : x;
+  }
+
+  // Values move, in whatever type they are: ids too.
+  Id rearranged(ValueId value) {
+    const Node& current = node(value);
+    const Id x = mapped(current.inputs.at(0));
+    if (current.op == Op::kReshape) {
+      return reshape(x, run_time_shape(current.shape), current.name);
+    }
+    if (current.op == Op::kTranspose) {
+      const auto& axes = std::get<AxesAttributes>(current.attributes).axes;
+      return transpose(x, {axes.begin(), axes.end()}, current.name);
+    }
+    if (current.op == Op::kSlice) {
+      const auto& range = std::get<SliceAttributes>(current.attributes);
+      return slice(x, static_cast<std::size_t>(range.axis), range.begin, range.end, current.name);
+    }
+    const auto axis = static_cast<std::int32_t>(std::get<AxesAttributes>(current.attributes).axes[0]);
+    std::vector<Id> values;
+    for (const ValueId input : current.inputs) {
+      values.push_back(mapped(input));
+    }
+    const auto is_whole = [&](Id id) { return function().type(id).dtype == MilDtype::kInt32; };
+    MilType type = value_type(value);
+    if (std::ranges::all_of(values, is_whole)) {
+      type.dtype = MilDtype::kInt32;
+    } else {
+      std::ranges::transform(current.inputs, values.begin(), [&](ValueId input) { return number(input); });
+    }
+    return concat(std::move(values), axis, std::move(type), current.name);
+  }
+
+  bool is_weight(ValueId value) const { return node(value).op == Op::kWeight; }
+
+  const LayerPlan& layer_plan(const Node& user, ValueId weight) const {
+    return plan_.at(user.name, graph_.tensor(weight));
+  }
+
+  // A norm's weight or a bias, which may be a value of the graph as well.
+  Id vector(const Node& user, ValueId weight) {
+    return is_weight(weight) ? weights_.vector(layer_plan(user, weight)) : number(weight);
+  }
+
+  Id gather(ValueId value) {
+    const Node& current = node(value);
+    const ValueId source = current.inputs[0];
+    const Id table = is_weight(source) ? weights_.matrix(layer_plan(current, source), "gather") : number(source);
+    return function().add("gather",
+                          {{"x", {table}}, {"indices", {ids(current, current.inputs[1])}}, {"axis", {integer(0)}}},
+                          value_type(value), current.op == Op::kEmbedding ? "embedding" : current.name);
   }
 
   Id linear(ValueId value) {
     const Node& current = node(value);
+    Id x = number(current.inputs[0]);
+    if (!is_weight(current.inputs[1])) {
+      return product(value, x, number(current.inputs[1]), current.name);
+    }
     const LayerPlan& plan = layer_plan(current, current.inputs[1]);
-    Id x = mapped(current.inputs[0]);
     if (plan.activations) {
-      x = static_activation(x, activation_scale(plan.activations->input, arithmetic_));
+      x = static_activation(x, activation_scale(plan.activations->input, arithmetic()));
     } else if (plan.format.is_quantized() && plan_.config.mode == QuantizationMode::DYNAMIC) {
       result_->dynamic_as_weight_only = true;
     }
-    const std::string kernel = std::string(plan.activations ? "int8" : name_of(arithmetic_));
-    MilFunction::Arguments arguments = {{"x", {x}}, {"weight", {matrix(plan, kernel)}}};
+    const std::string kernel = std::string(plan.activations ? "int8" : name_of(arithmetic()));
+    const Id weight = weights_.matrix(plan, kernel);
+    const Id result = current.shape.size() > kLinearRank ? product(value, x, weight, plan.layer)
+                                                         : linear_operation(value, x, weight, plan.layer);
+    return plan.activations ? static_activation(result, activation_scale(plan.activations->output, arithmetic()))
+                            : result;
+  }
+
+  Id linear_operation(ValueId value, Id x, Id weight, const std::string& name) {
+    const Node& current = node(value);
+    MilFunction::Arguments arguments = {{"x", {x}}, {"weight", {weight}}};
+    std::optional<Id> added;
     if (current.inputs.size() == 3) {
-      arguments.emplace_back("bias", std::vector{vector(current, current.inputs[2])});
+      const Id bias = vector(current, current.inputs[2]);
+      if (is_weight(current.inputs[2]) || is_stored(current.inputs[2])) {
+        arguments.emplace_back("bias", std::vector{bias});
+      } else {
+        added = bias;  // the operation takes a constant alone
+      }
     }
-    const Id product = function().add("linear", std::move(arguments), value_type(value), plan.layer);
-    return plan.activations ? static_activation(product, activation_scale(plan.activations->output, arithmetic_))
-                            : product;
+    const Id result = function().add("linear", std::move(arguments), value_type(value), name);
+    return added ? binary("add", result, *added, value_type(value)) : result;
+  }
+
+  // What `linear` means, of any rank and with any weight.
+  Id product(ValueId value, Id x, Id weight, const std::string& name) {
+    const Node& current = node(value);
+    const Id result = shape(x).size() == 1 ? vector_product(value, x, weight, name)
+                                           : matmul(x, weight, true, value_type(value), name);
+    return current.inputs.size() == 3 ? binary("add", result, vector(current, current.inputs[2]), value_type(value))
+                                      : result;
+  }
+
+  Id vector_product(ValueId value, Id x, Id weight, const std::string& name) {
+    MilType row = value_type(value);
+    const Shape result = row.shape;
+    row.shape.insert(row.shape.begin(), Dim{.value = 1});
+    return reshape(matmul(expand_dims(x, 0), weight, true, row, name), result);
   }
 
   // To 8 bits and back, as the compiler recognizes it. Layers that share an input and its range share the pair.
@@ -343,17 +655,14 @@ class Lowering {
     return position->second;
   }
 
-  // In float16, squares overflow from 256 on: x is divided by its largest magnitude m first. With y = x / m,
-  // x / sqrt(mean(x^2) + epsilon) = y / sqrt(mean(y^2) + epsilon / m^2).
-  Id rms_norm(ValueId value) {
-    const Node& current = node(value);
-    Id x = mapped(current.inputs[0]);
-    const float epsilon = std::get<RmsNormAttributes>(current.attributes).epsilon;
-    const MilType type = value_type(value);
+  // x / sqrt(mean(x^2) + epsilon). In float16, squares overflow from 256 on: x is divided by its largest magnitude m
+  // first. With y = x / m, it is y / sqrt(mean(y^2) + epsilon / m^2).
+  Id normalized(Id x, float epsilon) {
+    const MilType type = function().type(x);
     MilType row = type;
     row.shape.back() = {.value = 1};
     Id mean_square = 0;
-    if (arithmetic_ == MilDtype::kFloat16) {
+    if (is_half()) {
       const float root = std::max(std::sqrt(epsilon), kLeastNormalHalf);
       const Id largest = binary("maximum", reduce("reduce_max", unary("abs", x)), scalar(root), row);
       x = binary("real_div", x, largest, type);
@@ -362,23 +671,68 @@ class Lowering {
     } else {
       mean_square = binary("add", reduce("reduce_mean", unary("square", x)), scalar(epsilon), row);
     }
-    const Id inverse = function().add("rsqrt", {{"x", {mean_square}}, {"epsilon", {scalar(0.0F)}}}, row);
-    const Id normalized = binary("mul", x, inverse, type);
-    return function().add("mul", {{"x", {normalized}}, {"y", {vector(current, current.inputs[1])}}}, type,
-                          current.name);
+    return binary("mul", x, rsqrt(mean_square), type);
+  }
+
+  Id rms_norm(ValueId value) {
+    const Node& current = node(value);
+    const Id x = number(current.inputs[0]);
+    const Id rows = normalized(x, std::get<RmsNormAttributes>(current.attributes).epsilon);
+    return binary("mul", rows, vector(current, current.inputs[1]), value_type(value), current.name);
+  }
+
+  // The operation in float32. In float16 its sums and squares would overflow: the mean is that of x / m, times m, and
+  // what is left is normalized as RMS norms are.
+  Id layer_norm(ValueId value) {
+    const Node& current = node(value);
+    const Id x = number(current.inputs[0]);
+    const MilType type = value_type(value);
+    const float epsilon = std::get<LayerNormAttributes>(current.attributes).epsilon;
+    if (!is_half()) {
+      return layer_norm_operation(value, x, epsilon);
+    }
+    MilType row = type;
+    row.shape.back() = {.value = 1};
+    const Id largest = binary("maximum", reduce("reduce_max", unary("abs", x)), scalar(kLeastNormalHalf), row);
+    const Id share = reduce("reduce_mean", binary("real_div", x, largest, type));
+    const Id centered = binary("sub", x, binary("mul", share, largest, row), type);
+    return scaled_and_shifted(value, normalized(centered, epsilon));
+  }
+
+  Id layer_norm_operation(ValueId value, Id x, float epsilon) {
+    const Node& current = node(value);
+    MilFunction::Arguments arguments = {{"x", {x}}, {"axes", {ints({-1})}}, {"epsilon", {scalar(epsilon)}}};
+    const bool constant = std::all_of(current.inputs.begin() + 1, current.inputs.end(),
+                                      [&](ValueId input) { return is_weight(input) || is_stored(input); });
+    if (!constant) {
+      return scaled_and_shifted(value, function().add("layer_norm", std::move(arguments), value_type(value)));
+    }
+    for (std::size_t i = 1; i < current.inputs.size(); ++i) {
+      arguments.emplace_back(i == 1 ? "gamma" : "beta", std::vector{vector(current, current.inputs[i])});
+    }
+    return function().add("layer_norm", std::move(arguments), value_type(value), current.name);
+  }
+
+  Id scaled_and_shifted(ValueId value, Id rows) {
+    const Node& current = node(value);
+    for (std::size_t i = 1; i < current.inputs.size(); ++i) {
+      const std::string name = i + 1 == current.inputs.size() ? current.name : "";
+      rows = binary(i == 1 ? "mul" : "add", rows, vector(current, current.inputs[i]), value_type(value), name);
+    }
+    return rows;
   }
 
   Id rope(ValueId value) {
     const Node& current = node(value);
-    const Id x = mapped(current.inputs[0]);
+    const Id x = number(current.inputs[0]);
     const MilType type = value_type(value);
     const std::int64_t size = type.shape.back().value;
-    const Id first = slice_last(x, 0, size / 2);
-    const Id second = slice_last(x, size / 2, size);
-    const Id swapped = function().add(
-        "concat", {{"values", {second, first}}, {"axis", {integer(-1)}}, {"interleave", {boolean(false)}}}, type);
-    const Id straight = binary("mul", x, mapped(current.inputs[1]), type);
-    return binary("add", straight, binary("mul", swapped, mapped(current.inputs[2]), type), type);
+    const std::size_t last = type.shape.size() - 1;
+    const Id first = slice(x, last, 0, size / 2);
+    const Id second = slice(x, last, size / 2, size);
+    const Id swapped = concat({second, first}, -1, type);
+    const Id straight = binary("mul", x, number(current.inputs[1]), type);
+    return binary("add", straight, binary("mul", swapped, number(current.inputs[2]), type), type);
   }
 
   // [seq, heads, D] to [1, heads, seq, D], and heads repeated up to `wanted`.
@@ -402,16 +756,16 @@ class Lowering {
     const std::int64_t heads = node(current.inputs[0]).shape[1].value;
     const std::int64_t size = node(current.inputs[0]).shape[2].value;
     const float scale = std::get<AttentionAttributes>(current.attributes).scale;
-    const Id q = heads_first(mapped(current.inputs[0]), heads);
-    const Id k = heads_first(mapped(current.inputs[1]), heads);
-    const Id v = heads_first(mapped(current.inputs[2]), heads);
+    const Id q = heads_first(number(current.inputs[0]), heads);
+    const Id k = heads_first(number(current.inputs[1]), heads);
+    const Id v = heads_first(number(current.inputs[2]), heads);
     std::optional<Id> mask;
     if (current.inputs.size() == 4) {
-      mask = mapped(current.inputs[3]);
+      mask = mask_of(current.inputs[3]);
     }
     const Id mixed = settings_.target->release >= kBlockwiseRelease ? fused_attention(q, k, v, mask, scale, size)
                                                                     : plain_attention(q, k, v, mask, scale);
-    return reshape(transpose(mixed, {0, 2, 1, 3}), current.shape);
+    return reshape(transpose(mixed, {0, 2, 1, 3}), run_time_shape(current.shape), current.name);
   }
 
   Id fused_attention(Id q, Id k, Id v, std::optional<Id> mask, float scale, std::int64_t size) {
@@ -431,144 +785,29 @@ class Lowering {
     q = binary("mul", q, scalar(scale), function().type(q));
     MilType type = function().type(q);
     type.shape.back() = type.shape[2];
-    Id scores = function().add(
-        "matmul", {{"x", {q}}, {"y", {k}}, {"transpose_x", {boolean(false)}}, {"transpose_y", {boolean(true)}}}, type);
+    Id scores = matmul(q, k, true, type);
     if (mask) {
       scores = binary("add", scores, *mask, type);
     }
-    const Id shares = function().add("softmax", {{"x", {scores}}, {"axis", {integer(-1)}}}, type);
-    return function().add(
-        "matmul", {{"x", {shares}}, {"y", {v}}, {"transpose_x", {boolean(false)}}, {"transpose_y", {boolean(false)}}},
-        function().type(v));
+    return matmul(softmax(scores), v, false, function().type(v));
   }
 
-  // --- Weights.
-
-  const LayerPlan& layer_plan(const Node& user, ValueId weight) const {
-    return plan_.at(user.name, graph_.tensor(weight));
-  }
-
-  void note_layer(LayerPlan plan, std::string kernel, std::int64_t bytes) {
-    if (!plan.format.is_quantized()) {
-      const bool half = arithmetic_ == MilDtype::kFloat16 || plan.format.element == ElementType::kF16;
-      plan.format = float_format(half ? ElementType::kF16 : ElementType::kF32);
-    }
-    result_->layers.push_back({.plan = std::move(plan), .kernel = std::move(kernel), .stored_bytes = bytes});
-  }
-
-  // A norm's weight or a bias.
-  Id vector(const Node& user, ValueId weight) {
-    const LayerPlan& plan = layer_plan(user, weight);
-    bool is_new = false;
-    const BlobReference blob = result_->weights.add_vector(plan, is_new);
-    const std::int64_t bytes = plan.columns * (arithmetic_ == MilDtype::kFloat16 ? 2 : 4);
-    LayerPlan stored = plan;
-    stored.format = float_format(ElementType::kF32);
-    note_layer(std::move(stored), "", is_new ? bytes : 0);
-    return function().constant(blob_literal(arithmetic_, std::vector{plan.columns}, blob), plan.layer + "_vector");
-  }
-
-  // A matrix in the arithmetic's type, from whatever form it is stored in; equal ones are made once.
-  Id matrix(const LayerPlan& plan, const std::string& user) {
-    const StoredMatrix stored = result_->weights.add_matrix(plan);
-    note_layer(plan, user + " x " + form_of(stored.storage), stored.is_new ? stored.bytes : 0);
-    const auto [position, inserted] = matrices_.emplace(std::pair(stored.values.file, stored.values.offset), 0);
-    if (inserted) {
-      position->second = make_matrix(plan, stored);
-    }
-    return position->second;
-  }
-
-  Id make_matrix(const LayerPlan& plan, const StoredMatrix& stored) {
-    const std::vector<std::int64_t> sizes = {plan.rows, plan.columns};
-    const MilType type{.dtype = arithmetic_, .shape = static_shape(sizes)};
-    const std::string name = plan.layer + "_weight";
-    switch (stored.storage) {
-      case MatrixStorage::kFloat32:
-        return function().constant(blob_literal(MilDtype::kFloat32, sizes, stored.values), name);
-      case MatrixStorage::kFloat16: {
-        MilLiteral literal = blob_literal(MilDtype::kFloat16, sizes, stored.values);
-        if (arithmetic_ == MilDtype::kFloat16) {
-          return function().constant(std::move(literal), name);
-        }
-        return function().add_constexpr("constexpr_cast",
-                                        {{"source_val", std::move(literal)}, {"output_dtype", string_literal("fp32")}},
-                                        true, type, name);
-      }
-      case MatrixStorage::kInt8:
-      case MatrixStorage::kInt4:
-        return scaled_matrix(plan, stored, type, name);
-      case MatrixStorage::kPalette:
-        return palette_matrix(plan, stored, type, name);
-    }
-    throw Error(ErrorCode::kInternal, plan.layer, "has an unknown storage");
-  }
-
-  Id scaled_matrix(const LayerPlan& plan, const StoredMatrix& stored, const MilType& type, const std::string& name) {
-    const std::vector<std::int64_t> sizes = {plan.rows, plan.columns};
-    if (settings_.target->release >= kBlockwiseRelease) {
-      const MilDtype element = stored.storage == MatrixStorage::kInt8 ? MilDtype::kInt8 : MilDtype::kInt4;
-      const std::vector<std::int64_t> scales = {plan.rows, stored.scales_per_row};
-      return function().add_constexpr("constexpr_blockwise_shift_scale",
-                                      {{"data", blob_literal(element, sizes, stored.values)},
-                                       {"scale", blob_literal(arithmetic_, scales, stored.scales)}},
-                                      false, type, name);
-    }
-    if (stored.storage == MatrixStorage::kInt4) {
-      throw Error(ErrorCode::kUnsupported, plan.layer,
-                  "INT4 weights with scales need the deployment target iOS18 or macOS15",
-                  "raise --minimum-deployment-target, or use --palette");
-    }
-    const std::vector<std::int64_t> scales = {plan.rows};
-    return function().add_constexpr("constexpr_affine_dequantize",
-                                    {{"quantized_data", blob_literal(MilDtype::kInt8, sizes, stored.values)},
-                                     {"zero_point", int8_literal(0)},
-                                     {"scale", blob_literal(arithmetic_, scales, stored.scales)},
-                                     {"axis", int_literal(0)}},
-                                    true, type, name);
-  }
-
-  Id palette_matrix(const LayerPlan& plan, const StoredMatrix& stored, const MilType& type, const std::string& name) {
-    const std::vector<std::int64_t> sizes = {plan.rows, plan.columns};
-    constexpr std::int64_t kValues = 16;
-    if (settings_.weights.has_sub_bytes) {
-      const std::vector<std::int64_t> table = {stored.tables_count, 1, kValues, 1};
-      return function().add_constexpr("constexpr_lut_to_dense",
-                                      {{"indices", blob_literal(MilDtype::kUint4, sizes, stored.values)},
-                                       {"lut", blob_literal(arithmetic_, table, stored.tables)}},
-                                      false, type, name);
-    }
-    const std::vector<std::int64_t> bytes = {plan.rows * plan.columns / 2};
-    const std::vector<std::int64_t> table = {kValues};
-    return function().add_constexpr("constexpr_lut_to_dense",
-                                    {{"indices", blob_literal(MilDtype::kUint8, bytes, stored.values)},
-                                     {"lut", blob_literal(arithmetic_, table, stored.tables)},
-                                     {"shape", uint32s_literal(sizes)}},
-                                    true, type, name);
-  }
-
-  void finish() {
-    const bool is_last = part_.end == static_cast<ValueId>(graph_.nodes().size());
-    if (!is_last) {
-      function().output(mapped(part_.end - 1), part_.output_name);
-      return;
-    }
-    const Id logits = mapped(graph_.output());
-    function().output(cast(logits, MilDtype::kFloat32), graph_.output_name());
-  }
-
-  const Model& model_;
   const Graph& graph_;
   const QuantizationPlan& plan_;
   const PositionValues& positions_;
   const GraphPart& part_;
   const LoweringSettings& settings_;
-  MilDtype arithmetic_;
   std::unique_ptr<LoweredPart> result_;
+  WeightOperands weights_;
+  std::vector<bool> of_inputs_;
+  std::vector<bool> needed_;
   std::vector<std::optional<Id>> mapped_;
-  std::map<std::pair<std::string, std::int64_t>, Id> matrices_;  // by their values' place
+  std::map<Id, Id> numbers_;  // integers as the arithmetic takes them
+  std::map<Id, Id> masks_;    // as attention takes them
   std::map<std::tuple<Id, float, std::int32_t>, Id> static_activations_;
-  Id length_source_ = -1;  // [1, seq] or [1, seq, C]
+  std::map<ValueId, std::string> input_names_;
+  std::string output_name_;
+  std::optional<Id> length_source_;  // the function's first input that has the sequence's length
   std::optional<Id> length_;
 };
 
@@ -576,7 +815,8 @@ class Lowering {
 
 std::unique_ptr<LoweredPart> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                    const GraphPart& part, DistinctTensors& distinct, const LoweringSettings& settings) {
-  return Lowering(model, plan, positions, part, distinct, settings).run();
+  auto result = std::make_unique<LoweredPart>(*model.checkpoint, distinct, settings.weights);
+  return Lowering(model, plan, positions, part, settings, std::move(result)).run();
 }
 
 }  // namespace diffulex_edge::coreml

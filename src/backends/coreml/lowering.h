@@ -23,6 +23,8 @@ struct LoweredPart {
   WeightStore weights;
   std::vector<StoredLayer> layers;
   bool dynamic_as_weight_only = false;  // some layer has INT8 weights and floating-point activations instead
+  bool clamped_constants = false;       // masks that float16 does not hold are finite in it
+  std::vector<std::string> warnings;    // of what is not as the graph has it
 };
 
 struct LoweringSettings {
@@ -31,8 +33,9 @@ struct LoweringSettings {
   WeightSettings weights;    // their arithmetic is that of the whole program
 };
 
-// `positions` are those of model.graph at the model's length. Throws Error{kUnsupported} for a format that the target
-// lacks, naming the first one that has it.
+// `positions` are those of model.graph at the model's length. Inputs are float32 as callers have their numbers,
+// whatever the arithmetic, or int32 for ids; the output is float32. Throws Error{kUnsupported} for a format that the
+// target lacks, naming the first one that has it, and for what Core ML has no operation for.
 std::unique_ptr<LoweredPart> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                    const GraphPart& part, DistinctTensors& distinct, const LoweringSettings& settings);
 

@@ -1,6 +1,7 @@
 #include "backends/coreml/mil_program.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstring>
 #include <protozero/pbf_writer.hpp>
@@ -95,6 +96,14 @@ std::vector<std::byte> bytes_of(const T& value) {
   return {bytes.begin(), bytes.end()};
 }
 
+// What the framework's compiler does not read as a name, as coremltools' name sanitizer has it.
+bool is_reserved(std::string_view name) {
+  constexpr std::array<std::string_view, 24> kWords = {
+      "any",  "bool", "program", "func", "tensor", "list",  "dict",  "tuple", "true",  "false",  "string", "state",
+      "bf16", "fp16", "fp32",    "fp64", "int8",   "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"};
+  return std::ranges::find(kWords, name) != kWords.end();
+}
+
 Shape vector_shape(std::size_t size) { return {{.value = static_cast<std::int64_t>(size)}}; }
 
 }  // namespace
@@ -140,15 +149,33 @@ MilLiteral float_literal(MilDtype dtype, float value) {
   return {.type = type, .value = std::vector{value}};
 }
 
+MilLiteral floats_literal(MilDtype dtype, std::span<const float> values, Shape shape) {
+  MilLiteral literal{.type = {.dtype = dtype, .shape = std::move(shape)}, .value = std::vector<float>()};
+  if (dtype != MilDtype::kFloat16) {
+    literal.value = std::vector(values.begin(), values.end());
+    return literal;
+  }
+  std::vector<std::byte> bytes;
+  for (const float value : values) {
+    const std::vector<std::byte> one = bytes_of(kernels::scalar::f32_to_f16_one(value));
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  literal.value = std::move(bytes);
+  return literal;
+}
+
 MilLiteral blob_literal(MilDtype dtype, std::span<const std::int64_t> sizes, BlobReference blob) {
   return {.type = {.dtype = dtype, .shape = static_shape(sizes)}, .value = std::move(blob)};
 }
 
-std::string MilFunction::unique_name(std::string_view wish) {
+std::string MilFunction::take_name(std::string_view wish) {
   std::string name(wish);
   std::ranges::replace_if(name, [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
   if (name.empty() || std::isdigit(static_cast<unsigned char>(name.front())) != 0) {
     name.insert(0, "_");
+  }
+  if (is_reserved(name)) {
+    name += '_';
   }
   return names_.take(name);
 }
@@ -167,7 +194,7 @@ MilFunction::Id MilFunction::input(std::string name, MilType type) {
 MilFunction::Id MilFunction::constant(MilLiteral literal, std::string_view name) {
   const auto [position, inserted] = constants_.emplace(serialize(literal), 0);
   if (inserted) {
-    const Id result = define(literal.type, unique_name(name));
+    const Id result = define(literal.type, take_name(name));
     Literals attributes;
     attributes.emplace_back("val", std::move(literal));
     operations_.push_back(
@@ -178,7 +205,7 @@ MilFunction::Id MilFunction::constant(MilLiteral literal, std::string_view name)
 }
 
 MilFunction::Id MilFunction::add(std::string_view operation, Arguments arguments, MilType type, std::string_view name) {
-  const Id result = define(std::move(type), unique_name(name.empty() ? operation : name));
+  const Id result = define(std::move(type), take_name(name.empty() ? operation : name));
   operations_.push_back({.type = std::string(operation),
                          .arguments = std::move(arguments),
                          .literals = {},
@@ -189,7 +216,7 @@ MilFunction::Id MilFunction::add(std::string_view operation, Arguments arguments
 
 MilFunction::Id MilFunction::add_constexpr(std::string_view operation, Literals parameters, bool as_attributes,
                                            MilType type, std::string_view name) {
-  const Id result = define(std::move(type), unique_name(name));
+  const Id result = define(std::move(type), take_name(name));
   Operation made{.type = std::string(operation), .arguments = {}, .literals = {}, .attributes = {}, .result = result};
   (as_attributes ? made.attributes : made.literals) = std::move(parameters);
   operations_.push_back(std::move(made));
@@ -201,6 +228,11 @@ void MilFunction::output(Id value, std::string name) {
   names_.reserve(name);
   found.name = name;
   outputs_.push_back({.name = std::move(name), .type = found.type});
+}
+
+bool MilFunction::is_computed(Id value) const {
+  return std::ranges::any_of(
+      operations_, [&](const Operation& operation) { return operation.result == value && operation.type != "const"; });
 }
 
 std::vector<std::string> MilFunction::operations() const {

@@ -65,6 +65,8 @@ MilLiteral int8_literal(std::int8_t value);
 MilLiteral uint32s_literal(std::span<const std::int64_t> values);  // rank 1
 // A scalar in float16 (rounded) or float32.
 MilLiteral float_literal(MilDtype dtype, float value);
+// Of that shape, static, in float16 (rounded) or float32.
+MilLiteral floats_literal(MilDtype dtype, std::span<const float> values, Shape shape);
 MilLiteral blob_literal(MilDtype dtype, std::span<const std::int64_t> sizes, BlobReference blob);
 
 class MilFunction {
@@ -74,6 +76,9 @@ class MilFunction {
   using Arguments = std::vector<std::pair<std::string, std::vector<Id>>>;
   using Literals = std::vector<std::pair<std::string, MilLiteral>>;
 
+  // A name that MIL allows and nothing has, as like `wish` as can be; no operation gets it from now on.
+  std::string take_name(std::string_view wish);
+  // `name` is a taken one, or one that MIL allows.
   Id input(std::string name, MilType type);
   // A `const` operation. Equal literals share one.
   Id constant(MilLiteral literal, std::string_view name = "c");
@@ -86,6 +91,8 @@ class MilFunction {
   void output(Id value, std::string name);
 
   const MilType& type(Id value) const { return values_.at(static_cast<std::size_t>(value)).type; }
+  // Whether the value is an operation's result, and not an input or a constant.
+  bool is_computed(Id value) const;
   // The type of each operation but const, in order.
   std::vector<std::string> operations() const;
 
@@ -113,7 +120,6 @@ class MilFunction {
   };
 
   Id define(MilType type, std::string name);
-  std::string unique_name(std::string_view wish);
   std::string serialize_block() const;
   std::string serialize_operation(const Operation& operation) const;
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <protozero/pbf_writer.hpp>
+#include <set>
 #include <span>
 
 #include "backends/coreml/message_fields.h"
@@ -98,6 +100,20 @@ std::string uuid_of(const std::string& text) {
          "-" + digits.substr(20);
 }
 
+// What the models take that none before them gives.
+std::vector<MilFunction::Feature> pipeline_inputs(const std::vector<const MilFunction*>& functions) {
+  std::vector<MilFunction::Feature> inputs;
+  std::set<std::string> known;
+  for (const MilFunction* function : functions) {
+    std::ranges::copy_if(function->inputs(), std::back_inserter(inputs),
+                         [&](const MilFunction::Feature& input) { return known.insert(input.name).second; });
+    for (const MilFunction::Feature& output : function->outputs()) {
+      known.insert(output.name);
+    }
+  }
+  return inputs;
+}
+
 }  // namespace
 
 std::string serialize_model(const MilFunction& function, const InputLengths& lengths, const DeploymentTarget& target,
@@ -117,7 +133,7 @@ std::string serialize_pipeline(const std::vector<const MilFunction*>& functions,
   pbf_writer writer(result);
   writer.add_int32(field::kModelSpecification, target.specification);
   writer.add_message(field::kModelDescription,
-                     serialize_description(functions.front()->inputs(), functions.back()->outputs(), lengths, notes));
+                     serialize_description(pipeline_inputs(functions), functions.back()->outputs(), lengths, notes));
   pbf_writer pipeline(writer, field::kModelPipeline);
   for (const MilFunction* function : functions) {
     pipeline.add_message(field::kPipelineModels, serialize_model(*function, lengths, target, {}));

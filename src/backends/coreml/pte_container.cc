@@ -60,15 +60,22 @@ std::vector<std::string> names_of(const std::vector<MilFunction::Feature>& featu
   return names;
 }
 
-executorch::schema::ScalarType scalar_type(MilDtype dtype) {
-  return dtype == MilDtype::kInt32 ? executorch::schema::ScalarType::LONG : executorch::schema::ScalarType::FLOAT;
+executorch::schema::ScalarType scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::kI64:
+      return executorch::schema::ScalarType::LONG;
+    case DType::kI32:
+      return executorch::schema::ScalarType::INT;
+    default:
+      return executorch::schema::ScalarType::FLOAT;
+  }
 }
 
 }  // namespace
 
 PteContainer::PteContainer(const Files& files, const std::string& weights_path, std::int64_t weights_bytes,
-                           const MilFunction& function, const DeploymentTarget& target,
-                           const std::string& compute_unit) {
+                           const MilFunction& function, const std::vector<DType>& input_dtypes,
+                           const DeploymentTarget& target, const std::string& compute_unit) {
   // The key of the device's cache of compiled models, which is never compared with what it names: it has to be another
   // for every other model. The model's message holds the hash of the weights' source and the options.
   std::string all;
@@ -101,12 +108,13 @@ PteContainer::PteContainer(const Files& files, const std::string& weights_path, 
 
   executorch::ProgramBuilder builder("forward");
   std::vector<executorch::ProgramBuilder::ValueIndex> arguments;
-  for (const MilFunction::Feature& feature : function.inputs()) {
-    arguments.push_back(builder.planned_tensor(scalar_type(feature.type.dtype), feature.type.shape));
+  for (std::size_t i = 0; i < function.inputs().size(); ++i) {
+    arguments.push_back(builder.planned_tensor(scalar_type(input_dtypes.at(i)), function.inputs()[i].type.shape));
     builder.set_input(arguments.back());
   }
   for (const MilFunction::Feature& feature : function.outputs()) {
-    arguments.push_back(builder.planned_tensor(scalar_type(feature.type.dtype), feature.type.shape));
+    const DType dtype = feature.type.dtype == MilDtype::kInt32 ? DType::kI32 : DType::kF32;
+    arguments.push_back(builder.planned_tensor(scalar_type(dtype), feature.type.shape));
     builder.set_output(arguments.back());
   }
   builder.delegate_call("CoreMLBackend", arguments, 0,

@@ -17,10 +17,11 @@ class PteContainer {
  public:
   using Files = std::vector<std::pair<std::string, std::string>>;  // path in the package, content
 
-  // `files` are all of the package but its weights. Token ids are int64 in the program, as ExecuTorch's own export has
-  // them: the delegate converts them.
+  // `files` are all of the package but its weights. The program's inputs have the model's types, `input_dtypes`, such
+  // as int64 for token ids, as ExecuTorch's own export has them: the delegate converts them to the function's int32.
   PteContainer(const Files& files, const std::string& weights_path, std::int64_t weights_bytes,
-               const MilFunction& function, const DeploymentTarget& target, const std::string& compute_unit);
+               const MilFunction& function, const std::vector<DType>& input_dtypes, const DeploymentTarget& target,
+               const std::string& compute_unit);
 
   std::int64_t file_bytes() const { return payload_begin_ + payload_bytes_; }
   std::int64_t weights_offset() const { return payload_begin_ + weights_begin_; }

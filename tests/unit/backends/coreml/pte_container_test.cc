@@ -27,8 +27,13 @@ class PteContainers : public ::testing::Test {
     function_.output(y, "logits");
   }
   PteContainer container(const PteContainer::Files& files) const {
-    return {files,     "Data/weights/weight.bin", static_cast<std::int64_t>(kWeights.size()),
-            function_, deployment_target(17),     "cpu_and_ne"};
+    return {files,
+            "Data/weights/weight.bin",
+            static_cast<std::int64_t>(kWeights.size()),
+            function_,
+            {DType::kI64},
+            deployment_target(17),
+            "cpu_and_ne"};
   }
   CoreMLPte write(const PteContainer& container) const {
     OutputFile file(folder_ / "x.pte", container.file_bytes());
