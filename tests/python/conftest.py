@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from checkpoints import COMMAND, TINY, Quantize
 from modules import Llada
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-COMMAND = Path(os.environ.get("DIFFULEX_EDGE") or _REPOSITORY / "build/release/bin/diffulex-edge").resolve()
-TINY = _REPOSITORY / "examples/tiny-llada"
-
 torch.set_num_threads(2)
-
-Quantize = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -63,25 +55,3 @@ def linear() -> nn.Linear:
     with torch.no_grad():
         layer.weight *= torch.linspace(0.1, 3, 48)[:, None]
     return layer
-
-
-def unchanged(model: nn.Module) -> Callable[[], None]:
-    """Call it later: the model has the same modules, values, hooks, modes and flags as now."""
-    before = _describe(model)
-    values = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def check() -> None:
-        assert _describe(model) == before
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, values[name]), name
-
-    return check
-
-
-def _describe(model: nn.Module) -> list[Any]:
-    parameters = [(name, id(p), p.requires_grad, p.dtype) for name, p in model.named_parameters()]
-    modules = [
-        (name, id(module), module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
-        for name, module in model.named_modules()
-    ]
-    return [parameters, modules]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,3 +98,25 @@ class Small(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed_tokens(ids)
         return self.lm_head(self.norm(x + self.down(functional.gelu(self.up(x)))))
+
+
+def unchanged(model: nn.Module) -> Callable[[], None]:
+    """Call it later: the model has the same modules, values, hooks, modes and flags as now."""
+    before = _describe(model)
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def check() -> None:
+        assert _describe(model) == before
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, values[name]), name
+
+    return check
+
+
+def _describe(model: nn.Module) -> list[Any]:
+    parameters = [(name, id(p), p.requires_grad, p.dtype) for name, p in model.named_parameters()]
+    modules = [
+        (name, id(module), module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ]
+    return [parameters, modules]

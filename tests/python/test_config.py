@@ -129,6 +129,8 @@ def test_values_of_another_type_are_type_errors(options: dict[str, Any]) -> None
         ({"dtype": "int8", "static_everywhere": True}, "static_everywhere"),
         ({"dtype": "int8", "activations": {"a": LayerActivations((0, 1), (0, 1))}}, "activations"),
         ({"layer_formats": {"a": "int8"}, "head_dtype": "int8"}, "head_dtype"),
+        ({"layer_formats": {"a": "int4_g32"}, "group_size": 64}, "group_size"),
+        ({"layer_formats": {"a": "int8"}, "exclude_layers": ["a"]}, "exclude_layers"),
     ],
 )
 def test_options_without_a_use_are_errors(options: dict[str, Any], word: str) -> None:

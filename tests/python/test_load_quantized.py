@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Quantize, unchanged
-from modules import Llada
+from checkpoints import COMMAND, TINY, Quantize
+from modules import Llada, unchanged
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -94,8 +94,6 @@ def test_mixed_precision_is_loaded(quantize_checkpoint: Quantize, tmp_path: Path
 
 def test_losses_are_those_of_the_runtime(quantize_checkpoint: Quantize) -> None:
     """The command's own CPU runtime on the same checkpoint, dynamic activations included."""
-    from conftest import COMMAND
-
     folder = quantize_checkpoint("--dtype", "int8", "--mode", "dynamic")
     data = load_file(TINY / "eval.safetensors")
     few = {f"{kind}_50": data[f"{kind}_50"][:4].clone() for kind in ("input_ids", "target_ids")}

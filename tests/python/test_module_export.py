@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from artefacts import difference, random_ids, run_pte
-from conftest import COMMAND, TINY
+from checkpoints import COMMAND, TINY
 from modules import Llada
 from torch import Tensor, nn
 from torch.nn import functional

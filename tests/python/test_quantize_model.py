@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchanged
-from modules import Llada, Small
+from modules import Llada, Small, unchanged
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 

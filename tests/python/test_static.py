@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchanged
-from modules import Llada, Small
+from modules import Llada, Small, unchanged
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -72,6 +71,8 @@ def test_items_are_tensors_tuples_or_dicts() -> None:
         assert result.config.activations == expected
     loader = DataLoader(torch.cat(data), batch_size=2)  # type: ignore[arg-type]
     assert quantize_model(Small(), QuantizationConfig(**STATIC), calibration_data=loader).config.activations == expected
+    with pytest.raises(TypeError, match=r"did you mean \[tensor\]"):
+        quantize_model(Small(), QuantizationConfig(**STATIC), calibration_data=data[0])
     with pytest.raises(TypeError, match="str"):
         quantize_model(Small(), QuantizationConfig(**STATIC), calibration_data=["ids"])
 
@@ -117,13 +118,13 @@ def test_memory_is_bounded_and_the_ends_are_exact(observer: str, monkeypatch: py
     exact = quantize_model(model, QuantizationConfig(**STATIC), calibration_data=data, observer=observer)
     monkeypatch.setattr(_calibrate, "MAX_VALUES", 5000)
     kept = []
-    original = _calibrate._Sample.add
+    original = _calibrate.Sample.add
 
     def add(self: Any, values: Tensor) -> None:
         original(self, values)
         kept.append(sum(part.numel() for part in self._kept))
 
-    monkeypatch.setattr(_calibrate._Sample, "add", add)
+    monkeypatch.setattr(_calibrate.Sample, "add", add)
     sampled = quantize_model(model, QuantizationConfig(**STATIC), calibration_data=data, observer=observer)
     assert max(kept) <= 5000 < 20 * 2 * 40 * 64
     assert kept[-1] > 1000
@@ -164,6 +165,17 @@ def test_ranges_come_from_the_config_too() -> None:
     ranges |= {"sideways": ranges["up"]}
     with pytest.raises(ValueError, match="sideways"):
         quantize_model(Small(), QuantizationConfig(**STATIC, activations=ranges))
+
+
+def test_static_layers_bring_their_ranges_along() -> None:
+    static = quantize_model(Small(), QuantizationConfig(**STATIC), calibration_data=batches())
+    again = quantize_model(static.model, QuantizationConfig(**STATIC))
+    assert again.config.activations == static.config.activations
+    assert torch.equal(again.model(batches()[1]), static.model(batches()[1]))
+    ranges = {"up": LayerActivations((-9, 9), (-9, 9))}
+    other = quantize_model(static.model, QuantizationConfig(**STATIC, activations=ranges)).model
+    assert other.up.input_range.tolist() == [-9, 9]
+    assert torch.equal(other.down.input_range, static.model.down.input_range)
 
 
 def test_the_head_of_another_name_has_a_range(llada: Llada) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Quantize
+from checkpoints import Quantize
 from modules import Llada
 from safetensors.torch import load_file
 from torch import Tensor, nn

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchanged
-from modules import Small
+from modules import Small, unchanged
 from torch import Tensor, nn
 
 import diffulex_edge

@@ -200,9 +200,13 @@ class QuantizationConfig:
         has_int4 = QuantizationDtype.INT4 in dtypes
         has_integers = has_int4 or QuantizationDtype.INT8 in dtypes
         is_static = self.mode == QuantizationMode.STATIC
+        is_excluding = self.exclude_layers not in ([], list(_DEFAULT_EXCLUSIONS))
         nonsense = (
             (self.layer_formats and (self.embedding_dtype or self.head_dtype), "embedding_dtype and head_dtype",
              "layer_formats decides that"),
+            (self.layer_formats and self.group_size != _DEFAULT_GROUP_SIZE, f"group_size={self.group_size}",
+             "layer_formats decides that"),
+            (self.layer_formats and is_excluding, "exclude_layers", "layer_formats decides that"),
             (self.group_size != _DEFAULT_GROUP_SIZE and not has_int4, f"group_size={self.group_size}",
              "is for INT4, and no layer gets it"),
             (self.strict_group_size and not has_int4, "strict_group_size", "is for INT4, and no layer gets it"),

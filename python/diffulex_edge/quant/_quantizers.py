@@ -214,6 +214,8 @@ class _Quantization:
 
     def _calibrate(self, data: Iterable[Any] | None) -> int:
         """Completes config.activations; the number of items that the model saw."""
+        from torch import Tensor
+
         if self._config.mode != QuantizationMode.STATIC:
             if data is not None:
                 raise InvalidArgumentError(
@@ -221,10 +223,12 @@ class _Quantization:
                     where="calibration_data",
                 )
             return 0
-        known = self._config.activations
-        unknown = sorted(set(known) - {layer.label for layer in self._layers})
+        if isinstance(data, Tensor):
+            raise TypeError("calibration_data: is a tensor, and not an iterable of inputs; did you mean [tensor]?")
+        unknown = sorted(set(self._config.activations) - {layer.label for layer in self._layers})
         if unknown:
             raise InvalidArgumentError(f"activations: the model has no layer '{unknown[0]}'", where=unknown[0])
+        known = {**self._own_ranges(), **self._config.activations}
         # Which layers need ranges, and whether they can be static at all, before the model runs.
         anything = {layer.label: LayerActivations((0.0, 0.0), (0.0, 0.0)) for layer in self._layers}
         plan = self._plan(replace(self._config, activations=anything))
@@ -239,6 +243,7 @@ class _Quantization:
             found, count = calibrate(self._model, needed, data, self._observer, self._percentile)
             self._config = replace(self._config, activations={**known, **found})
             return count
+        self._config = replace(self._config, activations=known)
         missing = [label for label in needed if label not in known]
         if missing:
             raise InvalidArgumentError(
@@ -247,6 +252,16 @@ class _Quantization:
                 where=missing[0],
             )
         return 0
+
+    def _own_ranges(self) -> dict[str, LayerActivations]:
+        """Of layers that were static before."""
+        return {
+            layer.label: LayerActivations(
+                tuple(layer.stored.input_range.tolist()), tuple(layer.stored.output_range.tolist())
+            )
+            for layer in self._layers
+            if layer.role == "linear" and layer.stored is not None and layer.stored.input_range is not None
+        }
 
     def _encode(
         self, plan: LayerQuantization, progress: Progress | None, threads: int
