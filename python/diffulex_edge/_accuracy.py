@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffulex_edge._errors import InvalidArgumentError, UnsupportedError
+from diffulex_edge._pictures import bar_chart, table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,28 +60,10 @@ class NumericalAccuracy:
             "Same largest element": f"{100 * self.agreement:.2f}% of rows",
             "Measured": f"{self.elements:,} elements of {self.inputs} inputs, in {html.escape(self.runtime)}",
         }
-        table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
-        return f"<table>{table}</table>{self._picture()}"
-
-    def _picture(self) -> str:
-        """The histogram as SVG: one bar for each range of errors."""
-        most = max((count for _, count in self.histogram), default=0)
-        if most == 0:
-            return ""
-        width, height, step = 28 * len(self.histogram), 120, 28
-        bars = []
-        for i, (end, count) in enumerate(self.histogram):
-            tall = (height - 30) * count / most
-            bars.append(
-                f'<rect x="{i * step + 2}" y="{height - 20 - tall:.1f}" width="{step - 4}" height="{tall:.1f}" '
-                f'fill="#4878a8"><title>{count:,} elements with an error up to {end:.2g}</title></rect>'
-                f'<text x="{i * step + step / 2}" y="{height - 6}" font-size="8" text-anchor="middle">{end:.0e}</text>'
-            )
-        label = "How many elements have which absolute error"
-        return (
-            f'<svg width="{width}" height="{height}" role="img" aria-label="{label}"><title>{label}</title>'
-            f"{''.join(bars)}</svg>"
-        )
+        bars = [
+            (f"{end:.0e}", count, f"{count:,} elements with an error up to {end:.2g}") for end, count in self.histogram
+        ]
+        return table(rows) + bar_chart("How many elements have which absolute error", bars)
 
 
 def validate_numerical_accuracy(

@@ -20,6 +20,7 @@ on the emulator, and where there is none, model.onnx on the CPU: `Verification.e
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from diffulex_edge import _coreml, _qnn
 from diffulex_edge._artefact import Execution, Logits, Pairs, Runnable, VerificationError
 from diffulex_edge._coreml import PackageCheck
 from diffulex_edge._evaluation_data import IGNORED_TARGET, read_pairs
+from diffulex_edge._pictures import grid, interval_chart
 from diffulex_edge._qnn import Placement, QnnCheck, QnnFolder
 from diffulex_edge._saved_logits import SavedLogits, is_saved_logits
 
@@ -119,6 +121,37 @@ class Verification:
                     document.setdefault(key, {})[label] = value
             document.setdefault("perplexity", {})[label] = math.exp(figures.loss.mean)
         return document
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the figures, and a picture of the losses with their intervals beside the reference's."""
+        name = html.escape(self.artefact.name)
+        if not self.sets:
+            return f"<p>{name} was checked, not executed.</p>"
+        head = ["set", "loss", "reference", "increase", "KL divergence", "agreement", "tokens"]
+        rows = [
+            [
+                label,
+                _shown(figures.loss),
+                _shown(figures.reference_loss),
+                _shown(figures.loss_increase),
+                _shown(figures.kl_divergence),
+                "" if figures.agreement is None else f"{100 * figures.agreement:.2f}%",
+                f"{figures.tokens:,}",
+            ]
+            for label, figures in self.sets.items()
+        ]
+        losses = [
+            (label, f.loss.mean, f.loss.low, f.loss.high, None if f.reference_loss is None else f.reference_loss.mean)
+            for label, f in self.sets.items()
+        ]
+        return f"<p>{name}</p>{grid(head, rows)}{interval_chart('Loss of each set, in nats', losses)}"
+
+
+def _shown(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    bounds = "" if interval.low is None else f" ({interval.low:.4f} to {interval.high:.4f})"
+    return f"{interval.mean:.4f}{bounds}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -46,9 +47,14 @@ def test_figures_are_those_of_evaluate(
 
 
 def test_artefact_against_itself_differs_nowhere(fp32: Path, few: Path) -> None:
-    figures = verify(fp32, few, against=fp32).sets["50"]
+    result = verify(fp32, few, against=fp32)
+    figures = result.sets["50"]
     assert figures.kl_divergence is not None
     assert (figures.kl_divergence.mean, figures.agreement, figures.commit_flip_rate) == (0.0, 1.0, 0.0)
+    shown = result._repr_html_()
+    picture = ElementTree.fromstring(shown[shown.index("<svg") : shown.index("</svg>") + 6])
+    assert len(picture.findall("circle")) == len(result.sets)
+    assert f"{figures.loss.mean:.4f}" in shown
 
 
 @pytest.mark.parametrize("options", [("--dtype", "fp32"), ("--dtype", "int4")], ids=lambda o: o[-1])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffulex_edge._errors import Error, InvalidArgumentError, OutputError
+from diffulex_edge._pictures import table
 
 
 @dataclass
@@ -77,6 +78,7 @@ class ExportResult:
             "Artefact": f"{facts['file_bytes']:,} bytes",
             "Time": f"{facts['seconds']:.3f} s, and {facts.get('torch_export_seconds', 0.0):.2f} s of torch.export",
         }
-        body = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
         notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in facts["warnings"])
-        return f"<table>{body}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+        return table({name: html.escape(value) for name, value in rows.items()}) + (
+            f"<ul>{notes}</ul>" if notes else ""
+        )
