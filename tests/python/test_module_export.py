@@ -232,6 +232,41 @@ def test_an_encoder(config: dict[str, Any] | None) -> None:
     assert difference(run_pte(result, ids), model(ids)) <= (EXACT if config is None else 0.03)
 
 
+class Tied(nn.Module):
+    """One parameter as a table, as a head, and turned around; and a computed weight beside another of its module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(32, 32))
+        self.gain = nn.Parameter(torch.rand(32) + 0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = functional.embedding(ids, self.table)
+        x = functional.linear(x, self.table * self.gain) + functional.linear(x, self.table.abs())
+        return functional.linear(x, self.table) + x @ self.table
+
+
+@pytest.mark.parametrize("config", [None, {"dtype": "int8", "exclude_layers": []}], ids=["fp32", "int8"])
+def test_weights_of_one_module_are_told_apart(config: dict[str, Any] | None) -> None:
+    torch.manual_seed(5)
+    model = Tied().eval()
+    ids = random_ids(32, 1, 6)
+    result = export(model, (ids,), config)
+    linear = {layer["layer"] for layer in result.metadata["layers"] if layer["role"] == "linear"}
+    assert len(linear) == 4
+    assert difference(run_pte(result, ids), model(ids)) <= (EXACT if config is None else 0.05)
+
+
+@pytest.mark.parametrize("config", [None, {"dtype": "int8"}], ids=["fp32", "int8"])
+def test_a_transformer_of_pytorch(config: dict[str, Any] | None) -> None:
+    torch.manual_seed(6)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, activation="gelu")
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = torch.randn(2, 10, 64)
+    result = export(model, (x,), config)
+    assert difference(run_pte(result, x), model(x)) <= (EXACT if config is None else 0.05)
+
+
 def test_bert() -> None:
     torch.manual_seed(0)
     settings = {key: SIZES[key] for key in SIZES if key not in ("num_key_value_heads", "head_dim")}

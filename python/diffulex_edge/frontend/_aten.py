@@ -24,6 +24,9 @@ _LEAST_SCORE = -1e4
 _STORED_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _INPUT_DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32"}
 
+#: Modules that are one layer, whatever they hold.
+_LAYERS = ("Linear", "Embedding", "LayerNorm", "RMSNorm", "QuantizedLinear", "QuantizedEmbedding")
+
 Handler = Callable[["Translation", fx.Node], int | list[int]]
 _HANDLERS: dict[Any, Handler] = {}
 
@@ -173,13 +176,15 @@ class Translation:
         return self.graph.weight(name, tensor.contiguous(), tuple(tensor.shape))
 
     def layer(self, node: fx.Node, weight: Any) -> str:
-        """The name of the layer that a node is: its module's, else that of its weight."""
+        """The name of the layer that a node is: its module's, else that of its weight, else one of its own."""
         path, kind = layer_of(node)
         name = self.folding.names.get(weight, "") if isinstance(weight, fx.Node) else ""
-        own = name.rpartition(".")[0]
-        if path and (path == own or kind in ("Linear", "Embedding", "QuantizedLinear", "QuantizedEmbedding")):
+        own = name.removesuffix(".weight")
+        if path and (path == own or kind in _LAYERS):
             return path
-        return own or path or node.name
+        if name == "weight":
+            return "model"  # is one layer
+        return f"{own or path}.{node.name}" if own or path else node.name
 
 
 def _close(a: Any, b: Tensor) -> bool:

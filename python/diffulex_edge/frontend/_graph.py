@@ -65,11 +65,19 @@ class Graph:
         return self._append(Node("input", (), shape, {"dtype": dtype}, name))
 
     def weight(self, tensor: str, values: Tensor, shape: Shape, scales: Tensor | None = None) -> int:
-        """A tensor that is stored: `shape` is that of its numbers, whatever they are packed into."""
-        key = ("weight", tensor)
-        if key not in self._known:
-            self._known[key] = self._append(Node("weight", (), shape, name=tensor, values=values, scales=scales))
-        return self._known[key]
+        """A tensor that is stored: `shape` is that of its numbers, whatever they are packed into.
+
+        Another tensor of the same name, such as a parameter used as it is and transposed, gets a number behind it.
+        """
+        name, count = tensor, 1
+        while ("weight", name) in self._known:
+            known = self._known[("weight", name)]
+            if _same_tensor(self[known].values, values):
+                return known
+            count += 1
+            name = f"{tensor}_{count}"
+        self._known[("weight", name)] = self._append(Node("weight", (), shape, name=name, values=values, scales=scales))
+        return self._known[("weight", name)]
 
     def constant(self, values: Tensor, tensor: str = "") -> int:
         numbers = values.detach().to(torch.float32).contiguous()
@@ -197,6 +205,12 @@ class Graph:
                 used.add(value)
                 pending.extend(self[value].inputs)
         return used
+
+
+def _same_tensor(a: Tensor | None, b: Tensor) -> bool:
+    if a is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:

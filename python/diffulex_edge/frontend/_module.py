@@ -150,12 +150,16 @@ def _exported(
     if any(isinstance(module, nn.Dropout) and module.training and module.p for module in model.modules()):
         raise InvalidArgumentError("model: it is in training mode (call model.eval() before the export)", where="model")
     arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer
     try:
         with torch.no_grad():
             return torch.export.export(model, arguments, dict(example_kwargs or {}), dynamic_shapes=shapes)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedError(f"model: torch.export can't export it: {first}", where="model") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _output_of(program: ExportedProgram) -> tuple[fx.Node, str, int]:

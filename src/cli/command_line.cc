@@ -1,0 +1,126 @@
+#include "cli/command_line.h"
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/report_file.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/version.h"
+
+namespace diffulex_edge::cli {
+namespace {
+
+int exit_code(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return 2;
+    case ErrorCode::kBadFile:
+      return 3;
+    case ErrorCode::kUnsupported:
+      return 4;
+    case ErrorCode::kIo:
+      return 5;
+    case ErrorCode::kOutOfMemory:
+    case ErrorCode::kCancelled:
+    case ErrorCode::kInternal:
+      break;
+  }
+  return 1;
+}
+
+void print_error(std::string_view sentence) { print_message(fmt::format("diffulex-edge: error: {}\n", sentence)); }
+
+int report(const Error& error, bool json) {
+  print_error(error.what());
+  if (json) {
+    const nlohmann::ordered_json document{
+        {"success", false}, {"error", error.what()}, {"code", to_string(error.code())}};
+    try {
+      print_line(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+      flush_output();
+    } catch (const Error&) {
+      return exit_code(error.code());  // stderr has the sentence
+    }
+  }
+  return exit_code(error.code());
+}
+
+int run(const Command& command) {
+  const bool json = *command.json;
+  int signal = 0;
+  int code = 0;
+  {
+    const InterruptGuard interrupt;
+    try {
+      command.run(interrupt.token());
+      flush_output();
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled) {
+        print_message("diffulex-edge: stopped, nothing was written\n");
+        code = exit_code(error.code());
+        signal = InterruptGuard::signal();
+      } else {
+        code = report(error, json);
+      }
+    } catch (const std::bad_alloc&) {
+      code = report(Error(ErrorCode::kOutOfMemory, {}, "out of memory"), json);
+    } catch (const std::exception& error) {
+      code = report(Error(ErrorCode::kInternal, "internal error", error.what(), "please report this"), json);
+    }
+  }
+  if (signal != 0) {
+    die_of(signal);
+  }
+  return code;
+}
+
+int parse_and_run(int argc, char** argv) {
+  explain_shrinking_files();
+  CLI::App app("Takes a diffusion language model from its Hugging Face checkpoint to an edge device.", "diffulex-edge");
+  app.set_version_flag("--version", fmt::format("diffulex-edge {} ({} kernels)", version(), instruction_set()));
+  app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
+      "1 anything else.");
+  const std::string command_line = quote_command(argc, argv);
+  const std::vector<Command> commands = {
+      add_export(app, command_line), add_quantize(app), add_evaluate(app, command_line),
+      add_plan(app, command_line),   add_inspect(app),  add_matrix(app)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    print_error(fmt::format("{} (see diffulex-edge --help)", error.what()));
+    return exit_code(ErrorCode::kInvalidArgument);
+  }
+  for (const Command& command : commands) {
+    if (command.app->parsed()) {
+      return run(command);
+    }
+  }
+  return exit_code(ErrorCode::kInternal);
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+  try {
+    return parse_and_run(argc, argv);
+  } catch (...) {
+    print_message("diffulex-edge: error: out of memory\n");
+    return exit_code(ErrorCode::kOutOfMemory);
+  }
+}
+
+}  // namespace diffulex_edge::cli
