@@ -188,7 +188,7 @@ def _runner(artefact: str | Path | ExportResult) -> tuple[str, _Runner]:
 
 def _executorch_runner(path: Path) -> tuple[str, _Runner]:
     try:
-        import executorch.kernels.quantized  # noqa: F401: operators of quantized embeddings
+        import executorch.kernels.quantized  # noqa: F401  operators of quantized embeddings
         from executorch.runtime import Runtime, Verification
     except ImportError as error:
         raise ImportError("executing a .pte needs executorch: pip install executorch") from error

@@ -12,7 +12,7 @@ from diffulex_edge.backends import ExportResult
 
 def run_pte(artefact: ExportResult | bytes, *inputs: Tensor) -> Tensor:
     """The output of a .pte in ExecuTorch."""
-    import executorch.kernels.quantized  # noqa: F401: operators of quantized embeddings
+    import executorch.kernels.quantized  # noqa: F401  operators of quantized embeddings
     from executorch.runtime import Runtime
 
     if isinstance(artefact, ExportResult):
