@@ -163,15 +163,17 @@ Id GraphValues::length() {
     throw Error(ErrorCode::kUnsupported, "chunk size", "a part of the model has no input with the sequence's length",
                 "choose a larger one, or export for one length");
   }
-  if (!length_) {
-    const Shape& source = shape(*length_source_);
-    const auto axis = static_cast<std::int32_t>(std::ranges::find_if(source, &Dim::is_sequence) - source.begin());
-    const Id shape_of = function().add("shape", {{"x", {*length_source_}}}, ints_type(source.size()));
-    length_ =
-        function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({axis})}}, {"end", {ints({axis + 1})}}},
-                       ints_type(1), "length");
+  if (length_) {
+    return *length_;
   }
-  return *length_;
+  const Shape& source = shape(*length_source_);
+  const auto axis = static_cast<std::int32_t>(std::ranges::find_if(source, &Dim::is_sequence) - source.begin());
+  const Id shape_of = function().add("shape", {{"x", {*length_source_}}}, ints_type(source.size()));
+  const Id length =
+      function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({axis})}}, {"end", {ints({axis + 1})}}},
+                     ints_type(1), "length");
+  length_ = length;
+  return length;
 }
 
 // The input's length for each sequence dimension of `shape`, 0 for the others: int32 [rank].
@@ -262,17 +264,17 @@ Id GraphValues::stored(ValueId value) {
 }
 
 Id GraphValues::mapped(ValueId value) {
-  if (!slot(value)) {
-    if (is_stored(value)) {
-      check_rank(value);
-      define(value, stored(value));
-    } else if (!at(of_inputs_, value)) {
-      make(value);
-    } else {
-      throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no value in this part");
-    }
+  if (const std::optional<Id> known_id = slot(value)) {
+    return *known_id;
   }
-  return *slot(value);
+  if (is_stored(value)) {
+    check_rank(value);
+    return define(value, stored(value));
+  }
+  if (at(of_inputs_, value)) {
+    throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no value in this part");
+  }
+  return make(value);
 }
 
 // The value as the arithmetic takes it: ids become numbers.
@@ -317,9 +319,9 @@ void GraphValues::check_rank(ValueId value) const {
   }
 }
 
-void GraphValues::make(ValueId value) {
+Id GraphValues::make(ValueId value) {
   check_rank(value);
-  define(value, lowered(value));
+  return define(value, lowered(value));
 }
 
 }  // namespace diffulex_edge::coreml

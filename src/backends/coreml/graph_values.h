@@ -72,7 +72,10 @@ class GraphValues : protected MilOperations {
  private:
   static bool at(const std::vector<bool>& flags, ValueId value) { return flags[static_cast<std::size_t>(value)]; }
   std::optional<Id>& slot(ValueId value) { return mapped_[static_cast<std::size_t>(value)]; }
-  void define(ValueId value, Id id) { slot(value) = id; }
+  Id define(ValueId value, Id id) {
+    slot(value) = id;
+    return id;
+  }
   bool is_last_part() const { return part_.end == static_cast<ValueId>(graph_.nodes().size()); }
 
   void take_feature_names();
@@ -85,7 +88,7 @@ class GraphValues : protected MilOperations {
   std::vector<float> held_by_half(std::span<const float> values);
   Id stored(ValueId value);
   void check_rank(ValueId value) const;
-  void make(ValueId value);
+  Id make(ValueId value);
 
   const Graph& graph_;
   const PositionValues& positions_;
