@@ -163,12 +163,13 @@ Id GraphValues::length() {
     throw Error(ErrorCode::kUnsupported, "chunk size", "a part of the model has no input with the sequence's length",
                 "choose a larger one, or export for one length");
   }
+  const Id source_input = *length_source_;
   if (length_) {
     return *length_;
   }
-  const Shape& source = shape(*length_source_);
+  const Shape& source = shape(source_input);
   const auto axis = static_cast<std::int32_t>(std::ranges::find_if(source, &Dim::is_sequence) - source.begin());
-  const Id shape_of = function().add("shape", {{"x", {*length_source_}}}, ints_type(source.size()));
+  const Id shape_of = function().add("shape", {{"x", {source_input}}}, ints_type(source.size()));
   const Id length =
       function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({axis})}}, {"end", {ints({axis + 1})}}},
                      ints_type(1), "length");
