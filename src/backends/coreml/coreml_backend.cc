@@ -56,11 +56,9 @@ coreml::MilDtype choose_arithmetic(const BackendConfig& config) {
               "use --mode static for 8-bit activations");
 }
 
-bool has_sequence(const Shape& shape) { return std::ranges::any_of(shape, &Dim::is_sequence); }
-
 // Whether some dimension varies at run time.
 bool has_sequence(const Graph& graph) {
-  return std::ranges::any_of(graph.nodes(), [](const Node& node) { return has_sequence(node.shape); });
+  return std::ranges::any_of(graph.nodes(), [](const Node& node) { return coreml::has_sequence(node.shape); });
 }
 
 InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
@@ -184,7 +182,7 @@ class CoreMLExport {
   void check_enumerated() const {
     const auto has_several = [](const auto& part) {
       return std::ranges::count_if(part->function.inputs(), [](const coreml::MilFunction::Feature& input) {
-               return has_sequence(input.type.shape);
+               return coreml::has_sequence(input.type.shape);
              }) > 1;
     };
     if (lengths_.kind == InputLengths::Kind::kEnumerated && options_.target->release < coreml::kBlockwiseRelease &&

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <utility>
 
-#include "backends/coreml/mil_operations.h"
+#include "backends/coreml/graph_values.h"
 #include "backends/coreml/weight_operands.h"
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
@@ -24,12 +24,7 @@ constexpr float kMasked = -1e4F;
 constexpr float kMaskedInHalf = -3e4F;
 // Whole numbers up to here are exact in float16.
 constexpr std::int64_t kExactInHalf = 2048;
-constexpr std::size_t kMaxRank = 5;     // of a value
 constexpr std::size_t kLinearRank = 3;  // of the operation linear
-// Constants of fewer values stand in the program itself, as those of coremltools do.
-constexpr std::size_t kStoredCount = 10;
-
-bool has_sequence(const Shape& shape) { return std::ranges::any_of(shape, &Dim::is_sequence); }
 
 // A static activation's scale, as the arithmetic's type holds it.
 AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) {
@@ -43,311 +38,15 @@ AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) 
   return scale;
 }
 
-// By ValueId: what the output needs.
-std::vector<bool> needed_values(const Graph& graph) {
-  std::vector<bool> needed(graph.nodes().size(), false);
-  needed.at(static_cast<std::size_t>(graph.output())) = true;
-  for (std::size_t i = needed.size(); i-- > 0;) {
-    for (const ValueId input : graph.nodes()[i].inputs) {
-      needed[static_cast<std::size_t>(input)] = needed[static_cast<std::size_t>(input)] || needed[i];
-    }
-  }
-  return needed;
-}
-
-// An operator in a message.
-std::string describe(const Node& node) {
-  const std::string op(to_string(node.op));
-  return node.name.empty() ? op : op + " '" + node.name + "'";
-}
-
-class Lowering : private MilOperations {
+class Lowering final : private GraphValues {
  public:
   Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
-           const LoweringSettings& settings, std::unique_ptr<LoweredPart> result)
-      : MilOperations(result->function, settings.weights.arithmetic),
-        graph_(model.graph),
-        plan_(plan),
-        positions_(positions),
-        part_(part),
-        settings_(settings),
-        result_(std::move(result)),
-        weights_(*result_, settings_),
-        of_inputs_(values_of_inputs(graph_)),
-        needed_(needed_values(graph_)),
-        mapped_(graph_.nodes().size()) {}
+           const LoweringSettings& settings, LoweredPart& result)
+      : GraphValues(model.graph, positions, part, settings, result), plan_(plan), weights_(result, settings) {}
 
-  std::unique_ptr<LoweredPart> run() {
-    take_feature_names();
-    if (part_.input) {
-      define(*part_.input, function().input(part_.input_name, value_type(*part_.input)));
-      note_length_source(mapped(*part_.input));
-    }
-    for (ValueId value = part_.begin; value < part_.end; ++value) {
-      if (node(value).op == Op::kInput) {
-        input(value);
-      } else if (at(of_inputs_, value) && at(needed_, value)) {
-        make(value);
-      }  // else it is made where it is used: weights, masks, what positions say
-    }
-    finish();
-    return std::move(result_);
-  }
+  void run() { make_part(); }
 
  private:
-  static bool at(const std::vector<bool>& flags, ValueId value) { return flags[static_cast<std::size_t>(value)]; }
-  std::optional<Id>& slot(ValueId value) { return mapped_[static_cast<std::size_t>(value)]; }
-  const Node& node(ValueId value) const { return graph_.node(value); }
-  void define(ValueId value, Id id) { slot(value) = id; }
-  bool is_last_part() const { return part_.end == static_cast<ValueId>(graph_.nodes().size()); }
-
-  // --- Types.
-
-  Shape run_time_shape(Shape shape) const {
-    for (Dim& dim : shape) {
-      dim.is_sequence = dim.is_sequence && !settings_.fixed_length;
-    }
-    return shape;
-  }
-  MilType float_type(const Shape& shape) const { return {.dtype = arithmetic(), .shape = run_time_shape(shape)}; }
-  MilType value_type(ValueId value) const { return float_type(node(value).shape); }
-  static MilType ints_type(std::size_t count) {
-    return {.dtype = MilDtype::kInt32, .shape = {{.value = static_cast<std::int64_t>(count)}}};
-  }
-
-  // --- Inputs and the output.
-
-  // What passes between parts keeps its name; then inputs and the output take theirs, before any operation.
-  void take_feature_names() {
-    for (const std::string& name : {part_.input_name, part_.output_name}) {
-      if (!name.empty()) {
-        function().take_name(name);
-      }
-    }
-    for (ValueId value = part_.begin; value < part_.end; ++value) {
-      if (node(value).op == Op::kInput) {
-        input_names_.emplace(value, feature_name("input", node(value).name));
-      }
-    }
-    if (is_last_part()) {
-      output_name_ = feature_name("output", graph_.output_name());
-    }
-  }
-
-  std::string feature_name(const std::string& kind, const std::string& wish) {
-    std::string name = function().take_name(wish);
-    if (name != wish) {
-      result_->warnings.push_back(kind + " '" + wish + "' has a name that Core ML does not take here: it is called '" +
-                                  name + "'");
-    }
-    return name;
-  }
-
-  // Numbers are float32, as NumPy, PyTorch and Swift have them, whatever the arithmetic: the signature of a model does
-  // not change with the precision it was exported in.
-  void input(ValueId value) {
-    const Node& current = node(value);
-    const std::string place = "input '" + current.name + "'";
-    const bool is_float = current.dtype == DType::kF32;
-    if (!is_float && current.dtype != DType::kI32 && current.dtype != DType::kI64) {
-      throw Error(ErrorCode::kUnsupported, place,
-                  "is of type " + std::string(to_string(current.dtype)) + ": Core ML takes float32 and integers here");
-    }
-    if (current.shape.empty() || current.shape.size() > kMaxRank) {
-      throw Error(ErrorCode::kUnsupported, place,
-                  "has " + std::to_string(current.shape.size()) + " dimensions: Core ML takes 1 to 5");
-    }
-    const Id id = function().input(input_names_.at(value), {.dtype = is_float ? MilDtype::kFloat32 : MilDtype::kInt32,
-                                                            .shape = run_time_shape(current.shape)});
-    note_length_source(id);
-    // Beyond float16 there would be infinities, and differences of those are no numbers.
-    const bool narrow = is_float && is_half() && at(needed_, value);
-    define(value, narrow ? cast(clip(id, -kernels::kMaxFinite16, kernels::kMaxFinite16), arithmetic()) : id);
-  }
-
-  void finish() {
-    if (!is_last_part()) {
-      function().output(mapped(part_.end - 1), part_.output_name);
-      return;
-    }
-    Id output = mapped(graph_.output());
-    if (function().type(output).dtype != MilDtype::kInt32) {
-      output = cast(output, MilDtype::kFloat32);
-    }
-    if (!function().is_computed(output)) {
-      output = unary("identity", output);
-    }
-    function().output(output, output_name_);
-  }
-
-  // --- Values that depend on positions, and constants.
-
-  void note_length_source(Id input) {
-    if (!length_source_ && has_sequence(shape(input))) {
-      length_source_ = input;
-    }
-  }
-
-  // The input's length as int32 [1].
-  Id length() {
-    if (!length_source_) {
-      throw Error(ErrorCode::kUnsupported, "chunk size", "a part of the model has no input with the sequence's length",
-                  "choose a larger one, or export for one length");
-    }
-    if (!length_) {
-      const Shape& source = shape(*length_source_);
-      const auto axis = static_cast<std::int32_t>(std::ranges::find_if(source, &Dim::is_sequence) - source.begin());
-      const Id shape_of = function().add("shape", {{"x", {*length_source_}}}, ints_type(source.size()));
-      length_ =
-          function().add("slice_by_index", {{"x", {shape_of}}, {"begin", {ints({axis})}}, {"end", {ints({axis + 1})}}},
-                         ints_type(1), "length");
-    }
-    return *length_;
-  }
-
-  // The input's length for each sequence dimension of `shape`, 0 for the others: int32 [rank].
-  Id ends_at_length(const Shape& shape) {
-    std::vector<Id> pieces;
-    std::vector<std::int32_t> zeros;
-    const auto close = [&] {
-      if (!zeros.empty()) {
-        pieces.push_back(ints(std::exchange(zeros, {})));
-      }
-    };
-    for (const Dim& dim : shape) {
-      if (dim.is_sequence) {
-        close();
-        pieces.push_back(length());
-      } else {
-        zeros.push_back(0);
-      }
-    }
-    close();
-    if (pieces.size() == 1) {
-      return pieces.front();
-    }
-    return function().add("concat", {{"values", pieces}, {"axis", {integer(0)}}}, ints_type(shape.size()));
-  }
-
-  // A constant of the longest sequence's shape, cut to the input's length along each sequence dimension of `full`.
-  Id cut_to_length(Id table, const Shape& full) {
-    MilType type = function().type(table);
-    type.shape = run_time_shape(full);
-    if (!has_sequence(type.shape)) {
-      return table;
-    }
-    const std::size_t rank = full.size();
-    const Id end = ends_at_length(full);
-    std::vector<bool> whole_axis(rank, true);
-    const Id begin_mask = function().constant(bools_literal(whole_axis));
-    for (std::size_t i = 0; i < rank; ++i) {
-      whole_axis[i] = !full[i].is_sequence;
-    }
-    const Id end_mask = function().constant(bools_literal(whole_axis));
-    return function().add("slice_by_index",
-                          {{"x", {table}},
-                           {"begin", {ints(std::vector<std::int32_t>(rank, 0))}},
-                           {"end", {end}},
-                           {"begin_mask", {begin_mask}},
-                           {"end_mask", {end_mask}}},
-                          type);
-  }
-
-  static std::vector<std::int64_t> longest_sizes(const Shape& shape) {
-    std::vector<std::int64_t> sizes;
-    for (const Dim& dim : shape) {
-      sizes.push_back(dim.value);
-    }
-    return sizes;
-  }
-
-  // Masks keep their meaning in float16; other numbers that it does not hold are refused.
-  std::vector<float> held_by_half(std::span<const float> values) {
-    std::vector<float> held(values.begin(), values.end());
-    for (float& value : held) {
-      if (value > kernels::kMaxFinite16) {
-        throw Error(ErrorCode::kUnsupported, "constant", "has values beyond FP16 (65504)",
-                    "use --activation-dtype fp32");
-      }
-      if (value <= -kernels::kMaxFinite16) {
-        value = kMaskedInHalf;
-        result_->clamped_constants = true;
-      }
-    }
-    return held;
-  }
-
-  Id constant_floats(std::span<const float> values, const Shape& full, std::string_view name, bool in_place = false) {
-    const std::vector<std::int64_t> sizes = longest_sizes(full);
-    const std::vector<float> held = is_half() ? held_by_half(values) : std::vector(values.begin(), values.end());
-    if (in_place) {
-      return function().constant(floats_literal(arithmetic(), held, static_shape(sizes)), name);
-    }
-    return function().constant(blob_literal(arithmetic(), sizes, result_->weights.add_computed(held)), name);
-  }
-
-  // Whether the value is stored: it is known, and a shorter sequence's is a part of it.
-  bool is_stored(ValueId value) const {
-    return positions_.find(value) != nullptr &&
-           (settings_.fixed_length || !has_sequence(node(value).shape) || positions_.can_be_cut(value));
-  }
-
-  Id stored(ValueId value) {
-    const Shape& full = node(value).shape;
-    const std::vector<float>& values = *positions_.find(value);
-    const bool is_constant = node(value).op == Op::kConstant;
-    const std::string_view name = is_constant ? "constant" : "positions";
-    return cut_to_length(constant_floats(values, full, name, is_constant && values.size() < kStoredCount), full);
-  }
-
-  Id mapped(ValueId value) {
-    if (!slot(value)) {
-      if (is_stored(value)) {
-        check_rank(value);
-        define(value, stored(value));
-      } else if (!at(of_inputs_, value)) {
-        make(value);
-      } else {
-        throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no value in this part");
-      }
-    }
-    return *slot(value);
-  }
-
-  // The value as the arithmetic takes it: ids become numbers.
-  Id number(ValueId value) {
-    const Id id = mapped(value);
-    if (function().type(id).dtype == arithmetic()) {
-      return id;
-    }
-    const auto [position, inserted] = numbers_.emplace(id, 0);
-    if (inserted) {
-      position->second = cast(id, arithmetic());
-    }
-    return position->second;
-  }
-
-  // The value as what a table is asked for, int32.
-  Id ids(const Node& user, ValueId value) {
-    if (is_stored(value)) {
-      const Shape& full = node(value).shape;
-      std::vector<std::int32_t> whole;
-      for (const float number : *positions_.find(value)) {
-        whole.push_back(static_cast<std::int32_t>(number));
-      }
-      return cut_to_length(
-          function().constant({.type = {.dtype = MilDtype::kInt32, .shape = static_shape(longest_sizes(full))},
-                               .value = std::move(whole)},
-                              "ids"),
-          full);
-    }
-    const Id id = mapped(value);
-    if (function().type(id).dtype != MilDtype::kInt32) {
-      throw Error(ErrorCode::kUnsupported, describe(user), "its ids are computed numbers, not an input's integers");
-    }
-    return id;
-  }
-
   // --- Masks.
 
   // floor(position / block) in float32, by a division away from the integers.
@@ -363,17 +62,16 @@ class Lowering : private MilOperations {
   Id known_blocks(ValueId positions, std::int64_t block) {
     const Shape& full = node(positions).shape;
     std::vector<float> blocks;
-    for (const float position : *positions_.find(positions)) {
+    for (const float position : known(positions)) {
       blocks.push_back(
           static_cast<float>(std::floor((static_cast<double>(position) + 0.5) / static_cast<double>(block))));
     }
     const auto is_exact = [](float index) { return std::abs(index) <= static_cast<float>(kExactInHalf); };
     const bool in_half = is_half() && full[0].value / block <= kExactInHalf && std::ranges::all_of(blocks, is_exact);
-    const Id table =
-        in_half || !is_half()
-            ? constant_floats(blocks, full, "block_of_position")
-            : function().constant(floats_literal(MilDtype::kFloat32, blocks, static_shape(longest_sizes(full))),
-                                  "block_of_position");
+    const Id table = in_half || !is_half()
+                         ? constant_floats(blocks, full, "block_of_position")
+                         : function().constant(floats_literal(MilDtype::kFloat32, blocks, {{.value = full[0].value}}),
+                                               "block_of_position");
     return cut_to_length(table, full);
   }
 
@@ -405,20 +103,7 @@ class Lowering : private MilOperations {
 
   // --- The graph's operators.
 
-  void check_rank(ValueId value) const {
-    const std::size_t rank = node(value).shape.size();
-    if (rank > kMaxRank || (rank == 0 && node(value).op == Op::kReshape)) {
-      throw Error(ErrorCode::kUnsupported, describe(node(value)),
-                  "has a value of " + std::to_string(rank) + " dimensions: Core ML takes 1 to 5");
-    }
-  }
-
-  void make(ValueId value) {
-    check_rank(value);
-    define(value, lowered(value));
-  }
-
-  Id lowered(ValueId value) {
+  Id lowered(ValueId value) override {
     const Node& current = node(value);
     switch (current.op) {
       case Op::kEmbedding:
@@ -569,7 +254,7 @@ class Lowering : private MilOperations {
   bool is_weight(ValueId value) const { return node(value).op == Op::kWeight; }
 
   const LayerPlan& layer_plan(const Node& user, ValueId weight) const {
-    return plan_.at(user.name, graph_.tensor(weight));
+    return plan_.at(user.name, graph().tensor(weight));
   }
 
   // A norm's weight or a bias, which may be a value of the graph as well.
@@ -596,7 +281,7 @@ class Lowering : private MilOperations {
     if (plan.activations) {
       x = static_activation(x, activation_scale(plan.activations->input, arithmetic()));
     } else if (plan.format.is_quantized() && plan_.config.mode == QuantizationMode::DYNAMIC) {
-      result_->dynamic_as_weight_only = true;
+      result().dynamic_as_weight_only = true;
     }
     const std::string kernel = std::string(plan.activations ? "int8" : name_of(arithmetic()));
     const Id weight = weights_.matrix(plan, kernel);
@@ -763,8 +448,8 @@ class Lowering : private MilOperations {
     if (current.inputs.size() == 4) {
       mask = mask_of(current.inputs[3]);
     }
-    const Id mixed = settings_.target->release >= kBlockwiseRelease ? fused_attention(q, k, v, mask, scale, size)
-                                                                    : plain_attention(q, k, v, mask, scale);
+    const Id mixed = settings().target->release >= kBlockwiseRelease ? fused_attention(q, k, v, mask, scale, size)
+                                                                     : plain_attention(q, k, v, mask, scale);
     return reshape(transpose(mixed, {0, 2, 1, 3}), run_time_shape(current.shape), current.name);
   }
 
@@ -792,23 +477,10 @@ class Lowering : private MilOperations {
     return matmul(softmax(scores), v, false, function().type(v));
   }
 
-  const Graph& graph_;
   const QuantizationPlan& plan_;
-  const PositionValues& positions_;
-  const GraphPart& part_;
-  const LoweringSettings& settings_;
-  std::unique_ptr<LoweredPart> result_;
   WeightOperands weights_;
-  std::vector<bool> of_inputs_;
-  std::vector<bool> needed_;
-  std::vector<std::optional<Id>> mapped_;
-  std::map<Id, Id> numbers_;  // integers as the arithmetic takes them
-  std::map<Id, Id> masks_;    // as attention takes them
+  std::map<Id, Id> masks_;  // as attention takes them
   std::map<std::tuple<Id, float, std::int32_t>, Id> static_activations_;
-  std::map<ValueId, std::string> input_names_;
-  std::string output_name_;
-  std::optional<Id> length_source_;  // the function's first input that has the sequence's length
-  std::optional<Id> length_;
 };
 
 }  // namespace
@@ -816,7 +488,8 @@ class Lowering : private MilOperations {
 std::unique_ptr<LoweredPart> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                    const GraphPart& part, DistinctTensors& distinct, const LoweringSettings& settings) {
   auto result = std::make_unique<LoweredPart>(*model.checkpoint, distinct, settings.weights);
-  return Lowering(model, plan, positions, part, settings, std::move(result)).run();
+  Lowering(model, plan, positions, part, settings, *result).run();
+  return result;
 }
 
 }  // namespace diffulex_edge::coreml

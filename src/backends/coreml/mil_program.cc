@@ -108,6 +108,8 @@ Shape vector_shape(std::size_t size) { return {{.value = static_cast<std::int64_
 
 }  // namespace
 
+bool has_sequence(const Shape& shape) { return std::ranges::any_of(shape, &Dim::is_sequence); }
+
 MilLiteral int_literal(std::int32_t value) {
   return {.type = {.dtype = MilDtype::kInt32, .shape = {}}, .value = std::vector{value}};
 }

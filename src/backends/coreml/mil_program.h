@@ -40,6 +40,8 @@ struct MilType {
   Shape shape;
 };
 
+bool has_sequence(const Shape& shape);
+
 // The offset of a blob's metadata in a weight file, and the file's name inside the package.
 struct BlobReference {
   std::string file;

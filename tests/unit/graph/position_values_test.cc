@@ -193,5 +193,28 @@ TEST_F(SmallGraph, DoesNotFindWhatWeightsHaveASayIn) {
   EXPECT_NE(values.find(positions_), nullptr);
 }
 
+TEST(PositionValues, CanBeCutUnlessPositionsAreMixed) {
+  Graph graph;
+  const ValueId x = graph.input("x", DType::kF32, {kSeq});
+  const ValueId table = graph.constant(Floats(64, 1.0F), {fixed(4), kSeq});
+  const auto reshaped = [&](ValueId value, Shape shape) {
+    return graph.add(Op::kReshape, {value}, ShapeAttributes{.shape = std::move(shape)});
+  };
+  const ValueId apart = reshaped(table, {fixed(2), fixed(2), kSeq});
+  const ValueId turned = graph.add(Op::kTranspose, {apart}, AxesAttributes{.axes = {2, 0, 1}});
+  const ValueId mixed = reshaped(table, {kSeq, fixed(4)});
+  const ValueId sum = graph.add(Op::kAdd, {mixed, mixed});
+  const ValueId column = reshaped(graph.add(Op::kPositions, {x}), {kSeq, fixed(1)});
+  graph.set_output(sum, "y");
+  const PositionValues values(graph, 16);
+  for (const ValueId value : {table, apart, turned, column}) {
+    EXPECT_TRUE(values.can_be_cut(value)) << value;
+  }
+  for (const ValueId value : {x, mixed, sum}) {
+    EXPECT_FALSE(values.can_be_cut(value)) << value;
+  }
+  EXPECT_NE(values.find(sum), nullptr);
+}
+
 }  // namespace
 }  // namespace diffulex_edge

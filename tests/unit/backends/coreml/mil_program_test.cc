@@ -92,6 +92,15 @@ TEST(MilLiterals, OfFloatsHaveTheTypeThatIsAskedFor) {
   EXPECT_EQ(written(float_literal(MilDtype::kFloat16, -2.0F)).bytes, std::string("\0\xC0", 2));
 }
 
+TEST(MilLiterals, OfSeveralFloatsHaveTheirShape) {
+  const std::array kValues = {1.0F, -2.0F};
+  const ReadLiteral half = written(floats_literal(MilDtype::kFloat16, kValues, {{.value = 2}, {.value = 1}}));
+  EXPECT_EQ(half.type, type_of(MilDtype::kFloat16, {2, 1}));
+  EXPECT_EQ(half.bytes, std::string("\x00\x3C\x00\xC0", 4));
+  const ReadLiteral single = written(floats_literal(MilDtype::kFloat32, kValues, {{.value = 2}}));
+  EXPECT_EQ(single.floats, (std::vector<float>{1.0F, -2.0F}));
+}
+
 TEST(MilLiterals, NameTheBlobThatHoldsThem) {
   const ReadLiteral blob = written(blob_literal(MilDtype::kInt4, std::array<std::int64_t, 2>{96, 64},
                                                 {.file = "@model_path/weights/weight.bin", .offset = 5'000'000'064}));
@@ -148,6 +157,21 @@ TEST(MilNames, AreMadeUniqueAndLegal) {  // read_program checks every one
   }
   EXPECT_EQ(names, (std::vector<std::string>{"layers_0_q_proj", "layers_0_q_proj_0", "layers_0_q_proj_1", "relu",
                                              "relu_0", "x_0", "_0", "_4bit", "__", "layers_0_q_proj_0_0", "a_b_c_d"}));
+}
+
+TEST(MilNames, AreNoWordsOfTheLanguage) {
+  MilFunction function;
+  EXPECT_EQ(function.take_name("state"), "state_");
+  EXPECT_EQ(function.take_name("state"), "state__0");
+  EXPECT_EQ(function.take_name("states"), "states");
+}
+
+TEST(MilPrograms, KnowWhatIsComputed) {
+  MilFunction function;
+  const auto x = function.input("x", {.dtype = MilDtype::kFloat32, .shape = kFlexible});
+  EXPECT_FALSE(function.is_computed(x));
+  EXPECT_FALSE(function.is_computed(function.constant(int_literal(1))));
+  EXPECT_TRUE(function.is_computed(function.add("relu", {{"x", {x}}}, function.type(x))));
 }
 
 TEST(MilPrograms, HaveInputsOperationsAndOutputs) {

@@ -143,8 +143,8 @@ TEST_F(FlexiblePteContainers, BoundTheSizesOfTheirTensors) {
 
 TEST_F(PteContainers, TakeWeightsOfManyGibibytes) {  // nothing but their place is written
   constexpr std::int64_t kBytes = std::int64_t{6} << 30U;
-  const PteContainer large(kFiles, "weight.bin", kBytes, function_, deployment_target(18), "all");
-  const PteContainer small(kFiles, "weight.bin", 1, function_, deployment_target(18), "all");
+  const PteContainer large(kFiles, "weight.bin", kBytes, function_, {DType::kI64}, deployment_target(18), "all");
+  const PteContainer small(kFiles, "weight.bin", 1, function_, {DType::kI64}, deployment_target(18), "all");
   EXPECT_EQ(large.weights_offset() % 128, small.weights_offset() % 128);
   EXPECT_GT(large.file_bytes(), large.weights_offset() + kBytes);
   EXPECT_LT(large.file_bytes() - small.file_bytes(), kBytes + 1024);
