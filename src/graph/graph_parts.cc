@@ -13,8 +13,7 @@ std::vector<bool> values_of_inputs(const Graph& graph) {
   for (std::size_t i = 0; i < result.size(); ++i) {
     const Node& node = graph.nodes()[i];
     const bool from_positions = node.op == Op::kPositions || node.op == Op::kPositionTable;
-    result[i] = node.op == Op::kInput ||
-                (!from_positions && std::ranges::any_of(node.inputs, [&](ValueId input) {
+    result[i] = node.op == Op::kInput || (!from_positions && std::ranges::any_of(node.inputs, [&](ValueId input) {
                   return static_cast<bool>(result[static_cast<std::size_t>(input)]);
                 }));
   }
@@ -44,6 +43,19 @@ std::vector<bool> crossings_alone(const Graph& graph) {
 }
 
 }  // namespace
+
+std::vector<bool> used_values(const Graph& graph) {
+  std::vector<bool> used(graph.nodes().size(), false);
+  used.at(static_cast<std::size_t>(graph.output())) = true;
+  for (std::size_t i = graph.nodes().size(); i-- > 0;) {
+    if (used[i]) {
+      for (const ValueId input : graph.nodes()[i].inputs) {
+        used[static_cast<std::size_t>(input)] = true;
+      }
+    }
+  }
+  return used;
+}
 
 GraphPart whole(const Graph& graph) { return {.begin = 0, .end = static_cast<ValueId>(graph.nodes().size())}; }
 

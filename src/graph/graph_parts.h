@@ -18,6 +18,9 @@ struct GraphPart {
   std::string output_name;
 };
 
+// By ValueId, what the output follows from.
+std::vector<bool> used_values(const Graph& graph);
+
 // The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.
 GraphPart whole(const Graph& graph);
 std::vector<GraphPart> layers_of(const Graph& graph);
