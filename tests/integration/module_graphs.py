@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from diffulex_edge import _core
 from numpy.typing import NDArray
+
+from diffulex_edge import _core
 
 Array = NDArray[Any]
 MASKED: Final = -1e9
@@ -82,12 +83,10 @@ class GraphBuilder:
         ranges, scores = [], {}
         for index, node in enumerate(self.nodes):
             everything = [run[index] for run in runs]
-            is_source = node.op in ("weight", "constant") or (
-                node.op == "input" and node.attributes["dtype"] != "F32"
-            )
+            is_source = node.op in ("weight", "constant") or (node.op == "input" and node.attributes["dtype"] != "F32")
             ranges.append((0.0, 0.0) if is_source else _range(everything))
             if node.op == "attention":
-                q, k, v, *_ = node.inputs
+                q, k = node.inputs[:2]
                 scores[index] = _range([_scores(node.attributes, run[q], run[k]) for run in runs])
         return SimpleNamespace(values=ranges, scores=scores)
 

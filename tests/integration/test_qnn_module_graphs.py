@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import pytest
-from diffulex_edge import InvalidArgumentError, UnsupportedError
 from module_graphs import Array, GraphBuilder, export_graph, quantization
-from qnn import QnnArtefact, _npu_session
+from qnn import QnnArtefact, npu_session
+
+from diffulex_edge import InvalidArgumentError, UnsupportedError
 
 Feeds = dict[str, Array]
 COMPILER: Final = {"soc": "SM8550", "qnn_python": sys.executable}
@@ -74,7 +75,7 @@ def run_on_cpu(folder: Path, feeds: Mapping[str, Array]) -> Array:
 
 def run_on_npu(folder: Path, feeds: Mapping[str, Array]) -> Array:
     (context,) = QnnArtefact(folder).manifest["contexts"]
-    (value,) = _npu_session(folder, context).run(["output"], dict(feeds))
+    (value,) = npu_session(folder, context).run(["output"], dict(feeds))
     return np.asarray(value)
 
 
@@ -358,9 +359,7 @@ def bert_layer(case: Case) -> None:
 
 @pytest.mark.parametrize(("mode", "cosine"), [("fp32", 0.9999), ("fp16", 0.9999), ("a16w8", 0.999)])
 @pytest.mark.parametrize("build", [mlp, bert_layer])
-def test_whole_modules_run_on_the_npu(
-    build: Callable[[Case], None], mode: str, cosine: float, tmp_path: Path
-) -> None:
+def test_whole_modules_run_on_the_npu(build: Callable[[Case], None], mode: str, cosine: float, tmp_path: Path) -> None:
     case = Case()
     build(case)
     feeds = [case.feeds() for _ in range(8)]
@@ -373,9 +372,11 @@ def test_whole_modules_run_on_the_npu(
         assert compare(run_on_npu(tmp_path / "m", each), expected)[0] >= cosine
 
 
-ON_NPU: Final = ("gelu by tanh", "layer_norm alone", "rms_norm", "attention, mask as input", "attention, slopes",
-                 "attention, constant mask", "matmul transposed", "concat first", "gather by moved ids", "rsqrt", "clamp",
-                 "scores, infinite mask", "unused values", "numbers", "embedding of a cube", "linear last")  # fmt: skip
+ON_NPU: Final = (
+    "gelu by tanh", "layer_norm alone", "rms_norm", "attention, mask as input", "attention, slopes", "numbers",
+    "attention, constant mask", "matmul transposed", "concat first", "gather by moved ids", "rsqrt", "clamp",
+    "scores, infinite mask", "unused values", "embedding of a cube", "linear last",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", ["fp16", "a16w8"])
