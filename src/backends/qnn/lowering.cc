@@ -156,7 +156,7 @@ class Lowering {
   // --- Ranges.
 
   ActivationRange range_of_value(ValueId value) const {
-    if (!is_static()) {
+    if (!covered_) {
       return {};
     }
     const ActivationRange* sum = node(value).op == Op::kAdd ? masks_.sum(value) : nullptr;
@@ -168,7 +168,7 @@ class Lowering {
   }
 
   ActivationRange range_of_scores(ValueId attention) const {
-    return is_static() ? covered_->scores.at(attention) : ActivationRange{};
+    return covered_ ? covered_->scores.at(attention) : ActivationRange{};
   }
 
   // --- The graph's nodes.
@@ -558,14 +558,13 @@ class Lowering {
   // In integers, what is masked saturates a little below the least score: the range stays narrow.
   Value masked(const Value& scores, ValueId attention) {
     const Node& current = node(attention);
-    const std::int64_t length = sizes(scores.id).back();
     if (has_block_mask(graph_, current)) {
       const ActivationRange range = masked_range(scores.range, bits_);
       const float far = is_static() ? range.min - range.max : kMasked;
-      return writer_.binary("Add", scores, block_mask(length, block_length(current), far), range);
+      return writer_.binary("Add", scores, block_mask(sizes(scores.id).back(), block_length(current), far), range);
     }
-    const Value mask = writer_.reshape(number(current.inputs[3]), {1, 1, length, length});
-    return writer_.binary("Add", scores, mask, is_static() ? *masks_.sum(attention) : ActivationRange{});
+    return writer_.binary("Add", scores, number(current.inputs[3]),
+                          is_static() ? *masks_.sum(attention) : ActivationRange{});
   }
 
   // [1, 1, seq, seq]: `far` where the key's block lies behind the query's, else 0.

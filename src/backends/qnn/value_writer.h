@@ -77,7 +77,7 @@ class ValueWriter {
   Value matmul(const Value& x, const Value& y, const ActivationRange& range);
 
  private:
-  OnnxDtype integer_dtype() const { return *bits_ > 8 ? OnnxDtype::kUint16 : OnnxDtype::kUint8; }
+  OnnxDtype integer_dtype() const { return bits_.value_or(8) > 8 ? OnnxDtype::kUint16 : OnnxDtype::kUint8; }
   Id integers(const std::vector<std::uint32_t>& values, Sizes sizes, std::string_view name);
   Id dequantize(Id quantized, const Encoding& encoding, OnnxType type, std::string_view name);
   Id zero_of(const Encoding& encoding) {

@@ -96,17 +96,17 @@ Value WeightOperators::multiply(const LayerPlan& plan, const Value& x, const Act
     return is_head ? Value{.id = raw, .range = range} : writer_.finish(raw, range);
   }
   if (bits_) {
-    const Id weight = dequantized_matrix(plan);
+    const Id weight = dequantized_matrix(plan, *bits_);
     return writer_.finish(graph_.add("Gemm", {x.id, weight}, transposed, type, plan.layer), range);
   }
   return multiply_blocks(plan, x);
 }
 
-Id WeightOperators::dequantized_matrix(const LayerPlan& plan) {
+Id WeightOperators::dequantized_matrix(const LayerPlan& plan, int bits) {
   const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kSigned);
   const bool is_int4 = plan.format.element == ElementType::kI4;
   const bool in_groups = plan.format.granularity == Granularity::kGroup;
-  note_layer(plan, "int" + std::to_string(*bits_) + (is_int4 ? " x int4" : " x int8"), stored);
+  note_layer(plan, "int" + std::to_string(bits) + (is_int4 ? " x int4" : " x int8"), stored);
   result_.has_blocks = result_.has_blocks || in_groups;
   const OnnxDtype dtype = is_int4 ? OnnxDtype::kInt4 : OnnxDtype::kInt8;
   const Sizes shape = {plan.rows, plan.columns};

@@ -39,7 +39,7 @@ class WeightOperators {
  private:
   void note_layer(const LayerPlan& plan, std::string kernel, const StoredMatrix& stored);
   Id float_matrix(LayerPlan plan, const std::string& kernel);
-  Id dequantized_matrix(const LayerPlan& plan);
+  Id dequantized_matrix(const LayerPlan& plan, int bits);
   Value multiply_blocks(const LayerPlan& plan, const Value& x);
   Id external(OnnxType type, ExternalData data, const std::string& name, std::string_view reader = {});
   Id zero_points(OnnxDtype dtype, const Sizes& sizes, const std::string& name);
