@@ -25,6 +25,23 @@ std::optional<QuantizationDtype> optional_dtype(nb::handle config, const char* n
 
 ActivationRange range_of(nb::handle pair) { return {.min = nb::cast<float>(pair[0]), .max = nb::cast<float>(pair[1])}; }
 
+// Of every value of a graph, or none: an object with `values`, a pair for each node, and `scores`, a dict of pairs by
+// the node of each attention.
+std::optional<GraphActivations> graph_activations(nb::handle config) {
+  const nb::object given = nb::getattr(config, "graph_activations", nb::none());
+  if (given.is_none()) {
+    return std::nullopt;
+  }
+  GraphActivations result;
+  for (const nb::handle pair : given.attr("values")) {
+    result.values.push_back(range_of(pair));
+  }
+  for (const auto& [value, pair] : nb::cast<nb::dict>(given.attr("scores"))) {
+    result.scores[nb::cast<std::int32_t>(value)] = range_of(pair);
+  }
+  return result;
+}
+
 }  // namespace
 
 QuantizationConfig to_cpp(nb::handle config) {
@@ -45,6 +62,7 @@ QuantizationConfig to_cpp(nb::handle config) {
   }
   result.activation_bits = get<int>(config, "activation_bits");
   result.static_everywhere = get<bool>(config, "static_everywhere");
+  result.graph_activations = graph_activations(config);
   result.palettes = get<bool>(config, "palettes");
   result.saturate_fp16 = get<bool>(config, "saturate_fp16");
   result.strict_group_size = get<bool>(config, "strict_group_size");

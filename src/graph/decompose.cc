@@ -5,6 +5,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/graph.h"
+#include "graph/graph_parts.h"
 
 namespace diffulex_edge {
 namespace {
@@ -117,19 +118,6 @@ ValueId decompose_node(Graph& graph, const Node& node, const Inputs& in) {
     default:
       throw Error(ErrorCode::kInternal, "operator " + std::string(to_string(node.op)), "has no decomposition");
   }
-}
-
-std::vector<bool> used_values(const Graph& graph) {
-  std::vector<bool> used(graph.nodes().size(), false);
-  used.at(static_cast<std::size_t>(graph.output())) = true;
-  for (std::size_t i = graph.nodes().size(); i-- > 0;) {
-    if (used[i]) {
-      for (const ValueId input : graph.nodes()[i].inputs) {
-        used[static_cast<std::size_t>(input)] = true;
-      }
-    }
-  }
-  return used;
 }
 
 }  // namespace

@@ -43,6 +43,19 @@ std::vector<bool> crossings_alone(const Graph& graph) {
 
 }  // namespace
 
+std::vector<bool> used_values(const Graph& graph) {
+  std::vector<bool> used(graph.nodes().size(), false);
+  used.at(static_cast<std::size_t>(graph.output())) = true;
+  for (std::size_t i = graph.nodes().size(); i-- > 0;) {
+    if (used[i]) {
+      for (const ValueId input : graph.nodes()[i].inputs) {
+        used[static_cast<std::size_t>(input)] = true;
+      }
+    }
+  }
+  return used;
+}
+
 GraphPart whole(const Graph& graph) { return {.begin = 0, .end = static_cast<ValueId>(graph.nodes().size())}; }
 
 std::vector<GraphPart> layers_of(const Graph& graph) {

@@ -20,6 +20,8 @@ struct GraphPart {
 
 // For each value, whether it is computed from an input's numbers, not from weights, constants and positions alone.
 std::vector<bool> values_of_inputs(const Graph& graph);
+// By ValueId, what the output follows from.
+std::vector<bool> used_values(const Graph& graph);
 
 // The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.
 GraphPart whole(const Graph& graph);

@@ -60,7 +60,7 @@ class QnnArtefact:
             if entry["runs_on"] == "host":
                 sessions.append(_cpu_session(self.folder / entry["file"]))
             else:
-                sessions.append(_npu_session(self.folder, contexts[entry["file"]]))
+                sessions.append(npu_session(self.folder, contexts[entry["file"]]))
         return self._run(sessions, ids)
 
     def _run(self, sessions: list[onnxruntime.InferenceSession], ids: Tensor) -> Tensor:
@@ -100,7 +100,8 @@ def _cpu_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, _options(), providers=["CPUExecutionProvider"])
 
 
-def _npu_session(folder: Path, context: dict[str, Any]) -> onnxruntime.InferenceSession:
+def npu_session(folder: Path, context: dict[str, Any]) -> onnxruntime.InferenceSession:
+    """Of one of the manifest's contexts."""
     options = _options()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = {

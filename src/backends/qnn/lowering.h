@@ -8,6 +8,7 @@
 
 #include "backends/qnn/data_store.h"
 #include "backends/qnn/onnx_graph.h"
+#include "backends/qnn/value_writer.h"
 #include "diffulex_edge/backend.h"
 #include "graph/position_values.h"
 
@@ -15,17 +16,6 @@ namespace diffulex_edge::qnn {
 
 // The name of the file of external data, beside the model's.
 inline constexpr std::string_view kDataFile = "model.onnx.data";
-
-// How a value is stored in integers: (q - zero_point) * scale, q unsigned.
-struct Encoding {
-  int bits = 16;
-  float scale = 1.0F;
-  std::int32_t zero_point = 0;
-
-  friend auto operator<=>(const Encoding&, const Encoding&) = default;
-};
-// That covers `range` and holds 0 exactly.
-Encoding choose_encoding(const ActivationRange& range, int bits);
 
 struct LoweringSettings {
   OnnxDtype arithmetic = OnnxDtype::kFloat;  // or kFloat16: of floating-point values

@@ -31,6 +31,7 @@ inline constexpr protozero::pbf_tag_type kNodeDomain = 7;
 inline constexpr protozero::pbf_tag_type kAttributeName = 1;
 inline constexpr protozero::pbf_tag_type kAttributeFloat = 2;
 inline constexpr protozero::pbf_tag_type kAttributeInt = 3;
+inline constexpr protozero::pbf_tag_type kAttributeString = 4;
 inline constexpr protozero::pbf_tag_type kAttributeInts = 8;
 inline constexpr protozero::pbf_tag_type kAttributeType = 20;
 inline constexpr protozero::pbf_tag_type kTensorDims = 1;

@@ -14,6 +14,7 @@ using protozero::pbf_writer;
 // AttributeProto.AttributeType.
 constexpr std::int32_t kFloatAttribute = 1;
 constexpr std::int32_t kIntAttribute = 2;
+constexpr std::int32_t kStringAttribute = 3;
 constexpr std::int32_t kIntsAttribute = 7;
 constexpr std::int32_t kExternalLocation = 1;  // TensorProto.DataLocation.EXTERNAL
 
@@ -52,6 +53,10 @@ struct AttributeWriter {
   void operator()(float value) const {
     writer.add_float(field::kAttributeFloat, value);
     writer.add_enum(field::kAttributeType, kFloatAttribute);
+  }
+  void operator()(const std::string& value) const {
+    writer.add_bytes(field::kAttributeString, value);
+    writer.add_enum(field::kAttributeType, kStringAttribute);
   }
   void operator()(const std::vector<std::int64_t>& values) const {
     for (const std::int64_t value : values) {

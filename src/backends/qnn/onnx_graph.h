@@ -45,13 +45,15 @@ struct ExternalData {
 class OnnxGraph {
  public:
   using Id = std::int32_t;
-  using Attribute = std::variant<std::int64_t, float, std::vector<std::int64_t>>;
+  using Attribute = std::variant<std::int64_t, float, std::string, std::vector<std::int64_t>>;
   using Attributes = std::vector<std::pair<std::string, Attribute>>;
 
   // `data_file` is the name of the file of external data, beside the model's own.
   explicit OnnxGraph(std::string data_file) : data_file_(std::move(data_file)) {}
 
   Id input(std::string name, OnnxType type);
+  // No value is called so but the input or output to come.
+  void reserve(const std::string& name) { names_.reserve(name); }
   // Data in the model itself, little-endian. Equal ones share one tensor.
   Id constant(OnnxType type, std::span<const std::byte> bytes, std::string_view name = "c");
   Id scalar(float value);

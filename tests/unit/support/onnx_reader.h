@@ -41,17 +41,18 @@ inline std::vector<std::int64_t> unpacked_numbers(const std::string& bytes, std:
   return result;
 }
 
-// One of the three has something in it, as `type` says.
+// One of the four has something in it, as `type` says.
 struct OnnxAttribute {
-  std::int64_t type = 0;  // AttributeProto.AttributeType: 1 float, 2 int, 7 ints
+  std::int64_t type = 0;  // AttributeProto.AttributeType: 1 float, 2 int, 3 string, 7 ints
   float number = 0.0F;
   std::int64_t integer = 0;
+  std::string text;
   std::vector<std::int64_t> integers;
 };
 
 inline std::pair<std::string, OnnxAttribute> read_attribute(const std::string& bytes) {
   const Proto message(bytes);
-  OnnxAttribute attribute{.type = message.number(20), .integers = {}};
+  OnnxAttribute attribute{.type = message.number(20), .text = {}, .integers = {}};
   std::set<std::uint32_t> tags = message.tags();
   tags.erase(1);
   tags.erase(20);
@@ -63,6 +64,9 @@ inline std::pair<std::string, OnnxAttribute> read_attribute(const std::string& b
   } else if (attribute.type == 2) {
     EXPECT_EQ(tags, std::set<std::uint32_t>{3});
     attribute.integer = message.number(3);
+  } else if (attribute.type == 3) {
+    EXPECT_EQ(tags, std::set<std::uint32_t>{4});
+    attribute.text = message.text(4);
   } else {
     EXPECT_EQ(attribute.type, 7);
     EXPECT_EQ(tags, std::set<std::uint32_t>{8});

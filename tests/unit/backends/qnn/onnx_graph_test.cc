@@ -129,17 +129,24 @@ TEST(OnnxGraph, SaysWhereExternalDataLies) {
 TEST(OnnxGraph, GivesAttributesTheirTypes) {
   OnnxGraph graph("data");
   const Id x = graph.input("x", floats({1}));
-  graph.add("F", {x}, {{"i", std::int64_t{-1}}, {"f", 0.25F}, {"s", Sizes{0, -2, 300}}, {"zero", std::int64_t{0}}},
+  graph.add("F", {x},
+            {{"i", std::int64_t{-1}},
+             {"f", 0.25F},
+             {"s", Sizes{0, -2, 300}},
+             {"zero", std::int64_t{0}},
+             {"t", std::string("tanh")}},
             floats({1}));
   const ReadOnnx model = read(graph);
   const auto& attributes = model.nodes.at(0).attributes;
-  ASSERT_EQ(attributes.size(), 4U);
+  ASSERT_EQ(attributes.size(), 5U);
   EXPECT_EQ(attributes.at("i").type, 2);
   EXPECT_EQ(attributes.at("i").integer, -1);
   EXPECT_EQ(attributes.at("f").type, 1);
   EXPECT_EQ(attributes.at("f").number, 0.25F);
   EXPECT_EQ(attributes.at("s").type, 7);
   EXPECT_EQ(attributes.at("s").integers, (Sizes{0, -2, 300}));
+  EXPECT_EQ(attributes.at("t").type, 3);
+  EXPECT_EQ(attributes.at("t").text, "tanh");
   EXPECT_EQ(attributes.at("zero").type, 2);
   EXPECT_EQ(attributes.at("zero").integer, 0);
 }
