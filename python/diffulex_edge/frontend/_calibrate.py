@@ -56,9 +56,10 @@ def value_ranges(program: ModuleProgram, items: Sequence[Any]) -> Any:
     scores: dict[int, Range] = {}
 
     def widened(range_: Range, tensor: Tensor, node: Node) -> Range:
-        low, high = (float(bound) for bound in tensor.aminmax())
-        if not (-torch.inf < low <= high < torch.inf):
-            raise BadFileError(f"{node.name or node.op}: its values are not finite on the calibration data")
+        most = torch.finfo(torch.float32).max
+        low, high = (float(bound) for bound in tensor.clamp(-most, most).aminmax())  # masks may be infinite
+        if not low <= high:
+            raise BadFileError(f"{node.name or node.op}: its values are not numbers on the calibration data")
         return min(range_[0], low), max(range_[1], high)
 
     def observe(index: int, node: Node, inputs: Sequence[Tensor], value: Tensor) -> None:
