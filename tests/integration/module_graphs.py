@@ -77,10 +77,17 @@ class ModuleGraph:
         self, output: int, inputs: Mapping[str, Array], length: int = 1, weights: Mapping[str, Array] | None = None
     ) -> Array:
         """The value of a node for inputs by name and a sequence of `length`; `weights` are others than its own."""
-        values: list[Any] = []
-        for node in self.nodes[: output + 1]:
+        return self.values(inputs, length, weights)[output]
+
+    def values(
+        self, inputs: Mapping[str, Array], length: int = 1, weights: Mapping[str, Array] | None = None
+    ) -> list[Array]:
+        """Of every node, in float64 but for ids."""
+        values: list[Array] = []
+        for node in self.nodes:
             if node.op == "input":
-                values.append(inputs[node.name])
+                given = np.asarray(inputs[node.name])
+                values.append(np.float64(given) if node.attributes["dtype"] == "F32" else given)
             elif node.op == "weight":
                 values.append(np.float64((weights or self.weights())[node.name]))
             elif node.op == "constant":
@@ -89,21 +96,13 @@ class ModuleGraph:
                 values.append(np.float64(node.values)[tuple(sizes)])
             else:
                 operands = [values[place] for place in node.inputs]
-                values.append(_evaluate(node, operands, length))
-        return np.asarray(values[output])
+                values.append(np.asarray(_evaluate(node, operands, length)))
+        return values
 
     def export(
         self, output: int, target: Path, quant_config: Any, *, output_name: str = "result", **options: Any
     ) -> Any:
         """Write the artefact; `options` are those of `_core.ModuleGraph.export`. Returns its metadata."""
-        from diffulex_edge import _core
-
-        tensors = [
-            (name, "F32", list(values.shape), values.ctypes.data, values.nbytes)
-            for name, values in self.weights().items()
-        ]
-        nodes = [(node.op, node.name, list(node.inputs), node.attributes) for node in self.nodes]
-        graph = _core.ModuleGraph(nodes, output, output_name, tensors, self.seq_len, "Module")
         defaults = {
             "activation_dtype": None,
             "input_lengths": None,
@@ -111,7 +110,19 @@ class ModuleGraph:
             "threads": 2,
             "progress": None,
         }
+        graph = self.native(output, output_name)
         return graph.export(backend="coreml", quant_config=quant_config, target=str(target), **(defaults | options))
+
+    def native(self, output: int, output_name: str) -> Any:
+        """The extension's graph, whose weights are this one's: keep both."""
+        from diffulex_edge import _core
+
+        tensors = [
+            (name, "F32", list(values.shape), values.ctypes.data, values.nbytes)
+            for name, values in self.weights().items()
+        ]
+        nodes = [(node.op, node.name, list(node.inputs), node.attributes) for node in self.nodes]
+        return _core.ModuleGraph(nodes, output, output_name, tensors, self.seq_len, "Module")
 
 
 def _erf(x: Array) -> Array:
@@ -129,11 +140,15 @@ def _softmax(x: Array) -> Array:
     return np.asarray(shares / shares.sum(-1, keepdims=True))
 
 
+def attention_scores(q: Array, k: Array, scale: float) -> Array:
+    """[heads, seq, seq]: what the mask is added to."""
+    return np.einsum("ihd,jhd->hij", q * scale, np.repeat(k, q.shape[1] // k.shape[1], axis=1))
+
+
 def _attention(q: Array, k: Array, v: Array, scale: float, mask: Array | None) -> Array:
     """[seq, heads, D] -> [1, seq, heads * D]."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = (np.repeat(x, groups, axis=1) for x in (k, v))
-    scores = np.einsum("ihd,jhd->hij", q * scale, k)
+    scores = attention_scores(q, k, scale)
+    v = np.repeat(v, q.shape[1] // k.shape[1], axis=1)
     mixed = np.einsum("hij,jhd->ihd", _softmax(scores if mask is None else scores + mask), v)
     return mixed.reshape(1, len(q), -1)
 

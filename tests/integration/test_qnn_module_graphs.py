@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import pytest
-from graph_builder import Array, GraphBuilder, export_graph, quantization
+from graph_builder import GraphBuilder, export_graph, quantization
+from module_graphs import Array
 from qnn import QnnArtefact, npu_session
 
 from diffulex_edge import InvalidArgumentError, UnsupportedError
@@ -42,12 +43,12 @@ class Case:
     def x(self, *shape: int) -> int:
         name = f"x{len(self.shapes)}"
         self.shapes[name] = shape
-        return self.graph.input(name, *shape)
+        return self.graph.input(name, shape)
 
     def ids(self, rows: int, *shape: int) -> int:
         name = f"ids{len(self.shapes)}"
         self.shapes[name], self.rows[name] = shape, rows
-        return self.graph.input(name, *shape, dtype="I64")
+        return self.graph.input(name, shape, dtype="I64")
 
     def feeds(self) -> Feeds:
         made: Feeds = {}
@@ -123,7 +124,7 @@ def scores_with(mask: Any, as_input: bool = False, compute: bool = False) -> Cal
         array = np.asarray(mask, np.float32)
         if not as_input and not compute:
             return graph.add("softmax", graph.add("add", scores, graph.constant(array)))
-        given = graph.input("mask", *array.shape)
+        given = graph.input("mask", array.shape)
         case.fixed = {"mask": array}
         if compute:
             hidden = graph.add("subtract", graph.constant(np.ones(1)), given)
@@ -141,7 +142,7 @@ def attention(mask: str | None, length: int = 6, heads: int = 4, key_heads: int 
         hidden = np.triu(np.full((length, length), far, np.float32), 1)
         if mask == "input":
             case.fixed = {"mask": hidden}
-            qkv.append(graph.input("mask", length, length))
+            qkv.append(graph.input("mask", (length, length)))
         elif mask == "constant":
             qkv.append(graph.constant(hidden))
         elif mask == "slopes":
@@ -171,7 +172,7 @@ def normed(op: str, *shape: int, vectors: int) -> Callable[[Case], int]:
 
 def linear(*shape: int, bias: bool = True, last: bool = False) -> Callable[[Case], int]:
     def build(case: Case) -> int:
-        made = case.graph.linear("proj", case.x(*shape), floats(24, shape[-1]), floats(24) if bias else None)
+        made = case.graph.linear(case.x(*shape), "proj", floats(24, shape[-1]), floats(24) if bias else None)
         return made if last else case.graph.add("tanh", made)
 
     return build
@@ -215,8 +216,8 @@ def same_names(case: Case) -> int:
     """Layers called as inputs and outputs are."""
     graph = case.graph
     x = case.x(3, 8)
-    hidden = graph.linear("output", x, floats(8, 8))
-    return graph.linear("x0", graph.add("exp", hidden), floats(8, 8, scale=0.1))
+    hidden = graph.linear(x, "output", floats(8, 8))
+    return graph.linear(graph.add("exp", hidden), "x0", floats(8, 8, scale=0.1))
 
 
 def unused(case: Case) -> int:
@@ -307,8 +308,10 @@ def test_every_operator_computes_what_numpy_does(name: str, mode: str, tmp_path:
     case = Case()
     case.output = CASES[name](case)
     feeds = case.feeds()
-    export_graph(case.graph.module(case.output), tmp_path / "m", config_of(case, mode, [feeds]), MODES[mode][1])
-    expected = case.graph.values(feeds)[case.output]
+    export_graph(
+        case.graph.native(case.output, "output"), tmp_path / "m", config_of(case, mode, [feeds]), MODES[mode][1]
+    )
+    expected = case.graph.compute(case.output, feeds, case.graph.length(feeds))
     cosine, worst = compare(run_on_cpu(tmp_path / "m", feeds), expected)
     has_int8_weights = mode == "a16w8" and any(node.op in ("linear", "embedding") for node in case.graph.nodes)
     assert worst <= (0.1 if has_int8_weights else MODES[mode][2])
@@ -317,9 +320,9 @@ def test_every_operator_computes_what_numpy_does(name: str, mode: str, tmp_path:
 
 def mlp(case: Case) -> None:
     graph = case.graph
-    hidden = graph.norm("norm", case.x(5, 64), 1 + floats(64, scale=0.1), floats(64, scale=0.1))
-    hidden = graph.add("gelu", graph.linear("up", hidden, floats(128, 64, scale=0.1), floats(128)), tanh=False)
-    case.output = graph.linear("down", hidden, floats(32, 128, scale=0.1), floats(32))
+    hidden = graph.layer_norm(case.x(5, 64), "norm", 1 + floats(64, scale=0.1), floats(64, scale=0.1))
+    hidden = graph.add("gelu", graph.linear(hidden, "up", floats(128, 64, scale=0.1), floats(128)), tanh=False)
+    case.output = graph.linear(hidden, "down", floats(32, 128, scale=0.1), floats(32))
 
 
 def bert_layer(case: Case) -> None:
@@ -329,10 +332,10 @@ def bert_layer(case: Case) -> None:
     case.fixed["attention_mask"][0, -2:] = 0
 
     def norm(name: str, x: int) -> int:
-        return graph.norm(name, x, 1 + floats(width, scale=0.1), floats(width, scale=0.1), 1e-12)
+        return graph.layer_norm(x, name, 1 + floats(width, scale=0.1), floats(width, scale=0.1), 1e-12)
 
     def dense(name: str, x: int, rows: int = width, columns: int = width) -> int:
-        return graph.linear(name, x, floats(rows, columns, scale=columns**-0.5), floats(rows, scale=0.1))
+        return graph.linear(x, name, floats(rows, columns, scale=columns**-0.5), floats(rows, scale=0.1))
 
     def by_head(name: str) -> int:
         split = graph.add("reshape", dense(name, stream), shape=[1, length, heads, width // heads])
@@ -342,7 +345,7 @@ def bert_layer(case: Case) -> None:
     types = graph.add("embedding", graph.weight("types", floats(2, width)), case.ids(2, 1, length), name="types")
     places = graph.constant(floats(1, length, width))
     stream = norm("embeddings.norm", graph.add("add", graph.add("add", words, types), places))
-    hidden = graph.add("subtract", graph.constant([1.0]), graph.input("attention_mask", 1, length))
+    hidden = graph.add("subtract", graph.constant([1.0]), graph.input("attention_mask", (1, length)))
     mask = graph.add("multiply", hidden, graph.constant([np.finfo(np.float32).min]))
     mask = graph.add("reshape", mask, shape=[1, 1, 1, length])
     query, key, value = (by_head(name) for name in ("query", "key", "value"))
@@ -364,10 +367,12 @@ def test_whole_modules_run_on_the_npu(build: Callable[[Case], None], mode: str, 
     build(case)
     feeds = [case.feeds() for _ in range(8)]
     config = config_of(case, mode, feeds)
-    metadata = export_graph(case.graph.module(case.output), tmp_path / "m", config, MODES[mode][1], **COMPILER)
+    metadata = export_graph(
+        case.graph.native(case.output, "output"), tmp_path / "m", config, MODES[mode][1], **COMPILER
+    )
     assert metadata["placement"]["host"] == {}
     for each in feeds[:2]:
-        expected = case.graph.values(each)[case.output]
+        expected = case.graph.compute(case.output, each, case.graph.length(each))
         assert compare(run_on_cpu(tmp_path / "m", each), expected)[0] >= cosine
         assert compare(run_on_npu(tmp_path / "m", each), expected)[0] >= cosine
 
@@ -386,15 +391,15 @@ def test_operators_run_on_the_npu(name: str, mode: str, tmp_path: Path) -> None:
     case.output = CASES[name](case)
     feeds = case.feeds()
     config = config_of(case, mode, [feeds])
-    export_graph(case.graph.module(case.output), tmp_path / "m", config, MODES[mode][1], **COMPILER)
-    expected = case.graph.values(feeds)[case.output]
+    export_graph(case.graph.native(case.output, "output"), tmp_path / "m", config, MODES[mode][1], **COMPILER)
+    expected = case.graph.compute(case.output, feeds, case.graph.length(feeds))
     assert compare(run_on_npu(tmp_path / "m", feeds), expected)[0] >= 0.999
 
 
 def test_inputs_and_output_keep_names_and_shapes(tmp_path: Path) -> None:
     case = Case()
     bert_layer(case)
-    export_graph(case.graph.module(case.output, "pooled"), tmp_path / "m", quantization())
+    export_graph(case.graph.native(case.output, "pooled"), tmp_path / "m", quantization())
     (model,) = QnnArtefact(tmp_path / "m").manifest["models"]
     found = [(each["name"], each["dtype"], each["shape"]) for each in (*model["inputs"], *model["outputs"])]
     assert found == [
@@ -410,7 +415,7 @@ def test_cuts_that_a_module_does_not_allow_are_refused(options: dict[str, str], 
     case = Case()
     mlp(case)
     with pytest.raises(UnsupportedError, match=word):
-        export_graph(case.graph.module(case.output), tmp_path / "m", quantization(), **options)
+        export_graph(case.graph.native(case.output, "output"), tmp_path / "m", quantization(), **options)
     assert not (tmp_path / "m").exists()
 
 
@@ -423,11 +428,11 @@ def test_static_needs_the_ranges_of_this_graph(tmp_path: Path) -> None:
     for given in (None, activations):
         config = quantization(dtype="int8", mode="static", graph_activations=given)
         with pytest.raises(InvalidArgumentError, match="ranges of all activations"):
-            export_graph(case.graph.module(case.output), tmp_path / "m", config)
+            export_graph(case.graph.native(case.output, "output"), tmp_path / "m", config)
 
 
 def test_an_output_called_as_an_input_is_refused(tmp_path: Path) -> None:
     case = Case()
     output = case.graph.add("tanh", case.x(3))
     with pytest.raises(InvalidArgumentError, match="x0"):
-        export_graph(case.graph.module(output, "x0"), tmp_path / "m", quantization())
+        export_graph(case.graph.native(output, "x0"), tmp_path / "m", quantization())
