@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -129,7 +130,7 @@ class EdgeBackend:
             def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
                 return _core.export_checkpoint(
                     str(folder), length, block_length, self.name, config.quantization(), config.activation_dtype,
-                    config.options(), to, threads, report,
+                    self._options(), to, threads, report,
                 )  # fmt: skip
 
             if config.max_memory_mb is not None:
@@ -157,6 +158,10 @@ class EdgeBackend:
         """Which lengths the artefact takes, as the C++ library reads it; None: what suits the backend."""
         return None
 
+    def _options(self) -> dict[str, str]:
+        """The backend's options, as the C++ library reads them."""
+        return self.config.options()
+
     def _export(
         self,
         model: nn.Module | ExportedProgram,
@@ -182,7 +187,7 @@ class EdgeBackend:
         def run(to: Path | None, report: ProgressCallback | None) -> dict[str, Any]:
             return native.export(
                 self.name, quantization, self.config.activation_dtype, self._input_lengths(program),
-                self.config.options(), None if to is None else str(to), threads, report,
+                self._options(), None if to is None else str(to), threads, report,
             )  # fmt: skip
 
         if self.config.max_memory_mb is not None:
@@ -338,6 +343,14 @@ class QNNBackend(EdgeBackend):
     name = "qnn"
     suffix = ""
     is_file = False
+
+    def _options(self) -> dict[str, str]:
+        options = super()._options()
+        if "soc" in options:
+            options.setdefault(
+                "qnn_python", sys.executable
+            )  # this interpreter has the packages that the user installed
+        return options
 
     def _input_lengths(self, program: ModuleProgram) -> str | None:
         if program.longest is not None:
