@@ -57,8 +57,8 @@ class Checkpoint {
   // `path` is the folder or a single .safetensors file. Throws Error{kBadFile}.
   explicit Checkpoint(const std::filesystem::path& path);
 
-  // Tensors whose bytes the caller keeps unchanged as long as the checkpoint lives. Throws Error{kInvalidArgument} for a
-  // name that comes twice, and bytes that do not fill the shape.
+  // Tensors whose bytes the caller keeps unchanged as long as the checkpoint lives. Throws Error{kInvalidArgument} for
+  // a name that comes twice, and bytes that do not fill the shape.
   explicit Checkpoint(std::vector<TensorView> tensors);
 
   // Empty for tensors in memory.

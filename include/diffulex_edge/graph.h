@@ -19,10 +19,10 @@ namespace diffulex_edge {
 
 enum class Op {
   // Sources.
-  kInput,      // a method's argument
-  kWeight,     // WeightAttributes: a checkpoint tensor
-  kConstant,   // ConstantAttributes: small computed data, float32
-  kPositions,  // (input with one sequence dimension) -> 0, 1, ..., seq-1 as float32 [seq]
+  kInput,          // a method's argument
+  kWeight,         // WeightAttributes: a checkpoint tensor
+  kConstant,       // ConstantAttributes: small computed data, float32
+  kPositions,      // (input with one sequence dimension) -> 0, 1, ..., seq-1 as float32 [seq]
   kPositionTable,  // (input with one sequence dimension, constant [longest seq, ...]) -> its first seq rows
   // Composites; D = head_dim, H = query heads, K = key/value heads.
   kEmbedding,  // (weight [V, C], ids [...]) -> [..., C]

@@ -298,8 +298,7 @@ class Lowering {
     // sqrt(2 / pi) x (1 + 0.044715 x^2)
     const XnnId square = make();
     delegate().unary(NodeUnion::Square, x, square);
-    const XnnId argument =
-        times(times(x, scalar(0.7978845608F)), plus(times(square, scalar(0.044715F)), scalar(1.0F)));
+    const XnnId argument = times(times(x, scalar(0.7978845608F)), plus(times(square, scalar(0.044715F)), scalar(1.0F)));
     const XnnId hyperbolic = make();
     delegate().unary(NodeUnion::Tanh, argument, hyperbolic);
     const XnnId half = times(x, scalar(0.5F));
@@ -662,9 +661,9 @@ class Lowering {
     const auto table =
         program().constant_tensor(ScalarType::FLOAT, sizes_at(source.shape, 0), program_constant(segment, 0));
     const auto tensor = program().planned_tensor(ScalarType::FLOAT, current.shape);
-    program().kernel_call("aten::slice_copy", "Tensor_out",
-                          {table, program().integer(0), program().integer(0), length, program().integer(1), tensor,
-                           tensor});
+    program().kernel_call(
+        "aten::slice_copy", "Tensor_out",
+        {table, program().integer(0), program().integer(0), length, program().integer(1), tensor, tensor});
     delegate_input(value, tensor, DType::kF32);
   }
 
@@ -707,11 +706,11 @@ class Lowering {
   std::unique_ptr<LoweredProgram> result_;
   std::vector<Mapped> mapped_;
   std::map<std::pair<std::uint32_t, std::size_t>, std::uint32_t> constant_indices_;
-  std::vector<std::int32_t> arguments_;  // of the delegate call
+  std::vector<std::int32_t> arguments_;     // of the delegate call
   std::map<ValueId, std::int32_t> inputs_;  // the program's tensors
   std::vector<bool> is_used_;               // by ValueId: as an operator's input
   std::optional<std::int32_t> length_;      // the program's integer
-  std::int64_t stored_bytes_ = 0;  // of the last filter
+  std::int64_t stored_bytes_ = 0;           // of the last filter
   bool output_defined_ = false;
   bool forced_dynamic_ = false;
   bool expands_fp16_ = false;

@@ -34,8 +34,7 @@ void place_constants(const xnnpack::LoweredProgram& lowered, executorch::Program
   if (lowered.constants.empty()) {
     return;
   }
-  const auto [first, last] =
-      std::ranges::minmax(lowered.constants, {}, &xnnpack::LoweredProgram::Constant::segment);
+  const auto [first, last] = std::ranges::minmax(lowered.constants, {}, &xnnpack::LoweredProgram::Constant::segment);
   const std::int64_t begin = layout.segments[first.segment].offset;
   const std::int64_t end = layout.segments[last.segment].offset + layout.segments[last.segment].size;
   layout.constant_segment = first.segment;
@@ -44,8 +43,7 @@ void place_constants(const xnnpack::LoweredProgram& lowered, executorch::Program
     layout.segments.push_back({.offset = begin, .size = end - begin});
   }
   for (const auto& [segment, offset] : lowered.constants) {
-    layout.constant_offsets.push_back(
-        static_cast<std::uint64_t>(layout.segments[segment].offset - begin + offset));
+    layout.constant_offsets.push_back(static_cast<std::uint64_t>(layout.segments[segment].offset - begin + offset));
   }
 }
 
