@@ -152,6 +152,32 @@ def test_the_sequence_varies(bidirectional: Bidirectional, with_mask: bool) -> N
         assert difference(run_pte(result, *given), wanted) <= EXACT
 
 
+def test_a_model_of_transformers_goes_out_as_it_is(bidirectional: Bidirectional) -> None:
+    model = bidirectional.model
+    assert model.config.use_cache
+    result = export(model, (IDS,))
+    assert model.config.use_cache
+    assert (result.metadata["output"], result.metadata["warnings"]) == ("logits", [])
+    assert difference(run_pte(result, IDS), model(IDS).logits) <= EXACT
+
+
+def test_a_model_in_bfloat16_computes_in_float32() -> None:
+    model = decoder("qwen3").to(torch.bfloat16)
+    made = run_pte(export(model, (IDS,)), IDS)
+    assert difference(made, model.float()(IDS).logits) <= EXACT
+
+
+def test_gpt2_has_its_weights_transposed() -> None:
+    torch.manual_seed(0)
+    settings = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=1, n_head=4, n_positions=64)
+    model = transformers.GPT2LMHeadModel(settings).eval()
+    result = export(model, (IDS,), {"dtype": "int8"})
+    formats = {layer["layer"]: layer["format"] for layer in result.metadata["layers"] if layer["role"] == "linear"}
+    assert formats["transformer.h.0.attn.c_attn"] == "i8 per channel, f32 scales"
+    assert formats["lm_head"] == "f32"
+    assert difference(run_pte(result, IDS), model(IDS).logits) <= 0.05
+
+
 def test_composites_are_recognized(bidirectional: Bidirectional, traced: torch.export.ExportedProgram) -> None:
     program = read_module(traced, (IDS, MASK))
     ops = [node.op for node in program.graph.nodes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from diffulex_edge._errors import UnsupportedError
+
+_HALVES = (torch.float16, torch.bfloat16)
 
 #: Nodes without a value that counts.
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_assert_async")
@@ -108,10 +111,12 @@ class Folding:
             return self.tensors[node].detach()
         if node.target is torch.ops.aten.sym_size.int:
             return self.size(node.meta["val"], length)
-        arguments = fx.map_arg(node.args, lambda argument: self.value(argument, length))
-        named = fx.map_arg(node.kwargs, lambda argument: self.value(argument, length))
-        with torch.no_grad():
-            return node.target(*arguments, **named)  # type: ignore[operator]
+        if _is_rounding(node):
+            return self.value(node.args[0], length)  # type: ignore[arg-type]
+        try:
+            return _call(node, lambda argument: self.value(argument, length))
+        except RuntimeError:  # an operator that wants its operands in one type
+            return _call(node, lambda argument: _as_traced(argument, self.value(argument, length)))
 
     def size(self, size: int | SymInt, length: int) -> int:
         """A dimension's size for sequences of `length`."""
@@ -135,6 +140,24 @@ class Folding:
                     where=node.name,
                 )
         return tuple(shape)
+
+
+def _is_rounding(node: fx.Node) -> bool:
+    """Whether a node casts to 16 bits: artefacts compute in FP32, as models do whose checkpoint has 16 bits."""
+    casts = (torch.ops.aten.to, torch.ops.aten._to_copy, torch.ops.aten.type_as)
+    if getattr(node.target, "overloadpacket", None) not in casts:
+        return False
+    return node.meta["val"].dtype in _HALVES and node.args[0].meta["val"].dtype.is_floating_point  # type: ignore[union-attr]
+
+
+def _call(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+    with torch.no_grad():
+        return node.target(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))  # type: ignore[operator]
+
+
+def _as_traced(node: fx.Node, value: Any) -> Any:
+    """A value in the type that it has in the exported program."""
+    return value.to(node.meta["val"].dtype) if isinstance(value, Tensor) else value
 
 
 def source_of(node: fx.Node) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,16 +151,30 @@ def _exported(
     if any(isinstance(module, nn.Dropout) and module.training and module.p for module in model.modules()):
         raise InvalidArgumentError("model: it is in training mode (call model.eval() before the export)", where="model")
     arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _as_plain_operators(model):
             return torch.export.export(model, arguments, dict(example_kwargs or {}), dynamic_shapes=shapes)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedError(f"model: torch.export can't export it: {first}", where="model") from error
+
+
+@contextmanager
+def _as_plain_operators(model: nn.Module) -> Iterator[None]:
+    """For the time of an export: no operators that are whole layers, and no caches of keys and values, which
+    transformers' models return beside their logits."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    torch.backends.mha.set_fastpath_enabled(False)
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        for config in caching:
+            config.use_cache = True
 
 
 def _output_of(program: ExportedProgram) -> tuple[fx.Node, str, int]:
