@@ -635,13 +635,15 @@ class Lowering {
 
   // The number of tokens at run time, from an argument that has them as a dimension.
   std::int32_t length_of(ValueId input) {
-    if (!length_) {
-      const Shape& shape = node(input).shape;
-      const auto axis = std::ranges::find_if(shape, &Dim::is_sequence) - shape.begin();
-      length_ = program().integer(0);
-      program().kernel_call("aten::sym_size", "int", {inputs_.at(input), program().integer(axis), *length_});
+    if (length_) {
+      return *length_;
     }
-    return *length_;
+    const Shape& shape = node(input).shape;
+    const auto axis = std::ranges::find_if(shape, &Dim::is_sequence) - shape.begin();
+    const auto length = program().integer(0);
+    program().kernel_call("aten::sym_size", "int", {inputs_.at(input), program().integer(axis), length});
+    length_ = length;
+    return length;
   }
 
   void positions(ValueId value) {
