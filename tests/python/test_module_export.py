@@ -394,6 +394,12 @@ def test_training_mode_is_refused() -> None:
     assert "model.eval()" in str(failure(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), (torch.randn(1, 4),)))
 
 
+def test_weights_that_are_nowhere_are_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(8, 8)
+    assert "meta" in str(failure(model, (torch.randn(1, 8, device="meta"),)))
+
+
 def test_what_torch_export_refuses_fails_with_its_reason() -> None:
     class Branches(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

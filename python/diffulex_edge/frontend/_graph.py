@@ -80,7 +80,7 @@ class Graph:
         return self._known[("weight", name)]
 
     def constant(self, values: Tensor, tensor: str = "") -> int:
-        numbers = values.detach().to(torch.float32).contiguous()
+        numbers = values.detach().to("cpu", torch.float32).contiguous()
         return self._append(Node("constant", (), tuple(numbers.shape), values=numbers, tensor=tensor))
 
     def scalar(self, number: float) -> int:
@@ -94,7 +94,7 @@ class Graph:
 
     def shared_constant(self, values: Tensor) -> int:
         """A constant that may be there already: tables and masks, which layers compute each for itself."""
-        numbers = values.detach().to(torch.float32)
+        numbers = values.detach().to("cpu", torch.float32)
         alike = self._shared.setdefault(tuple(numbers.shape), [])
         for value in alike:
             known = self[value].values

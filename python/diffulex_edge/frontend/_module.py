@@ -18,15 +18,8 @@ from diffulex_edge.frontend import _aten
 from diffulex_edge.frontend._evaluate import Observer, evaluate
 from diffulex_edge.frontend._folding import Folding
 from diffulex_edge.frontend._graph import Graph, Node
+from diffulex_edge.quant._encode import Sources
 from diffulex_edge.quant._torchao import from_torchao, is_torchao
-
-_SAFETENSORS = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-}
 
 
 @dataclass
@@ -44,6 +37,7 @@ class ModuleProgram:
     activations: dict[str, tuple[Tensor, Tensor]]
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # torch_export, translation
+    _sources: Sources = field(default_factory=Sources)  # what `native` has given to C++
 
     @property
     def longest(self) -> int | None:
@@ -69,7 +63,7 @@ class ModuleProgram:
     def native(self) -> _core.ModuleGraph:
         """The C++ library's graph, which refers to this one's tensors: keep both."""
         nodes = []
-        tensors = {}
+        sources = Sources()
         for node in self.graph.nodes:
             attributes = dict(node.attributes)
             if node.op in ("input", "weight", "constant", "reshape"):
@@ -79,15 +73,12 @@ class ModuleProgram:
                 attributes["values"] = (node.values.data_ptr(), node.values.numel())
             if node.op == "weight":
                 assert node.values is not None
-                tensors[node.name] = node.values
+                sources.add(node.name, node.values)
                 if node.scales is not None:
-                    tensors[f"{node.name}_scale"] = node.scales
+                    sources.add(f"{node.name}_scale", node.scales)
             nodes.append((node.op, node.name, list(node.inputs), attributes))
-        described = [
-            (name, _SAFETENSORS[tensor.dtype], list(tensor.shape), tensor.data_ptr(), tensor.nbytes)
-            for name, tensor in tensors.items()
-        ]
-        return _core.ModuleGraph(nodes, self.output, self.output_name, described, self.seq_len, self.name)
+        self._sources = sources
+        return _core.ModuleGraph(nodes, self.output, self.output_name, sources.tensors, self.seq_len, self.name)
 
 
 def read_module(
@@ -103,8 +94,8 @@ def read_module(
     has it, with one `torch.export.Dim` that has a maximum; every other dimension is fixed. The module's first output,
     or the one that it calls `logits`, is the artefact's.
 
-    Errors: `UnsupportedError` for an operator that is not covered, naming it and its line in the model;
-    `InvalidArgumentError` for a module in training mode; what `torch.export` raises.
+    Errors: `UnsupportedError` for an operator that is not covered, naming it and its line in the model, and for what
+    `torch.export` refuses; `InvalidArgumentError` for a module in training mode.
     """
     began = time.perf_counter()
     if isinstance(model, nn.Module) and any(is_torchao(parameter) for parameter in model.parameters()):
