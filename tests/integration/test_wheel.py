@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,13 @@ def test_command_exports_the_same_bytes(fresh: Path, tmp_path: Path) -> None:
         _run(program, "export", tiny_llada(), "-o", target, "--dtype", "int4", "--method", "mse", "--quiet")
     first, second = (path.read_bytes() for path in tmp_path.glob("*.pte"))
     assert first == second
+
+
+def test_readmes_example_runs_without_pytorch(fresh: Path, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    assert float(_run(fresh / "python", "-I", "-c", f"import os; os.chdir({str(tmp_path)!r})\n{block}")) > 3.3
+    assert (tmp_path / "tiny.pte").stat().st_size > 3_000_000
 
 
 def test_uninstalling_leaves_nothing(wheel: Path, tmp_path: Path) -> None:
