@@ -101,6 +101,7 @@ struct ExportResult {
 
 // What a backend can do with a quantization format.
 enum class SupportLevel { kFull, kPartial, kUnsupported };
+std::string_view to_string(SupportLevel level);  // "full", "partial", "unsupported"
 struct Support {
   SupportLevel level = SupportLevel::kUnsupported;
   std::string note;  // what happens, or why not

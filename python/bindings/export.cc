@@ -22,7 +22,6 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/graph.h"
 #include "diffulex_edge/model.h"
-#include "diffulex_edge/model_hash.h"
 #include "run.h"
 #include "tensors.h"
 
@@ -235,18 +234,6 @@ class ModuleGraph {
 
   const Model& model() const { return model_; }
 
-  // Each value's shape, -1 for the sequence.
-  std::vector<std::vector<std::int64_t>> shapes() const {
-    std::vector<std::vector<std::int64_t>> shapes;
-    for (const Node& node : model_.graph.nodes()) {
-      auto& shape = shapes.emplace_back();
-      for (const Dim& dim : node.shape) {
-        shape.push_back(dim.is_sequence ? kSequence : dim.value);
-      }
-    }
-    return shapes;
-  }
-
  private:
   Model model_;
 };
@@ -254,9 +241,8 @@ class ModuleGraph {
 nb::dict describe_support(const std::string& backend, const std::string& dtype, const std::string& mode) {
   const auto exporter = BackendRegistry::instance().create(backend, {});
   const Support support = exporter->support(parse_quantization_dtype(dtype), parse_quantization_mode(mode));
-  constexpr const char* kLevels[] = {"full", "partial", "unsupported"};
   nb::dict result;
-  result["level"] = nb::str(kLevels[static_cast<int>(support.level)]);
+  result["level"] = nb::cast(std::string(to_string(support.level)));
   result["note"] = nb::cast(support.note);
   return result;
 }
@@ -269,7 +255,6 @@ void bind_export(nb::module_& module) {
                     std::string>(),
            nb::arg("nodes"), nb::arg("output"), nb::arg("output_name"), nb::arg("tensors"), nb::arg("seq_len"),
            nb::arg("name"))
-      .def_prop_ro("shapes", &ModuleGraph::shapes)
       .def(
           "export",
           [](const ModuleGraph& self, std::string backend, nb::object quant_config,
@@ -297,7 +282,6 @@ void bind_export(nb::module_& module) {
       nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("backend"),
       nb::arg("quant_config").none(), nb::arg("activation_dtype").none(), nb::arg("options"), nb::arg("target").none(),
       nb::arg("threads"), nb::arg("progress").none());
-  module.def("backends", [] { return BackendRegistry::instance().list(); });
   module.def("support", &describe_support, nb::arg("backend"), nb::arg("dtype"), nb::arg("mode"));
 }
 

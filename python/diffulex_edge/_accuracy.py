@@ -83,7 +83,8 @@ def validate_numerical_accuracy(
     mean something. `atol`, `rtol`: absolute and relative tolerance; one alone leaves the other 0.
 
     Errors: `InvalidArgumentError` for no inputs, negative tolerances and another shape of output; `UnsupportedError`
-    for an artefact that nothing here executes; what the runtime raises.
+    for an artefact that nothing here executes; `VerificationError` for a .pte that does not exist or that the runtime
+    refuses; what the runtime raises for inputs.
     """
     import torch
 
@@ -187,21 +188,14 @@ def _runner(artefact: str | Path | ExportResult) -> tuple[str, _Runner]:
 
 
 def _executorch_runner(path: Path) -> tuple[str, _Runner]:
-    try:
-        import executorch.kernels.quantized  # noqa: F401  operators of quantized embeddings
-        from executorch.runtime import Runtime, Verification
-    except ImportError as error:
-        raise ImportError("executing a .pte needs executorch: pip install executorch") from error
-    program = Runtime.get().load_program(path, verification=Verification.Minimal)
-    method = program.load_method("forward")
-    if method is None:
-        raise InvalidArgumentError(f"{path}: has no method 'forward'", where=str(path))
+    from diffulex_edge._executorch import PteMethod
+
+    method = PteMethod(path)
 
     def run(inputs: Sequence[Any]) -> Tensor:
         import torch
 
-        tensors = [value.contiguous() for value in inputs if isinstance(value, torch.Tensor)]
-        return method.execute(tensors)[0].clone()
+        return method.run([value.contiguous() for value in inputs if isinstance(value, torch.Tensor)]).clone()
 
     return "ExecuTorch", run
 

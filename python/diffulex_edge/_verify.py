@@ -35,6 +35,7 @@ from diffulex_edge import _coreml, _qnn
 from diffulex_edge._artefact import Execution, Logits, Pairs, Runnable, VerificationError
 from diffulex_edge._coreml import PackageCheck
 from diffulex_edge._evaluation_data import IGNORED_TARGET, read_pairs
+from diffulex_edge._executorch import PteMethod
 from diffulex_edge._pictures import grid, interval_chart
 from diffulex_edge._qnn import Placement, QnnCheck, QnnFolder
 from diffulex_edge._saved_logits import SavedLogits, is_saved_logits
@@ -275,30 +276,18 @@ def _load(artefact: Path, folder: QnnFolder | None) -> Runnable:
         return Runnable(_coreml.load(artefact))
     if artefact.suffix != ".pte":
         raise VerificationError(f"{artefact}: is neither a .pte file, nor a Core ML package, nor a QNN folder")
-    if not artefact.is_file():
-        raise VerificationError(f"{artefact}: does not exist")
-    try:
-        import executorch.kernels.quantized  # noqa: F401  registers the quantized embeddings
-        import torch
-        from executorch.runtime import Runtime, Verification
-    except ImportError as error:
-        raise VerificationError(f"{artefact}: running it needs the Python package executorch: {error}") from error
-    try:
-        program = Runtime.get().load_program(artefact, verification=Verification.InternalConsistency)
-        method = program.load_method("forward")
-    except RuntimeError as error:
-        raise VerificationError(f"{artefact}: the ExecuTorch runtime refuses it: {error}") from error
+    method = PteMethod(artefact)
+    import torch
 
     def forward(ids: NDArray[np.int64]) -> Logits:
         try:
-            (logits,) = method.execute([torch.from_numpy(ids)[None]])
+            logits = method.run([torch.from_numpy(ids)[None]])
         except RuntimeError as error:
             raise VerificationError(
                 f"{artefact}: the ExecuTorch runtime refuses an input of {len(ids)} tokens: {error}"
             ) from error
         return logits[0].numpy().copy()  # the runtime reuses its memory
 
-    forward.program = program  # type: ignore[attr-defined]  # the method does not keep it alive
     return Runnable(forward)
 
 

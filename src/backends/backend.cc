@@ -25,6 +25,18 @@ constexpr std::array kActivationDtypes = {
 
 }  // namespace
 
+std::string_view to_string(SupportLevel level) {
+  switch (level) {
+    case SupportLevel::kFull:
+      return "full";
+    case SupportLevel::kPartial:
+      return "partial";
+    case SupportLevel::kUnsupported:
+      break;
+  }
+  return "unsupported";
+}
+
 std::string_view to_string(ActivationDtype dtype) {
   return std::ranges::find(kActivationDtypes, dtype, [](const auto& entry) { return entry.first; })->second;
 }

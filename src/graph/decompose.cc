@@ -19,18 +19,20 @@ ValueId linear(Graph& graph, const Inputs& in) {
   return in.size() == 2 ? product : graph.add(Op::kAdd, {product, in[2]});
 }
 
+// x / sqrt(mean(x^2) + epsilon) over the last dimension.
+ValueId normalized(Graph& graph, ValueId x, float epsilon) {
+  const ValueId mean = graph.add(Op::kReduceMean, {graph.add(Op::kSquare, {x})});
+  const ValueId shifted = graph.add(Op::kAdd, {mean, scalar(graph, epsilon)});
+  return graph.add(Op::kMultiply, {x, graph.add(Op::kReciprocalSquareRoot, {shifted})});
+}
+
 ValueId rms_norm(Graph& graph, const Inputs& in, const RmsNormAttributes& attributes) {
-  const ValueId mean = graph.add(Op::kReduceMean, {graph.add(Op::kSquare, {in[0]})});
-  const ValueId shifted = graph.add(Op::kAdd, {mean, scalar(graph, attributes.epsilon)});
-  const ValueId normalized = graph.add(Op::kMultiply, {in[0], graph.add(Op::kReciprocalSquareRoot, {shifted})});
-  return graph.add(Op::kMultiply, {normalized, in[1]});
+  return graph.add(Op::kMultiply, {normalized(graph, in[0], attributes.epsilon), in[1]});
 }
 
 ValueId layer_norm(Graph& graph, const Inputs& in, const LayerNormAttributes& attributes) {
   const ValueId centered = graph.add(Op::kSubtract, {in[0], graph.add(Op::kReduceMean, {in[0]})});
-  const ValueId variance = graph.add(Op::kReduceMean, {graph.add(Op::kSquare, {centered})});
-  const ValueId shifted = graph.add(Op::kAdd, {variance, scalar(graph, attributes.epsilon)});
-  ValueId result = graph.add(Op::kMultiply, {centered, graph.add(Op::kReciprocalSquareRoot, {shifted})});
+  ValueId result = normalized(graph, centered, attributes.epsilon);
   if (in.size() > 1) {
     result = graph.add(Op::kMultiply, {result, in[1]});
   }

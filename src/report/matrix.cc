@@ -34,18 +34,6 @@ Support ask(const std::string& backend, const Row& row) {
   return registry.create(backend, {})->support(row.dtype, row.mode);
 }
 
-const char* name(SupportLevel level) {
-  switch (level) {
-    case SupportLevel::kFull:
-      return "full";
-    case SupportLevel::kPartial:
-      return "partial";
-    case SupportLevel::kUnsupported:
-      break;
-  }
-  return "unsupported";
-}
-
 const char* mark(SupportLevel level) {
   switch (level) {
     case SupportLevel::kFull:
@@ -67,7 +55,7 @@ std::string matrix_json() {
         {"quantization", row.title}, {"dtype", to_string(row.dtype)}, {"mode", to_string(row.mode)}};
     for (const char* backend : kBackends) {
       const Support support = ask(backend, row);
-      entry[backend] = {{"level", name(support.level)}, {"note", support.note}};
+      entry[backend] = {{"level", to_string(support.level)}, {"note", support.note}};
     }
     rows.push_back(std::move(entry));
   }

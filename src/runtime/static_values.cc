@@ -4,22 +4,11 @@
 #include <cmath>
 #include <utility>
 
+#include "graph/graph_parts.h"
 #include "quant/static_graph.h"
 
 namespace diffulex_edge {
 namespace {
-
-// Whether a value depends on the tokens, rather than on weights and positions alone.
-std::vector<bool> follows_from_tokens(const Graph& graph) {
-  std::vector<bool> follows;
-  for (const Node& node : graph.nodes()) {
-    const bool has_such_input = std::ranges::any_of(
-        node.inputs, [&](ValueId input) { return static_cast<bool>(follows[static_cast<std::size_t>(input)]); });
-    // Of the tokens, positions are only as many.
-    follows.push_back(node.op == Op::kInput || (has_such_input && node.op != Op::kPositions));
-  }
-  return follows;
-}
 
 // The logits of a head in floating point stay there.
 bool has_float_logits(const Model& model, const QuantizationPlan& plan) {
@@ -30,7 +19,7 @@ bool has_float_logits(const Model& model, const QuantizationPlan& plan) {
 }  // namespace
 
 StaticValues::StaticValues(const Model& model, const QuantizationPlan& plan)
-    : bits_(plan.config.activation_bits), is_rounded_(follows_from_tokens(model.graph)) {
+    : bits_(plan.config.activation_bits), is_rounded_(values_of_inputs(model.graph)) {
   const Graph& graph = model.graph;
   const GraphActivations& observed = observed_ranges(graph, plan.config);
   for (const ActivationRange& range : observed.values) {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,8 @@ def run_pte(artefact: ExportResult | bytes, *inputs: Tensor) -> Tensor:
         assert artefact.success, artefact.error_message
         assert artefact.buffer is not None
         artefact = bytes(artefact.buffer)
-    method = Runtime.get().load_program(artefact).load_method("forward")
+    program = Runtime.get().load_program(artefact)  # the method does not keep it alive
+    method = program.load_method("forward")
     assert method is not None
     return method.execute([value.contiguous() for value in inputs])[0].clone()
 
@@ -31,6 +30,3 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def random_ids(vocabulary: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, vocabulary, shape, generator=torch.Generator().manual_seed(seed))
-
-
-Figures = dict[str, Any]

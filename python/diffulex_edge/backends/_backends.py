@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: done bytes, total bytes, stage
 ProgressCallback = Callable[[int, int, str], None]
+#: Exports to a path, or predicts what would be there, and gives the metadata.
+_Run = Callable[[str | None, ProgressCallback | None], dict[str, Any]]
 
 
 class EdgeBackend:
@@ -33,8 +35,6 @@ class EdgeBackend:
 
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
-    #: Whether the artefact is one file.
-    is_file: ClassVar[bool] = True
 
     def __init__(self, config: BackendConfig | None = None) -> None:
         self.config = config if config is not None else BackendConfig()
@@ -72,13 +72,10 @@ class EdgeBackend:
         Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before.
         `TypeError` for arguments of a wrong type.
         """
-        try:
-            return self._export(
-                model, example_inputs, Path(path) if path is not None else None, example_kwargs, dynamic_shapes,
-                _Calibration(calibration_data, observer, percentile), threads, progress, dry_run=False,
-            )  # fmt: skip
-        except Error as error:
-            return ExportResult(success=False, error_message=str(error), error=error)
+        return _guarded(lambda: self._export(
+            model, example_inputs, Path(path) if path is not None else None, example_kwargs, dynamic_shapes,
+            _Calibration(calibration_data, observer, percentile), threads, progress, dry_run=False,
+        ))  # fmt: skip
 
     def dry_run(
         self,
@@ -90,13 +87,10 @@ class EdgeBackend:
         calibration_data: Iterable[Any] | None = None,
     ) -> ExportResult:
         """The metadata that `export` would give, sizes exact, without writing anything."""
-        try:
-            return self._export(
-                model, example_inputs, None, example_kwargs, dynamic_shapes,
-                _Calibration(calibration_data, "mse", 99.99), 0, None, dry_run=True,
-            )  # fmt: skip
-        except Error as error:
-            return ExportResult(success=False, error_message=str(error), error=error)
+        return _guarded(lambda: self._export(
+            model, example_inputs, None, example_kwargs, dynamic_shapes,
+            _Calibration(calibration_data, "mse", 99.99), 0, None, dry_run=True,
+        ))  # fmt: skip
 
     def export_model(
         self,
@@ -117,36 +111,7 @@ class EdgeBackend:
 
         Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before.
         """
-        config = self.config
-        try:
-            if config.batch_size not in (None, 1):
-                raise InvalidArgumentError(f"batch_size: {config.batch_size}, but models take one sequence at a time")
-            length = seq_len if seq_len is not None else config.max_seq_len
-            if config.max_seq_len is not None and length is not None and length > config.max_seq_len:
-                raise InvalidArgumentError(
-                    f"max_seq_len: {config.max_seq_len} is less than {length}", where="max_seq_len"
-                )
-
-            def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
-                return _core.export_checkpoint(
-                    str(folder), length, block_length, self.name, config.quantization(), config.activation_dtype,
-                    self._options(), to, threads, report,
-                )  # fmt: skip
-
-            if config.max_memory_mb is not None:
-                self._check_memory(run(None, None))
-            metadata = run(str(path), progress)
-        except Error as error:
-            return ExportResult(success=False, error_message=str(error), error=error)
-        metadata["has_sequence"] = True
-        target = Path(path)
-        return ExportResult(
-            success=True,
-            buffer=_mapped(target) if target.is_file() else None,
-            metadata=metadata,
-            path=target,
-            _artefact=target,
-        )
+        return _guarded(lambda: self._export_model(folder, Path(path), seq_len, block_length, threads, progress))
 
     def support(self, dtype: str, mode: str = "weight_only") -> dict[str, str]:
         """What this backend can do with a format: "level" (full, partial, unsupported) and "note"."""
@@ -161,6 +126,32 @@ class EdgeBackend:
     def _options(self) -> dict[str, str]:
         """The backend's options, as the C++ library reads them."""
         return self.config.options()
+
+    def _export_model(
+        self,
+        folder: str | Path,
+        path: Path,
+        seq_len: int | None,
+        block_length: int | None,
+        threads: int,
+        progress: ProgressCallback | None,
+    ) -> ExportResult:
+        config = self.config
+        if config.batch_size not in (None, 1):
+            raise InvalidArgumentError(f"batch_size: {config.batch_size}, but models take one sequence at a time")
+        length = seq_len if seq_len is not None else config.max_seq_len
+        if config.max_seq_len is not None and length is not None and length > config.max_seq_len:
+            raise InvalidArgumentError(f"max_seq_len: {config.max_seq_len} is less than {length}", where="max_seq_len")
+
+        def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
+            return _core.export_checkpoint(
+                str(folder), length, block_length, self.name, config.quantization(), config.activation_dtype,
+                self._options(), to, threads, report,
+            )  # fmt: skip
+
+        metadata = self._within_memory(run, path, progress)
+        metadata["has_sequence"] = True
+        return ExportResult(success=True, buffer=_mapped(path), metadata=metadata, path=path, _artefact=path)
 
     def _export(
         self,
@@ -184,15 +175,13 @@ class EdgeBackend:
         folder = None if dry_run or path is not None else tempfile.TemporaryDirectory(prefix="diffulex-edge-")
         target = path if folder is None else Path(folder.name) / f"model{self.suffix}"
 
-        def run(to: Path | None, report: ProgressCallback | None) -> dict[str, Any]:
+        def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
             return native.export(
                 self.name, quantization, self.config.activation_dtype, self._input_lengths(program),
-                self._options(), None if to is None else str(to), threads, report,
+                self._options(), to, threads, report,
             )  # fmt: skip
 
-        if self.config.max_memory_mb is not None:
-            self._check_memory(run(None, None))
-        metadata = run(target, progress)
+        metadata = self._within_memory(run, target, progress)
         metadata["torch_export_seconds"] = program.seconds["torch_export"]
         metadata["seconds"] = time.perf_counter() - began + program.seconds["translation"]
         metadata["inputs"] = program.inputs
@@ -201,7 +190,7 @@ class EdgeBackend:
         metadata["warnings"] = [*program.warnings, *calibration.warnings, *metadata["warnings"]]
         return ExportResult(
             success=True,
-            buffer=None if target is None or not target.is_file() else _mapped(target),
+            buffer=_mapped(target),
             metadata=metadata,
             path=path,
             _folder=folder,
@@ -223,14 +212,18 @@ class EdgeBackend:
                 f"batch_size: {config.batch_size}, but the first dimension of {first.name} {has}", where="batch_size"
             )
 
-    def _check_memory(self, metadata: Mapping[str, Any]) -> None:
-        needed = metadata["quantized_memory_mb"]
-        if needed > self.config.max_memory_mb:
-            raise UnsupportedError(
-                f"max_memory_mb: the weights take {needed:.2f} MiB, more than {self.config.max_memory_mb:g} (quantize "
-                "further, or raise it)",
-                where="max_memory_mb",
-            )
+    def _within_memory(self, run: _Run, target: Path | None, progress: ProgressCallback | None) -> dict[str, Any]:
+        """Runs an export, if what it would store keeps to max_memory_mb."""
+        most = self.config.max_memory_mb
+        if most is not None:
+            needed = run(None, None)["quantized_memory_mb"]
+            if needed > most:
+                raise UnsupportedError(
+                    f"max_memory_mb: the weights take {needed:.2f} MiB, more than {most:g} (quantize further, or raise "
+                    "it)",
+                    where="max_memory_mb",
+                )
+        return run(None if target is None else str(target), progress)
 
     def _quantization(self, program: ModuleProgram, calibration: _Calibration) -> QuantizationConfig:
         config = self.config.quantization()
@@ -311,7 +304,18 @@ def _stored_quantization(program: ModuleProgram) -> QuantizationConfig:
     return QuantizationConfig(layer_formats=formats, mode=modes.pop() if modes else "weight_only")
 
 
-def _mapped(path: Path) -> memoryview:
+def _guarded(export: Callable[[], ExportResult]) -> ExportResult:
+    """The result of an export, or what failed it."""
+    try:
+        return export()
+    except Error as error:
+        return ExportResult(success=False, error_message=str(error), error=error)
+
+
+def _mapped(path: Path | None) -> memoryview | None:
+    """An artefact's bytes, if it is a file."""
+    if path is None or not path.is_file():
+        return None
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -328,7 +332,6 @@ class CoreMLBackend(EdgeBackend):
 
     name = "coreml"
     suffix = ".mlpackage"
-    is_file = False
 
     def _input_lengths(self, program: ModuleProgram) -> str | None:
         if program.longest is None:
@@ -342,7 +345,6 @@ class QNNBackend(EdgeBackend):
 
     name = "qnn"
     suffix = ""
-    is_file = False
 
     def _options(self) -> dict[str, str]:
         options = super()._options()

@@ -26,7 +26,7 @@ class BackendConfig:
     quantization_mode: str | QuantizationMode | None = None
     #: Tensors between the parts of an artefact lie in one arena, placed before it runs. There is no artefact without.
     memory_planning: bool = True
-    #: Upper bound for the weights as stored and, where there is one, the arena, in MiB: an export beyond it fails.
+    #: Upper bound for the weights as stored, in MiB: an export beyond it fails.
     max_memory_mb: float | None = None
     #: Upper bound for the sequence that the artefact takes: an export beyond it fails.
     max_seq_len: int | None = None

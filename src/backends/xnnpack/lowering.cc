@@ -8,6 +8,7 @@
 
 #include "backends/xnnpack/static_linear.h"
 #include "diffulex_edge/error.h"
+#include "graph/graph_parts.h"
 #include "quant/kernels/kernels.h"
 
 namespace diffulex_edge::xnnpack {
@@ -61,14 +62,9 @@ class Lowering {
         compute_(activation_dtype == ActivationDtype::FP16 ? DType::kF16 : DType::kF32),
         result_(
             std::make_unique<LoweredProgram>(WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
-        mapped_(graph_.nodes().size()) {
+        mapped_(graph_.nodes().size()),
+        is_used_(used_values(graph_)) {
     result_->warnings = quantization.warnings;
-    is_used_.resize(graph_.nodes().size(), false);
-    for (const Node& node : graph_.nodes()) {
-      for (const ValueId input : node.inputs) {
-        is_used_[static_cast<std::size_t>(input)] = true;
-      }
-    }
   }
 
   std::unique_ptr<LoweredProgram> run() {
@@ -357,49 +353,50 @@ class Lowering {
     delegate().fully_connected(input, filter, bias, output);
   }
 
-  // Always in FP32: squares overflow FP16 from 256 on.
+  // x / sqrt(mean(x^2) + epsilon) over the last axis, always in FP32: squares overflow FP16 from 256 on. The result is
+  // `target`, or a new value.
+  XnnId normalize(XnnId x, float epsilon, std::optional<XnnId> target = std::nullopt) {
+    const std::vector<std::uint32_t> dims = delegate().dims(x);
+    const XnnId square = delegate().value(Datatype::fp32, dims);
+    const XnnId mean = delegate().value(Datatype::fp32, row_dims(dims));
+    const XnnId reciprocal = delegate().value(Datatype::fp32, row_dims(dims));
+    const XnnId result = target ? *target : delegate().value(Datatype::fp32, dims);
+    delegate().unary(NodeUnion::Square, x, square);
+    row_mean(square, dims, epsilon, mean);
+    delegate().unary(NodeUnion::ReciprocalSquareRoot, mean, reciprocal);
+    delegate().binary(NodeUnion::Multiply, x, reciprocal, result);
+    return result;
+  }
+
+  static std::vector<std::uint32_t> row_dims(std::vector<std::uint32_t> dims) {
+    dims.back() = 1;
+    return dims;
+  }
+
   void rms_norm(ValueId value) {
     const Node& current = node(value);
     const XnnId x = get(current.inputs[0], DType::kF32);
-    const std::vector<std::uint32_t> dims = upper_bounds(node(current.inputs[0]).shape);
-    std::vector<std::uint32_t> row_dims = dims;
-    row_dims.back() = 1;
-    const XnnId square = delegate().value(Datatype::fp32, dims);
-    const XnnId mean = delegate().value(Datatype::fp32, row_dims);
-    const XnnId reciprocal = delegate().value(Datatype::fp32, row_dims);
-    const XnnId normalized = delegate().value(Datatype::fp32, dims);
-    delegate().unary(NodeUnion::Square, x, square);
-    row_mean(square, dims, std::get<RmsNormAttributes>(current.attributes).epsilon, mean);
-    delegate().unary(NodeUnion::ReciprocalSquareRoot, mean, reciprocal);
-    delegate().binary(NodeUnion::Multiply, x, reciprocal, normalized);
+    const XnnId normalized = normalize(x, std::get<RmsNormAttributes>(current.attributes).epsilon);
     const XnnId weight = vector_weight(current, current.inputs[1], DType::kF32);
     delegate().binary(NodeUnion::Multiply, normalized, weight, define(value, DType::kF32));
     mapped(value).flow = compute_;
   }
 
-  // In FP32, too: the variance overflows as squares do.
   void layer_norm(ValueId value) {
     const Node& current = node(value);
     const XnnId x = get(current.inputs[0], DType::kF32);
     const std::vector<std::uint32_t> dims = upper_bounds(current.shape);
-    std::vector<std::uint32_t> row_dims = dims;
-    row_dims.back() = 1;
-    const auto whole = [&] { return delegate().value(Datatype::fp32, dims); };
-    const XnnId mean = delegate().value(Datatype::fp32, row_dims);
-    const XnnId variance = delegate().value(Datatype::fp32, row_dims);
-    const XnnId reciprocal = delegate().value(Datatype::fp32, row_dims);
-    const XnnId centered = whole();
-    const XnnId square = whole();
+    const XnnId mean = delegate().value(Datatype::fp32, row_dims(dims));
+    const XnnId centered = delegate().value(Datatype::fp32, dims);
     row_mean(x, dims, 0.0F, mean);
     delegate().binary(NodeUnion::Subtract, x, mean, centered);
-    delegate().unary(NodeUnion::Square, centered, square);
-    row_mean(square, dims, std::get<LayerNormAttributes>(current.attributes).epsilon, variance);
-    delegate().unary(NodeUnion::ReciprocalSquareRoot, variance, reciprocal);
-    XnnId result = current.inputs.size() == 1 ? define(value, DType::kF32) : whole();
-    delegate().binary(NodeUnion::Multiply, centered, reciprocal, result);
+    // What a step of several makes: the last one makes the value itself.
+    const auto result_of = [&](std::size_t step) {
+      return step + 1 == current.inputs.size() ? define(value, DType::kF32) : delegate().value(Datatype::fp32, dims);
+    };
+    XnnId result = normalize(centered, std::get<LayerNormAttributes>(current.attributes).epsilon, result_of(0));
     for (std::size_t i = 1; i < current.inputs.size(); ++i) {
-      const bool is_last = i + 1 == current.inputs.size();
-      const XnnId next = is_last ? define(value, DType::kF32) : whole();
+      const XnnId next = result_of(i);
       const XnnId weight = vector_weight(current, current.inputs[i], DType::kF32);
       delegate().binary(i == 1 ? NodeUnion::Multiply : NodeUnion::Add, result, weight, next);
       result = next;
@@ -707,10 +704,10 @@ class Lowering {
   DType compute_;
   std::unique_ptr<LoweredProgram> result_;
   std::vector<Mapped> mapped_;
+  std::vector<bool> is_used_;  // by ValueId
   std::map<std::pair<std::uint32_t, std::size_t>, std::uint32_t> constant_indices_;
   std::vector<std::int32_t> arguments_;     // of the delegate call
   std::map<ValueId, std::int32_t> inputs_;  // the program's tensors
-  std::vector<bool> is_used_;               // by ValueId: as an operator's input
   std::optional<std::int32_t> length_;      // the program's integer
   std::int64_t stored_bytes_ = 0;           // of the last filter
   bool output_defined_ = false;
