@@ -5,16 +5,17 @@ VENV := .venv
 BIN := build/release/bin/diffulex-edge
 PACKAGE_FILES := $(shell git ls-files --cached --others --exclude-standard CMakeLists.txt cmake include pyproject.toml \
   python src)
-# Warnings are errors in CI.
-WERROR := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON)
+# Warnings are errors in CI. UNITY=OFF compiles each file separately: for who edits and compiles a file again and again.
+OPTIONS := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON) $(if $(UNITY),-DDIFFULEX_EDGE_UNITY=$(UNITY))
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python test-package package bench bench-coreml \
-  bench-module bench-plan bench-qnn bench-rounding bench-runtime lint format clean
+.PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python test-package \
+  test-tools package bench bench-coreml fuzz-modules bench-module bench-plan bench-qnn bench-rounding bench-runtime lint \
+  format clean
 
 build: build/packages.stamp
-	@cmake --preset release $(WERROR) >build/configure.log || { cat build/configure.log; exit 1; }
-	cmake --build --preset release --target programs
+	@cmake --preset release $(OPTIONS) >build/configure.log || { cat build/configure.log; exit 1; }
+	cmake --build --preset release --target diffulex-edge
 
 ## The main job on the bundled model: every format, run in ExecuTorch, in one table.
 demo: build $(VENV)/test.stamp
@@ -26,20 +27,21 @@ demo: build $(VENV)/test.stamp
 test: test-kernels test-asan test-aarch64 test-package test-integration test-python
 
 test-kernels: build
+	cmake --build --preset release --target kernels_test
 	build/release/bin/kernels_test --gtest_brief=1
 
 ## All unit tests, optimized and without sanitizers: what one runs while writing code.
 test-unit: build
-	cmake --build --preset release
+	cmake --build --preset release --target unit_tests kernels_test
 	ctest --preset release -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 test-asan: build/packages-sanitizers.stamp
-	@mkdir -p build; cmake --preset asan $(WERROR) >build/configure-asan.log || { cat build/configure-asan.log; exit 1; }
-	cmake --build --preset asan
+	@mkdir -p build; cmake --preset asan $(OPTIONS) >build/configure-asan.log || { cat build/configure-asan.log; exit 1; }
+	cmake --build --preset asan --target unit_tests kernels_test diffulex-edge test_tools
 	ctest --preset asan -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 test-aarch64: build/packages-cross.stamp
-	@mkdir -p build; cmake --preset aarch64 $(WERROR) >build/configure-aarch64.log || { cat build/configure-aarch64.log; exit 1; }
+	@mkdir -p build; cmake --preset aarch64 $(OPTIONS) >build/configure-aarch64.log || { cat build/configure-aarch64.log; exit 1; }
 	cmake --build --preset aarch64
 	ctest --preset aarch64 -j $(CMAKE_BUILD_PARALLEL_LEVEL)
 
@@ -50,15 +52,29 @@ test-package: build
 ## Builds build/wheels/*.whl and installs it into the environment of the tests.
 package: $(VENV)/package.stamp
 
-test-integration: build build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
+test-integration: test-tools build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
 	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
+
+## Ten thousand random modules through every backend, compared with PyTorch: hours. FUZZ_MODULES=300 and FUZZ_SEED=1 do less.
+FUZZ_MODULES ?= 10000
+FUZZ_SEED ?= 0
+fuzz-modules: build $(VENV)/test.stamp $(VENV)/package.stamp
+	$(VENV)/bin/python tests/integration/random_modules.py --count $(FUZZ_MODULES) --seed $(FUZZ_SEED)
+
+# Programs through which the tests reach what has no subcommand.
+test-tools: build
+	cmake --build --preset release --target test_tools
 
 ## The Python package on modules of PyTorch.
 test-python: build $(VENV)/test.stamp $(VENV)/package.stamp
 	DIFFULEX_EDGE=$(BIN) $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/python
 
-bench: build $(VENV)/test.stamp
+## The benchmarks' own programs.
+benchmarks: build
+	cmake --build --preset release --target benchmarks
+
+bench: benchmarks $(VENV)/test.stamp
 	build/release/bin/kernels_benchmark
 	build/release/bin/packed_benchmark
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
@@ -86,7 +102,9 @@ bench-plan: build $(VENV)/test.stamp $(VENV)/bench.stamp
 	$(VENV)/bin/python benchmarks/mixed_precision.py $(BENCH_ARGS)
 
 ## Speed and memory of the CPU runtime beside OpenBLAS itself.
-bench-runtime: build $(VENV)/test.stamp
+bench-runtime: $(VENV)/test.stamp
+	scripts/install-packages build bench
+	$(MAKE) benchmarks
 	$(VENV)/bin/python benchmarks/runtime.py $(BENCH_ARGS)
 
 lint: build $(VENV)/lint.stamp

@@ -167,7 +167,7 @@ def timed_with_sync(action: Callable[[], T]) -> tuple[T, float, float]:
 
 
 def copy_and_write(sources: list[Path], folder: Path, output_bytes: int) -> float:
-    """Copies the checkpoint with cp, then writes as many bytes as the artefact has; returns the seconds of cp alone."""
+    """Copies the checkpoint with cp, then writes as many bytes as the artefact has; returns the seconds of cp."""
     start = time.perf_counter()
     subprocess.run(["cp", "--reflink=never", *map(str, sources), str(folder)], check=True)
     copied = time.perf_counter() - start

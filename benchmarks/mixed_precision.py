@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace, files: RealWeights) -> list[list[str]]:
             run(options, "evaluate", files.checkpoint, "--data", files.data, *each)["loss_increase"]["next"]
             for each in (words, ["--plan", chosen])
         )
-        rows.append([f"{size:,}", name, f"{uniform:.4f}", f"{planned['size_bytes']:,}", f"{mixed:.4f}"])
+        rows.append([f"{size:,}", name, f"{uniform:.4f}", f"{planned['file_bytes']:,}", f"{mixed:.4f}"])
     return rows
 
 

@@ -3,7 +3,7 @@
     make bench-module [BENCH_ARGS="--layers 28 --hidden 1024"]
 
 A Qwen3 of transformers with random weights goes to a .pte by both routes, several times in turn. The module route's
-total is compared with torch.export alone plus the checkpoint route; medians, and the ratio of each round.
+total is compared with torch.export by itself plus the checkpoint route; medians, and the ratio of each round.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main() -> None:
     ratios = [module_time / (export + checkpoint_time) for export, module_time, checkpoint_time in rows]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"diffulex-edge {diffulex_edge.__version__}, Qwen3 of {parameters / 1e6:.0f}M parameters, {arguments.dtype}")
-    print(f"torch.export alone      {alone:8.2f} s")
+    print(f"torch.export by itself  {alone:8.2f} s")
     print(f"checkpoint route        {direct:8.2f} s")
     print(f"module route            {total:8.2f} s")
     print(

@@ -1,4 +1,4 @@
-// Speed of the packed kernels beside OpenBLAS in float32, one core, layers of Qwen3-0.6B. Weights come from memory, as
+// Speed of the packed kernels beside our float32 products, one core, layers of Qwen3-0.6B. Weights come from memory, as
 // they do when a model is larger than the caches: each multiplication takes the next of many copies. Both are timed in
 // turns, by this thread's processor time, so that other work on the machine weighs on both and little.
 //

@@ -1,7 +1,7 @@
 """What each rounding method costs and gains on a trained model, INT4, as a Markdown table.
 
 SmolLM2-135M-Instruct (smollm2_checkpoint.py) is quantized by each method and group size and evaluated with float32
-activations, so that the weights alone count, on a text that calibration does not see. torchao runs in PyTorch on the
+activations, so that only the weights count, on a text that calibration does not see. torchao runs in PyTorch on the
 same tokens. NAME-self calibrates with tokens that the model makes itself. What was measured is kept in
 build/bench/rounding and not measured again (--fresh does).
 """

@@ -1,5 +1,4 @@
-# OpenBLAS::OpenBLAS: BLAS through CBLAS, and LAPACK. Debian: libopenblas-pthread-dev. The serial build works, but is not
-# safe to call from several threads: src/core/linear_algebra.cc then takes turns.
+# OpenBLAS::OpenBLAS: BLAS through CBLAS, which benchmarks compare with. Debian: libopenblas-pthread-dev.
 find_package(PkgConfig QUIET)
 if(PkgConfig_FOUND)
   pkg_check_modules(PC_OPENBLAS QUIET openblas)

@@ -1,7 +1,6 @@
 # The target diffulex_edge from an archive that another build made of the same sources: `make package` links the wheel so,
 # since ccache does not have objects that were compiled beside another precompiled header.
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
-find_package(OpenBLAS REQUIRED)
 find_package(PCRE2 REQUIRED)
 find_package(utf8proc REQUIRED)
 add_library(diffulex_edge INTERFACE)
@@ -19,4 +18,4 @@ else()
   set(highway hwy::hwy)
 endif()
 target_link_libraries(diffulex_edge INTERFACE ${DIFFULEX_EDGE_PREBUILT_LIBRARY} ${highway} Threads::Threads OpenSSL::Crypto
-  OpenBLAS::OpenBLAS PCRE2::8BIT utf8proc::utf8proc)
+  PCRE2::8BIT utf8proc::utf8proc)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that every room of src/ includes only rooms to its left (docs/ARCHITECTURE.md), and that no type is defined in
-two files under one name: the linker would take either one's functions for both."""
+"""Checks that every room of src/, and the Python bindings after them, include only rooms to their left
+(docs/ARCHITECTURE.md), and that no type is defined in two files under one name: the linker would take either one's
+functions for both."""
 
 import re
 import sys
@@ -17,9 +18,13 @@ ROOMS = [
     "runtime",
     "diffusion",
     "backends",
+    "session",
     "report",
     "cli",
+    "bindings",
 ]
+# Where a room lies, if not in src/.
+ELSEWHERE = {"bindings": "python/bindings"}
 # The room that each public header belongs to.
 PUBLIC = {
     "activations": "core",
@@ -37,13 +42,19 @@ PUBLIC = {
     "mixed_precision": "quant",
     "runtime": "runtime",
     "calibration": "runtime",
+    "quantization_session": "runtime",
     "evaluation": "runtime",
     "sensitivity": "runtime",
     "backend": "backends",
+    "backend_description": "backends",
+    "coreml_backend": "backends",
+    "qnn_backend": "backends",
+    "xnnpack_backend": "backends",
     "inspection": "backends",
+    "export_session": "session",
     "report": "report",
 }
-NEVER = {("backends", "runtime"), ("backends", "diffusion")}
+NEVER = {("backends", "runtime"), ("backends", "diffusion"), ("bindings", "cli")}
 ANONYMOUS = re.compile(r"^namespace \{.*?^\}  // namespace$", re.MULTILINE | re.DOTALL)
 NAMESPACE = re.compile(r"^namespace ([\w:]+) \{$", re.MULTILINE)
 TYPE = re.compile(r"^(?:struct|class|enum class) (\w+)(?: final)?(?: :[^;{]*)? \{", re.MULTILINE)
@@ -63,9 +74,17 @@ def room_of(include: str) -> str | None:
     return first if first in ROOMS else None
 
 
+def sources() -> list[tuple[Path, str]]:
+    """Every file of a room, and the room."""
+    files = [(path, path.relative_to(ROOT / "src").parts[0]) for path in (ROOT / "src").rglob("*.[ch]*")]
+    for room, folder in ELSEWHERE.items():
+        files += [(path, room) for path in (ROOT / folder).rglob("*.[ch]*")]
+    return files
+
+
 def violations() -> list[str]:
     found = []
-    files = [(path, path.relative_to(ROOT / "src").parts[0]) for path in (ROOT / "src").rglob("*.[ch]*")]
+    files = sources()
     files += [
         (path, PUBLIC[path.stem])
         for path in (ROOT / "include/diffulex_edge").glob("*.h")
@@ -83,7 +102,7 @@ def violations() -> list[str]:
 
 def types_defined_twice() -> list[str]:
     places: dict[str, list[str]] = {}
-    for path in [*(ROOT / "src").rglob("*.[ch]*"), *(ROOT / "include").rglob("*.h")]:
+    for path in [*(path for path, _ in sources()), *(ROOT / "include").rglob("*.h")]:
         if path.suffix not in {".h", ".cc"}:
             continue
         text = ANONYMOUS.sub("", path.read_text())

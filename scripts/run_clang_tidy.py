@@ -34,6 +34,19 @@ def without_precompiled_header(entry: dict) -> dict:
     return entry | {"command": re.sub(r" -include \S+/cmake_pch\.hxx\b", "", entry["command"])}
 
 
+def files_apart(entry: dict) -> list[dict]:
+    """An entry for each of the files that a unity build compiles as one (cmake/CompilerSettings.cmake)."""
+    unity = Path(entry["directory"], entry["file"])
+    if unity.parent.name != "Unity":
+        return [entry]
+    apart = []
+    for include in re.findall(r'^#include "([^"]+)"$', unity.read_text(), re.MULTILINE):
+        file = str(ROOT / include)  # an absolute path stays one
+        command = entry["command"].replace(entry["file"], file)
+        apart.append(entry | {"file": file, "command": command})
+    return apart
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clang-tidy", required=True, type=Path)
@@ -45,7 +58,8 @@ def main() -> int:
     version = subprocess.run([tidy, "--version"], capture_output=True, check=True).stdout
     salt = version + (ROOT / ".clang-tidy").read_bytes()
     commands = json.loads((arguments.build / "compile_commands.json").read_text())
-    entries = [without_precompiled_header(one) for one in commands if Path(one["file"]).is_relative_to(ROOT / "src")]
+    apart = [without_precompiled_header(one) for entry in commands for one in files_apart(entry)]
+    entries = [one for one in apart if Path(one["file"]).is_relative_to(ROOT / "src")]
     (cache / "compile_commands.json").write_text(json.dumps(entries))
 
     def check(entry: dict) -> tuple[str, str]:

@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "diffulex_edge/activations.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/quantization.h"
@@ -34,13 +37,24 @@ struct CalibrationOptions {
   double percentile = 99.99;  // PERCENTILE: percent of the values that the range covers
   // How much more the error at positions that predict a masked token counts than at others, in rounding.
   double mask_weight = 1.0;
+  // Tensors that AWQ leaves as they are although they are norms' weights: those that the caller can't change.
+  std::set<std::string, std::less<>> fixed_tensors;
 };
 
-// Sequences as the model sees them while it decodes.
+// A graph's input in one run. Integers, and booleans as 0 and 1, are given as floats, which are exact up to 2^24.
+struct InputTensor {
+  std::vector<std::int64_t> shape;
+  std::vector<float> values;  // row-major
+};
+
+// What calibration runs a model on: sequences as it sees them while it decodes, or a module's inputs.
 struct CalibrationData {
   TokenSequences inputs;
   std::vector<std::vector<bool>> masked;  // of the inputs: the mask token
   std::vector<std::vector<bool>> counts;  // positions whose logits predict a masked (or the next) token
+  // In place of all these, for a module's graph: the inputs of each run, in the order of the graph's nodes. Lengths of
+  // the sequence may differ between runs.
+  std::vector<std::vector<InputTensor>> runs;
 };
 
 // Reads options.data and masks it: ratios are stratified over (0, 1), a block-causal model gets clean prefixes and one
@@ -86,38 +100,7 @@ struct CalibrationResult {
   std::vector<LayerRounding> rounding;
   std::vector<std::string> warnings;
   double seconds = 0.0;
+  CalibrationFindings findings;  // what plans are made with
 };
-
-// True for mode static and for the methods gptq, awq and auto, unless the checkpoint has their result already.
-bool needs_calibration(const Model& model, const QuantizationConfig& config);
-// True also for method mse and for palettes, which weigh their errors where they have data.
-bool can_use_calibration(const Model& model, const QuantizationConfig& config);
-
-// Runs the data through the float32 model and fills config.activations, and config.input_importance if
-// config.palettes. Memory: activations of all tokens, one tile of
-// weights for each thread.
-CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
-                                        const CalibrationOptions& options, const RunControl& control = {});
-
-// Rounds the model's weights with config.method, layer by layer, each seeing what the rounded layers before it make,
-// and writes the quantized checkpoint `target` (as write_quantized_checkpoint). Layers of one input are scaled by AWQ
-// where that helps. Memory: activations of all tokens, one layer's weight several times over, 16 bytes * columns^2.
-CalibrationResult round_with_calibration(const Model& model, const QuantizationConfig& config,
-                                         const CalibrationData& data, const CalibrationOptions& options,
-                                         const std::filesystem::path& target, const RunControl& control = {});
-
-// A model with what its config asks of calibration done.
-struct CalibratedModel {
-  Model model;                // the one given, or its rounded copy
-  QuantizationConfig config;  // for `model`
-  std::optional<CalibrationResult> calibration;
-};
-
-// Does what needs_calibration() says, and what can_use_calibration() says where options.data is given: fills
-// config.activations, and writes the rounded copy to the folder `workspace`, which the caller removes when done with
-// the model. `model_options` are those that `model` was loaded with.
-CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
-                                const CalibrationOptions& options, const std::filesystem::path& workspace,
-                                const RunControl& control = {});
 
 }  // namespace diffulex_edge

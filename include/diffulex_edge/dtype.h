@@ -10,7 +10,7 @@
 
 namespace diffulex_edge {
 
-// The element types that a safetensors file may hold. Graph values use F32, F16, I32 and I64 alone.
+// The element types that a safetensors file may hold. Graph values use only F32, F16, I32 and I64.
 enum class DType { kBool, kU8, kI8, kF8E5M2, kF8E4M3, kU16, kI16, kF16, kBF16, kU32, kI32, kF32, kU64, kI64, kF64 };
 
 std::size_t byte_size(DType dtype);

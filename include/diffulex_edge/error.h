@@ -26,18 +26,15 @@ std::string_view to_string(ErrorCode code);
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, std::string where, const std::string& what, std::string advice = {});
-  // Of a line that an Error's what() gave before.
-  static Error of_line(ErrorCode code, const std::string& line) { return {code, line}; }
-
   ErrorCode code() const noexcept { return code_; }
   const std::string& where() const noexcept { return where_; }
+  const std::string& problem() const noexcept { return problem_; }  // WHAT
   const std::string& advice() const noexcept { return advice_; }
 
  private:
-  Error(ErrorCode code, const std::string& line) : std::runtime_error(line), code_(code) {}
-
   ErrorCode code_;
   std::string where_;
+  std::string problem_;
   std::string advice_;
 };
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "diffulex_edge/activations.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/quantization.h"
@@ -89,7 +90,6 @@ struct EvaluationResult {
 struct EvaluatedModel {
   const Model* model = nullptr;
   const QuantizationPlan* plan = nullptr;
-  ActivationArithmetic activations = ActivationArithmetic::XNNPACK;  // with a plan
   // FAST reads and packs all weights once, into memory.
   QuantizedArithmetic arithmetic = QuantizedArithmetic::SIMULATED;
 };
@@ -128,13 +128,19 @@ struct FormatComparison {
   std::vector<LeftOutFormat> left_out;
 };
 
-// Evaluates FP16, INT8, and INT4 in groups of 32, 64, 128, 256 and per channel, beside the float32 model. `base` says
-// the rest: mode, excluded layers, the formats of embedding and head, and static ranges; INT4 in groups, which has no
-// static kernel but where every value is static, then takes mode DYNAMIC. Formats that the model can't take, such as
-// groups that do not divide a row, are left out. `model` is not a quantized checkpoint (Error{kInvalidArgument}).
-FormatComparison compare_formats(const Model& model, const QuantizationConfig& base,
-                                 const std::vector<EvaluationSet>& sets,
-                                 ActivationArithmetic activations = ActivationArithmetic::XNNPACK,
+// What all formats of a comparison have in common.
+struct ComparisonBase {
+  QuantizationConfig config;     // mode, excluded layers, the formats of embedding and head
+  CalibrationFindings findings;  // mode STATIC
+  TargetArithmetic target;
+  bool float_activations = false;  // with_float_activations()
+};
+
+// Evaluates FP16, INT8, and INT4 in groups of 32, 64, 128, 256 and per channel, beside the float32 model. In mode
+// STATIC, INT4 in groups takes mode DYNAMIC where the target has no static kernel for it. Formats that the model can't
+// take, such as groups that do not divide a row, are left out. `model` is not a quantized checkpoint
+// (Error{kInvalidArgument}).
+FormatComparison compare_formats(const Model& model, const ComparisonBase& base, const std::vector<EvaluationSet>& sets,
                                  const RunControl& control = {});
 
 }  // namespace diffulex_edge

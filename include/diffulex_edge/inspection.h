@@ -94,11 +94,12 @@ struct InspectedMethod {
 };
 
 struct Inspection {
-  // "checkpoint", "safetensors", "executorch_program", "coreml_package", "coreml_pipeline" (a package with a model of
-  // several parts), "coreml_chunks" (a folder with a package for each part) or "qnn_package" (a folder of ONNX models).
+  // "checkpoint", "safetensors", or of an artefact what the backend that reads it calls it: "executorch_program",
+  // "coreml_package", "coreml_pipeline" (a package with a model of several parts), "coreml_chunks" (a folder with a
+  // package for each part), "qnn_package" (a folder of ONNX models).
   std::string kind;
   std::filesystem::path path;
-  std::int64_t file_bytes = 0;  // checkpoints: of all tensors; packages: of all files
+  std::int64_t file_bytes = 0;  // of all files that hold it
   std::string sha256;           // of a single file
   std::optional<ModelConfig> config;
   std::vector<InspectedMethod> methods;
@@ -114,9 +115,9 @@ struct InspectOptions {
   bool hashes = true;  // reading every byte for SHA-256
 };
 
-// Recognizes a model folder, a .safetensors file, an ExecuTorch program, a Core ML package (.mlpackage), a folder of
-// packages and a folder of the QNN backend by content. Throws Error{kBadFile} for anything else and for files that
-// contradict themselves.
+// Recognizes a model folder, a .safetensors file and the artefacts of all registered backends
+// (BackendDescription::artefacts) by content. Throws Error{kBadFile} for anything else and for files that contradict
+// themselves.
 Inspection inspect(const std::filesystem::path& path, const InspectOptions& options = {},
                    const RunControl& control = {});
 

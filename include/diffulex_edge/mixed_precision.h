@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,13 +42,13 @@ using SizePredictor = std::function<ArtefactSizes(const QuantizationConfig&)>;
 // One choice of a format for every layer.
 struct MixedPrecisionPlan {
   QuantizationConfig config;                     // layer_formats holds the choice
-  std::int64_t size = 0;                         // bytes of the artefact
+  std::int64_t file_bytes = 0;                   // of the artefact
   double kl_divergence = 0.0;                    // sum of the layers' effects
   std::optional<double> measured_kl_divergence;  // of all layers together, where somebody measured it
   // No choice of this size or less has a smaller sum (with a largest loss: none within it is smaller than
-  // `size_bound`). Equal to the figures of this choice where it is proven to be the best.
-  double kl_bound = 0.0;
-  std::int64_t size_bound = 0;
+  // `file_bytes_bound`). Equal to the figures of this choice where it is proven to be the best.
+  double kl_divergence_bound = 0.0;
+  std::int64_t file_bytes_bound = 0;
 
   // Throws Error{kInternal} for layers of another plan.
   const LayerFormat& format_of(const LayerSensitivity& unit) const;
@@ -68,20 +69,11 @@ class MixedPrecisionPlanner {
   // Every layer in one format, or in the next better one that it can take.
   MixedPrecisionPlan uniform(const LayerFormat& format) const;
 
-  const std::vector<LayerSensitivity>& sensitivity() const { return sensitivity_; }
+  const std::vector<LayerSensitivity>& sensitivity() const;
 
  private:
-  std::vector<std::size_t> choose_uniform(const LayerFormat& format) const;
-  QuantizationConfig config_of(const std::vector<std::size_t>& chosen) const;
-  MixedPrecisionPlan make_plan(const std::vector<std::size_t>& chosen) const;
-  MixedPrecisionPlan make_plan(const std::vector<std::size_t>& chosen, std::int64_t size) const;
-
-  QuantizationConfig config_;
-  std::vector<LayerSensitivity> sensitivity_;
-  SizePredictor predict_sizes_;
-  std::vector<std::vector<std::int64_t>> bytes_;  // of each unit in each of its formats
-  std::vector<std::int64_t> uniform_bytes_;       // of the artefact with all layers in one format, for each format
-  std::int64_t other_bytes_ = 0;                  // of an artefact, beside the layers, at least
+  struct State;
+  std::shared_ptr<const State> state_;  // copies share it
 };
 
 // A plan as a file: JSON that a person can edit. `layers` gives each layer's format; `default`, if there, that of all

@@ -31,9 +31,6 @@ struct RopeConfig {
   double attention_factor = 1.0;  // yarn: multiplies cos and sin
 };
 
-// head_dim / 2 inverse frequencies, in radians per position. Formulas: docs/ARCHITECTURE.md, "RoPE".
-std::vector<float> rope_inverse_frequencies(const RopeConfig& rope, std::int64_t head_dim);
-
 // What a decoder's configuration means, whichever family spells it.
 struct ModelConfig {
   std::string family;        // "llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"

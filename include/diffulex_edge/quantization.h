@@ -1,4 +1,4 @@
-// What to quantize and how, what came of it, and the quantizers that decide it for each layer of a model.
+// What to quantize and how, what a target computes with, and the quantizers that decide for each layer of a model.
 //
 // A quantizer makes a plan; no weight is touched before a writer (a backend, or write_quantized_checkpoint) streams the
 // weights through the plan.
@@ -20,29 +20,15 @@
 
 namespace diffulex_edge {
 
-enum class QuantizationDtype { FP32, FP16, INT8, INT4 };
-
 // DYNAMIC: activations are quantized at run time, one scale for each token. STATIC: with scales from calibration.
 // WEIGHT_ONLY: activations stay floating-point.
 enum class QuantizationMode { DYNAMIC, STATIC, WEIGHT_ONLY };
 
-// How a layer's weights become integers. RTN rounds to nearest; MSE and HQQ look for better scales in the weight alone;
-// GPTQ and AWQ use what calibration saw of the layer's input; AUTO takes the best for each layer.
+// How a layer's weights become integers. RTN rounds to nearest; MSE and HQQ look for better scales from the weight
+// only; GPTQ and AWQ use what calibration saw of the layer's input; AUTO takes the best for each layer.
 enum class RoundingMethod { RTN, MSE, HQQ, GPTQ, AWQ, AUTO };
 
-// q = clamp(round(x / scale) + zero_point), x is about (q - zero_point) * scale.
-struct AffineScale {
-  float scale = 1.0F;
-  std::int32_t zero_point = 0;
-
-  friend bool operator==(const AffineScale&, const AffineScale&) = default;
-};
-
-// The scale with which signed integers of `bits` bits (8 or 16) cover `range`: (max - min) / (2^bits - 1), at least the
-// least normal float32; 0 is represented exactly.
-AffineScale affine_scale(const ActivationRange& range, int bits);
-
-std::string_view to_string(QuantizationDtype dtype);  // "fp32", "fp16", "int8", "int4"
+std::string_view to_string(QuantizationDtype dtype);  // FormatRow::name: "fp32", "int4", "palette4"
 std::string_view to_string(QuantizationMode mode);    // "dynamic", "static", "weight_only"
 std::string_view to_string(RoundingMethod method);    // "rtn", "mse", "hqq", "gptq", "awq", "auto"
 // Any letter case; Error{kInvalidArgument} for anything else.
@@ -53,15 +39,18 @@ RoundingMethod parse_rounding_method(std::string_view text);
 // One layer's format, as mixed-precision plans name it.
 struct LayerFormat {
   QuantizationDtype dtype = QuantizationDtype::FP32;
-  std::int64_t group_size = 0;  // INT4: 32, 64, 128, 256, or 0 for one scale for each output channel; 0 otherwise
+  // Where the format has groups along the input (INT4): 32, 64, 128, 256, or 0 for one scale for each output channel; 0
+  // otherwise.
+  std::int64_t group_size = 0;
 
   friend bool operator==(const LayerFormat&, const LayerFormat&) = default;
 };
-std::string to_string(const LayerFormat& format);  // "fp32", "fp16", "int8", "int4_g32", ..., "int4_channel"
+// "fp32", "fp16", "int8", "int4_g32", ..., "int4_channel", "palette4"
+std::string to_string(const LayerFormat& format);
 LayerFormat parse_layer_format(std::string_view text);
-// Every format, from the finest to the coarsest.
-std::vector<LayerFormat> all_layer_formats();
 
+// What the user asks for. Nobody changes it once it was read: what calibration finds and what a target can do are types
+// of their own, CalibrationFindings and TargetArithmetic.
 struct QuantizationConfig {
   QuantizationDtype dtype = QuantizationDtype::FP32;
   QuantizationMode mode = QuantizationMode::WEIGHT_ONLY;
@@ -78,26 +67,49 @@ struct QuantizationConfig {
   // Mixed precision: each linear layer's and the embedding's format by canonical name, over all of the above but mode
   // and method. Empty, or with every such layer of the model and no other.
   std::map<std::string, LayerFormat, std::less<>> layer_formats;
-  // STATIC: what calibration found, by the layer's canonical name ("layers.3.q_proj"). Every linear layer that becomes
-  // INT8, or INT4 with one scale for each channel, needs an entry; others are not looked at.
-  std::map<std::string, LayerActivations, std::less<>> activations;
-  // STATIC: bits of an activation, 8 or 16. Ranges of 16-bit ones cover all that calibration saw.
-  int activation_bits = 8;
-  // STATIC: every value of the graph is an integer, not the quantized layers' inputs and outputs alone. For backends
-  // that compute so (QNN); needs graph_activations, which calibration fills.
-  bool static_everywhere = false;
-  std::optional<GraphActivations> graph_activations;
-  // INT4 as palettes: tables of 16 values that k-means finds. For backends that have them (Core ML); `group_size` and
-  // `method` say nothing then.
-  bool palettes = false;
-  // Palettes: the mean square of each column of a layer's input by its canonical name, as calibration found it. Weighs
-  // the squared errors; where there is no entry, all columns are alike.
-  std::map<std::string, std::vector<float>, std::less<>> input_importance;
+  // Palettes: rows of a weight that share a table of values; 0: all of them.
+  std::int64_t palette_group = 0;
   // FP16: write ±65504 for weights beyond it instead of failing.
   bool saturate_fp16 = false;
   // INT4: fail where group_size does not divide a layer's input, instead of taking the next smaller size that does.
   bool strict_group_size = false;
 };
+
+// What a target computes with in quantized layers, beside floats: a backend says it (EdgeBackend::arithmetic). By
+// default XNNPACK's, which the CPU runtime executes as well.
+struct TargetArithmetic {
+  // Mode DYNAMIC: inputs become 8-bit integers at run time. Otherwise such layers compute in floating point.
+  bool has_dynamic = true;
+  // The only kernel for weights in groups takes dynamic 8-bit inputs, in every mode.
+  bool groups_are_dynamic = true;
+  // Mode STATIC has a kernel for weights in groups.
+  bool has_static_groups = false;
+  // Mode STATIC: every value of the graph is an integer, not only the inputs and outputs of quantized layers.
+  bool static_everywhere = false;
+  // Mode STATIC: of an activation, 8 or 16. Ranges of 16-bit ones cover all that calibration saw.
+  int static_bits = 8;
+  // Where floating point is float16: nowhere, in layers whose weights are FP16, or in all layers.
+  enum class Half { kNever, kFP16Weights, kAlways };
+  Half half = Half::kNever;
+
+  friend bool operator==(const TargetArithmetic&, const TargetArithmetic&) = default;
+};
+
+// How a layer computes on its target.
+struct LayerArithmetic {
+  enum class Activations {
+    kFloat32,
+    kFloat16,
+    kDynamic,        // the input is integers, with a scale for each token
+    kStatic,         // input and output are integers, with scales from calibration
+    kStaticInGraph,  // the same, and so are all values around the layer
+  };
+  Activations activations = Activations::kFloat32;
+  int bits = 0;  // of integers
+
+  friend bool operator==(const LayerArithmetic&, const LayerArithmetic&) = default;
+};
+std::string to_string(const LayerArithmetic& arithmetic);  // "fp32", "fp16", "dynamic int8", "static int16", ...
 
 // What a weight is used for.
 enum class LayerRole { kLinear, kEmbedding, kNorm, kBias };
@@ -115,25 +127,34 @@ struct LayerPlan {
   QuantizationDtype dtype = QuantizationDtype::FP32;
   bool excluded = false;                        // matched exclude_layers
   RoundingMethod method = RoundingMethod::RTN;  // of a quantized format
-  std::optional<LayerActivations> activations;  // mode STATIC: of a quantized linear layer
+  LayerArithmetic arithmetic;
+  std::optional<LayerActivations> activations;  // of kStatic
+  std::vector<float> importance;                // of columns, for a palette; empty: all alike
 
   std::int64_t parameters() const { return rows * columns; }
   std::int64_t value_bytes() const { return rows * format.row_bytes(columns); }
-  std::int64_t scale_bytes() const { return rows * format.scales_per_row(columns) * format.scale_bytes(); }
+  // Of scales or tables.
+  std::int64_t scale_bytes() const {
+    return rows * format.scales_per_row(columns) * format.scale_bytes() + format.table_bytes(rows);
+  }
 };
 
 struct QuantizationPlan {
-  QuantizationConfig config;
+  QuantizationConfig config;     // as asked for
+  CalibrationFindings findings;  // those given, or else those that the checkpoint brings with it
+  TargetArithmetic target;
   std::vector<LayerPlan> layers;
 
+  // Whether every value of the graph is an integer: then `findings.graph` has their ranges.
+  bool is_static_everywhere() const;
   // The plan of one use of a weight. Throws Error{kInternal} where there is none.
   const LayerPlan& at(std::string_view layer, std::string_view tensor) const;
 };
 
 struct QuantizationResult {
   QuantizationPlan plan;
-  double original_memory_mb = 0.0;   // MiB of all weights in FP32, tied ones once
-  double quantized_memory_mb = 0.0;  // MiB of all weights and scales as planned, equal ones once
+  double original_memory_mb = 0.0;   // MB (10^6 bytes) of all weights in FP32, tied ones once
+  double quantized_memory_mb = 0.0;  // MB of all weights and scales as planned, equal ones once
   std::int64_t parameters = 0;
   std::vector<std::string> warnings;
 
@@ -141,39 +162,53 @@ struct QuantizationResult {
   double compression_ratio() const;  // original / quantized
 };
 
-// Makes plans of one dtype. Errors: kInvalidArgument for a config of another dtype or an impossible one (group size,
-// re-quantizing a quantized checkpoint, mode STATIC without a layer's activations), kUnsupported for what this version
-// can't do.
+// Makes plans of one dtype, with what calibration found for a target. Errors: kInvalidArgument for a config of another
+// dtype or an impossible one (group size, re-quantizing a quantized checkpoint, mode STATIC without a layer's
+// activations), kUnsupported for what this version or the target can't do.
 class BaseQuantizer {
  public:
   virtual ~BaseQuantizer() = default;
-  virtual QuantizationResult quantize(const Model& model, const QuantizationConfig& config) const = 0;
+  virtual QuantizationResult quantize(const Model& model, const QuantizationConfig& config,
+                                      const CalibrationFindings& findings, const TargetArithmetic& target) const = 0;
+  // Without findings, for the CPU runtime.
+  QuantizationResult quantize(const Model& model, const QuantizationConfig& config) const {
+    return quantize(model, config, {}, {});
+  }
 };
 
 class FP16Quantizer final : public BaseQuantizer {
  public:
-  QuantizationResult quantize(const Model& model, const QuantizationConfig& config) const override;
+  using BaseQuantizer::quantize;
+  QuantizationResult quantize(const Model& model, const QuantizationConfig& config, const CalibrationFindings& findings,
+                              const TargetArithmetic& target) const override;
 };
 
 // Symmetric, one scale for each output channel: scale = max_abs / 127, q = clamp(round(w / scale), -128, 127).
 class INT8Quantizer final : public BaseQuantizer {
  public:
-  QuantizationResult quantize(const Model& model, const QuantizationConfig& config) const override;
+  using BaseQuantizer::quantize;
+  QuantizationResult quantize(const Model& model, const QuantizationConfig& config, const CalibrationFindings& findings,
+                              const TargetArithmetic& target) const override;
 };
 
 // Symmetric groups along the input, values in [-8, 7], scales rounded to bfloat16 before the weights.
 class INT4Quantizer final : public BaseQuantizer {
  public:
-  QuantizationResult quantize(const Model& model, const QuantizationConfig& config) const override;
+  using BaseQuantizer::quantize;
+  QuantizationResult quantize(const Model& model, const QuantizationConfig& config, const CalibrationFindings& findings,
+                              const TargetArithmetic& target) const override;
 };
 
 // The facade: picks the quantizer by config.dtype; FP32 keeps every weight in FP32.
 class Quantizer final : public BaseQuantizer {
  public:
-  QuantizationResult quantize(const Model& model, const QuantizationConfig& config) const override;
+  using BaseQuantizer::quantize;
+  QuantizationResult quantize(const Model& model, const QuantizationConfig& config, const CalibrationFindings& findings,
+                              const TargetArithmetic& target) const override;
 };
 
-QuantizationResult quantize_model(const Model& model, const QuantizationConfig& config);
+QuantizationResult quantize_model(const Model& model, const QuantizationConfig& config,
+                                  const CalibrationFindings& findings = {}, const TargetArithmetic& target = {});
 
 // Completes a config with what `diffulex-edge quantize` noted in the model's config.json, for a caller who did not say
 // a dtype of his own. Unchanged for other checkpoints.

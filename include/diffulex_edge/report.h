@@ -34,7 +34,9 @@ struct ExportReport {
   Provenance provenance = {};
 };
 
-// One object; keys as in docs/USER_GUIDE.md.
+// The same facts of an export or of a layer have the same names in C++, in JSON and in Python, where they are listed in
+// docs/USER_GUIDE.md. One object of all that the metadata hold; the export's own has the request beside it.
+std::string to_json(const ExportMetadata& metadata);
 std::string to_json(const ExportReport& report);
 // Some lines: formats, sizes, warnings. `with_layers` adds a table with a row for each kind of layer.
 std::string to_text(const ExportReport& report);
@@ -77,8 +79,8 @@ std::string to_text(const EvaluationReport& report);
 std::string to_html(const EvaluationReport& report);
 
 // What `plan` chose, and what it could have chosen.
-struct NamedPlan {
-  std::string name;
+struct UniformPlan {
+  std::string format;  // "int4_g32"
   MixedPrecisionPlan plan;
 };
 struct PlanReport {
@@ -86,9 +88,9 @@ struct PlanReport {
   const MixedPrecisionPlan& plan;
   const std::vector<LayerSensitivity>& sensitivity;
   std::string output;
-  std::optional<std::int64_t> target_size;   // bytes
-  std::optional<double> largest_loss;        // nats
-  std::vector<NamedPlan> uniform;            // every layer in one format
+  std::optional<std::int64_t> target_size_bytes;
+  std::optional<double> max_loss;            // nats
+  std::vector<UniformPlan> uniform;          // every layer in one format
   std::vector<MixedPrecisionPlan> frontier;  // the best plans for some sizes
   double seconds = 0.0;
   std::int64_t peak_rss_bytes = 0;
@@ -102,7 +104,7 @@ std::string to_html(const PlanReport& report);
 std::string to_json(const Inspection& inspection);
 std::string to_text(const Inspection& inspection);
 
-// The specification's compatibility matrix, six formats by three backends, as the registered backends answer it.
+// The compatibility matrix: every format, by the registered backends, as these answer it.
 std::string matrix_json();
 std::string matrix_text();
 

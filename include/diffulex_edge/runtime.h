@@ -14,10 +14,10 @@ namespace diffulex_edge {
 
 using TokenSequences = std::vector<std::vector<std::int64_t>>;
 
-// The logits of every sequence: [length, vocab], row-major. With a plan, each layer computes as XNNPACK would with the
-// plan's formats: 8-bit activations quantized per token (dynamic mode, and INT4 groups in every mode) or with static
-// scales, integer products, float32 scales; results agree with the .pte up to rounding. Where the plan's config says
-// static_everywhere, every value is rounded to integers of its activation_bits. Without a plan: float32.
+// The logits of every sequence: [length, vocab], row-major. With a plan, each layer computes in its planned arithmetic:
+// activations in 8 bits with a scale for each token, or with static scales; integer products, float32 scales. For
+// XNNPACK's arithmetic, results agree with the .pte up to rounding. Where every value is an integer on the plan's
+// target, each is rounded to one. Without a plan: float32.
 //
 // Sequences may differ in length, up to model.seq_len. Memory: the logits, and some activations for all tokens of the
 // batch; one tile of weights for each thread. Errors: kInvalidArgument for an empty or too long sequence or a token id
@@ -33,11 +33,8 @@ std::string_view to_string(QuantizedArithmetic arithmetic);  // "simulated", "fa
 // Error{kInvalidArgument} for anything else.
 QuantizedArithmetic parse_quantized_arithmetic(std::string_view text);
 
-// What becomes of activations, of which a plan's mode does not say everything. XNNPACK: 8 bits, with static scales
-// where the plan has ranges, else for each token in mode dynamic and of INT4 groups. STATIC: integers where the plan
-// has ranges, else float32; in Core ML around each layer, in QNN (config.static_everywhere) every value of the graph.
-// FLOAT: float32, whatever the target does.
-enum class ActivationArithmetic { XNNPACK, STATIC, FLOAT };
+// The same plan with all activations in float32, whatever its target does: what the weights by themselves cost.
+QuantizationPlan with_float_activations(QuantizationPlan plan);
 
 // A model whose weights were read and packed once, to be run many times: what generation needs. Layers compute as
 // forward() says, by integer dot products of the machine's instruction set; the integers' sums are the same bits on

@@ -8,6 +8,9 @@ namespace diffulex_edge::python {
 // Turns diffulex_edge::Error into the exceptions of diffulex_edge/_errors.py.
 void bind_errors();
 
+// Workspace and copy_artefact: temporary artefacts, and copies of them.
+void bind_artefacts(nanobind::module_& module);
+
 // ModuleGraph: export of what the Python frontend reads from a torch module.
 void bind_export(nanobind::module_& module);
 

@@ -56,16 +56,31 @@ QuantizationConfig to_cpp(nb::handle config) {
   for (const auto& [layer, format] : get<nb::dict>(config, "layer_formats")) {
     result.layer_formats[nb::cast<std::string>(layer)] = parse_layer_format(nb::cast<std::string>(format));
   }
-  for (const auto& [layer, activations] : get<nb::dict>(config, "activations")) {
-    result.activations[nb::cast<std::string>(layer)] = {.input = range_of(activations.attr("input")),
-                                                        .output = range_of(activations.attr("output"))};
-  }
-  result.activation_bits = get<int>(config, "activation_bits");
-  result.static_everywhere = get<bool>(config, "static_everywhere");
-  result.graph_activations = graph_activations(config);
-  result.palettes = get<bool>(config, "palettes");
+  result.palette_group = get<std::int64_t>(config, "palette_group");
   result.saturate_fp16 = get<bool>(config, "saturate_fp16");
   result.strict_group_size = get<bool>(config, "strict_group_size");
+  return result;
+}
+
+CalibrationOptions calibration_options(nb::handle options) {
+  CalibrationOptions result;
+  result.data = get<std::string>(options, "data");
+  result.length = get<std::int64_t>(options, "length");
+  result.max_sequences = get<std::int64_t>(options, "sequences");
+  result.seed = get<std::uint64_t>(options, "seed");
+  result.observer = parse_observer(get<std::string>(options, "observer"));
+  result.percentile = get<double>(options, "percentile");
+  result.mask_weight = get<double>(options, "mask_weight");
+  return result;
+}
+
+CalibrationFindings findings_of(nb::handle config) {
+  CalibrationFindings result;
+  for (const auto& [layer, activations] : get<nb::dict>(config, "activations")) {
+    result.layers[nb::cast<std::string>(layer)] = {.input = range_of(activations.attr("input")),
+                                                   .output = range_of(activations.attr("output"))};
+  }
+  result.graph = graph_activations(config);
   return result;
 }
 

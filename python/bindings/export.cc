@@ -1,9 +1,10 @@
-// Graphs that the Python frontend made of a torch module, through the backends.
+// Exports: of checkpoints, and of graphs that the Python frontend made of a torch module.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
@@ -17,12 +18,17 @@
 #include <vector>
 
 #include "bindings.h"
+#include "calibration.h"
 #include "config.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
+#include "diffulex_edge/export_session.h"
 #include "diffulex_edge/graph.h"
+#include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/model.h"
+#include "diffulex_edge/report.h"
 #include "run.h"
+#include "runtime/calibrate.h"
 #include "tensors.h"
 
 namespace nb = nanobind;
@@ -138,18 +144,27 @@ class GraphReader {
 // What Python says of an export, beside the model.
 struct Request {
   std::string backend;
-  nb::object quant_config;  // None: what the model's own config.json notes
+  nb::object quant_config;               // None: what the model's own config.json notes
+  std::optional<std::string> plan = {};  // a file of layers' formats, in place of quant_config
   std::optional<std::string> activation_dtype;
   std::optional<std::string> input_lengths;
   std::map<std::string, std::string> options;
-  std::optional<std::string> target;  // nullopt: a dry run
+  nb::object calibration = nb::none();  // None, or an object with the attributes of CalibrationOptions
+  Calibration inputs = {};              // of a module, in place of that
+  std::optional<std::string> target;    // nullopt: a dry run
   int threads = 0;
   nb::object progress;
 };
 
+QuantizationConfig quantization_of(const Request& request, const Model& model) {
+  if (request.plan) {
+    return read_plan(*request.plan, model);
+  }
+  return request.quant_config.is_none() ? default_quantization_config(model) : to_cpp(request.quant_config);
+}
+
 BackendConfig config_of(const Request& request, const Model& model) {
-  BackendConfig config{.quant_config = request.quant_config.is_none() ? default_quantization_config(model)
-                                                                      : to_cpp(request.quant_config),
+  BackendConfig config{.quant_config = quantization_of(request, model),
                        .activation_dtype = {},
                        .input_lengths = {},
                        .backend_options = request.options};
@@ -162,62 +177,39 @@ BackendConfig config_of(const Request& request, const Model& model) {
   return config;
 }
 
-nb::dict describe(const StoredLayer& layer) {
-  nb::dict result;
-  result["layer"] = nb::cast(layer.plan.layer);
-  result["tensor"] = nb::cast(layer.plan.tensor);
-  result["role"] = nb::cast(std::string(to_string(layer.plan.role)));
-  result["format"] = nb::cast(to_string(layer.plan.format));
-  result["kernel"] = nb::cast(layer.kernel);
-  result["stored_bytes"] = nb::cast(layer.stored_bytes);
-  return result;
+ExportRequest export_request(const Request& request, const Model& model) {
+  ExportRequest wanted{.backend = request.backend, .config = config_of(request, model)};
+  if (!request.calibration.is_none()) {
+    wanted.calibration = calibration_options(request.calibration);
+  } else if (request.inputs.has_data()) {
+    wanted.calibration = request.inputs.options;
+    wanted.data = request.inputs.data;
+  }
+  if (!request.quant_config.is_none()) {
+    wanted.known = findings_of(request.quant_config);
+  }
+  wanted.output = request.target.value_or("");
+  wanted.dry_run = !request.target;
+  return wanted;
 }
 
+// By the names of the command's JSON.
 nb::dict describe(const ExportMetadata& metadata) {
-  nb::dict result;
-  const auto set = [&result](const char* name, const auto& value) { result[name] = nb::cast(value); };
-  set("backend", metadata.backend);
-  set("method", metadata.method);
-  set("seq_len", metadata.seq_len);
-  set("activation_dtype", metadata.activation_dtype);
-  set("parameters", metadata.parameters);
-  set("original_memory_mb", metadata.original_memory_mb);
-  set("quantized_memory_mb", metadata.quantized_memory_mb);
-  set("memory_reduction_pct", metadata.memory_reduction_pct());
-  set("compression_ratio", metadata.compression_ratio());
-  set("file_bytes", metadata.file_bytes);
-  set("dry_run", metadata.dry_run);
-  set("seconds", metadata.seconds);
-  set("peak_rss_bytes", metadata.peak_rss_bytes);
-  set("operators_outside_delegate", metadata.operators_outside_delegate);
-  set("warnings", metadata.warnings);
-  nb::list layers;
-  for (const StoredLayer& layer : metadata.layers) {
-    layers.append(describe(layer));
-  }
-  result["layers"] = layers;
-  if (metadata.placement) {
-    nb::dict placement;
-    placement["device"] = nb::cast(metadata.placement->device);
-    placement["host"] = nb::cast(metadata.placement->host);
-    result["placement"] = placement;
-  }
-  return result;
+  return nb::cast<nb::dict>(nb::module_::import_("json").attr("loads")(to_json(metadata)));
 }
 
-// Writes the target, or predicts what would be in it. Returns the metadata, or throws the Error that a failed
-// ExportResult stands for.
-nb::dict run_export(const Model& model, const Request& request) {
-  const std::unique_ptr<EdgeBackend> exporter =
-      BackendRegistry::instance().create(request.backend, config_of(request, model));
+// Writes the target, or predicts what would be in it. Returns the metadata, or throws the Error of a failed export.
+nb::dict run_export(Model model, ModelOptions options, const Request& request) {
+  ExportRequest wanted = export_request(request, model);
+  ExportSession session(std::move(model), std::move(options), std::move(wanted));
   ExportResult result;
-  run_stoppable(request.threads, request.progress, [&](const RunControl& control) {
-    result = request.target ? exporter->export_model(model, *request.target, control) : exporter->dry_run(model);
-  });
-  if (!result.success) {
-    throw Error::of_line(result.error_code.value_or(ErrorCode::kInternal), result.error_message);
+  run_stoppable(request.threads, request.progress, [&](const RunControl& control) { result = session.run(control); });
+  result.check();
+  nb::dict metadata = describe(result.metadata);
+  if (session.calibration()) {
+    metadata["calibration"] = describe_calibration(*session.calibration());
   }
-  return describe(result.metadata);
+  return metadata;
 }
 
 // A module's graph with its weights, whose memory is the caller's and stays as long as this.
@@ -238,13 +230,72 @@ class ModuleGraph {
   Model model_;
 };
 
+// In Python's words, before the session says the same in the command's.
+void check_calibration_data(const Model& model, const Request& request) {
+  const std::unique_ptr<EdgeBackend> backend =
+      BackendRegistry::instance().create(request.backend, config_of(request, model));
+  backend->check_config();
+  const QuantizationConfig& config = backend->quantization();
+  const CalibrationFindings known =
+      request.quant_config.is_none() ? CalibrationFindings() : findings_of(request.quant_config);
+  const bool is_static = config.mode == QuantizationMode::STATIC;
+  const std::string method = "method " + std::string(to_string(config.method));
+  if (request.inputs.has_data() && !can_use_calibration(model, config, backend->arithmetic(), known)) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "calibration_data",
+        "is for mode static with integer weights and for the methods gptq, awq, auto and mse, and the mode is " +
+            std::string(to_string(config.mode)) + " and the " + method,
+        "leave it out");
+  }
+  const bool is_predicted = !request.target && !is_static;  // sizes are the same for every method
+  if (!request.inputs.has_data() && !is_predicted && needs_calibration(model, config, backend->arithmetic(), known)) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "calibration_data",
+        is_static ? "mode static needs the ranges of activations" : method + " needs some",
+        std::string("give some inputs of the model, or use ") + (is_static ? "mode dynamic" : "rtn, mse or hqq"));
+  }
+}
+
 nb::dict describe_support(const std::string& backend, const std::string& dtype, const std::string& mode) {
-  const auto exporter = BackendRegistry::instance().create(backend, {});
-  const Support support = exporter->support(parse_quantization_dtype(dtype), parse_quantization_mode(mode));
+  const Support support = BackendRegistry::instance().describe(backend).support(parse_quantization_dtype(dtype),
+                                                                                parse_quantization_mode(mode));
   nb::dict result;
   result["level"] = nb::cast(std::string(to_string(support.level)));
   result["note"] = nb::cast(support.note);
   return result;
+}
+
+nb::dict describe(const BackendOption& option) {
+  std::vector<std::string> choices;
+  for (const BackendOption::Choice& choice : option.choices) {
+    choices.push_back(choice.value);
+  }
+  nb::dict result;
+  result["name"] = nb::cast(option.name);
+  result["type"] = nb::cast(std::string(to_string(option.type)));
+  result["help"] = nb::cast(option.help);
+  result["default"] = nb::cast(option.default_value);
+  result["choices"] = nb::cast(choices);
+  return result;
+}
+
+nb::list describe_backends() {
+  nb::list backends;
+  for (const BackendDescription& backend : BackendRegistry::instance().descriptions()) {
+    nb::list options;
+    for (const BackendOption& option : backend.options) {
+      options.append(describe(option));
+    }
+    nb::dict result;
+    result["name"] = nb::cast(backend.name);
+    result["title"] = nb::cast(backend.title);
+    result["output"] = nb::cast(backend.output);
+    result["suffix"] = nb::cast(backend.suffix);
+    result["lengths"] = nb::cast(std::string(to_string(backend.lengths)));
+    result["options"] = options;
+    backends.append(result);
+  }
+  return backends;
 }
 
 }  // namespace
@@ -260,28 +311,71 @@ void bind_export(nb::module_& module) {
           [](const ModuleGraph& self, std::string backend, nb::object quant_config,
              std::optional<std::string> activation_dtype, std::optional<std::string> input_lengths,
              std::map<std::string, std::string> options, std::optional<std::string> target, int threads,
-             nb::object progress) {
-            return run_export(self.model(), {std::move(backend), std::move(quant_config), std::move(activation_dtype),
-                                             std::move(input_lengths), std::move(options), std::move(target), threads,
-                                             std::move(progress)});
+             nb::object progress, const RunTuples& runs, const std::string& observer, double percentile) {
+            const Request request{.backend = std::move(backend),
+                                  .quant_config = std::move(quant_config),
+                                  .activation_dtype = std::move(activation_dtype),
+                                  .input_lengths = std::move(input_lengths),
+                                  .options = std::move(options),
+                                  .inputs = calibration_of(runs, observer, percentile),
+                                  .target = std::move(target),
+                                  .threads = threads,
+                                  .progress = std::move(progress)};
+            check_calibration_data(self.model(), request);
+            return run_export(self.model(), {}, request);
           },
           nb::arg("backend"), nb::arg("quant_config"), nb::arg("activation_dtype").none(),
           nb::arg("input_lengths").none(), nb::arg("options"), nb::arg("target").none(), nb::arg("threads"),
-          nb::arg("progress").none());
+          nb::arg("progress").none(), nb::arg("runs") = nb::list(), nb::arg("observer") = "mse",
+          nb::arg("percentile") = 99.99)
+      .def(
+          "round",
+          [](const ModuleGraph& self, nb::handle quant_config, const RunTuples& runs, const std::string& observer,
+             double percentile, const std::vector<std::string>& fixed_tensors, int threads, nb::object progress) {
+            Calibration calibration = calibration_of(runs, observer, percentile);
+            calibration.options.fixed_tensors = {fixed_tensors.begin(), fixed_tensors.end()};
+            auto rounded = std::make_unique<RoundedModule>(self.model(), to_cpp(quant_config), std::move(calibration));
+            run_stoppable(threads, progress, [&](const RunControl& control) { rounded->run(control); });
+            return rounded;
+          },
+          nb::arg("quant_config"), nb::arg("runs"), nb::arg("observer"), nb::arg("percentile"),
+          nb::arg("fixed_tensors"), nb::arg("threads"), nb::arg("progress").none());
   module.def(
       "export_checkpoint",
       [](const std::string& folder, std::optional<std::int64_t> seq_len, std::optional<std::int64_t> block_length,
-         std::string backend, nb::object quant_config, std::optional<std::string> activation_dtype,
-         std::map<std::string, std::string> options, std::optional<std::string> target, int threads,
-         nb::object progress) {
-        const Model model = load_model(
-            folder, {.seq_len = seq_len, .block_length = block_length, .mask_token_id = {}, .ignored_config_keys = {}});
-        return run_export(model, {std::move(backend), std::move(quant_config), std::move(activation_dtype),
-                                  std::nullopt, std::move(options), std::move(target), threads, std::move(progress)});
+         std::optional<std::int64_t> mask_token_id, std::vector<std::string> ignored_config_keys, std::string backend,
+         nb::object quant_config, std::optional<std::string> plan, std::optional<std::string> activation_dtype,
+         std::optional<std::string> input_lengths, std::map<std::string, std::string> options, nb::object calibration,
+         std::optional<std::string> target, int threads, nb::object progress) {
+        BackendRegistry::instance().describe(backend);  // an unknown one shows before the model is read
+        ModelOptions model_options{.seq_len = seq_len,
+                                   .block_length = block_length,
+                                   .mask_token_id = mask_token_id,
+                                   .ignored_config_keys = std::move(ignored_config_keys)};
+        if (input_lengths) {
+          model_options.seq_len = parse_input_lengths(*input_lengths).longest();
+        }
+        Model model = load_model(folder, model_options);
+        return run_export(std::move(model), std::move(model_options),
+                          {.backend = std::move(backend),
+                           .quant_config = std::move(quant_config),
+                           .plan = std::move(plan),
+                           .activation_dtype = std::move(activation_dtype),
+                           .input_lengths = std::move(input_lengths),
+                           .options = std::move(options),
+                           .calibration = std::move(calibration),
+                           .target = std::move(target),
+                           .threads = threads,
+                           .progress = std::move(progress)});
       },
-      nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("backend"),
-      nb::arg("quant_config").none(), nb::arg("activation_dtype").none(), nb::arg("options"), nb::arg("target").none(),
-      nb::arg("threads"), nb::arg("progress").none());
+      nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("mask_token_id").none(),
+      nb::arg("ignored_config_keys"), nb::arg("backend"), nb::arg("quant_config").none(), nb::arg("plan").none(),
+      nb::arg("activation_dtype").none(), nb::arg("input_lengths").none(), nb::arg("options"),
+      nb::arg("calibration").none(), nb::arg("target").none(), nb::arg("threads"), nb::arg("progress").none());
+  module.def(
+      "longest_input", [](const std::string& lengths) { return parse_input_lengths(lengths).longest(); },
+      nb::arg("lengths"), "In tokens, of lengths such as 64,128 or 8..512.");
+  module.def("backends", &describe_backends, "What the library's backends say of themselves.");
   module.def("support", &describe_support, nb::arg("backend"), nb::arg("dtype"), nb::arg("mode"));
 }
 

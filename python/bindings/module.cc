@@ -4,6 +4,7 @@
 #include <string>
 
 #include "bindings.h"
+#include "calibration.h"
 #include "diffulex_edge/version.h"
 
 namespace nb = nanobind;
@@ -12,6 +13,8 @@ NB_MODULE(_core, m) {
   m.doc() = "The C++ library of DiffuLex Edge; import diffulex_edge, not this.";
   m.attr("__version__") = nb::str(std::string(diffulex_edge::version()).c_str());
   diffulex_edge::python::bind_errors();
+  diffulex_edge::python::bind_artefacts(m);
+  diffulex_edge::python::bind_calibration(m);
   diffulex_edge::python::bind_export(m);
   diffulex_edge::python::bind_quantization(m);
 }

@@ -25,6 +25,8 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
+#include "quant/affine_scale.h"
+#include "quant/layer_formats.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_stream.h"
 #include "run.h"
@@ -169,9 +171,14 @@ std::unique_ptr<Encoding> make_encoding(const Model& model, const QuantizationPl
 class LayerQuantization {
  public:
   LayerQuantization(const std::vector<LayerTuple>& layers, const std::vector<TensorTuple>& tensors, nb::handle config)
-      : model_(model_of(layers, tensors)), result_(quantize_model(model_, to_cpp(config))) {
+      : model_(model_of(layers, tensors)), result_(quantize_model(model_, to_cpp(config), findings_of(config))) {
     for (const LayerPlan& layer : result_.plan.layers) {
-      if (layer.format.element == ElementType::kI4 && layer.columns % 2 != 0) {
+      const FormatRow& row = format_row(layer.dtype);
+      if (!row.checkpoint_dtype) {
+        throw Error(ErrorCode::kUnsupported, layer.layer, "a module can't hold " + std::string(row.title),
+                    "give the format to the export");
+      }
+      if (layer.format.is_grid() && !layer.format.fills_bytes(layer.columns)) {
         throw Error(ErrorCode::kUnsupported, layer.layer, "INT4 rows of odd length can't be stored",
                     "exclude the layer, or use INT8");
       }
@@ -229,6 +236,30 @@ std::pair<float, float> observe_values(std::uintptr_t address, std::size_t count
   return {range.min, range.max};
 }
 
+// The table of formats: what each is called, also by plans of layers, and what it is.
+nb::list describe_formats() {
+  nb::list formats;
+  for (const FormatRow& row : all_formats()) {
+    nb::dict entry;
+    const auto set = [&entry](const char* name, const auto& value) { entry[name] = nb::cast(value); };
+    set("name", std::string(row.name));
+    set("bits", row.bits());
+    set("is_quantized", row.is_quantized());
+    set("has_codebook", row.has_codebook());
+    set("takes_groups", row.takes_groups);
+    set("in_modules", row.checkpoint_dtype.has_value());
+    std::vector<std::string> names;
+    for (const LayerFormat& format : all_layer_formats()) {
+      if (format.dtype == row.dtype) {
+        names.push_back(to_string(format));
+      }
+    }
+    set("layer_formats", names);
+    formats.append(entry);
+  }
+  return formats;
+}
+
 }  // namespace
 
 void bind_quantization(nb::module_& module) {
@@ -240,6 +271,7 @@ void bind_quantization(nb::module_& module) {
       .def_prop_ro("parameters", [](const LayerQuantization& self) { return self.result().parameters; })
       .def_prop_ro("planned_bytes", [](const LayerQuantization& self) { return planned_bytes(self.result().plan); })
       .def("encode", &LayerQuantization::encode, nb::arg("targets"), nb::arg("threads"), nb::arg("progress").none());
+  module.def("describe_formats", &describe_formats);
   module.def("describe_checkpoint", &describe_checkpoint, nb::arg("folder"));
   module.def("observe", &observe_values, nb::arg("address"), nb::arg("count"), nb::arg("observer"),
              nb::arg("percentile"));

@@ -21,10 +21,10 @@ from diffulex_edge._errors import (
 
 if TYPE_CHECKING:
     from diffulex_edge._accuracy import NumericalAccuracy, validate_numerical_accuracy
-    from diffulex_edge._artefact import Execution, VerificationError
+    from diffulex_edge._artefact import Execution, Placement, VerificationError
     from diffulex_edge._coreml import PackageCheck
     from diffulex_edge._hf import load_hf_model
-    from diffulex_edge._qnn import Placement, QnnCheck
+    from diffulex_edge._qnn import QnnCheck
     from diffulex_edge._verify import Interval, SetFigures, Verification, verify
 
 # The modules that import numpy, and the names that are theirs.
@@ -33,7 +33,7 @@ _LATER = {
     "Interval": "_verify",
     "NumericalAccuracy": "_accuracy",
     "PackageCheck": "_coreml",
-    "Placement": "_qnn",
+    "Placement": "_artefact",
     "QnnCheck": "_qnn",
     "SetFigures": "_verify",
     "Verification": "_verify",

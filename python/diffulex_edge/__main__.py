@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
-from diffulex_edge import Execution, PackageCheck, Placement, QnnCheck, Verification, VerificationError, verify
-from diffulex_edge._coreml import MAC_ALONE
+from diffulex_edge import Execution, Placement, Verification, VerificationError, verify
 
 BAD_FILE: Final = 3
 
@@ -48,17 +47,6 @@ def _table(verification: Verification) -> str:
     return _aligned(rows)
 
 
-def _qnn_check_text(check: QnnCheck) -> str:
-    models = "one ONNX model" if check.models == 1 else f"{check.models} ONNX models"
-    binaries = {0: "no context binary", 1: "one context binary"}.get(
-        check.binaries, f"{check.binaries} context binaries"
-    )
-    hashes = f"SHA-256 as in manifest.json: {models}, {binaries}"
-    if check.onnx is None:
-        return f"{hashes}; operators neither checked nor counted: pip install onnx"
-    return f"{hashes}; ONNX {check.onnx} has checked every operator and inferred every shape"
-
-
 def _placement_text(placement: Placement) -> str:
     rows = [["operator", "NPU", "host"]]
     for name in sorted(placement.npu.keys() | placement.host.keys()):
@@ -79,21 +67,10 @@ def _execution_text(execution: Execution) -> str:
     )
 
 
-def _check_text(check: PackageCheck) -> str:
-    count = sum(check.operations.values())
-    programs = "one program" if check.programs == 1 else f"{check.programs} programs"
-    return (
-        f"coremltools {check.coremltools} has built {programs} (specification version {check.specification_version}) "
-        f"and found the types of {count:,} operations right"
-    )
-
-
 def _text(verification: Verification) -> str:
     lines = []
-    if isinstance(verification.check, PackageCheck):
-        lines.append(_check_text(verification.check))
-    elif isinstance(verification.check, QnnCheck):
-        lines.append(_qnn_check_text(verification.check))
+    if verification.check is not None:
+        lines.append(verification.check.describe())
     if verification.placement is not None:
         lines.append(_placement_text(verification.placement))
     if verification.execution is not None:
@@ -102,16 +79,14 @@ def _text(verification: Verification) -> str:
         lines.append(f"{verification.reference}: {_execution_text(verification.reference_execution)}")
     if verification.sets:
         lines.append(_table(verification))
-    elif verification.data is not None:
-        lines.append(f"not executed: {MAC_ALONE}")
-    elif isinstance(verification.check, QnnCheck):
-        lines.append("not executed: that needs --data")
+    elif verification.not_executed is not None:
+        lines.append(verification.not_executed)
     return "\n".join(lines)
 
 
 @contextmanager
 def _own_stdout() -> Iterator[TextIO]:
-    """The standard output for us alone: what the vendors' libraries write there goes to stderr, up to the end."""
+    """The standard output only for us: what the vendors' libraries write there goes to stderr, up to the end."""
     sys.stdout.flush()
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding=sys.stdout.encoding) as own:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

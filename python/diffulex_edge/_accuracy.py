@@ -9,16 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffulex_edge._errors import InvalidArgumentError, UnsupportedError
+from diffulex_edge._artefact import TensorForward, VerificationError
+from diffulex_edge._errors import InvalidArgumentError
 from diffulex_edge._pictures import bar_chart, table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diffulex_edge.backends import ExportResult
-
-#: Takes the module's inputs, gives the artefact's output.
-_Runner = Callable[[Sequence[Any]], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,15 @@ def validate_numerical_accuracy(
     """Runs an artefact and the module that it was made of on the same inputs.
 
     `model`: the module, in FP32 for what quantization cost, or quantized for what the backend changed. `artefact`: an
-    `ExportResult`, a .pte file (executed by ExecuTorch), or a QNN folder (by ONNX Runtime on the CPU; `verify` executes
-    context binaries on the emulator). Core ML packages are executed by Apple's framework, on a Mac alone.
+    `ExportResult`, a .pte file (executed by ExecuTorch), or a QNN folder (its first context binary on Qualcomm's
+    emulator; without one, its models by ONNX Runtime on the CPU). Core ML packages are executed by Apple's framework,
+    on a Mac only.
     `example_inputs`: a tuple of inputs, or a list of such tuples; quantized artefacts need several for figures that
-    mean something. `atol`, `rtol`: absolute and relative tolerance; one alone leaves the other 0.
+    mean something. `atol`, `rtol`: absolute and relative tolerance; where only one is given, the other is 0.
 
     Errors: `InvalidArgumentError` for no inputs, negative tolerances and another shape of output; `UnsupportedError`
-    for an artefact that nothing here executes; `VerificationError` for a .pte that does not exist or that the runtime
-    refuses; what the runtime raises for inputs.
+    for an artefact that nothing here executes; `VerificationError` for one that does not exist or that the runtime
+    refuses, and for values that are not finite; what the runtime raises for inputs.
     """
     import torch
 
@@ -132,6 +131,10 @@ class _Sums:
             raise InvalidArgumentError(
                 f"the artefact gives {list(made.shape)}, the model {list(wanted.shape)}", where="artefact"
             )
+        if not torch.isfinite(made).all():
+            raise VerificationError("the artefact gives values that are not finite")
+        if not torch.isfinite(wanted).all():
+            raise InvalidArgumentError("model: gives values that are not finite for these inputs", where="model")
         y, r = made.double(), wanted.double()
         error = (y - r).abs()
         self.elements += error.numel()
@@ -168,54 +171,16 @@ class _Sums:
         )
 
 
-def _runner(artefact: str | Path | ExportResult) -> tuple[str, _Runner]:
+def _runner(artefact: str | Path | ExportResult) -> tuple[str, TensorForward]:
     path = getattr(artefact, "_artefact", artefact)
     error = getattr(artefact, "error", None)
     if error is not None:
         raise error
     if path is None:
         raise InvalidArgumentError("artefact: a dry run has none", where="artefact")
+    from diffulex_edge._runtimes import kind_of
+
     path = Path(path)
-    if (path / "model.onnx").is_file():
-        return _onnx_runner(path)
-    if path.is_dir():
-        raise UnsupportedError(
-            f"{path}: Core ML packages are executed by Apple's framework, on a Mac alone (`python -m diffulex_edge "
-            "verify` checks them here)",
-            where=str(path),
-        )
-    return _executorch_runner(path)
-
-
-def _executorch_runner(path: Path) -> tuple[str, _Runner]:
-    from diffulex_edge._executorch import PteMethod
-
-    method = PteMethod(path)
-
-    def run(inputs: Sequence[Any]) -> Tensor:
-        import torch
-
-        return method.run([value.contiguous() for value in inputs if isinstance(value, torch.Tensor)]).clone()
-
-    return "ExecuTorch", run
-
-
-def _onnx_runner(path: Path) -> tuple[str, _Runner]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("executing a QNN folder needs onnxruntime: pip install onnxruntime") from error
-    session = onnxruntime.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
-
-    def run(inputs: Sequence[Any]) -> Tensor:
-        import torch
-
-        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
-        types = {"tensor(int32)": torch.int32, "tensor(int64)": torch.int64, "tensor(float16)": torch.float16}
-        feeds = {
-            given.name: tensor.to(types.get(given.type, torch.float32)).numpy()
-            for given, tensor in zip(session.get_inputs(), tensors, strict=True)
-        }
-        return torch.from_numpy(session.run(None, feeds)[0]).float()
-
-    return f"ONNX Runtime {onnxruntime.__version__} on the CPU", run
+    if not path.exists():
+        raise VerificationError(f"{path}: does not exist")
+    return kind_of(path).open(path).load_module()

@@ -20,9 +20,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import Forward, Logits, VerificationError
+from diffulex_edge._artefact import Artefact, Forward, Logits, Runnable, TensorForward, VerificationError
+from diffulex_edge._errors import UnsupportedError
 
-MAC_ALONE: Final = "Core ML itself runs on a Mac alone"
+ONLY_ON_A_MAC: Final = "Core ML itself runs only on a Mac"
 _CHUNKS_FORMAT: Final = "diffulex-edge coreml chunks"
 _COMPUTE_UNIT: Final = "com.diffulex-edge.compute_unit"
 
@@ -38,6 +39,40 @@ class PackageCheck:
     programs: int
     operations: dict[str, int]
     """How many of each, of all programs."""
+
+    def describe(self) -> str:
+        count = sum(self.operations.values())
+        programs = "one program" if self.programs == 1 else f"{self.programs} programs"
+        return (
+            f"coremltools {self.coremltools} has built {programs} (specification version "
+            f"{self.specification_version}) and found the types of {count:,} operations right"
+        )
+
+
+class CoreMLPackage(Artefact):
+    """A Core ML package, or a folder of them."""
+
+    what = "a Core ML package"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return is_package(path)
+
+    def check(self) -> PackageCheck:
+        return check(self.path)
+
+    def not_executed(self, has_data: bool) -> str | None:
+        return f"not executed: {ONLY_ON_A_MAC}" if has_data and not can_execute() else None
+
+    def load(self) -> Runnable:
+        return Runnable(load(self.path))
+
+    def load_module(self) -> tuple[str, TensorForward]:
+        raise UnsupportedError(
+            f"{self.path}: Core ML packages are executed by Apple's framework, only on a Mac (`python -m "
+            "diffulex_edge verify` checks them here)",
+            where=str(self.path),
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +121,7 @@ def check(artefact: Path) -> PackageCheck:
 def load(artefact: Path) -> Forward:
     """Load an artefact into the framework. Raises VerificationError where there is none, or where it refuses it."""
     if not can_execute():
-        raise VerificationError(f"{artefact}: can't be executed here: {MAC_ALONE}")
+        raise VerificationError(f"{artefact}: can't be executed here: {ONLY_ON_A_MAC}")
     coremltools = _coremltools(artefact)
     models = []
     for part in _parts(artefact):

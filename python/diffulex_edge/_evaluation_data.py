@@ -20,12 +20,19 @@ def read_pairs(data: Path) -> Pairs:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not data.is_file():
+        raise VerificationError(f"{data}: {'is a folder' if data.is_dir() else 'does not exist'}")
+    if data.suffix in (".txt", ".jsonl", ".npy"):
+        raise VerificationError(
+            f"{data}: is text or bare token ids, which only `diffulex-edge evaluate` masks by itself: verify takes a "
+            "safetensors file with pairs input_ids_R and target_ids_R"
+        )
     try:
         with safe_open(data, framework="numpy") as file:
             names = set(file.keys())
             tensors = {name: file.get_tensor(name) for name in names if name.startswith(("input_ids_", "target_ids_"))}
     except (OSError, SafetensorError) as error:
-        raise VerificationError(f"{data}: can't be read: {error}") from error
+        raise VerificationError(f"{data}: is no safetensors file, or a damaged one: {error}") from error
     pairs = {}
     for label in sorted(
         (name.removeprefix("input_ids_") for name in tensors if name.startswith("input_ids_")), key=_order

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffulex_edge._artefact import VerificationError
+import numpy as np
+from numpy.typing import NDArray
+
+from diffulex_edge._artefact import Artefact, Logits, Runnable, TensorForward, VerificationError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_IDENTIFIER = b"ET12"
+"""Of a program's flatbuffer, behind the offset of its root."""
 
 
 class PteMethod:
@@ -18,6 +27,10 @@ class PteMethod:
     def __init__(self, artefact: Path) -> None:
         if not artefact.is_file():
             raise VerificationError(f"{artefact}: does not exist")
+        with artefact.open("rb") as file:
+            if file.read(8)[4:] != _IDENTIFIER:
+                raise VerificationError(f"{artefact}: is no ExecuTorch program: it does not begin as one")
+        self.path = artefact
         try:
             import executorch.kernels.quantized  # noqa: F401  registers the quantized embeddings
             from executorch.runtime import Runtime, Verification
@@ -27,9 +40,70 @@ class PteMethod:
             self.program = Runtime.get().load_program(artefact, verification=Verification.InternalConsistency)
             self._method = self.program.load_method("forward")
         except RuntimeError as error:
-            raise VerificationError(f"{artefact}: the ExecuTorch runtime refuses it: {error}") from error
+            raise VerificationError(
+                f"{artefact}: the ExecuTorch runtime refuses it, so that it is truncated, damaged, or for another "
+                f"runtime: {error}"
+            ) from error
+
+    def input_sizes(self) -> list[list[int]]:
+        """The largest sizes of every input."""
+        described = self._method.metadata
+        return [list(described.input_tensor_meta(i).sizes()) for i in range(described.num_inputs())]
 
     def run(self, inputs: Sequence[Any]) -> Any:
         """The output for tensors, which the next run overwrites. RuntimeError for inputs that the program refuses."""
         (output,) = self._method.execute(list(inputs))
         return output
+
+
+class PteProgram(Artefact):
+    """A .pte file."""
+
+    what = "a .pte file"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.suffix == ".pte"
+
+    def load(self) -> Runnable:
+        method = PteMethod(self.path)
+        limit = _most_tokens(method)
+        import torch
+
+        def forward(ids: NDArray[np.int64]) -> Logits:
+            if len(ids) > limit:
+                raise VerificationError(
+                    f"{self.path}: takes at most {limit} tokens, and the data has sequences of {len(ids)}: export it "
+                    f"with --seq-len {len(ids)}"
+                )
+            try:
+                logits = method.run([torch.from_numpy(ids)[None]])
+            except RuntimeError as error:
+                raise VerificationError(
+                    f"{self.path}: the ExecuTorch runtime refuses an input of {len(ids)} tokens: {error}"
+                ) from error
+            return logits[0].numpy().copy()  # the runtime reuses its memory
+
+        return Runnable(forward)
+
+    def load_module(self) -> tuple[str, TensorForward]:
+        method = PteMethod(self.path)
+
+        def run(inputs: Sequence[Any]) -> Tensor:
+            import torch
+
+            return method.run([value.contiguous() for value in inputs if isinstance(value, torch.Tensor)]).clone()
+
+        return "ExecuTorch", run
+
+
+def _most_tokens(method: PteMethod) -> int:
+    """The longest sequence of a program of token ids; VerificationError for another one."""
+    sizes = method.input_sizes()
+    if len(sizes) != 1 or len(sizes[0]) != 2:
+        shapes = ", ".join(map(str, sizes))
+        raise VerificationError(
+            f"{method.path}: takes inputs of the shape {shapes}, not token ids [1, N]: verify measures language "
+            "models, and validate_numerical_accuracy compares any module with its artefact"
+        )
+    return sizes[0][1]

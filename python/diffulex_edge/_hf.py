@@ -18,7 +18,7 @@ def load_hf_model(path: str | Path, *, dtype: Any = None, trust_remote_code: boo
     `path`: a folder, or a name on the Hugging Face hub. `dtype`: of the weights; default float32. `trust_remote_code`:
     runs the Python code that comes with a model, which LLaDA and Dream need. `options` go to
     `transformers.AutoModelForCausalLM.from_pretrained`. A folder that `diffulex-edge quantize` wrote is loaded with
-    quantized layers. For the export alone, `diffulex-edge export` takes the folder itself, with less memory and without
+    quantized layers. For an export, the folder itself is enough: `diffulex-edge export` needs less memory and no
     PyTorch.
 
     Errors: `BadFileError` for a folder without config.json, `UnsupportedError` for a model that transformers does not

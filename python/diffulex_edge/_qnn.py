@@ -10,17 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import Execution, Logits, Runnable, VerificationError
+from diffulex_edge._artefact import (
+    Artefact,
+    Execution,
+    Logits,
+    Placement,
+    Runnable,
+    TensorForward,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FORMAT: Final = "diffulex-edge-qnn"
 _PROVIDER: Final = "QNNExecutionProvider"
@@ -28,6 +39,13 @@ _CPU: Final = "CPUExecutionProvider"
 _FATAL_ALONE: Final = 4
 """ONNX Runtime's severity of what it logs: errors come as exceptions already."""
 _MAX_ID: Final = 2**31 - 1
+_TYPES: Final[dict[str, type]] = {
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(bool)": np.bool_,
+}
 
 
 @dataclass(frozen=True)
@@ -41,20 +59,15 @@ class QnnCheck:
     onnx: str | None
     """Version of the ONNX whose checker took every node and inferred every shape; None: not installed, not checked."""
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the models' operators are executed: how many of each type, and how large the context binaries are."""
-
-    soc: str | None
-    """None: nothing was compiled, so that all are on the host."""
-    npu: dict[str, int]
-    """What went into the context. Types outside ONNX's own domain have its name in front."""
-    host: dict[str, int]
-    """What ONNX Runtime's CPU kernels execute."""
-    contexts: int
-    """EPContext nodes of all models: pieces that the NPU executes as one each."""
-    binary_bytes: int | None
+    def describe(self) -> str:
+        models = "one ONNX model" if self.models == 1 else f"{self.models} ONNX models"
+        binaries = {0: "no context binary", 1: "one context binary"}.get(
+            self.binaries, f"{self.binaries} context binaries"
+        )
+        hashes = f"SHA-256 as in manifest.json: {models}, {binaries}"
+        if self.onnx is None:
+            return f"{hashes}; operators neither checked nor counted: pip install onnx"
+        return f"{hashes}; ONNX {self.onnx} has checked every operator and inferred every shape"
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class _Model:
     file: str
     sha256: str
     on_host: bool
-    input: str
+    inputs: list[str]
     output: str
 
 
@@ -86,14 +99,33 @@ def is_package(artefact: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == _FORMAT
 
 
-class QnnFolder:
+class QnnFolder(Artefact):
     """A folder with the manifest of the QNN backend, and the context binary of one SoC, if it was compiled."""
+
+    what = "a QNN folder"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return is_package(path)
+
+    @classmethod
+    def open(cls, path: Path, soc: str | None = None) -> QnnFolder:
+        return cls(path, soc)
+
+    @classmethod
+    def open_reference(cls, path: Path, soc: str | None) -> QnnFolder:
+        folder = cls(path)
+        if soc is not None and folder.socs:
+            folder = cls(path, soc)
+        folder.check()
+        return folder
 
     def __init__(self, folder: Path, soc: str | None = None) -> None:
         """Read the manifest; `soc` (the first one without it) is the binary that is meant.
 
         Raises VerificationError where the manifest is broken, or there is no such binary.
         """
+        super().__init__(folder)
         self.folder = folder
         path = folder / "manifest.json"
         try:
@@ -105,14 +137,14 @@ class QnnFolder:
                     file=str(each["file"]),
                     sha256=str(each["sha256"]),
                     on_host=each["runs_on"] == "host",
-                    input=str(each["inputs"][0]["name"]),
+                    inputs=[str(given["name"]) for given in each["inputs"]],
                     output=str(each["outputs"][0]["name"]),
                 )
                 for each in manifest["models"]
             ]
             self._data = folder / manifest["data"]["file"]
             self._data_bytes = int(manifest["data"]["bytes"])
-            _, self.length = map(int, manifest["models"][0]["inputs"][0]["shape"])
+            self._shapes = [list(map(int, given["shape"])) for given in manifest["models"][0]["inputs"]]
             self._contexts = [
                 _Context(
                     soc=str(each["soc"]),
@@ -148,6 +180,16 @@ class QnnFolder:
         if self._soc is not None and not model.on_host:
             raise VerificationError(f"{self.folder}: has no context binary of {model.file} for {self._soc}")
         return None
+
+    def length_of_tokens(self) -> int:
+        """N of token ids [1, N], the only input; VerificationError for a model that takes something else."""
+        if len(self._shapes) != 1 or len(self._shapes[0]) != 2:
+            shapes = ", ".join(map(str, self._shapes))
+            raise VerificationError(
+                f"{self.folder}: takes inputs of the shape {shapes}, not token ids [1, N]: verify measures language "
+                "models, and validate_numerical_accuracy compares any module with its artefact"
+            )
+        return self._shapes[0][1]
 
     @property
     def socs(self) -> list[str]:
@@ -207,12 +249,46 @@ class QnnFolder:
         return Placement(self._soc, _sorted(npu), _sorted(host), contexts, size if self._soc else None)
 
     def load(self) -> Runnable:
-        """The context binaries in the emulator, with the same models on the CPU beside them; without any, those alone.
+        """The context binaries in the emulator, with the same models on the CPU beside them; without any, only those.
 
-        Raises VerificationError where a package is not installed, or the runtime refuses a model.
+        For models of token ids. Raises VerificationError where a package is not installed, or the runtime refuses a
+        model.
         """
+        runtime = self._runtime()
+        cpu_steps = [self._cpu_step(runtime, model) for model in self._models]
+        if self._soc is None:
+            return Runnable(partial(_run_tokens, cpu_steps), execution=self._execution(runtime))
+        steps = self._device_steps(runtime, cpu_steps)
+        return Runnable(partial(_run_tokens, steps), partial(_run_tokens, cpu_steps), self._execution(runtime))
+
+    def not_executed(self, has_data: bool) -> str | None:
+        return None if has_data else "not executed: that needs --data"
+
+    def load_module(self) -> tuple[str, TensorForward]:
+        execute, execution = self.load_arrays()
+
+        def run(inputs: Sequence[Any]) -> Tensor:
+            import torch
+
+            return torch.from_numpy(execute([value.numpy() for value in inputs if isinstance(value, torch.Tensor)]))
+
+        if execution.soc is None:
+            return f"ONNX Runtime {execution.onnxruntime} on the CPU", run
+        return f"Qualcomm's emulator of {execution.soc} (onnxruntime-qnn {execution.onnxruntime_qnn})", run
+
+    def load_arrays(self) -> tuple[Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]], Execution]:
+        """What takes the inputs of any model and gives its output: on the emulator where there are context binaries.
+
+        Raises VerificationError as `load`.
+        """
+        runtime = self._runtime()
+        on_host = [self._cpu_step(runtime, model) if self._context(model) is None else None for model in self._models]
+        return partial(_run_arrays, self._device_steps(runtime, on_host)), self._execution(runtime)
+
+    def _runtime(self) -> _Runtime:
         what = "its models" if self._soc is None else "its context binaries"
         package = "onnxruntime" if self._soc is None else "onnxruntime-qnn"
+        onnxruntime_qnn = None
         try:
             import onnxruntime
 
@@ -222,42 +298,59 @@ class QnnFolder:
             raise VerificationError(
                 f"{self.folder}: executing {what} needs a Python package: pip install {package} ({error})"
             ) from error
+        return _Runtime(onnxruntime, onnxruntime_qnn)
 
-        def options() -> Any:
-            result = onnxruntime.SessionOptions()
-            result.log_severity_level = _FATAL_ALONE
-            return result
+    def _cpu_step(self, runtime: _Runtime, model: _Model) -> _Step:
+        path = self.folder / model.file
+        with _errors(path, "ONNX Runtime refuses it"):
+            return _Step(path, model, runtime.onnxruntime.InferenceSession(path, runtime.options(), providers=[_CPU]))
 
-        def on_cpu(model: _Model) -> _Step:
-            path = self.folder / model.file
-            with _errors(path, "ONNX Runtime refuses it"):
-                return _Step(path, model, onnxruntime.InferenceSession(path, options(), providers=[_CPU]))
-
-        def on_npu(model: _Model, context: _Context) -> _Step:
-            path = self.folder / context.model
-            with _errors(path, f"Qualcomm's emulator of {context.soc} refuses it"):
-                own = options()
-                own.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-                target = {
-                    "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
-                    "soc_model": str(context.soc_model),
-                    "htp_arch": str(context.htp_arch),
-                }
-                own.add_provider_for_devices(_devices(onnxruntime, onnxruntime_qnn), target)
-                return _Step(path, model, onnxruntime.InferenceSession(path, own))
-
-        cpu_steps = [on_cpu(model) for model in self._models]
-        version = str(onnxruntime.__version__)
-        if self._soc is None:
-            return Runnable(partial(_run, cpu_steps), execution=Execution(_CPU, version))
-        npu_steps, used = [], None
+    def _device_steps(self, runtime: _Runtime, cpu_steps: Sequence[_Step | None]) -> list[_Step]:
+        """Each model where it is executed: in the emulator, or, where that is the host, as in `cpu_steps`."""
+        steps = []
         for model, cpu_step in zip(self._models, cpu_steps, strict=True):
             context = self._context(model)
-            used = context or used
-            npu_steps.append(cpu_step if context is None else on_npu(model, context))
-        assert used is not None
-        execution = Execution(_PROVIDER, version, onnxruntime_qnn.__version__, used.soc, used.htp_arch)
-        return Runnable(partial(_run, npu_steps), partial(_run, cpu_steps), execution)
+            if context is None:
+                assert cpu_step is not None
+                steps.append(cpu_step)
+                continue
+            path = self.folder / context.model
+            with _errors(path, f"Qualcomm's emulator of {context.soc} refuses it"):
+                session = runtime.onnxruntime.InferenceSession(path, runtime.device_options(context))
+                steps.append(_Step(path, model, session))
+        return steps
+
+    def _execution(self, runtime: _Runtime) -> Execution:
+        version = str(runtime.onnxruntime.__version__)
+        used = next((context for context in self._contexts if context.soc == self._soc), None)
+        if used is None:
+            return Execution(_CPU, version)
+        return Execution(_PROVIDER, version, runtime.onnxruntime_qnn.__version__, used.soc, used.htp_arch)
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """ONNX Runtime, and Qualcomm's provider for it where context binaries are executed."""
+
+    onnxruntime: Any
+    onnxruntime_qnn: Any
+
+    def options(self) -> Any:
+        result = self.onnxruntime.SessionOptions()
+        result.log_severity_level = _FATAL_ALONE
+        return result
+
+    def device_options(self, context: _Context) -> Any:
+        """The emulator of the context's SoC, without fallback to the CPU."""
+        result = self.options()
+        result.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        target = {
+            "backend_path": self.onnxruntime_qnn.get_qnn_htp_path(),
+            "soc_model": str(context.soc_model),
+            "htp_arch": str(context.htp_arch),
+        }
+        result.add_provider_for_devices(_devices(self.onnxruntime, self.onnxruntime_qnn), target)
+        return result
 
 
 @dataclass(frozen=True)
@@ -269,17 +362,29 @@ class _Step:
     session: Any
 
 
-def _run(steps: list[_Step], ids: NDArray[np.int64]) -> Logits:
-    """What each step makes goes into the next one."""
+def _run_tokens(steps: list[_Step], ids: NDArray[np.int64]) -> Logits:
     if ids.min() < 0 or ids.max() > _MAX_ID:  # ONNX counts negative ones from the end
         raise VerificationError(f"{steps[0].path}: takes token ids from 0 on, not {ids.min()} to {ids.max()}")
-    value: Any = ids.astype(np.int32)[None]
+    return _run_arrays(steps, [ids.astype(np.int32)[None]])[0]
+
+
+def _run_arrays(steps: list[_Step], arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """What each step makes goes into the next one. Arrays become the types that the model declares."""
+    wanted = len(steps[0].model.inputs)
+    if len(arrays) != wanted:
+        raise VerificationError(f"{steps[0].path}: takes {wanted} inputs, not {len(arrays)}")
     for step in steps:
         with _errors(step.path, "ONNX Runtime can't execute it"):
-            (value,) = step.session.run([step.model.output], {step.model.input: value})
+            types = {given.name: _TYPES.get(given.type) for given in step.session.get_inputs()}
+            feeds = {
+                name: array.astype(types[name] or array.dtype, copy=False)
+                for name, array in zip(step.model.inputs, arrays, strict=True)
+            }
+            arrays = step.session.run([step.model.output], feeds)
+    (value,) = arrays
     if not np.isfinite(value).all():
-        raise VerificationError(f"{steps[-1].path}: gives logits that are not finite")
-    return np.asarray(value[0], np.float32)
+        raise VerificationError(f"{steps[-1].path}: gives values that are not finite")
+    return np.asarray(value, np.float32)
 
 
 def _onnx() -> Any:

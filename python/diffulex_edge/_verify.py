@@ -12,7 +12,7 @@ safetensors, for .pte files the `executorch` package, for .mlpackage folders `co
 `onnxruntime-qnn` and `onnx`.
 
 A Core ML package, or a folder of them that is a model in parts, is first checked by coremltools, which works without
-data and on any system. Apple's framework executes it on a Mac alone: elsewhere, `Verification.sets` is empty.
+data and on any system. Apple's framework executes it only on a Mac: elsewhere, `Verification.sets` is empty.
 
 A QNN folder is first checked against its manifest and by ONNX, which works without data; its context binary then runs
 on the emulator, and where there is none, model.onnx on the CPU: `Verification.execution` says which.
@@ -31,13 +31,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge import _coreml, _qnn
-from diffulex_edge._artefact import Execution, Logits, Pairs, Runnable, VerificationError
-from diffulex_edge._coreml import PackageCheck
+from diffulex_edge._artefact import (
+    Artefact,
+    Check,
+    Execution,
+    Logits,
+    Pairs,
+    Placement,
+    Runnable,
+    VerificationError,
+)
 from diffulex_edge._evaluation_data import IGNORED_TARGET, read_pairs
-from diffulex_edge._executorch import PteMethod
 from diffulex_edge._pictures import grid, interval_chart
-from diffulex_edge._qnn import Placement, QnnCheck, QnnFolder
+from diffulex_edge._runtimes import kind_of
 from diffulex_edge._saved_logits import SavedLogits, is_saved_logits
 
 Z_95: Final = 1.96
@@ -69,7 +75,7 @@ class SetFigures:
     cosine: float | None = None
     """Between the same logits, of the whole set as one vector."""
     cpu_max_abs_error: float | None = None
-    """Of all logits of the set on the emulator, not of the counted positions alone, against ONNX Runtime's CPU kernels
+    """Of all logits of the set on the emulator, not only of the counted positions, against ONNX Runtime's CPU kernels
     with the same model.onnx and ids."""
     cpu_cosine: float | None = None
     """Between the same logits, of the whole set as one vector. Both only where an emulator executed a QNN folder."""
@@ -83,14 +89,16 @@ class Verification:
     data: Path | None
     reference: Path | None
     sets: dict[str, SetFigures]
-    check: PackageCheck | QnnCheck | None = None
-    """Of a Core ML package or a QNN folder."""
+    check: Check | None = None
+    """Of a Core ML package (PackageCheck) or a QNN folder (QnnCheck)."""
     execution: Execution | None = None
     """What executed a QNN folder; None where it was only checked."""
     reference_execution: Execution | None = None
     """The same of `reference`."""
     placement: Placement | None = None
     """Of a QNN folder; None where the package `onnx` is not installed."""
+    not_executed: str | None = None
+    """Why it was only checked, in words."""
 
     @property
     def loss(self) -> dict[str, float]:
@@ -206,30 +214,29 @@ def verify(
     artefact = Path(artefact)
     data = None if data is None else Path(data)
     reference = None if against is None else Path(against)
-    folder = QnnFolder(artefact, soc) if _qnn.is_package(artefact) else None
-    if soc is not None and folder is None:
-        raise VerificationError(f"{artefact}: is not a QNN folder, which alone has a SoC ({soc})")
-    check: PackageCheck | QnnCheck | None = None
-    if folder is not None:
-        check = folder.check()
-    elif _coreml.is_package(artefact):
-        check = _coreml.check(artefact)
+    for path in (artefact, data, reference):
+        if path is not None and not path.exists():
+            raise VerificationError(f"{path}: does not exist")
+    opened = kind_of(artefact).open(artefact, soc)
+    check = opened.check()
     if data is None and check is None:
-        raise VerificationError(f"{artefact}: running it needs data")
-    placement = None if folder is None else folder.placement()
+        raise VerificationError(f"{artefact}: running it needs data: give a file of pairs with --data")
+    placement = opened.placement()
     pairs = {} if data is None else read_pairs(data)
-    if data is None or (isinstance(check, PackageCheck) and not _coreml.can_execute()):
-        return Verification(artefact, data, None, {}, check, placement=placement)
-    reference_folder = None if reference is None else _open_reference(reference, soc)
-    for each in (folder, reference_folder):
+    not_executed = opened.not_executed(data is not None)
+    if data is None or not_executed is not None:
+        return Verification(artefact, data, None, {}, check, placement=placement, not_executed=not_executed)
+    has_logits = reference is not None and is_saved_logits(reference)
+    compared = kind_of(reference).open_reference(reference, soc) if reference is not None and not has_logits else None
+    for each in (opened, compared):
         if each is not None:
             _check_lengths(data, pairs, each)
     other, reference_rows = None, None
-    if reference is not None and is_saved_logits(reference):
+    if reference is not None and has_logits:
         reference_rows = SavedLogits(reference, data, pairs).rows
-    own = _load(artefact, folder)
-    if reference is not None and reference_rows is None:
-        other = _load(reference, reference_folder)
+    own = opened.load()
+    if compared is not None:
+        other = compared.load()
         reference_rows = partial(_rows, other, pairs)
     sets = {}
     for label, (inputs, targets) in pairs.items():
@@ -247,48 +254,16 @@ def verify(
     )
 
 
-def _open_reference(reference: Path, soc: str | None) -> QnnFolder | None:
-    """The reference, where it is a QNN folder, checked; of the same SoC, where it was compiled at all."""
-    if not _qnn.is_package(reference):
-        return None
-    folder = QnnFolder(reference)
-    if soc is not None and folder.socs:
-        folder = QnnFolder(reference, soc)
-    folder.check()
-    return folder
-
-
-def _check_lengths(data: Path, pairs: Pairs, model: QnnFolder) -> None:
+def _check_lengths(data: Path, pairs: Pairs, model: Artefact) -> None:
     """Refuse sequences that are not of the only length that is taken: padding would change every logit."""
+    taken = model.length_of_tokens()
     for label, (inputs, _) in pairs.items():
         length = inputs.shape[1]
-        if length != model.length:
+        if taken is not None and length != taken:
             raise VerificationError(
-                f"{data}: input_ids_{label} has sequences of {length} tokens, and {model.folder} takes exactly "
-                f"{model.length}: export it with --seq-len {length}"
+                f"{data}: input_ids_{label} has sequences of {length} tokens, and {model.path} takes exactly "
+                f"{taken}: export it with --seq-len {length}"
             )
-
-
-def _load(artefact: Path, folder: QnnFolder | None) -> Runnable:
-    if folder is not None:
-        return folder.load()
-    if _coreml.is_package(artefact):
-        return Runnable(_coreml.load(artefact))
-    if artefact.suffix != ".pte":
-        raise VerificationError(f"{artefact}: is neither a .pte file, nor a Core ML package, nor a QNN folder")
-    method = PteMethod(artefact)
-    import torch
-
-    def forward(ids: NDArray[np.int64]) -> Logits:
-        try:
-            logits = method.run([torch.from_numpy(ids)[None]])
-        except RuntimeError as error:
-            raise VerificationError(
-                f"{artefact}: the ExecuTorch runtime refuses an input of {len(ids)} tokens: {error}"
-            ) from error
-        return logits[0].numpy().copy()  # the runtime reuses its memory
-
-    return Runnable(forward)
 
 
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:
@@ -315,6 +290,10 @@ def _measure(
     # The CPU first: it refuses ids outside the vocabulary.
     cpu_logits = None if artefact.cpu is None else artefact.cpu(ids)
     logits = artefact.forward(ids)
+    if not np.isfinite(logits).all():
+        raise VerificationError(
+            "the artefact gives logits that are not finite: its weights or its arithmetic are broken"
+        )
     counted = logits[positions]
     log_p = _log_softmax(counted)
     row = np.arange(positions.size)
@@ -329,6 +308,8 @@ def _measure(
     if reference is None:
         return _Sequence(**own)
     reference_logits = reference()
+    if not np.isfinite(reference_logits).all():
+        raise VerificationError("the reference gives logits that are not finite: it is broken")
     if counted.shape != reference_logits.shape:
         raise VerificationError(
             f"the reference has a vocabulary of {reference_logits.shape[1]:,} tokens, the artefact one of "

@@ -1,4 +1,4 @@
-// What all backends share: the facade that turns errors into results, and the registry.
+// What all backends share: the facade that turns errors into results.
 
 #include "diffulex_edge/backend.h"
 
@@ -7,9 +7,10 @@
 #include <charconv>
 #include <chrono>
 #include <mutex>
-#include <new>
 #include <utility>
 
+#include "backends/export_config.h"
+#include "backends/guarded_export.h"
 #include "core/process_memory.h"
 #include "models/input_guard.h"
 
@@ -24,18 +25,6 @@ constexpr std::array kActivationDtypes = {
 };
 
 }  // namespace
-
-std::string_view to_string(SupportLevel level) {
-  switch (level) {
-    case SupportLevel::kFull:
-      return "full";
-    case SupportLevel::kPartial:
-      return "partial";
-    case SupportLevel::kUnsupported:
-      break;
-  }
-  return "unsupported";
-}
 
 std::string_view to_string(ActivationDtype dtype) {
   return std::ranges::find(kActivationDtypes, dtype, [](const auto& entry) { return entry.first; })->second;
@@ -110,111 +99,70 @@ double ExportMetadata::compression_ratio() const {
   return quantized_memory_mb > 0.0 ? original_memory_mb / quantized_memory_mb : 1.0;
 }
 
-ExportResult EdgeBackend::guarded(const std::function<ExportMetadata()>& work) const {
-  ExportResult result;
-  const auto start = std::chrono::steady_clock::now();
-  try {
-    result.metadata = work();
-    result.success = true;
-  } catch (const Error& error) {
-    result.error_message = error.what();
-    result.error_code = error.code();
-  } catch (const std::bad_alloc&) {
-    result.error_message = "out of memory";
-    result.error_code = ErrorCode::kOutOfMemory;
-  } catch (const std::exception& error) {
-    result.error_message = std::string("internal error: ") + error.what();
-    result.error_code = ErrorCode::kInternal;
+void ExportResult::check() const {
+  if (error) {
+    throw Error(error->code(), error->where(), error->problem(), error->advice());
   }
+}
+
+ExportResult EdgeBackend::guarded(const std::function<ExportMetadata()>& work) const {
+  const auto start = std::chrono::steady_clock::now();
+  ExportResult result = caught([&] {
+    ExportResult done;
+    done.metadata = work();
+    done.success = true;
+    return done;
+  });
   result.metadata.backend = name();
   result.metadata.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.metadata.peak_rss_bytes = peak_rss_bytes();
   return result;
 }
 
+QuantizationConfig EdgeBackend::quantization() const {
+  QuantizationConfig wanted = config_.quant_config;
+  if (wants_integer_activations(config_) && wanted.mode == QuantizationMode::WEIGHT_ONLY) {
+    wanted.mode = QuantizationMode::STATIC;
+  }
+  return wanted;
+}
+
+BackendConfig EdgeBackend::resolved() const {
+  BackendConfig config = config_;
+  config.quant_config = quantization();
+  return config;
+}
+
 ExportResult EdgeBackend::export_model(const Model& model, const std::filesystem::path& target,
-                                       const RunControl& control) {
-  return guarded([&] {
+                                       const RunControl& control, const CalibrationFindings& findings) {
+  const WatchedCallback callback(control);
+  ExportResult result = guarded([&] {
     refuse_input_as_target(model, target);
     check_config();
     check_target(target);
-    return run(model, &target, control);
+    return run(model, findings, &target, callback.control());
   });
+  callback.check();
+  return result;
 }
 
-ExportResult EdgeBackend::dry_run(const Model& model) {
+ExportResult EdgeBackend::dry_run(const Model& model, const CalibrationFindings& findings) {
   ExportResult result = guarded([&] {
     check_config();
-    return run(model, nullptr, {});
+    return run(model, findings, nullptr, {});
   });
   result.metadata.dry_run = true;
   return result;
 }
 
-struct BackendRegistry::State {
-  mutable std::mutex mutex;
-  std::map<std::string, Factory, std::less<>> factories;
-};
-
-BackendRegistry::BackendRegistry() : state_(std::make_shared<State>()) {
-  state_->factories["qnn"] = [](BackendConfig config) { return std::make_unique<QNNBackend>(std::move(config)); };
-  state_->factories["coreml"] = [](BackendConfig config) { return std::make_unique<CoreMLBackend>(std::move(config)); };
-  state_->factories["xnnpack"] = [](BackendConfig config) {
-    return std::make_unique<XNNPACKBackend>(std::move(config));
-  };
-}
-
-BackendRegistry& BackendRegistry::instance() {
-  static BackendRegistry registry;
-  return registry;
-}
-
-void BackendRegistry::register_backend(std::string name, Factory factory) {
-  if (!factory) {
-    throw Error(ErrorCode::kInvalidArgument, "backend '" + name + "'", "has no factory");
-  }
-  const std::scoped_lock lock(state_->mutex);
-  if (!state_->factories.emplace(name, std::move(factory)).second) {
-    throw Error(ErrorCode::kInvalidArgument, "backend '" + name + "'", "is registered already");
-  }
-}
-
-std::unique_ptr<EdgeBackend> BackendRegistry::create(std::string_view name, BackendConfig config) const {
-  Factory factory;
-  std::string known;
-  {
-    const std::scoped_lock lock(state_->mutex);
-    const auto found = state_->factories.find(name);
-    if (found != state_->factories.end()) {
-      factory = found->second;
-    }
-    for (const auto& [candidate, unused] : state_->factories) {
-      known += (known.empty() ? "" : ", ") + candidate;
-    }
-  }
-  if (!factory) {
-    throw Error(ErrorCode::kUnsupported, "backend '" + std::string(name) + "'", "this build has only " + known);
-  }
-  return factory(std::move(config));
-}
-
-std::vector<std::string> BackendRegistry::list() const {
-  const std::scoped_lock lock(state_->mutex);
-  std::vector<std::string> names;
-  for (const auto& [name, factory] : state_->factories) {
-    names.push_back(name);
-  }
-  return names;
-}
-
-SizePredictor size_predictor(const Model& model, std::string backend, BackendConfig config) {
-  return [&model, backend = std::move(backend), config = std::move(config)](const QuantizationConfig& quantization) {
+SizePredictor size_predictor(const Model& model, std::string backend, BackendConfig config,
+                             CalibrationFindings findings) {
+  return [&model, backend = std::move(backend), config = std::move(config),
+          findings = std::move(findings)](const QuantizationConfig& quantization) {
     BackendConfig wanted = config;
     wanted.quant_config = quantization;
-    const ExportResult result = BackendRegistry::instance().create(backend, wanted)->dry_run(model);
-    if (!result.success) {
-      throw Error(result.error_code.value_or(ErrorCode::kInternal), {}, result.error_message);
-    }
+    const ExportResult result = BackendRegistry::instance().create(backend, wanted)->dry_run(model, findings);
+    result.check();
     ArtefactSizes sizes{.total = result.metadata.file_bytes, .layers = {}};
     for (const StoredLayer& layer : result.metadata.layers) {
       if (layer.plan.role == LayerRole::kLinear || layer.plan.role == LayerRole::kEmbedding) {

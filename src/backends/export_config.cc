@@ -4,14 +4,11 @@
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 
 namespace {
-
-bool wants_integers(const BackendConfig& config) {
-  return config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
-}
 
 std::string name_of_activations(const BackendConfig& config) {
   return "activation dtype " + std::string(to_string(config.activation_dtype.value_or(ActivationDtype::FP32)));
@@ -19,28 +16,37 @@ std::string name_of_activations(const BackendConfig& config) {
 
 }  // namespace
 
-BackendConfig with_static_mode(BackendConfig config) {
-  if (wants_integers(config) && config.quant_config.mode == QuantizationMode::WEIGHT_ONLY) {
-    config.quant_config.mode = QuantizationMode::STATIC;
+bool wants_integer_activations(const BackendConfig& config) {
+  return config.activation_dtype == ActivationDtype::INT8 || config.activation_dtype == ActivationDtype::INT16;
+}
+
+void check_formats(const BackendDescription& backend, const QuantizationConfig& config) {
+  for (const QuantizationDtype dtype : dtypes_of(config)) {
+    const Support support = backend.support(dtype, config.mode);
+    if (support.level == SupportLevel::kUnsupported) {
+      throw Error(ErrorCode::kUnsupported, "dtype " + std::string(to_string(dtype)), support.note, support.advice);
+    }
   }
-  return config;
 }
 
 void check_not_dynamic(const BackendConfig& config, const std::string& advice) {
-  if (wants_integers(config) && config.quant_config.mode == QuantizationMode::DYNAMIC) {
+  if (wants_integer_activations(config) && config.quant_config.mode == QuantizationMode::DYNAMIC) {
     throw Error(ErrorCode::kInvalidArgument, name_of_activations(config), "is mode static, not dynamic", advice);
   }
 }
 
 void check_takes_integers(const BackendConfig& config, bool has_them, const std::string& backend) {
-  if (wants_integers(config) && !has_them) {
+  if (wants_integer_activations(config) && !has_them) {
     throw Error(ErrorCode::kUnsupported, name_of_activations(config),
                 backend + " takes it with INT8 and INT4 weights only", "use --dtype int8");
   }
 }
 
 bool has_static_layer(const QuantizationPlan& plan) {
-  return std::ranges::any_of(plan.layers, [](const LayerPlan& layer) { return layer.activations.has_value(); });
+  return std::ranges::any_of(plan.layers, [](const LayerPlan& layer) {
+    return layer.arithmetic.activations == LayerArithmetic::Activations::kStatic ||
+           layer.arithmetic.activations == LayerArithmetic::Activations::kStaticInGraph;
+  });
 }
 
 void check_length(const InputLengths& lengths, const Model& model, const std::string& what) {
@@ -51,10 +57,23 @@ void check_length(const InputLengths& lengths, const Model& model, const std::st
   }
 }
 
-std::string describe_quantization(const QuantizationConfig& config) {
+void check_rank(const Model& model, std::size_t most, const std::string& runtime) {
+  for (const Node& node : model.graph.nodes()) {
+    if (node.shape.size() > most) {
+      const std::string name = node.name.empty() ? "operator " + std::string(to_string(node.op)) : node.name;
+      throw Error(ErrorCode::kUnsupported, name,
+                  "its value has the shape " + to_string(node.shape) + ", and " + runtime + " takes at most " +
+                      std::to_string(most) + " dimensions",
+                  "reshape the model's inputs");
+    }
+  }
+}
+
+std::string describe_quantization(const Model& model, const QuantizationConfig& config) {
+  const RoundingMethod method = model.stored_quantization ? RoundingMethod::RTN : config.method;
   std::string text = config.layer_formats.empty() ? "dtype=" + std::string(to_string(config.dtype)) : "mixed precision";
-  text += ", mode=" + std::string(to_string(config.mode)) + ", method=" + std::string(to_string(config.method));
-  if (config.dtype == QuantizationDtype::INT4 && !config.palettes) {
+  text += ", mode=" + std::string(to_string(config.mode)) + ", method=" + std::string(to_string(method));
+  if (format_row(config.dtype).takes_groups) {
     text += ", group_size=" + std::to_string(config.group_size);
   }
   return text;
@@ -62,7 +81,7 @@ std::string describe_quantization(const QuantizationConfig& config) {
 
 ExportMetadata describe_export(const Model& model, const QuantizationResult& quantization,
                                std::vector<StoredLayer> layers, const std::vector<std::string>& warnings) {
-  constexpr double kMebibyte = 1024.0 * 1024.0;
+  constexpr double kMegabyte = 1e6;
   ExportMetadata metadata;
   metadata.seq_len = model.seq_len;
   metadata.parameters = quantization.parameters;
@@ -74,7 +93,7 @@ ExportMetadata describe_export(const Model& model, const QuantizationResult& qua
   for (const StoredLayer& layer : metadata.layers) {
     stored += layer.stored_bytes;
   }
-  metadata.quantized_memory_mb = static_cast<double>(stored) / kMebibyte;
+  metadata.quantized_memory_mb = static_cast<double>(stored) / kMegabyte;
   return metadata;
 }
 

@@ -8,8 +8,11 @@
 
 namespace diffulex_edge {
 
-// Activations in integers are those of mode static: they make mode weight_only static.
-BackendConfig with_static_mode(BackendConfig config);
+// INT8 or INT16: those of mode static.
+bool wants_integer_activations(const BackendConfig& config);
+
+// Throws Error{kUnsupported} for the first format of `config` that the backend says it can't have.
+void check_formats(const BackendDescription& backend, const QuantizationConfig& config);
 
 // Throws Error where activations in integers were asked for: kInvalidArgument with mode dynamic, whose `advice` is the
 // backend's own; and kUnsupported, naming the backend, where nothing would have them.
@@ -21,8 +24,12 @@ bool has_static_layer(const QuantizationPlan& plan);
 // Throws Error{kInvalidArgument} where the longest length, which the message calls `what`, is not the model's.
 void check_length(const InputLengths& lengths, const Model& model, const std::string& what);
 
-// "dtype=int4, mode=weight_only, method=rtn, group_size=32": what an artefact notes of its making.
-std::string describe_quantization(const QuantizationConfig& config);
+// Throws Error{kUnsupported} naming the first operator whose value has more dimensions than the runtime takes.
+void check_rank(const Model& model, std::size_t most, const std::string& runtime);
+
+// "dtype=int4, mode=weight_only, method=rtn, group_size=32": what an artefact notes of its making. Of a quantized
+// checkpoint, whose integers are final, rtn.
+std::string describe_quantization(const Model& model, const QuantizationConfig& config);
 
 // The part that follows from the model, its plan and the layers as stored. `warnings` come behind the model's.
 ExportMetadata describe_export(const Model& model, const QuantizationResult& quantization,

@@ -2,19 +2,16 @@
 
 #include "diffulex_edge/inspection.h"
 
-#include <map>
+#include <algorithm>
+#include <optional>
+#include <set>
 #include <span>
 #include <utility>
 
-#include "backends/coreml/package.h"
-#include "backends/coreml/package_reader.h"
-#include "backends/executorch/program_reader.h"
-#include "backends/qnn/package.h"
-#include "backends/qnn/package_reader.h"
+#include "backends/package_contents.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
-#include "core/parallel.h"
-#include "core/sha256.h"
+#include "diffulex_edge/backend.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 
@@ -22,27 +19,6 @@ namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
-
-// The tensors' bytes, in the order of Inspection::tensors, hashed on all cores. Bytes that several tensors share are
-// read once.
-void add_hashes(std::vector<InspectedTensor>& tensors, const std::vector<std::span<const std::byte>>& bytes,
-                const RunControl& control) {
-  std::map<std::pair<const std::byte*, std::size_t>, std::size_t> first;
-  std::vector<std::size_t> distinct;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (first.emplace(std::pair(bytes[i].data(), bytes[i].size()), i).second) {
-      distinct.push_back(i);
-    }
-  }
-  parallel_for(distinct.size(), control, [&](std::size_t item, std::size_t) {
-    const std::size_t i = distinct[item];
-    tensors[i].sha256 = sha256_hex(bytes[i]);
-    MappedFile::release(bytes[i]);
-  });
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    tensors[i].sha256 = tensors[first.at(std::pair(bytes[i].data(), bytes[i].size()))].sha256;
-  }
-}
 
 InspectedTensor describe(const TensorView& view) {
   return {.name = view.name,
@@ -53,12 +29,25 @@ InspectedTensor describe(const TensorView& view) {
           .file = view.file->path().filename().string()};
 }
 
+// Of the files that hold the tensors.
+std::int64_t file_bytes(const Checkpoint& checkpoint) {
+  std::set<const MappedFile*> files;
+  std::int64_t bytes = 0;
+  for (const auto& [name, view] : checkpoint.tensors()) {
+    if (files.insert(view.file).second) {
+      bytes += static_cast<std::int64_t>(view.file->bytes().size());
+    }
+  }
+  return bytes;
+}
+
 Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& options, const RunControl& control) {
   const Checkpoint checkpoint(path);
   std::error_code error;
   const bool is_folder = fs::is_directory(path, error);
   Inspection inspection{.kind = is_folder ? "checkpoint" : "safetensors", .path = path};
-  inspection.file_bytes = checkpoint.total_bytes();
+  inspection.file_bytes =
+      is_folder ? file_bytes(checkpoint) : static_cast<std::int64_t>(MappedFile(path).bytes().size());
   if (is_folder) {
     inspection.config = read_model_config(path);
   }
@@ -67,9 +56,11 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
     InspectedTensor tensor = describe(view);
     const TensorView* scale = checkpoint.find(name + "_scale");
     // Other programs' packed weights have scales of other types.
-    if (view.dtype == DType::kU8 && scale != nullptr && (scale->dtype == DType::kF32 || scale->dtype == DType::kBF16)) {
+    const FormatRow* const packed = find_checkpoint_format(view.dtype);
+    if (packed != nullptr && packed->bits() < 8 && scale != nullptr &&
+        (scale->dtype == DType::kF32 || scale->dtype == DType::kBF16)) {
       const StoredWeight stored = find_stored_weight(checkpoint, name);
-      tensor.type = "I4";
+      tensor.type = "I" + std::to_string(packed->bits());
       tensor.shape = {stored.rows, stored.columns};
       tensor.group_size = stored.format.group_size;
     }
@@ -78,41 +69,6 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
   }
   if (options.hashes) {
     add_hashes(inspection.tensors, bytes, control);
-  }
-  return inspection;
-}
-
-Inspection inspect_program(const MappedFile& file, const InspectOptions& options, const RunControl& control) {
-  executorch::ProgramContents contents = executorch::read_program(file.bytes(), file.path().string());
-  Inspection inspection{.kind = "executorch_program",
-                        .path = file.path(),
-                        .file_bytes = static_cast<std::int64_t>(file.bytes().size()),
-                        .methods = std::move(contents.methods),
-                        .tensors = std::move(contents.weights)};
-  if (options.hashes) {
-    std::vector<std::span<const std::byte>> bytes;
-    for (const InspectedTensor& tensor : inspection.tensors) {
-      bytes.push_back(
-          file.bytes().subspan(static_cast<std::size_t>(tensor.offset), static_cast<std::size_t>(tensor.bytes)));
-    }
-    add_hashes(inspection.tensors, bytes, control);
-    inspection.sha256 = sha256_hex(file.bytes());
-  }
-  return inspection;
-}
-
-Inspection inspect_packages(std::string kind, const fs::path& path, PackageContents contents,
-                            const InspectOptions& options, const RunControl& control) {
-  Inspection inspection{.kind = std::move(kind),
-                        .path = path,
-                        .models = std::move(contents.models),
-                        .files = std::move(contents.files),
-                        .tensors = std::move(contents.weights)};
-  for (const InspectedFile& file : inspection.files) {
-    inspection.file_bytes += file.bytes;
-  }
-  if (options.hashes) {
-    add_hashes(inspection.tensors, contents.bytes, control);
   }
   return inspection;
 }
@@ -130,26 +86,62 @@ std::int64_t Inspection::parameters() const {
   return total;
 }
 
+namespace {
+
+// The reader that is sure of a path, or else the first that takes it to be one of its own; nullopt where none does.
+std::optional<ArtefactReader> reader_of(const fs::path& path, const std::vector<ArtefactReader>& readers,
+                                        bool is_folder) {
+  std::optional<ArtefactReader> likely;
+  for (const ArtefactReader& reader : readers) {
+    if (reader.is_folder != is_folder) {
+      continue;
+    }
+    const ArtefactReader::Match match = reader.match(path);
+    if (match == ArtefactReader::Match::kCertain) {
+      return reader;
+    }
+    if (match == ArtefactReader::Match::kLikely && !likely) {
+      likely = reader;
+    }
+  }
+  return likely;
+}
+
+void refuse_other_file(const fs::path& path, const std::vector<ArtefactReader>& readers) {
+  const MappedFile file(path);
+  if ((file.bytes().size() > 8 && file.bytes()[8] == std::byte{'{'}) || path.extension() == ".safetensors") {
+    return;
+  }
+  std::string known = "a safetensors file";
+  for (const ArtefactReader& reader : readers) {
+    known += reader.is_folder ? "" : " nor " + reader.what;
+  }
+  throw Error(ErrorCode::kBadFile, path.string(), "is neither " + known);
+}
+
+}  // namespace
+
+std::vector<ArtefactReader> artefact_readers() {
+  std::vector<ArtefactReader> readers;
+  for (const BackendDescription& backend : BackendRegistry::instance().descriptions()) {
+    for (const ArtefactReader& reader : backend.artefacts) {
+      if (std::ranges::find(readers, reader.what, &ArtefactReader::what) == readers.end()) {
+        readers.push_back(reader);
+      }
+    }
+  }
+  return readers;
+}
+
 Inspection inspect(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+  const std::vector<ArtefactReader> readers = artefact_readers();
   std::error_code error;
-  if (!fs::is_directory(path, error)) {
-    const MappedFile file(path);
-    if (executorch::is_program(file.bytes())) {
-      return inspect_program(file, options, control);
-    }
-    const bool tensors = file.bytes().size() > 8 && file.bytes()[8] == std::byte{'{'};
-    if (!tensors && path.extension() != ".safetensors") {
-      throw Error(ErrorCode::kBadFile, path.string(), "is neither a safetensors file nor an ExecuTorch program");
-    }
-  } else if (coreml::is_package(path) || path.extension() == ".mlpackage") {
-    PackageContents contents = coreml::read_package(path);
-    const bool is_pipeline = contents.models.front().type == "pipeline";
-    return inspect_packages(is_pipeline ? "coreml_pipeline" : "coreml_package", path, std::move(contents), options,
-                            control);
-  } else if (qnn::is_package(path)) {
-    return inspect_packages("qnn_package", path, qnn::read_package(path), options, control);
-  } else if (fs::exists(path / coreml::kChunksManifest, error) && !fs::exists(path / "config.json", error)) {
-    return inspect_packages("coreml_chunks", path, coreml::read_chunks(path), options, control);
+  const bool is_folder = fs::is_directory(path, error);
+  if (const auto reader = reader_of(path, readers, is_folder)) {
+    return reader->inspect(path, options, control);
+  }
+  if (!is_folder) {
+    refuse_other_file(path, readers);
   }
   return inspect_checkpoint(path, options, control);
 }

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "checkpoint/tensor_source.h"
 #include "core/json.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
@@ -49,20 +50,47 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
   throw Error(ErrorCode::kBadFile, folder.string(), "has no model.safetensors and no model.safetensors.index.json");
 }
 
+// A file of tensors, whatever its kind.
+std::unique_ptr<const TensorSource> open_file(const fs::path& path) {
+  return std::make_unique<const SafetensorsFile>(path);
+}
+
 }  // namespace
 
-Checkpoint::Checkpoint(const fs::path& path) : path_(path) {
+struct Checkpoint::State {
+  fs::path path;
+  std::vector<std::unique_ptr<const TensorSource>> sources;
+  std::map<std::string, TensorView, std::less<>> tensors;
+
+  void add(std::unique_ptr<const TensorSource> source) {
+    for (const TensorView& view : source->tensors()) {
+      const auto [position, inserted] = tensors.emplace(view.name, view);
+      if (inserted) {
+        continue;
+      }
+      const TensorView& first = position->second;
+      if (first.file == nullptr) {
+        throw Error(ErrorCode::kInvalidArgument, first.where(), "is given twice");
+      }
+      throw Error(ErrorCode::kBadFile, view.where(), "is also in " + first.file->path().filename().string());
+    }
+    sources.push_back(std::move(source));
+  }
+};
+
+Checkpoint::Checkpoint(const fs::path& path) : state_(std::make_unique<State>()) {
+  state_->path = path;
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {
     throw Error(ErrorCode::kBadFile, path.string(), "no such file or folder");
   }
   if (!fs::is_directory(status)) {
-    add(SafetensorsFile(path));
+    state_->add(open_file(path));
     return;
   }
   if (fs::exists(path / "model.safetensors", error)) {
-    add(SafetensorsFile(path / "model.safetensors"));
+    state_->add(open_file(path / "model.safetensors"));
     return;
   }
   const fs::path index_path = path / "model.safetensors.index.json";
@@ -79,7 +107,7 @@ Checkpoint::Checkpoint(const fs::path& path) : path_(path) {
       throw Error(ErrorCode::kBadFile, (path / shard).string(), "the index names this shard, but it is missing",
                   "download it again");
     }
-    add(SafetensorsFile(path / shard));
+    state_->add(open_file(path / shard));
   }
   for (const auto& [tensor, shard] : index) {
     const TensorView* view = find(tensor);
@@ -90,7 +118,7 @@ Checkpoint::Checkpoint(const fs::path& path) : path_(path) {
   }
 }
 
-Checkpoint::Checkpoint(std::vector<TensorView> tensors) {
+TensorsInMemory::TensorsInMemory(std::vector<TensorView> tensors) {
   for (TensorView& view : tensors) {
     const std::int64_t elements = element_count(static_shape(view.shape));
     if (checked_multiply(elements, static_cast<std::int64_t>(byte_size(view.dtype))) !=
@@ -100,32 +128,34 @@ Checkpoint::Checkpoint(std::vector<TensorView> tensors) {
                       to_string(static_shape(view.shape)));
     }
     view.file = nullptr;
-    const auto [position, inserted] = tensors_.emplace(view.name, std::move(view));
-    if (!inserted) {
-      throw Error(ErrorCode::kInvalidArgument, position->second.where(), "is given twice");
-    }
   }
+  tensors_ = std::move(tensors);
 }
 
-void Checkpoint::add(SafetensorsFile file) {
-  for (const TensorView& view : file.tensors()) {
-    const auto [position, inserted] = tensors_.emplace(view.name, view);
-    if (!inserted) {
-      throw Error(ErrorCode::kBadFile, view.where(), "is also in " + position->second.file->path().filename().string());
-    }
-  }
-  files_.push_back(std::move(file));
+Checkpoint::Checkpoint(std::unique_ptr<const TensorSource> source) : state_(std::make_unique<State>()) {
+  state_->add(std::move(source));
 }
+
+Checkpoint::Checkpoint(std::vector<TensorView> tensors)
+    : Checkpoint(std::make_unique<const TensorsInMemory>(std::move(tensors))) {}
+
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
+
+const fs::path& Checkpoint::path() const { return state_->path; }
+
+const std::map<std::string, TensorView, std::less<>>& Checkpoint::tensors() const { return state_->tensors; }
 
 const TensorView* Checkpoint::find(std::string_view name) const {
-  const auto position = tensors_.find(name);
-  return position == tensors_.end() ? nullptr : &position->second;
+  const auto position = state_->tensors.find(name);
+  return position == state_->tensors.end() ? nullptr : &position->second;
 }
 
 const TensorView& Checkpoint::at(std::string_view name) const {
   const TensorView* view = find(name);
   if (view == nullptr) {
-    throw Error(path_.empty() ? ErrorCode::kInvalidArgument : ErrorCode::kBadFile, path_.string(),
+    throw Error(state_->path.empty() ? ErrorCode::kInvalidArgument : ErrorCode::kBadFile, state_->path.string(),
                 "the checkpoint has no tensor '" + std::string(name) + "'");
   }
   return *view;
@@ -133,7 +163,7 @@ const TensorView& Checkpoint::at(std::string_view name) const {
 
 std::int64_t Checkpoint::total_bytes() const {
   std::int64_t total = 0;
-  for (const auto& [name, view] : tensors_) {
+  for (const auto& [name, view] : state_->tensors) {
     total += static_cast<std::int64_t>(view.bytes.size());
   }
   return total;

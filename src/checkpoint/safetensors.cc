@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "checkpoint/safetensors_header.h"
+#include "checkpoint/tensor_source.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
@@ -67,6 +68,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
   const std::string name = path.string();
   const std::string_view text = header_text(*file_);
   SafetensorsHeader header = parse_safetensors_header(text, name);
+  file_->check();
   const auto data = file_->bytes().subspan(kLengthBytes + text.size());
 
   std::ranges::sort(header.entries, [](const HeaderEntry& a, const HeaderEntry& b) {
@@ -103,6 +105,12 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
 }
 
 std::int64_t TensorView::elements() const { return static_cast<std::int64_t>(bytes.size() / byte_size(dtype)); }
+
+void TensorView::check() const {
+  if (file != nullptr) {
+    file->check();
+  }
+}
 
 std::string TensorView::where() const {
   return (file == nullptr ? std::string() : file->path().string() + ": ") + "tensor '" + name + "'";

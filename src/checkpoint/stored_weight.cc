@@ -2,7 +2,9 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -16,27 +18,21 @@ std::string shape_text(const TensorView& view) { return to_string(static_shape(v
                   " do not fit the weight of shape " + shape_text(values));
 }
 
-void describe_int8(StoredWeight& weight) {
-  if (weight.scales->dtype != DType::kF32 || weight.scales->shape != std::vector{weight.rows}) {
-    fail_scales(*weight.scales, *weight.values);
-  }
-  weight.format = int8_per_channel();
-}
-
-void describe_int4(StoredWeight& weight) {
+// Scales as the format's row of the table has them: float32 for each channel, or bfloat16 for groups.
+void describe_quantized(StoredWeight& weight, const FormatRow& row) {
   const TensorView& scales = *weight.scales;
-  weight.columns *= 2;
+  weight.columns = weight.columns * 8 / row.bits();
   if (scales.dtype == DType::kF32 && scales.shape == std::vector{weight.rows}) {
-    weight.format = int4_per_channel();
+    weight.format = row.format(0);
     return;
   }
-  const bool shaped = scales.dtype == DType::kBF16 && scales.shape.size() == 2 && scales.shape[0] == weight.rows &&
-                      scales.shape[1] > 0 && weight.columns % scales.shape[1] == 0;
+  const bool shaped = row.takes_groups && scales.dtype == DType::kBF16 && scales.shape.size() == 2 &&
+                      scales.shape[0] == weight.rows && scales.shape[1] > 0 && weight.columns % scales.shape[1] == 0;
   const std::int64_t group_size = shaped ? weight.columns / scales.shape[1] : 0;
-  if (group_size != 32 && group_size != 64 && group_size != 128 && group_size != 256) {
+  if (!is_group_size(group_size)) {
     fail_scales(scales, *weight.values);
   }
-  weight.format = int4_groups(group_size, ElementType::kBF16);
+  weight.format = row.format(group_size);
 }
 
 std::optional<ElementType> float_element(DType dtype) {
@@ -60,6 +56,14 @@ std::span<const std::byte> StoredWeight::value_rows(std::int64_t row_begin, std:
                                static_cast<std::size_t>(count) * row_bytes);
 }
 
+void StoredWeight::check() const {
+  for (const TensorView* view : {values, scales}) {
+    if (view != nullptr && view->file != nullptr) {
+      view->file->check();
+    }
+  }
+}
+
 std::int64_t StoredWeight::source_bytes() const {
   return static_cast<std::int64_t>(values->bytes.size() + (scales != nullptr ? scales->bytes.size() : 0));
 }
@@ -77,23 +81,19 @@ StoredWeight find_stored_weight(const Checkpoint& checkpoint, std::string_view n
     weight.format = float_format(*element);
     return weight;
   }
-  const bool packed = values.dtype == DType::kI8 || values.dtype == DType::kU8;
-  weight.scales = packed ? checkpoint.find(std::string(name) + "_scale") : nullptr;
+  const FormatRow* const row = find_checkpoint_format(values.dtype);
+  weight.scales = row != nullptr ? checkpoint.find(std::string(name) + "_scale") : nullptr;
   if (weight.scales == nullptr || values.shape.size() != 2) {
     std::string what = "is of type " + std::string(to_string(values.dtype));
     if (weight.scales != nullptr) {
       what += " and has one dimension; quantized weights have two";
-    } else if (packed) {
+    } else if (row != nullptr) {
       what += " but has no '" + std::string(name) + "_scale'";
     }
     throw Error(ErrorCode::kBadFile, values.where(), what,
                 "weights are F32, F16 or BF16, or written by `diffulex-edge quantize`");
   }
-  if (values.dtype == DType::kI8) {
-    describe_int8(weight);
-  } else {
-    describe_int4(weight);
-  }
+  describe_quantized(weight, *row);
   return weight;
 }
 

@@ -22,6 +22,8 @@ struct StoredWeight {
   std::int64_t columns = 0;
 
   std::int64_t source_bytes() const;
+  // After reading: throws Error{kBadFile} where a file could no longer be read.
+  void check() const;
   // The values of rows [row_begin, row_begin + count) in the file.
   std::span<const std::byte> value_rows(std::int64_t row_begin, std::int64_t count) const;
 };

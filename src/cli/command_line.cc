@@ -13,7 +13,9 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/machine.h"
 #include "cli/report_file.h"
+#include "core/printable.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/version.h"
 
@@ -85,9 +87,14 @@ int run(const Command& command) {
 }
 
 int parse_and_run(int argc, char** argv) {
-  explain_shrinking_files();
   CLI::App app("Takes a diffusion language model from its Hugging Face checkpoint to an edge device.", "diffulex-edge");
-  app.set_version_flag("--version", fmt::format("diffulex-edge {} ({} kernels)", version(), instruction_set()));
+  bool asked = false;
+  CLI::Option* verbose = app.add_flag("--verbose", asked, "With --version: which kernels run on this machine");
+  app.set_version_flag("--version", [verbose] {
+    const std::string line = fmt::format("diffulex-edge {} ({} kernels)", version(), instruction_set());
+    return verbose->count() > 0 ? line + "\n" + describe_machine() : line;
+  });
+  verbose->needs("--version");
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
@@ -101,7 +108,9 @@ int parse_and_run(int argc, char** argv) {
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    print_error(fmt::format("{} (see diffulex-edge --help)", error.what()));
+    const std::vector<CLI::App*> chosen = app.get_subcommands();
+    const std::string help = chosen.empty() ? "" : " " + chosen.front()->get_name();
+    print_error(printable(fmt::format("{} (see diffulex-edge{} --help)", error.what(), help)));
     return exit_code(ErrorCode::kInvalidArgument);
   }
   for (const Command& command : commands) {

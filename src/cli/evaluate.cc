@@ -19,7 +19,9 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/mixed_precision.h"
+#include "diffulex_edge/quantization_session.h"
 #include "diffulex_edge/report.h"
+#include "quant/layer_formats.h"
 #include "runtime/logits_file.h"
 
 namespace diffulex_edge::cli {
@@ -35,10 +37,11 @@ struct EvaluateArguments {
   ReportFile report;
   std::string command_line;
   bool no_format_comparison = false;
-  std::string backend = "xnnpack";
+  BackendArguments backend;
   std::optional<std::string> activation_dtype;
   std::optional<std::string> logits;
   bool float_activations = false;
+  std::int64_t palette_group = 0;
   std::string arithmetic = "simulated";
   std::int64_t length = EvaluationTextOptions().length;
   std::int64_t sequences = EvaluationTextOptions().max_sequences;
@@ -67,9 +70,13 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
       {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
 }
 
-// What the backend makes of the options, as for `export`.
-QuantizationConfig config_for_backend(const EvaluateArguments& arguments, const Model& model) {
+// What the backend makes of the options, as for `export`, and computes with.
+QuantizationRequest request_for_backend(const EvaluateArguments& arguments, const Model& model) {
   BackendConfig config{.quant_config = arguments.quantization.config(model)};
+  config.quant_config.palette_group = arguments.palette_group;
+  if (arguments.palette_group != 0 && !has_palettes(config.quant_config)) {
+    throw Error(ErrorCode::kInvalidArgument, "palette group", "is given without palettes", "add --dtype palette4");
+  }
   if (arguments.activation_dtype) {
     config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
   }
@@ -77,16 +84,16 @@ QuantizationConfig config_for_backend(const EvaluateArguments& arguments, const 
     throw Error(ErrorCode::kUnsupported, "activation dtype fp16", "is not simulated: floating point is float32 here",
                 "leave it out");
   }
-  const auto backend = BackendRegistry::instance().create(arguments.backend, std::move(config));
+  const auto backend = BackendRegistry::instance().create(arguments.backend.name(), std::move(config));
   backend->check_config();
-  return backend->config().quant_config;
+  return {.config = backend->quantization(),
+          .target = backend->arithmetic(),
+          .calibration = arguments.calibration.options(),
+          .known = {}};
 }
 
-ActivationArithmetic activation_arithmetic(const EvaluateArguments& arguments) {
-  if (arguments.float_activations) {
-    return ActivationArithmetic::FLOAT;
-  }
-  return arguments.backend == "xnnpack" ? ActivationArithmetic::XNNPACK : ActivationArithmetic::STATIC;
+QuantizationPlan evaluated_plan(const EvaluateArguments& arguments, QuantizationPlan plan) {
+  return arguments.float_activations ? with_float_activations(std::move(plan)) : plan;
 }
 
 // --logits, before long work.
@@ -106,15 +113,41 @@ void check_logits(const EvaluateArguments& arguments, const Model& model) {
                      {arguments.data, arguments.calibration.data.value_or(""), arguments.report.path()});
 }
 
+// What the model is compared with, if anything is named: another model, or a plan of the same one.
+struct Reference {
+  std::optional<Model> model;
+  std::optional<QuantizationPlan> plan;
+  std::string name;  // in reports
+};
+
+Reference load_reference(const EvaluateArguments& arguments, const Model& original, const ModelOptions& options,
+                         const TargetArithmetic& target) {
+  Reference reference;
+  if (arguments.against && std::filesystem::path(*arguments.against).extension() == ".json") {
+    reference.name = arguments.model.path + " with the plan " + *arguments.against;
+    reference.plan =
+        evaluated_plan(arguments, quantize_model(original, read_plan(*arguments.against, original), {}, target).plan);
+  } else if (arguments.against) {
+    reference.name = *arguments.against;
+    reference.model = load_model(*arguments.against, options);
+  }
+  return reference;
+}
+
 // For the report's chart of loss against size. A quantized checkpoint has one format, which is final.
 std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArguments& arguments, const Model& original,
-                                                          const CalibratedModel& calibrated,
+                                                          const QuantizationSession& session,
                                                           const std::vector<EvaluationSet>& sets,
                                                           const RunControl& control) {
   if (!arguments.report.is_wanted() || arguments.no_format_comparison || original.stored_quantization) {
     return std::nullopt;
   }
-  return compare_formats(original, calibrated.config, sets, activation_arithmetic(arguments), control);
+  return compare_formats(original,
+                         {.config = session.request().config,
+                          .findings = session.findings(),
+                          .target = session.request().target,
+                          .float_activations = arguments.float_activations},
+                         sets, control);
 }
 
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
@@ -122,47 +155,38 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   ModelOptions options = arguments.model.options();
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
   options.seq_len = longest(sets);
-  // A QNN artefact takes one length, that of the data: calibration is cut at it, as in the export.
-  if (arguments.calibration.data && arguments.backend != "qnn") {
+  // An artefact of one length takes that of the data: calibration is cut at it, as in the export.
+  if (arguments.calibration.data && arguments.backend.description().lengths != LengthSupport::kExact) {
     const std::int64_t limit = read_model_config(arguments.model.path, options).max_positions;
     options.seq_len = std::max(*options.seq_len, std::min(arguments.calibration.length, limit));
   }
-  const Model original = load_model(arguments.model.path, options);
-  arguments.report.check(original, {arguments.data, arguments.calibration.data.value_or("")});
-  check_logits(arguments, original);
-  const QuantizationConfig config = config_for_backend(arguments, original);
-  const CalibrationOptions calibration_options = arguments.calibration.options(original, config);
+  Model loaded = load_model(arguments.model.path, options);
+  arguments.report.check(loaded, {arguments.data, arguments.calibration.data.value_or("")});
+  check_logits(arguments, loaded);
+  const QuantizationRequest request = request_for_backend(arguments, loaded);
+  QuantizationSession session(std::move(loaded), options, request);
+  const Model& original = session.original();
+  const Reference against = load_reference(arguments, original, options, request.target);
 
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  const Workspace workspace{{}};
-  const CalibratedModel calibrated =
-      calibrate_model(original, options, config, calibration_options, workspace.path(), control);
-  const QuantizationResult quantized = quantize_model(calibrated.model, calibrated.config);
+  session.calibrate(control);
+  const QuantizationResult quantized = session.quantize();
+  const QuantizationPlan own_plan = evaluated_plan(arguments, quantized.plan);
   const bool changes = std::ranges::any_of(
-      quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
-  const QuantizationPlan* plan = changes ? &quantized.plan : nullptr;
-  std::optional<Model> other;
-  std::optional<QuantizationPlan> other_plan;
+      own_plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
+  const QuantizationPlan* plan = changes ? &own_plan : nullptr;
   std::optional<EvaluatedModel> reference;
-  std::string reference_name;
-  if (arguments.against && std::filesystem::path(*arguments.against).extension() == ".json") {
-    other_plan = quantize_model(original, read_plan(*arguments.against, original)).plan;
-    reference =
-        EvaluatedModel{.model = &original, .plan = &*other_plan, .activations = activation_arithmetic(arguments)};
-    reference_name = arguments.model.path + " with the plan " + *arguments.against;
-  } else if (arguments.against) {
-    other = load_model(*arguments.against, options);
-    reference = EvaluatedModel{.model = &*other};
-    reference_name = *arguments.against;
+  std::string reference_name = against.name;
+  if (against.plan) {
+    reference = EvaluatedModel{.model = &original, .plan = &*against.plan};
+  } else if (against.model) {
+    reference = EvaluatedModel{.model = &*against.model};
   } else if (changes && !original.stored_quantization) {
     reference = EvaluatedModel{.model = &original};
     reference_name = arguments.model.path + " in float32";
   }
-  const EvaluatedModel subject{.model = &calibrated.model,
-                               .plan = plan,
-                               .activations = activation_arithmetic(arguments),
-                               .arithmetic = arithmetic};
+  const EvaluatedModel subject{.model = &session.model(), .plan = plan, .arithmetic = arithmetic};
   std::optional<LogitsFile> logits;
   LogitsSink sink;
   if (arguments.logits) {
@@ -171,7 +195,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   }
   const EvaluationResult result = evaluate(subject, reference, sets, control, sink);
   const std::optional<FormatComparison> formats =
-      compare_formats_if_wanted(arguments, original, calibrated, sets, control);
+      compare_formats_if_wanted(arguments, original, session, sets, control);
   const Provenance provenance = arguments.report.provenance(original, arguments.command_line, true, control);
   if (logits) {
     logits->commit(control.stop);
@@ -182,13 +206,13 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   warnings.insert(warnings.end(), quantized.warnings.begin(), quantized.warnings.end());
   const EvaluationReport report{.model = original,
                                 .plan = plan,
-                                .backend = arguments.backend,
+                                .backend = arguments.backend.name(),
                                 .arithmetic = arithmetic,
                                 .result = result,
                                 .data = arguments.data,
                                 .reference = reference_name,
                                 .warnings = warnings,
-                                .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
+                                .calibration = session.calibration() ? &*session.calibration() : nullptr,
                                 .formats = formats ? &*formats : nullptr,
                                 .provenance = provenance};
   if (arguments.report.is_wanted()) {
@@ -213,16 +237,18 @@ Command add_evaluate(CLI::App& app, std::string command_line) {
                       "Compare with this model, or with this plan (.json) of MODEL, instead of with MODEL in float32");
   command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");
   command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
-  command->add_option("--backend", arguments->backend,
-                      "Whose activations: xnnpack (default: 8 bits for each token, or static), coreml or qnn "
-                      "(integers in mode static alone)");
+  arguments->backend.add_name_to(*command, "Whose activations: ");
   command->add_option("--activation-dtype", arguments->activation_dtype,
                       "int8: the same as --mode static; qnn: int16 (default of --mode static) or int8");
+  command
+      ->add_option("--palette-group", arguments->palette_group,
+                   "Palettes: rows of a weight that share a table; 0 (default): all")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--logits", arguments->logits,
                       "Also write the logits of every counted position to this safetensors file, for `python -m "
                       "diffulex_edge verify ARTEFACT --against FILE`");
   command->add_flag("--float-activations", arguments->float_activations,
-                    "Measure the weights alone: activations in float32, whatever the target does to them");
+                    "Measure only the weights: activations in float32, whatever the target does to them");
   command->add_option(
       "--arithmetic", arguments->arithmetic,
       "How quantized layers compute: simulated (as XNNPACK, weights read tile by tile; default) or fast "

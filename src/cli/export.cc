@@ -4,7 +4,11 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "backends/command_options.h"
+#include "backends/option_values.h"
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
@@ -12,9 +16,8 @@
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
 #include "diffulex_edge/backend.h"
-#include "diffulex_edge/error.h"
+#include "diffulex_edge/export_session.h"
 #include "diffulex_edge/report.h"
-#include "models/input_guard.h"
 
 namespace diffulex_edge::cli {
 namespace {
@@ -25,81 +28,56 @@ struct ExportArguments {
   CalibrationArguments calibration;
   OutputOptions output_options;
   std::string output;
-  std::string backend = "xnnpack";
+  BackendArguments backend;
   std::optional<std::string> activation_dtype;
   std::optional<std::string> seq_len;
-  CoreMLArguments coreml;
-  QNNArguments qnn;
-  std::optional<std::string> container;
   ReportFile report;
   std::string command_line;
   bool dry_run = false;
 };
 
-void run(const ExportArguments& arguments, std::stop_token stop) {
+BackendConfig backend_config(const ExportArguments& arguments) {
   BackendConfig config;
-  config.backend_options = arguments.coreml.options(arguments.backend);
-  config.backend_options.merge(arguments.qnn.options(arguments.backend));
-  if (arguments.container) {
-    if (arguments.backend == "xnnpack") {
-      refuse_given({{"--container", true}}, "belongs to the backends that have a choice",
-                   "add --backend coreml or --backend qnn, or leave it out");
-    }
-    config.backend_options["container"] = *arguments.container;
-  }
+  config.backend_options = arguments.backend.options();
   if (arguments.activation_dtype) {
     config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
   }
-  // An unknown backend shows before the model is read.
-  BackendRegistry::instance().create(arguments.backend, config);
-
-  ModelOptions options = arguments.model.options();
   if (arguments.seq_len) {
     config.input_lengths = parse_input_lengths(*arguments.seq_len);
+  }
+  return config;
+}
+
+void run(const ExportArguments& arguments, std::stop_token stop) {
+  BackendConfig config = backend_config(arguments);
+  check_options(arguments.backend.description(), config.backend_options);  // before the model is read
+  ModelOptions options = arguments.model.options();
+  if (config.input_lengths) {
     options.seq_len = config.input_lengths->longest();
   }
-  const Model model = load_model(arguments.model.path, options);
+  Model model = load_model(arguments.model.path, options);
   arguments.report.check(model, {arguments.output, arguments.calibration.data.value_or("")});
   config.quant_config = arguments.quantization.config(model);
-  // Sizes are the same for every method: predicting them needs no data.
-  if (arguments.dry_run && !arguments.calibration.data) {
-    config.quant_config.method = RoundingMethod::RTN;
-  }
-  // What the backend makes of the options: 8-bit activations mean mode static.
-  const auto wanted = BackendRegistry::instance().create(arguments.backend, config);
-  wanted->check_config();
-  config = wanted->config();
-  const CalibrationOptions calibration_options = arguments.calibration.options(model, config.quant_config);
-  if (arguments.dry_run) {
-    config.quant_config.method = RoundingMethod::RTN;
-  }
-  if (!arguments.dry_run || can_use_calibration(model, config.quant_config)) {
-    refuse_input_as_target(model, arguments.output);
-  }
-  if (!arguments.dry_run) {
-    wanted->check_target(arguments.output);
-  }
+  ExportSession session(std::move(model), options,
+                        {.backend = arguments.backend.name(),
+                         .config = std::move(config),
+                         .calibration = arguments.calibration.options(),
+                         .known = {},
+                         .output = arguments.output,
+                         .dry_run = arguments.dry_run});
 
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  const Workspace workspace(arguments.output);
-  const CalibratedModel calibrated =
-      calibrate_model(model, options, config.quant_config, calibration_options, workspace.path(), control);
-  config.quant_config = calibrated.config;
-  const auto backend = BackendRegistry::instance().create(arguments.backend, config);
-  const ExportResult result = arguments.dry_run ? backend->dry_run(calibrated.model)
-                                                : backend->export_model(calibrated.model, arguments.output, control);
+  const ExportResult result = session.run(control);
   bar.end();
-  if (!result.success) {
-    throw Error::of_line(result.error_code.value_or(ErrorCode::kInternal), result.error_message);
-  }
+  result.check();
   const ExportReport report{
-      .model = model,
-      .config = config,
+      .model = session.model(),
+      .config = session.config(),
       .metadata = result.metadata,
       .output = arguments.output,
-      .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr,
-      .provenance = arguments.report.provenance(model, arguments.command_line, !arguments.dry_run, control)};
+      .calibration = session.calibration() ? &*session.calibration() : nullptr,
+      .provenance = arguments.report.provenance(session.model(), arguments.command_line, !arguments.dry_run, control)};
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));
   }
@@ -113,23 +91,16 @@ Command add_export(CLI::App& app, std::string command_line) {
   const auto arguments = std::make_shared<ExportArguments>();
   arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
-  command->add_option("-o,--output", arguments->output, "The file to write; qnn: a folder")->required();
-  command->add_option("--backend", arguments->backend, "xnnpack (default), coreml or qnn");
+  const std::vector<BackendDescription> backends = BackendRegistry::instance().descriptions();
+  command->add_option("-o,--output", arguments->output, "What to write. " + describe_outputs(backends))->required();
+  arguments->backend.add_name_to(*command);
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);
-  command->add_option(
-      "--activation-dtype", arguments->activation_dtype,
-      "Type in which activations flow: fp32 (default; with coreml for --dtype fp32 alone) or fp16; int8: "
-      "the same as --mode static; qnn: int16 (default of --mode static) or int8");
-  command->add_option(
-      "--seq-len", arguments->seq_len,
-      "Input in tokens (default: the model's limit, at most 1024). xnnpack: the longest one, shorter ones "
-      "run too; coreml: exactly that, several (64,128), or a range (8..512); qnn: exactly that");
-  arguments->coreml.add_to(*command);
-  arguments->qnn.add_to(*command);
-  command->add_option("--container", arguments->container,
-                      "coreml: mlpackage (default), or pte: for ExecuTorch's Core ML delegate; qnn: onnx (default), or "
-                      "pte: each context binary for ExecuTorch's QNN delegate as well");
+  command->add_option("--activation-dtype", arguments->activation_dtype,
+                      "Type in which activations flow. " + describe_activation_dtypes(backends));
+  command->add_option("--seq-len", arguments->seq_len,
+                      "Input in tokens (default: the model's limit, at most 1024). " + describe_lengths(backends));
+  arguments->backend.add_options_to(*command);
   arguments->report.add_to(*command);
   command->add_flag("--dry-run", arguments->dry_run,
                     "Predict the exact size and the formats; read no weights, write nothing");

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/options.h"
+#include "diffulex_edge/backend_description.h"
 #include "diffulex_edge/inspection.h"
 #include "diffulex_edge/report.h"
 
@@ -19,15 +20,20 @@ struct InspectArguments {
   OutputOptions output_options;
 };
 
+std::string known_paths() {
+  std::string text = "A model folder, a .safetensors file";
+  for (const ArtefactReader& reader : artefact_readers()) {
+    text += ", " + reader.what;
+  }
+  return text;
+}
+
 }  // namespace
 
 Command add_inspect(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("inspect", "Show what is in a checkpoint, a .pte file or a Core ML package");
+  CLI::App* command = app.add_subcommand("inspect", "Show what is in a checkpoint or an artefact");
   const auto arguments = std::make_shared<InspectArguments>();
-  command
-      ->add_option("PATH", arguments->path,
-                   "A model folder, a .safetensors file, a .pte file, a .mlpackage or a folder of them")
-      ->required();
+  command->add_option("PATH", arguments->path, known_paths())->required();
   command->add_flag("--no-hash", arguments->no_hash, "Don't read every byte for SHA-256");
   arguments->output_options.add_to(*command);
   const auto run = [arguments](std::stop_token stop) {

@@ -8,17 +8,14 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
-#include <string_view>
 
 namespace diffulex_edge::cli {
 namespace {
 
-constexpr int kExitBadFile = 3;
-
 constexpr std::array kSignals = {SIGINT, SIGTERM};
 
-// What came first. A library's threads may be older than ours and block nothing (OpenBLAS starts its own when it is
-// loaded), so that any thread can be interrupted: a handler notes it, and the watcher acts.
+// What came first. Threads that a library started before block nothing, so that any thread can be interrupted: a
+// handler notes it, and the watcher acts.
 std::atomic<int> received{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
@@ -28,18 +25,6 @@ void on_interrupt(int signal) {
     ::signal(signal, SIG_DFL);
     ::raise(signal);
   }
-}
-
-void on_bus_error(int /*signal*/) {
-  static std::atomic_flag said;
-  while (said.test_and_set()) {
-    ::pause();  // another thread got here first and is ending the process
-  }
-  constexpr std::string_view kMessage =
-      "diffulex-edge: error: an input file was cut short while it was being read (copy it again)\n";
-  const ssize_t ignored = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
-  static_cast<void>(ignored);
-  ::_exit(kExitBadFile);
 }
 
 }  // namespace
@@ -84,7 +69,5 @@ void die_of(int signal) {
   ::kill(::getpid(), signal);
   std::abort();  // not reached: the default action ends the process
 }
-
-void explain_shrinking_files() { ::signal(SIGBUS, on_bus_error); }
 
 }  // namespace diffulex_edge::cli

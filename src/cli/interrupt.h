@@ -30,8 +30,4 @@ class InterruptGuard {
 // Ends this process with the signal's default action.
 [[noreturn]] void die_of(int signal);
 
-// A mapped input file that shrinks while it is read raises SIGBUS: says so and exits with the code for a bad input
-// file.
-void explain_shrinking_files();
-
 }  // namespace diffulex_edge::cli

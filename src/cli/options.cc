@@ -3,11 +3,24 @@
 #include <CLI/CLI.hpp>
 #include <utility>
 
-#include "cli/size_text.h"
+#include "backends/command_options.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/mixed_precision.h"
 
 namespace diffulex_edge::cli {
+namespace {
+
+// "fp32, fp16, int8, int4 or palette4"
+std::string format_names() {
+  std::string text;
+  for (const FormatRow& row : all_formats()) {
+    if (!text.empty()) text += &row == &all_formats().back() ? " or " : ", ";
+    text += row.name;
+  }
+  return text;
+}
+
+}  // namespace
 
 void OutputOptions::add_to(CLI::App& command) {
   command.add_flag("--json", json, "Print one JSON object on stdout and nothing else there");
@@ -41,7 +54,7 @@ ModelOptions ModelArguments::options() const {
 }
 
 void QuantizationArguments::add_to(CLI::App& command) {
-  command.add_option("--dtype", dtype, "fp32, fp16, int8 or int4 (default: fp32, or what a quantized MODEL has)");
+  command.add_option("--dtype", dtype, format_names() + " (default: fp32, or what a quantized MODEL has)");
   command.add_option("--mode", mode, "weight_only (default), dynamic or static");
   command.add_option("--group-size", group_size,
                      "INT4: inputs that share a scale, 32 (default), 64, 128 or 256; 0: one scale per output channel");
@@ -49,8 +62,8 @@ void QuantizationArguments::add_to(CLI::App& command) {
       .add_option("--exclude", exclude,
                   "Keep layers whose name contains this in FP32 (repeatable; beside lm_head, norm, embedding)")
       ->allow_extra_args(false);
-  command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding: fp32 (default), fp16, int8, int4");
-  command.add_option("--head-dtype", head_dtype, "Format of the head: fp32 (default), fp16, int8, int4");
+  command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding, likewise (default: fp32)");
+  command.add_option("--head-dtype", head_dtype, "Format of the head, likewise (default: fp32)");
   command.add_option(
       "--method", method,
       "Rounding: rtn (to nearest, default), mse, hqq; with --calibration gptq, awq, or auto (the best for "
@@ -61,104 +74,50 @@ void QuantizationArguments::add_to(CLI::App& command) {
                    "Fail where the group size does not divide a row instead of taking a smaller one");
 }
 
-void CoreMLArguments::add_to(CLI::App& command) {
-  const std::string group = "Core ML";
-  command
-      .add_option("--minimum-deployment-target", minimum_deployment_target,
-                  "iOS16, iOS17, iOS18 (default), macOS13, macOS14 or macOS15")
-      ->group(group);
-  command
-      .add_option("--compute-unit", compute_unit, "all (default), cpu_only, cpu_and_gpu or cpu_and_ne: noted inside")
-      ->group(group);
-  command.add_flag("--palette", palette, "INT4 as a table of 16 values for each weight; runs on every target")
-      ->group(group);
-  command.add_option("--palette-group", palette_group, "Rows of a weight that share a table; 0 (default): all")
-      ->group(group);
-  command
-      .add_option("--chunk-size", chunk_size, "Cut the model between layers, weight files of at most this size (2GB)")
-      ->group(group);
-  command
-      .add_option("--chunks", chunks,
-                  "pipeline (default): the parts in one package; packages: a folder of packages and a manifest")
-      ->group(group);
+namespace {
+
+std::vector<BackendDescription> all_backends() { return BackendRegistry::instance().descriptions(); }
+
+}  // namespace
+
+BackendArguments::BackendArguments() : name_(all_backends().front().name) {}
+
+void BackendArguments::add_name_to(CLI::App& command, const std::string& help) {
+  command.add_option("--backend", name_, help + backend_choices(all_backends()));
 }
 
-std::map<std::string, std::string> CoreMLArguments::options(const std::string& backend) const {
-  if (backend != "coreml") {
-    refuse_given({{"--minimum-deployment-target", minimum_deployment_target.has_value()},
-                  {"--compute-unit", compute_unit.has_value()},
-                  {"--palette", palette},
-                  {"--palette-group", palette_group.has_value()},
-                  {"--chunk-size", chunk_size.has_value()},
-                  {"--chunks", chunks.has_value()}},
-                 "belongs to the Core ML backend", "add --backend coreml, or leave it out");
-    return {};
-  }
-  std::map<std::string, std::string> options;
-  const auto add = [&](const char* name, const std::optional<std::string>& value) {
-    if (value) {
-      options[name] = *value;
+void BackendArguments::add_options_to(CLI::App& command) {
+  for (const CommandOption& option : command_options(all_backends())) {
+    Given& given = given_.emplace_back();
+    given.name = option.name;
+    CLI::Option* added = nullptr;
+    if (option.is_flag) {
+      added = command.add_flag(option.flag, given.is_on, option.help);
+    } else if (option.is_list) {
+      added = command.add_option(option.flag, given.values, option.help)->allow_extra_args(false);
+    } else {
+      added = command.add_option(option.flag, given.value, option.help);
     }
-  };
-  add("minimum_deployment_target", minimum_deployment_target);
-  add("compute_unit", compute_unit);
-  add("chunks", chunks);
-  if (palette) {
-    options["palette"] = "true";
+    added->group(option.group);
   }
-  if (palette_group) {
-    options["palette_group"] = std::to_string(*palette_group);
-  }
-  if (chunk_size) {
-    options["chunk_size"] = std::to_string(parse_size("--chunk-size", *chunk_size));
-  }
-  return options;
 }
 
-void QNNArguments::add_to(CLI::App& command) {
-  const std::string group = "QNN";
-  command
-      .add_option("--soc", socs,
-                  "Compile a context binary for this SoC as well, such as SM8650; may be repeated. Needs the Python "
-                  "package onnxruntime-qnn")
-      ->group(group);
-  command
-      .add_option("--qnn-python", python,
-                  "The Python interpreter that has onnxruntime-qnn (default: $VIRTUAL_ENV's, then python3)")
-      ->group(group);
-  command
-      .add_option("--embedding-on", embedding_on,
-                  "npu (default), or host: the embedding in a model of its own, for large vocabularies")
-      ->group(group);
-  command
-      .add_option("--shards", shards, "Cut the model between layers into so many, for NPUs with little address space")
-      ->group(group);
-}
+BackendDescription BackendArguments::description() const { return BackendRegistry::instance().describe(name_); }
 
-std::map<std::string, std::string> QNNArguments::options(const std::string& backend) const {
-  if (backend != "qnn") {
-    refuse_given({{"--soc", !socs.empty()},
-                  {"--qnn-python", python.has_value()},
-                  {"--embedding-on", embedding_on.has_value()},
-                  {"--shards", shards.has_value()}},
-                 "belongs to the QNN backend", "add --backend qnn, or leave it out");
-    return {};
-  }
+std::map<std::string, std::string> BackendArguments::options() const {
   std::map<std::string, std::string> options;
-  for (const std::string& soc : socs) {
-    std::string& all = options["soc"];
-    all += (all.empty() ? "" : ",") + soc;
+  for (const Given& given : given_) {
+    if (given.is_on) {
+      options[given.name] = "true";
+    } else if (given.value) {
+      options[given.name] = *given.value;
+    }
+    for (const std::string& value : given.values) {
+      std::string& all = options[given.name];
+      all += (all.empty() ? "" : ",") + value;
+    }
   }
-  if (python) {
-    options["qnn_python"] = *python;
-  }
-  if (embedding_on) {
-    options["embedding_on"] = *embedding_on;
-  }
-  if (shards) {
-    options["shards"] = std::to_string(*shards);
-  }
-  return options;
+  return options_of(description(), all_backends(), std::move(options));
 }
 
 void refuse_given(std::initializer_list<GivenOption> options, const std::string& reason, const std::string& advice) {

@@ -3,6 +3,7 @@
 
 #include <CLI/App.hpp>
 #include <cstdint>
+#include <deque>
 #include <initializer_list>
 #include <map>
 #include <optional>
@@ -60,30 +61,33 @@ struct QuantizationArguments {
   void refuse_beside_plan(const std::string& decider) const;
 };
 
-// Options of `--backend coreml`.
-struct CoreMLArguments {
-  std::optional<std::string> minimum_deployment_target;
-  std::optional<std::string> compute_unit;
-  bool palette = false;
-  std::optional<std::int64_t> palette_group;
-  std::optional<std::string> chunk_size;
-  std::optional<std::string> chunks;
+// A backend and its own options, which come from the descriptions of all backends.
+class BackendArguments {
+ public:
+  // Without a choice: the first backend.
+  BackendArguments();
 
-  void add_to(CLI::App& command);
-  // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given for another backend.
-  std::map<std::string, std::string> options(const std::string& backend) const;
-};
+  // --backend, whose help begins with `help`.
+  void add_name_to(CLI::App& command, const std::string& help = "");
+  // A flag for each option of a backend, in a group of the help of its own.
+  void add_options_to(CLI::App& command);
 
-// Options of `--backend qnn`.
-struct QNNArguments {
-  std::vector<std::string> socs;
-  std::optional<std::string> python;
-  std::optional<std::string> embedding_on;
-  std::optional<std::int64_t> shards;
+  const std::string& name() const { return name_; }
+  // Throws Error{kUnsupported} for an unknown name.
+  BackendDescription description() const;
+  // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given that only other backends have.
+  std::map<std::string, std::string> options() const;
 
-  void add_to(CLI::App& command);
-  // As BackendConfig::backend_options. Throws Error{kInvalidArgument} if one was given for another backend.
-  std::map<std::string, std::string> options(const std::string& backend) const;
+ private:
+  struct Given {
+    std::string name;
+    bool is_on = false;                // of a flag
+    std::optional<std::string> value;  // of an option with one value
+    std::vector<std::string> values;   // of one that may be repeated
+  };
+
+  std::string name_;
+  std::deque<Given> given_;  // the command writes into its elements
 };
 
 // An option, and whether it was given.

@@ -5,14 +5,16 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
+#include "core/output_folder.h"
 #include "core/process_memory.h"
-#include "diffulex_edge/error.h"
+#include "diffulex_edge/quantization_session.h"
 #include "diffulex_edge/report.h"
 
 namespace diffulex_edge::cli {
@@ -29,18 +31,22 @@ struct QuantizeArguments {
 void run(const QuantizeArguments& arguments, std::stop_token stop) {
   const auto start = std::chrono::steady_clock::now();
   const ModelOptions options = arguments.model.options();
-  const Model model = load_model(arguments.model.path, options);
-  const QuantizationConfig config = arguments.quantization.config(model);
-  const CalibrationOptions calibration_options = arguments.calibration.options(model, config);
+  Model loaded = load_model(arguments.model.path, options);
+  const QuantizationConfig config = arguments.quantization.config(loaded);
+  // Rounding with calibration writes the checkpoint as it goes.
+  QuantizationSession session(
+      std::move(loaded), options,
+      {.config = config, .target = {}, .calibration = arguments.calibration.options(), .known = {}},
+      {.folder = arguments.output});
+  const Model& model = session.original();
+  OutputFolder::check(arguments.output);  // else what is in its way would show after the calibration
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  // Rounding with calibration writes the checkpoint as it goes.
-  const CalibratedModel calibrated =
-      calibrate_model(model, options, config, calibration_options, arguments.output, control);
-  const QuantizationResult result = quantize_model(calibrated.model, calibrated.config);
-  const bool is_written = calibrated.model.path != model.path;
+  session.calibrate(control);
+  const QuantizationResult result = session.quantize();
+  const bool is_written = session.model().path != model.path;
   const std::int64_t file_bytes =
-      is_written ? static_cast<std::int64_t>(std::filesystem::file_size(calibrated.model.path / "model.safetensors"))
+      is_written ? static_cast<std::int64_t>(std::filesystem::file_size(session.model().path / "model.safetensors"))
                  : write_quantized_checkpoint(model, result.plan, arguments.output, control);
   bar.end();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -50,7 +56,7 @@ void run(const QuantizeArguments& arguments, std::stop_token stop) {
                               .file_bytes = file_bytes,
                               .seconds = seconds,
                               .peak_rss_bytes = peak_rss_bytes(),
-                              .calibration = calibrated.calibration ? &*calibrated.calibration : nullptr};
+                              .calibration = session.calibration() ? &*session.calibration() : nullptr};
   print_line(arguments.output_options.json ? to_json(report) : to_text(report));
 }
 

@@ -1,43 +1,23 @@
 #include "diffulex_edge/error.h"
 
-#include <algorithm>
 #include <utility>
+
+#include "core/printable.h"
 
 namespace diffulex_edge {
 namespace {
 
-// Names from a hostile file end up in messages: keep each message on one line and of bounded length.
-std::string printable(std::string_view text) {
-  constexpr std::size_t kMaxLength = 300;
-  std::size_t length = std::min(text.size(), kMaxLength);
-  while (length < text.size() && length > 0 && (static_cast<unsigned char>(text[length]) & 0xC0U) == 0x80U) {
-    --length;  // not inside a UTF-8 character
-  }
-  std::string result;
-  for (std::size_t i = 0; i < length; ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const auto next = static_cast<unsigned char>(i + 1 < length ? text[i + 1] : '\0');
-    if (byte == 0xC2 && next >= 0x80 && next < 0xA0) {  // U+0080 to U+009F: terminals obey them too
-      result += '?';
-      ++i;
-    } else {
-      result += byte < 0x20 || byte == 0x7f ? '?' : text[i];
-    }
-  }
-  if (text.size() > kMaxLength) {
-    result += "...";
-  }
-  return result;
-}
+// Of each part, in bytes: names from a file end up in messages.
+constexpr std::size_t kMostBytes = 300;
 
 std::string compose(const std::string& where, const std::string& what, const std::string& advice) {
   std::string message;
   if (!where.empty()) {
-    message += printable(where) + ": ";
+    message += printable(where, kMostBytes) + ": ";
   }
-  message += printable(what);
+  message += printable(what, kMostBytes);
   if (!advice.empty()) {
-    message += " (" + printable(advice) + ")";
+    message += " (" + printable(advice, kMostBytes) + ")";
   }
   return message;
 }
@@ -68,6 +48,10 @@ Error::Error(ErrorCode code, std::string where, const std::string& what, std::st
     : std::runtime_error(compose(where, what, advice)),
       code_(code),
       where_(std::move(where)),
-      advice_(std::move(advice)) {}
+      problem_(printable(what)),
+      advice_(std::move(advice)) {
+  where_ = printable(where_);
+  advice_ = printable(advice_);
+}
 
 }  // namespace diffulex_edge

@@ -32,7 +32,9 @@ nlohmann::json read_json_file(const std::filesystem::path& path, std::size_t max
                 std::to_string(file.bytes().size()) + " bytes are more than such a file may have (" +
                     std::to_string(max_bytes) + ")");
   }
-  return parse_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());
+  const std::string text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  file.check();
+  return parse_json(text, path.string());
 }
 
 nlohmann::json parse_json(std::string_view text, const std::string& name) {

@@ -1,4 +1,4 @@
-// Reading JSON files from strangers: bounded in size and depth, duplicate keys refused.
+// Reading untrusted JSON files: bounded in size and depth, duplicate keys refused.
 #pragma once
 
 #include <filesystem>

@@ -1,83 +1,223 @@
 #include "core/linear_algebra.h"
 
-#include <cblas.h>
-
 #include <algorithm>
-#include <limits>
-#include <mutex>
+#include <cmath>
 
+#include "core/kernels/matrix_kernels.h"
 #include "core/parallel.h"
-#include "diffulex_edge/error.h"
-
-// LAPACK has no header in Debian's OpenBLAS: these are its Fortran symbols, column-major.
-extern "C" {
-// NOLINTBEGIN(readability-identifier-naming): LAPACK's names
-void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info, std::size_t uplo_length);
-void dtrtri_(const char* uplo, const char* diagonal, const int* n, double* a, const int* lda, int* info,
-             std::size_t uplo_length, std::size_t diagonal_length);
-void dpotri_(const char* uplo, const int* n, double* a, const int* lda, int* info, std::size_t uplo_length);
-// NOLINTEND(readability-identifier-naming)
-}
 
 namespace diffulex_edge {
 namespace {
 
-int blas_int(std::int64_t value) {
-  if (value < 0 || value > std::numeric_limits<int>::max()) {
-    throw Error(ErrorCode::kInternal, "matrix", std::to_string(value) + " is not a size that BLAS takes");
+using View = kernels::MatrixView<float>;
+
+void multiply_views(const Gemm& gemm, const View& a, const View& b, float* c, std::int64_t ldc) {
+  kernels::multiply_matrices({.m = gemm.m, .n = gemm.n, .k = gemm.k}, gemm.alpha, a, b, gemm.beta, c, ldc);
+}
+
+// The algorithms below are recursive: a matrix is cut into quarters, which leaves products of matrices, until a part is
+// this small.
+constexpr std::int64_t kSmall = 16;
+// Cuts at a multiple of kSmall.
+std::int64_t first_half(std::int64_t n) { return (n / 2 + kSmall - 1) / kSmall * kSmall; }
+
+// A part of a row-major matrix.
+struct Part {
+  double* data = nullptr;
+  std::int64_t stride = 0;
+
+  double& at(std::int64_t i, std::int64_t j) const { return data[i * stride + j]; }
+  Part from(std::int64_t row, std::int64_t column) const { return {data + row * stride + column, stride}; }
+  kernels::MatrixView<double> view(bool transposed = false) const { return {data, stride, transposed}; }
+};
+
+// c [m, n] += alpha * a [m, k] * b [k, n]
+void add_product(std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const kernels::MatrixView<double>& a,
+                 const kernels::MatrixView<double>& b, Part c) {
+  kernels::multiply_matrices({.m = m, .n = n, .k = k}, alpha, a, b, 1.0, c.data, c.stride);
+}
+
+// The upper triangle of c [n, n] += alpha * x x^T, where x [n, k] is `transposed` in its memory or not. Up to 127
+// elements below the diagonal of each row may change.
+void add_square(std::int64_t n, std::int64_t k, double alpha, Part x, bool transposed, Part c) {
+  constexpr std::int64_t kRows = 128;
+  for (std::int64_t row = 0; row < n; row += kRows) {
+    const Part rows = transposed ? x.from(0, row) : x.from(row, 0);
+    add_product(std::min(kRows, n - row), n - row, k, alpha, rows.view(transposed), rows.view(!transposed),
+                c.from(row, row));
   }
-  return static_cast<int>(value);
 }
 
-// What a call to OpenBLAS holds while it runs. A threaded build would start threads of its own in each of ours, and is
-// told not to. A sequential one hands the same scratch memory to several callers (Debian's does, measured: results were
-// wrong), so that they take turns.
-std::unique_lock<std::mutex> enter_blas() {
-  static std::once_flag once;
-  static std::mutex turn;
-  static bool sequential = false;
-  std::call_once(once, [] {
-    openblas_set_num_threads(1);
-    sequential = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
-  });
-  return sequential ? std::unique_lock(turn) : std::unique_lock<std::mutex>();
-}
-
-void gemm(const Gemm& shape, CBLAS_TRANSPOSE transpose_a, CBLAS_TRANSPOSE transpose_b, const float* a, std::int64_t lda,
-          const float* b, std::int64_t ldb, float* c, std::int64_t ldc) {
-  const auto entered = enter_blas();
-  if (shape.m == 0 || shape.n == 0) {
+// x [n, columns] = u^-T x, u an upper triangle [n, n].
+void solve_transposed(std::int64_t n, std::int64_t columns, Part u, Part x) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    solve_transposed(first, columns, u, x);
+    add_product(n - first, columns, first, -1.0, u.from(0, first).view(true), x.view(), x.from(first, 0));
+    solve_transposed(n - first, columns, u.from(first, first), x.from(first, 0));
     return;
   }
-  cblas_sgemm(CblasRowMajor, transpose_a, transpose_b, blas_int(shape.m), blas_int(shape.n), blas_int(shape.k),
-              shape.alpha, a, blas_int(lda), b, blas_int(ldb), shape.beta, c, blas_int(ldc));
+  for (std::int64_t row = 0; row < n; ++row) {
+    for (std::int64_t before = 0; before < row; ++before) {
+      const double factor = u.at(before, row);
+      for (std::int64_t column = 0; column < columns; ++column) {
+        x.at(row, column) -= factor * x.at(before, column);
+      }
+    }
+    for (std::int64_t column = 0; column < columns; ++column) {
+      x.at(row, column) /= u.at(row, row);
+    }
+  }
 }
 
-// A row-major upper triangle is a column-major lower one.
-constexpr char kLower = 'L';
+// The upper triangle of a = u^T u becomes u.
+bool factorize(std::int64_t n, Part a) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    if (!factorize(first, a)) {
+      return false;
+    }
+    solve_transposed(first, n - first, a, a.from(0, first));
+    add_square(n - first, first, -1.0, a.from(0, first), true, a.from(first, first));
+    return factorize(n - first, a.from(first, first));
+  }
+  for (std::int64_t row = 0; row < n; ++row) {
+    const double pivot = a.at(row, row);
+    if (!(pivot > 0.0) || !std::isfinite(pivot)) {
+      return false;
+    }
+    a.at(row, row) = std::sqrt(pivot);
+    for (std::int64_t column = row + 1; column < n; ++column) {
+      a.at(row, column) /= a.at(row, row);
+    }
+    for (std::int64_t below = row + 1; below < n; ++below) {
+      for (std::int64_t column = below; column < n; ++column) {
+        a.at(below, column) -= a.at(row, below) * a.at(row, column);
+      }
+    }
+  }
+  return true;
+}
 
-bool factorize(std::span<double> a, int n) {
-  const auto entered = enter_blas();
-  int info = 0;
-  dpotrf_(&kLower, &n, a.data(), &n, &info, 1);
-  return info == 0;
+// x [n, columns] = u x, u an upper triangle [n, n].
+void multiply_upper_left(std::int64_t n, std::int64_t columns, Part u, Part x) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    multiply_upper_left(first, columns, u, x);
+    add_product(first, columns, n - first, 1.0, u.from(0, first).view(), x.from(first, 0).view(), x);
+    multiply_upper_left(n - first, columns, u.from(first, first), x.from(first, 0));
+    return;
+  }
+  for (std::int64_t row = 0; row < n; ++row) {
+    for (std::int64_t column = 0; column < columns; ++column) {
+      x.at(row, column) *= u.at(row, row);
+    }
+    for (std::int64_t after = row + 1; after < n; ++after) {
+      for (std::int64_t column = 0; column < columns; ++column) {
+        x.at(row, column) += u.at(row, after) * x.at(after, column);
+      }
+    }
+  }
+}
+
+// x [rows, n] = -x u, u an upper triangle [n, n].
+void multiply_upper_right_negated(std::int64_t rows, std::int64_t n, Part x, Part u) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    multiply_upper_right_negated(rows, n - first, x.from(0, first), u.from(first, first));
+    add_product(rows, n - first, first, -1.0, x.view(), u.from(0, first).view(), x.from(0, first));
+    multiply_upper_right_negated(rows, first, x, u);
+    return;
+  }
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t column = n - 1; column >= 0; --column) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k <= column; ++k) {
+        sum += x.at(row, k) * u.at(k, column);
+      }
+      x.at(row, column) = -sum;
+    }
+  }
+}
+
+// x [rows, n] = x u^T, u an upper triangle [n, n].
+void multiply_upper_transposed_right(std::int64_t rows, std::int64_t n, Part x, Part u) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    multiply_upper_transposed_right(rows, first, x, u);
+    add_product(rows, first, n - first, 1.0, x.from(0, first).view(), u.from(0, first).view(true), x);
+    multiply_upper_transposed_right(rows, n - first, x.from(0, first), u.from(first, first));
+    return;
+  }
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t column = 0; column < n; ++column) {
+      double sum = 0.0;
+      for (std::int64_t k = column; k < n; ++k) {
+        sum += x.at(row, k) * u.at(column, k);
+      }
+      x.at(row, column) = sum;
+    }
+  }
+}
+
+// An upper triangle without zeros on its diagonal becomes its inverse.
+void invert_triangle(std::int64_t n, Part u) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    invert_triangle(first, u);
+    invert_triangle(n - first, u.from(first, first));
+    multiply_upper_left(first, n - first, u, u.from(0, first));
+    multiply_upper_right_negated(first, n - first, u.from(0, first), u.from(first, first));
+    return;
+  }
+  for (std::int64_t column = 0; column < n; ++column) {
+    u.at(column, column) = 1.0 / u.at(column, column);
+    for (std::int64_t row = 0; row < column; ++row) {
+      double sum = 0.0;
+      for (std::int64_t k = row; k < column; ++k) {
+        sum += u.at(row, k) * u.at(k, column);
+      }
+      u.at(row, column) = -sum * u.at(column, column);
+    }
+  }
+}
+
+// The upper triangle u becomes that of u u^T.
+void square_triangle(std::int64_t n, Part u) {
+  if (n > kSmall) {
+    const std::int64_t first = first_half(n);
+    square_triangle(first, u);
+    add_square(first, n - first, 1.0, u.from(0, first), false, u);
+    multiply_upper_transposed_right(first, n - first, u.from(0, first), u.from(first, first));
+    square_triangle(n - first, u.from(first, first));
+    return;
+  }
+  for (std::int64_t row = 0; row < n; ++row) {
+    for (std::int64_t column = row; column < n; ++column) {
+      double sum = 0.0;
+      for (std::int64_t k = column; k < n; ++k) {
+        sum += u.at(row, k) * u.at(column, k);
+      }
+      u.at(row, column) = sum;
+    }
+  }
 }
 
 }  // namespace
 
-void multiply_transposed(const Gemm& gemm_shape, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
-                         float* c, std::int64_t ldc) {
-  gemm(gemm_shape, CblasNoTrans, CblasTrans, a, lda, b, ldb, c, ldc);
+void multiply_transposed(const Gemm& gemm, const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
+                         std::int64_t ldc) {
+  multiply_views(gemm, {a, lda, false}, {b, ldb, true}, c, ldc);
 }
 
-void multiply(const Gemm& gemm_shape, const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
+void multiply(const Gemm& gemm, const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
               std::int64_t ldc) {
-  gemm(gemm_shape, CblasNoTrans, CblasNoTrans, a, lda, b, ldb, c, ldc);
+  multiply_views(gemm, {a, lda, false}, {b, ldb, false}, c, ldc);
 }
 
-void multiply_transposed_first(const Gemm& gemm_shape, const float* a, std::int64_t lda, const float* b,
-                               std::int64_t ldb, float* c, std::int64_t ldc) {
-  gemm(gemm_shape, CblasTrans, CblasNoTrans, a, lda, b, ldb, c, ldc);
+void multiply_transposed_first(const Gemm& gemm, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
+                               float* c, std::int64_t ldc) {
+  multiply_views(gemm, {a, lda, true}, {b, ldb, false}, c, ldc);
 }
 
 void multiply_tiled(Product product, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
@@ -87,49 +227,44 @@ void multiply_tiled(Product product, std::int64_t m, std::int64_t n, std::int64_
   const bool second = product == Product::kTransposed;
   parallel_for(static_cast<std::size_t>((m + kTile - 1) / kTile), control, [&](std::size_t tile, std::size_t) {
     const std::int64_t begin = static_cast<std::int64_t>(tile) * kTile;
-    gemm({.m = std::min(kTile, m - begin), .n = n, .k = k}, first ? CblasTrans : CblasNoTrans,
-         second ? CblasTrans : CblasNoTrans, a + (first ? begin : begin * k), first ? m : k, b, second ? k : n,
-         c + begin * n, n);
+    multiply_views({.m = std::min(kTile, m - begin), .n = n, .k = k},
+                   {a + (first ? begin : begin * k), first ? m : k, first}, {b, second ? k : n, second}, c + begin * n,
+                   n);
   });
 }
 
 bool cholesky_upper(std::span<double> a, std::int64_t n) {
-  if (!factorize(a, blas_int(n))) {
+  const Part whole = {a.data(), n};
+  if (!factorize(n, whole)) {
     return false;
   }
-  const auto size = static_cast<std::size_t>(n);
-  for (std::size_t row = 0; row < size; ++row) {
-    for (std::size_t column = 0; column < row; ++column) {
-      a[row * size + column] = 0.0;
-    }
+  for (std::int64_t row = 0; row < n; ++row) {
+    std::fill_n(a.data() + row * n, row, 0.0);
   }
   return true;
 }
 
 bool invert_upper(std::span<double> a, std::int64_t n) {
-  const auto entered = enter_blas();
-  constexpr char kNotUnit = 'N';
-  const int order = blas_int(n);
-  int info = 0;
-  dtrtri_(&kLower, &kNotUnit, &order, a.data(), &order, &info, 1, 1);
-  return info == 0;
+  const Part whole = {a.data(), n};
+  for (std::int64_t row = 0; row < n; ++row) {
+    if (whole.at(row, row) == 0.0) {
+      return false;
+    }
+  }
+  invert_triangle(n, whole);
+  return true;
 }
 
 bool invert_positive_definite(std::span<double> a, std::int64_t n) {
-  const int order = blas_int(n);
-  if (!factorize(a, order)) {
+  const Part whole = {a.data(), n};
+  if (!factorize(n, whole)) {
     return false;
   }
-  const auto entered = enter_blas();
-  int info = 0;
-  dpotri_(&kLower, &order, a.data(), &order, &info, 1);
-  if (info != 0) {
-    return false;
-  }
-  const auto size = static_cast<std::size_t>(n);
-  for (std::size_t row = 0; row < size; ++row) {
-    for (std::size_t column = 0; column < row; ++column) {
-      a[row * size + column] = a[column * size + row];
+  invert_triangle(n, whole);
+  square_triangle(n, whole);
+  for (std::int64_t row = 0; row < n; ++row) {
+    for (std::int64_t column = 0; column < row; ++column) {
+      whole.at(row, column) = whole.at(column, row);
     }
   }
   return true;

@@ -1,4 +1,4 @@
-// Dense linear algebra in float32: a thin layer over OpenBLAS and its LAPACK. Matrices are row-major.
+// Dense linear algebra: products in float32, factorizations in double precision. Matrices are row-major.
 //
 // Each call but multiply_tiled runs on the calling thread: callers tile their work and run the tiles with parallel_for,
 // so that results do not depend on the number of threads.

@@ -26,27 +26,28 @@ namespace {
 // Where files are mapped, from any thread.
 class Mappings {
  public:
-  void add(const std::byte* data, std::size_t size) {
+  void add(const MappedFile& file) {
     const std::unique_lock lock(mutex_);
-    sizes_.emplace(data, size);
+    files_.emplace(file.bytes().data(), &file);
   }
-  void remove(const std::byte* data) {
+  void remove(const MappedFile& file) {
     const std::unique_lock lock(mutex_);
-    sizes_.erase(data);
+    files_.erase(file.bytes().data());
   }
-  bool contain(const std::byte* data) const {
+  // The file whose mapping holds `data`; nullptr where none does.
+  const MappedFile* find(const std::byte* data) const {
     const std::shared_lock lock(mutex_);
-    const auto behind = sizes_.upper_bound(data);
-    if (behind == sizes_.begin()) {
-      return false;
+    const auto behind = files_.upper_bound(data);
+    if (behind == files_.begin()) {
+      return nullptr;
     }
-    const auto& [begin, size] = *std::prev(behind);
-    return static_cast<std::size_t>(data - begin) < size;
+    const auto& [begin, file] = *std::prev(behind);
+    return static_cast<std::size_t>(data - begin) < file->bytes().size() ? file : nullptr;
   }
 
  private:
   mutable std::shared_mutex mutex_;
-  std::map<const std::byte*, std::size_t, std::less<>> sizes_;
+  std::map<const std::byte*, const MappedFile*, std::less<>> files_;
 };
 
 Mappings& mappings() {
@@ -79,31 +80,54 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     fail(path, std::string("can't map into memory: ") + std::strerror(map_error));
   }
   data_ = static_cast<const std::byte*>(address);
-  mappings().add(data_, size_);
+  guard_.emplace(address, size_);
+  mappings().add(*this);
 }
 
 MappedFile::~MappedFile() {
-  mappings().remove(data_);
+  mappings().remove(*this);
+  guard_.reset();
   ::munmap(const_cast<std::byte*>(data_), size_);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
 }
 
+void MappedFile::check() const {
+  if (guard_ && guard_->is_broken()) {
+    throw Error(ErrorCode::kBadFile, path_.string(), "was cut short while it was being read, or can't be read any more",
+                "copy it again");
+  }
+}
+
+void MappedFile::check(const std::byte* data) {
+  if (const MappedFile* file = mappings().find(data)) {
+    file->check();
+  }
+}
+
+bool MappedFile::contains(const std::byte* data) { return mappings().find(data) != nullptr; }
+
 namespace {
 
-void advise(std::span<const std::byte> range, int advice) {
-  if (!mappings().contain(range.data())) {
-    return;
+const MappedFile* advise(std::span<const std::byte> range, int advice) {
+  const MappedFile* file = mappings().find(range.data());
+  if (file == nullptr) {
+    return nullptr;
   }
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<std::uintptr_t>(range.data());
   const std::uintptr_t begin = address / page * page;
   auto* start = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr)
   ::madvise(start, address + range.size() - begin, advice);
+  return file;
 }
 
 }  // namespace
 
 void MappedFile::will_need(std::span<const std::byte> range) { advise(range, MADV_WILLNEED); }
 
-void MappedFile::release(std::span<const std::byte> range) { advise(range, MADV_DONTNEED); }
+void MappedFile::release(std::span<const std::byte> range) {
+  if (const MappedFile* file = advise(range, MADV_DONTNEED)) {
+    file->check();
+  }
+}
 
 }  // namespace diffulex_edge

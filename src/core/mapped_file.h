@@ -3,7 +3,10 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <span>
+
+#include "core/mapping_guard.h"
 
 namespace diffulex_edge {
 
@@ -20,9 +23,17 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
+  // Throws Error{kBadFile} where a part of the file could not be read: another process cut it, or the disk failed. What
+  // could not be read was zeros, so whoever makes something of the bytes asks before giving it away.
+  void check() const;
+  // The same for the file that is mapped at `data`, if one is.
+  static void check(const std::byte* data);
+  static bool contains(const std::byte* data);
+
   // Asks the system to read ahead, or to drop the pages that `range` touches from this process (they stay in the page
   // cache and come back when touched again). Hints: they change no result. Memory that is not a mapped file's, such as
-  // the tensors of a module, is left alone: dropping its pages would lose what is in them.
+  // the tensors of a module, is not touched: dropping its pages would lose what is in them. `release` is called when
+  // the range was used, and throws as `check`.
   static void will_need(std::span<const std::byte> range);
   static void release(std::span<const std::byte> range);
 
@@ -30,6 +41,7 @@ class MappedFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+  std::optional<GuardedRange> guard_;
 };
 
 }  // namespace diffulex_edge

@@ -1,4 +1,4 @@
-// Reads protocol buffers from strangers: a field is read as what it is declared, never as another wire type.
+// Reads untrusted protocol buffers: a field is read as what it is declared, never as another wire type.
 #pragma once
 
 #include <algorithm>

@@ -5,62 +5,48 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
 
 #include "core/links.h"
+#include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 namespace {
 
-std::filesystem::path hidden_name(const std::filesystem::path& target) {
-  static std::atomic<unsigned> counter{0};
-  return folder_of(target) / (".diffulex-edge-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
-}
-
+constexpr const char* kDescriptors = "/proc/self/fd/";
 constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH;  // less the umask
 
 }  // namespace
 
+void OutputFile::check(const std::filesystem::path& target) {
+  const std::filesystem::path place = follow_links(target, false);
+  std::error_code error;
+  const auto status = std::filesystem::status(place, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    const bool folder = std::filesystem::is_directory(status);
+    throw Error(ErrorCode::kIo, place.string(), folder ? "is a folder" : "is not a regular file", "name another file");
+  }
+  check_output_name(place);
+}
+
 // The file behind a link is replaced, or made, and not the link.
 OutputFile::OutputFile(const std::filesystem::path& target, std::int64_t size)
     : target_(follow_links(target, false)), size_(size) {
-  std::error_code error;
-  const auto status = std::filesystem::status(target_, error);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    const bool folder = std::filesystem::is_directory(status);
-    throw Error(ErrorCode::kIo, target_.string(), folder ? "is a folder" : "is not a regular file",
-                "name another file");
-  }
-#ifdef O_TMPFILE
-  descriptor_ = ::open(folder_of(target_).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode);
-  if (descriptor_ < 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL) {
-    fail("can't create", errno);
-  }
-#endif
-  if (descriptor_ < 0) {
-    open_named();
-  }
+  check(target);
+  open_file();
   const int allocate_error = size_ > 0 ? ::posix_fallocate(descriptor_, 0, size_) : 0;
   if (allocate_error != 0 && allocate_error != EOPNOTSUPP && allocate_error != EINVAL) {
-    const int error_number = allocate_error;
     ::close(descriptor_);
-    if (!temporary_.empty()) {
-      ::unlink(temporary_.c_str());
-    }
-    fail("can't reserve space", error_number);
+    fail("can't reserve space", allocate_error);
   }
 }
 
 OutputFile::~OutputFile() {
   if (descriptor_ >= 0) {
     ::close(descriptor_);
-    if (!temporary_.empty()) {
-      ::unlink(temporary_.c_str());
-    }
   }
 }
 
@@ -69,11 +55,19 @@ void OutputFile::fail(const char* action, int error_number) const {
               error_number == ENOSPC ? std::to_string(size_) + " bytes are needed" : "");
 }
 
-void OutputFile::open_named() {
-  temporary_ = hidden_name(target_);
-  descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kMode);
+void OutputFile::open_file() {
+#ifdef O_TMPFILE
+  if (::access(kDescriptors, X_OK) == 0) {  // by which it gets its name
+    remove_abandoned_places(folder_of(target_));
+    descriptor_ = ::open(folder_of(target_).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode);
+  }
+#endif
   if (descriptor_ < 0) {
-    fail("can't create", errno);
+    place_ = std::make_unique<TemporaryPlace>(folder_of(target_), target_.filename());
+    descriptor_ = ::open(place_->path().c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kMode);
+    if (descriptor_ < 0) {
+      fail("can't create", errno);
+    }
   }
 }
 
@@ -84,6 +78,11 @@ void OutputFile::write(std::int64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
     if (count < 0) {
+      // The kernel does not see to a source that can no longer be read; touching it does, and its reader will say so.
+      if (errno == EFAULT && MappedFile::contains(bytes.data())) {
+        static_cast<void>(*static_cast<const volatile std::byte*>(bytes.data()));
+        continue;
+      }
       if (errno == EINTR) {
         continue;
       }
@@ -111,24 +110,38 @@ void OutputFile::flush(const std::stop_token& stop) const {
   }
 }
 
+void OutputFile::give_name() {
+  if (!place_) {
+    const std::string source = kDescriptors + std::to_string(descriptor_);
+    const auto link = [&](const std::filesystem::path& name) {
+      return ::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+    };
+    if (link(target_)) {
+      return;
+    }
+    // It can't replace an existing file, but rename can.
+    if (errno != EEXIST) {
+      fail("can't give the file its name", errno);
+    }
+    place_ = std::make_unique<TemporaryPlace>(folder_of(target_), target_.filename());
+    if (!link(place_->path())) {
+      fail("can't give the file its name", errno);
+    }
+  }
+  if (::rename(place_->path().c_str(), target_.c_str()) != 0) {
+    fail("can't give the file its name", errno);
+  }
+}
+
 void OutputFile::commit() {
   if (::fdatasync(descriptor_) != 0) {
     fail("can't write", errno);
   }
-  if (temporary_.empty()) {
-    // linkat can't replace an existing file: give the file a hidden name first, then rename.
-    const std::string source = "/proc/self/fd/" + std::to_string(descriptor_);
-    const std::filesystem::path name = hidden_name(target_);
-    if (::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
-      fail("can't give the file its name", errno);
-    }
-    temporary_ = name;
-  }
-  if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
-    fail("can't give the file its name", errno);
-  }
+  give_name();
   ::close(descriptor_);
   descriptor_ = -1;
+  place_.reset();
+  sync_folder(folder_of(target_), target_);
 }
 
 void write_file(const std::filesystem::path& target, std::string_view text) {

@@ -1,7 +1,5 @@
 #include "core/output_folder.h"
 
-#include <unistd.h>
-
 #include <string>
 #include <system_error>
 #include <utility>
@@ -14,80 +12,76 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A new, hidden folder beside `target`. Those that a killed process left are not taken.
-fs::path make_hidden(const fs::path& target, const std::string& kind) {
-  const std::string stem = "." + target.filename().string() + "." + kind + "-" + std::to_string(::getpid()) + "-";
-  for (int i = 0;; ++i) {
-    std::error_code error;
-    fs::path made = folder_of(target) / (stem + std::to_string(i));
-    if (fs::create_directory(made, error)) {
-      return made;
-    }
-    if (error) {
-      throw Error(ErrorCode::kIo, target.string(), "can't create: " + error.message());
-    }
-  }
-}
-
-}  // namespace
-
-OutputFolder::OutputFolder(const fs::path& target, MayReplace may_replace)
-    : target_(follow_links(without_slash(target), true)), may_replace_(std::move(may_replace)) {
-  replaces();
-  partial_ = make_hidden(target_, "partial");
-}
-
-bool OutputFolder::replaces() const {
+// Waits until all files and names in `folder` are on the disk.
+void sync_all(const fs::path& folder, const fs::path& target) {
   std::error_code error;
-  if (!fs::exists(fs::symlink_status(target_, error))) {
+  for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const fs::file_status status = entry->symlink_status(error);
+    if (fs::is_regular_file(status)) {
+      sync_file(entry->path(), target);
+    } else if (fs::is_directory(status)) {
+      sync_folder(entry->path(), target);
+    }
+  }
+  sync_folder(folder, target);
+}
+
+// Whether something is there that may be replaced; throws where it may not.
+bool replaces(const fs::path& target, const OutputFolder::MayReplace& may_replace) {
+  std::error_code error;
+  if (!fs::exists(fs::symlink_status(target, error))) {
     return false;
   }
-  const bool is_folder = fs::is_directory(target_, error);
-  if (is_folder && fs::is_empty(target_, error)) {
+  const bool is_folder = fs::is_directory(target, error);
+  if (is_folder && fs::is_empty(target, error)) {
     return false;
   }
-  if (!is_folder || !may_replace_ || !may_replace_(target_)) {
-    throw Error(ErrorCode::kIo, target_.string(), "exists and is not an empty folder", "name a new folder with -o");
+  if (!is_folder || !may_replace || !may_replace(target)) {
+    throw Error(ErrorCode::kIo, target.string(), "exists and is not an empty folder", "name another folder");
   }
   return true;
 }
 
-OutputFolder::~OutputFolder() {
-  std::error_code ignored;
-  fs::remove_all(partial_, ignored);
+}  // namespace
+
+void OutputFolder::check(const fs::path& target, const MayReplace& may_replace) {
+  const fs::path place = follow_links(without_slash(target), true);
+  replaces(place, may_replace);
+  check_output_name(place);
+}
+
+OutputFolder::OutputFolder(const fs::path& target, MayReplace may_replace)
+    : target_(follow_links(without_slash(target), true)), may_replace_(std::move(may_replace)) {
+  replaces(target_, may_replace_);
+  place_ = std::make_unique<TemporaryPlace>(folder_of(target_), target_.filename());
+  std::error_code error;
+  if (!fs::create_directory(place_->path(), error)) {
+    throw Error(ErrorCode::kIo, target_.string(), "can't create: " + error.message());
+  }
 }
 
 fs::path OutputFolder::make_folder(const fs::path& relative) const {
   std::error_code error;
-  fs::create_directories(partial_ / relative, error);
+  fs::create_directories(path() / relative, error);
   if (error) {
     throw Error(ErrorCode::kIo, (target_ / relative).string(), "can't create: " + error.message());
   }
-  return partial_ / relative;
+  return path() / relative;
 }
 
 void OutputFolder::commit() {
-  std::error_code ignored;
+  sync_all(path(), target_);
   std::error_code error;
-  fs::path old;
-  if (replaces()) {
-    old = make_hidden(target_, "old");
-    fs::rename(target_, old, error);
-  }
-  if (!error) {
-    fs::rename(partial_, target_, error);
-    if (error && !old.empty()) {
-      fs::rename(old, target_, ignored);
-    }
+  if (replaces(target_, may_replace_)) {
+    error = place_->replace_folder();
   } else {
-    fs::remove(old, ignored);
+    fs::rename(path(), target_, error);
   }
   if (error) {
     throw Error(ErrorCode::kIo, target_.string(), "can't give the folder its name: " + error.message());
   }
-  if (!old.empty()) {
-    fs::remove_all(old, ignored);
-  }
+  place_.reset();  // and with it the folder that was replaced
+  sync_folder(folder_of(target_), target_);
 }
 
 }  // namespace diffulex_edge

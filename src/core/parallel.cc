@@ -5,8 +5,8 @@
 #include <exception>
 #include <mutex>
 #include <thread>
-#include <vector>
 
+#include "core/thread_pool.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -25,7 +25,7 @@ void parallel_for(std::size_t count, const RunControl& control,
   std::exception_ptr failure;
   std::mutex failure_mutex;
   const auto run = [&](std::size_t worker) {
-    while (!failed) {
+    while (!failed && (worker == 0 || !ThreadPool::is_ending())) {
       const std::size_t item = next++;
       if (item >= count) {
         return;
@@ -43,16 +43,7 @@ void parallel_for(std::size_t count, const RunControl& control,
       }
     }
   };
-  const std::size_t threads = std::min(thread_count(control), count);
-  if (threads <= 1) {
-    run(0);
-  } else {
-    std::vector<std::jthread> workers;
-    workers.reserve(threads);
-    for (std::size_t worker = 0; worker < threads; ++worker) {
-      workers.emplace_back(run, worker);
-    }
-  }
+  ThreadPool::run(std::min(thread_count(control), count), run);
   if (failure) {
     std::rethrow_exception(failure);
   }

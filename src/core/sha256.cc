@@ -1,5 +1,6 @@
 #include "core/sha256.h"
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 
 #include <array>
@@ -15,9 +16,21 @@ void check(int result) {
   }
 }
 
+// Threads that have hashed still wait in the pool when a process exits. OpenSSL's own cleanup at exit may come before
+// they end, and then nobody frees what OpenSSL keeps for each of them.
+void forgo_cleanup() {
+  static const int is_ready = OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
+  check(is_ready);
+}
+
+EVP_MD_CTX* new_context() {
+  forgo_cleanup();
+  return EVP_MD_CTX_new();
+}
+
 }  // namespace
 
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
+Sha256::Sha256() : context_(new_context()) {
   if (context_ == nullptr) {
     throw Error(ErrorCode::kOutOfMemory, {}, "out of memory");
   }

@@ -18,7 +18,7 @@ struct GraphPart {
   std::string output_name;
 };
 
-// For each value, whether it is computed from an input's numbers, not from weights, constants and positions alone.
+// For each value, whether it is computed from an input's numbers, not from weights, constants and positions only.
 std::vector<bool> values_of_inputs(const Graph& graph);
 // By ValueId, what the output follows from.
 std::vector<bool> used_values(const Graph& graph);

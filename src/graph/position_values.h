@@ -1,4 +1,4 @@
-// Values of a graph that depend on positions alone, such as rotary tables: a backend can store them instead of
+// Values of a graph that depend on positions only, such as rotary tables: a backend can store them instead of
 // computing them at run time.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace diffulex_edge {
 class PositionValues {
  public:
   // Computes, in float32, every value of `graph` that has no other source than positions and constants, for sequences
-  // of `length` tokens. kBlockCausalMask is left alone: it is quadratic in the length.
+  // of `length` tokens. kBlockCausalMask is left as it is: it is quadratic in the length.
   PositionValues(const Graph& graph, std::int64_t length);
 
   // Row-major, in the value's shape with `length` for its sequence dimension; nullptr for a value with other sources.

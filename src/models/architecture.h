@@ -1,45 +1,25 @@
-// What one file for each architecture provides: how it spells its configuration and names its weights.
+// What one file for each architecture provides: how it spells its configuration, and how it builds its graph.
 #pragma once
 
-#include <functional>
+#include <cstdint>
 #include <span>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "diffulex_edge/model.h"
 #include "models/config_reader.h"
+#include "models/decoder.h"
 
 namespace diffulex_edge {
-
-// Checkpoint names of a layer's tensors, without ".weight" or ".bias".
-struct LayerNames {
-  std::string input_norm;
-  std::string q_proj;
-  std::string k_proj;
-  std::string v_proj;
-  std::string o_proj;
-  std::string q_norm;
-  std::string k_norm;
-  std::string post_attention_norm;
-  std::string gate_proj;
-  std::string up_proj;
-  std::string down_proj;
-};
-
-struct DecoderNames {
-  std::string embedding;
-  std::string norm;
-  std::string head;
-  std::function<LayerNames(std::int64_t layer)> layer;
-};
 
 struct Architecture {
   std::string_view family;
   std::string_view model_type;    // config.json's "model_type"
-  std::string_view architecture;  // an entry of config.json's "architectures"; the type alone is not enough
+  std::string_view architecture;  // an entry of config.json's "architectures"; the type is not enough
   ModelConfig (*read_config)(ConfigReader& reader);
-  DecoderNames (*names)();
+  // The graph of a model with this configuration, whose weights are in `checkpoint`; inputs of at most `seq_len`
+  // tokens. Throws Error{kBadFile} where a tensor is absent or contradicts the configuration, and Error{kUnsupported}
+  // where one has no place in the graph.
+  Graph (*build)(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len);
 };
 
 // All architectures; the first whose model_type and architecture match is taken.
@@ -58,6 +38,8 @@ Architecture qwen3();
 
 // The names of transformers' Llama, Qwen2 and Qwen3: model.layers.N.self_attn.q_proj and so on.
 DecoderNames transformers_names();
+// The dense decoder under those names.
+Graph build_transformers_decoder(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len);
 // Sizes, norm, rope, ties and activation under the keys of transformers' configurations. `default_kv_heads`: what
 // absence of num_key_value_heads means (0: as many as heads). head_dim is hidden_size / num_attention_heads.
 ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_kv_heads);

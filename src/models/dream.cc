@@ -6,7 +6,7 @@
 namespace diffulex_edge {
 namespace {
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_dream(ConfigReader& reader) {
   ModelConfig config = read_transformers_config(reader, 32);
   config.qkv_bias = true;  // fixed in the model's code
   config.block_length = 0;
@@ -21,8 +21,8 @@ Architecture dream() {
   return {.family = "dream",
           .model_type = "Dream",
           .architecture = "DreamModel",
-          .read_config = read_config,
-          .names = transformers_names};
+          .read_config = read_dream,
+          .build = build_transformers_decoder};
 }
 
 }  // namespace diffulex_edge

@@ -6,7 +6,7 @@
 namespace diffulex_edge {
 namespace {
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_fast_dllm_v2(ConfigReader& reader) {
   ModelConfig config = read_transformers_config(reader, 32);
   config.head_dim = reader.size("head_dim").value_or(config.head_dim);
   config.qkv_bias = true;  // fixed in the model's code
@@ -21,8 +21,8 @@ Architecture fast_dllm_v2() {
   return {.family = "fast_dllm_v2",
           .model_type = "Fast_dLLM_Qwen",
           .architecture = "Fast_dLLM_QwenForCausalLM",
-          .read_config = read_config,
-          .names = transformers_names};
+          .read_config = read_fast_dllm_v2,
+          .build = build_transformers_decoder};
 }
 
 }  // namespace diffulex_edge

@@ -32,7 +32,7 @@ std::int64_t read_intermediate_size(ConfigReader& reader, std::int64_t hidden_si
   return stated.value_or(ratio * hidden_size);
 }
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_llada(ConfigReader& reader) {
   ModelConfig config;
   config.hidden_size = reader.require_size("d_model");
   config.num_layers = reader.require_size("n_layers");
@@ -96,14 +96,18 @@ DecoderNames names() {
           }};
 }
 
+Graph build_llada(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
+  return build_dense_decoder(config, names(), checkpoint, seq_len);
+}
+
 }  // namespace
 
 Architecture llada() {
   return {.family = "llada",
           .model_type = "llada",
           .architecture = "LLaDAModelLM",
-          .read_config = read_config,
-          .names = names};
+          .read_config = read_llada,
+          .build = build_llada};
 }
 
 }  // namespace diffulex_edge

@@ -5,7 +5,7 @@
 namespace diffulex_edge {
 namespace {
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_llama(ConfigReader& reader) {
   ModelConfig config = read_transformers_config(reader, 0);
   config.head_dim = reader.size("head_dim").value_or(config.head_dim);
   config.qkv_bias = reader.boolean("attention_bias").value_or(false);
@@ -21,8 +21,8 @@ Architecture llama() {
   return {.family = "llama",
           .model_type = "llama",
           .architecture = "LlamaForCausalLM",
-          .read_config = read_config,
-          .names = transformers_names};
+          .read_config = read_llama,
+          .build = build_transformers_decoder};
 }
 
 }  // namespace diffulex_edge

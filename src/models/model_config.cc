@@ -218,7 +218,7 @@ ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOption
   ConfigReader reader(read_json_file(path, kMaxConfigBytes), path.string());
   reader.set_harmless({options.ignored_config_keys.begin(), options.ignored_config_keys.end()});
   const Architecture& architecture = find_architecture(reader);
-  ParsedConfig parsed{.config = architecture.read_config(reader), .names = architecture.names()};
+  ParsedConfig parsed{.architecture = &architecture, .config = architecture.read_config(reader)};
   parsed.config.family = architecture.family;
   parsed.config.architecture = architecture.architecture;
   parsed.quantization = read_quantization(reader);

@@ -1,4 +1,4 @@
-// Everything that config.json says, for the builder.
+// Everything that config.json says, for load_model.
 #pragma once
 
 #include <filesystem>
@@ -10,8 +10,8 @@
 namespace diffulex_edge {
 
 struct ParsedConfig {
+  const Architecture* architecture = nullptr;
   ModelConfig config;
-  DecoderNames names;
   std::optional<StoredQuantization> quantization;
 };
 

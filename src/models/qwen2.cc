@@ -5,7 +5,7 @@
 namespace diffulex_edge {
 namespace {
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_qwen2(ConfigReader& reader) {
   ModelConfig config = read_transformers_config(reader, 32);
   config.head_dim = reader.size("head_dim").value_or(config.head_dim);
   config.qkv_bias = true;  // fixed in the model's code
@@ -20,8 +20,8 @@ Architecture qwen2() {
   return {.family = "qwen2",
           .model_type = "qwen2",
           .architecture = "Qwen2ForCausalLM",
-          .read_config = read_config,
-          .names = transformers_names};
+          .read_config = read_qwen2,
+          .build = build_transformers_decoder};
 }
 
 }  // namespace diffulex_edge

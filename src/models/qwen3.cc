@@ -5,7 +5,7 @@
 namespace diffulex_edge {
 namespace {
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_dense_qwen3(ConfigReader& reader) {
   ModelConfig config = read_qwen3_config(reader);
   config.block_length = 1;
   reader.ignore({"mlp_bias"});
@@ -18,8 +18,8 @@ Architecture qwen3() {
   return {.family = "qwen3",
           .model_type = "qwen3",
           .architecture = "Qwen3ForCausalLM",
-          .read_config = read_config,
-          .names = transformers_names};
+          .read_config = read_dense_qwen3,
+          .build = build_transformers_decoder};
 }
 
 }  // namespace diffulex_edge

@@ -1,6 +1,8 @@
 // Rotary position embedding: configuration keys and inverse frequencies.
 // Definitions: RoFormer (Su et al., 2021); YaRN (Peng et al., 2023); the llama3 rule as released with Llama 3.1.
 
+#include "models/rope.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>

@@ -6,7 +6,7 @@
 namespace diffulex_edge {
 namespace {
 
-ModelConfig read_config(ConfigReader& reader) {
+ModelConfig read_sdar(ConfigReader& reader) {
   ModelConfig config = read_qwen3_config(reader);
   const auto block_size = reader.size("block_size");
   config.block_length = reader.size("block_length").value_or(block_size.value_or(4));
@@ -25,8 +25,8 @@ Architecture sdar() {
   return {.family = "sdar",
           .model_type = "sdar",
           .architecture = "SDARForCausalLM",
-          .read_config = read_config,
-          .names = transformers_names};
+          .read_config = read_sdar,
+          .build = build_transformers_decoder};
 }
 
 }  // namespace diffulex_edge

@@ -21,6 +21,10 @@ DecoderNames transformers_names() {
           }};
 }
 
+Graph build_transformers_decoder(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
+  return build_dense_decoder(config, transformers_names(), checkpoint, seq_len);
+}
+
 ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_kv_heads) {
   ModelConfig config;
   config.hidden_size = reader.require_size("hidden_size");

@@ -21,7 +21,7 @@ void pack(const IntegerWeight& weight, const WeightFormat& format, RoundedWeight
   const auto columns = static_cast<std::size_t>(weight.columns);
   const auto row_bytes = static_cast<std::size_t>(format.row_bytes(weight.columns));
   target.values.assign(static_cast<std::size_t>(weight.rows) * row_bytes, std::byte{0});
-  if (format.element == ElementType::kI8) {
+  if (format.bits() == 8) {
     std::memcpy(target.values.data(), weight.values.data(), weight.values.size());
   } else {
     for (std::size_t row = 0; row < static_cast<std::size_t>(weight.rows); ++row) {
@@ -46,7 +46,7 @@ void pack(const IntegerWeight& weight, const WeightFormat& format, RoundedWeight
 
 IntegerWeight unpack(const RoundedWeight& weight, std::int64_t rows, std::int64_t columns, const WeightFormat& format) {
   IntegerWeight result(rows, columns, format);
-  if (format.element == ElementType::kI8) {
+  if (format.bits() == 8) {
     std::memcpy(result.values.data(), weight.values.data(), result.values.size());
   } else {
     const std::int64_t row_bytes = format.row_bytes(columns);

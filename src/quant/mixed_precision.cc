@@ -8,6 +8,7 @@
 
 #include "diffulex_edge/error.h"
 #include "quant/knapsack.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 namespace {
@@ -50,35 +51,50 @@ const LayerFormat& MixedPrecisionPlan::format_of(const LayerSensitivity& unit) c
   return found->second;
 }
 
-MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vector<LayerSensitivity> sensitivity,
-                                             SizePredictor predict_sizes)
-    : config_(std::move(config)),
-      sensitivity_(std::move(sensitivity)),
-      predict_sizes_(std::move(predict_sizes)),
-      bytes_(sensitivity_.size()) {
-  for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
-    std::ranges::sort(sensitivity_[i].formats, {}, [](const FormatEffect& effect) { return rank(effect.format); });
-    bytes_[i].resize(sensitivity_[i].formats.size());
+struct MixedPrecisionPlanner::State {
+  QuantizationConfig config;
+  std::vector<LayerSensitivity> sensitivity;
+  SizePredictor predict_sizes;
+  std::vector<std::vector<std::int64_t>> bytes;  // of each unit in each of its formats
+  std::vector<std::int64_t> uniform_bytes;       // of the artefact with all layers in one format, for each format
+  std::int64_t other_bytes = 0;                  // of an artefact, beside the layers, at least
+
+  State(QuantizationConfig wanted, std::vector<LayerSensitivity> measured, SizePredictor predictor);
+  std::vector<std::size_t> choose_uniform(const LayerFormat& format) const;
+  QuantizationConfig config_of(const std::vector<std::size_t>& chosen) const;
+  MixedPrecisionPlan make_plan(const std::vector<std::size_t>& chosen) const;
+  MixedPrecisionPlan make_plan(const std::vector<std::size_t>& chosen, std::int64_t size) const;
+};
+
+MixedPrecisionPlanner::State::State(QuantizationConfig wanted, std::vector<LayerSensitivity> measured,
+                                    SizePredictor predictor)
+    : config(std::move(wanted)),
+      sensitivity(std::move(measured)),
+      predict_sizes(std::move(predictor)),
+      bytes(sensitivity.size()) {
+  for (std::size_t i = 0; i < sensitivity.size(); ++i) {
+    std::ranges::sort(sensitivity[i].formats, {}, [](const FormatEffect& effect) { return rank(effect.format); });
+    bytes[i].resize(sensitivity[i].formats.size());
   }
   std::optional<std::int64_t> least_other;
   for (const LayerFormat& format : all_layer_formats()) {
     const std::vector<std::size_t> chosen = choose_uniform(format);
-    const ArtefactSizes sizes = predict_sizes_(config_of(chosen));
-    uniform_bytes_.push_back(sizes.total);
+    const ArtefactSizes sizes = predict_sizes(config_of(chosen));
+    uniform_bytes.push_back(sizes.total);
     std::int64_t other = sizes.total;
-    for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
-      bytes_[i][chosen[i]] = unit_bytes(sensitivity_[i], sizes);
-      other -= bytes_[i][chosen[i]];
+    for (std::size_t i = 0; i < sensitivity.size(); ++i) {
+      bytes[i][chosen[i]] = unit_bytes(sensitivity[i], sizes);
+      other -= bytes[i][chosen[i]];
     }
     least_other = std::min(other, least_other.value_or(other));
   }
-  other_bytes_ = least_other.value_or(0);
+  other_bytes = least_other.value_or(0);
 }
 
 // The coarsest format up to the wanted one, or the finest.
-std::vector<std::size_t> MixedPrecisionPlanner::choose_uniform(const LayerFormat& format) const {
+std::vector<std::size_t> MixedPrecisionPlanner::State::choose_uniform(const LayerFormat& format) const {
   std::vector<std::size_t> chosen;
-  for (const LayerSensitivity& unit : sensitivity_) {
+  for (const LayerSensitivity& unit : sensitivity) {
     const auto fitting = std::ranges::count_if(
         unit.formats, [&](const FormatEffect& effect) { return rank(effect.format) <= rank(format); });
     chosen.push_back(static_cast<std::size_t>(std::max<std::ptrdiff_t>(fitting, 1) - 1));
@@ -86,61 +102,71 @@ std::vector<std::size_t> MixedPrecisionPlanner::choose_uniform(const LayerFormat
   return chosen;
 }
 
-QuantizationConfig MixedPrecisionPlanner::config_of(const std::vector<std::size_t>& chosen) const {
-  QuantizationConfig config = config_;
-  config.layer_formats.clear();
-  for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
-    for (const std::string& layer : sensitivity_[i].layers) {
-      config.layer_formats[layer] = sensitivity_[i].formats[chosen[i]].format;
+QuantizationConfig MixedPrecisionPlanner::State::config_of(const std::vector<std::size_t>& chosen) const {
+  QuantizationConfig chosen_config = config;
+  chosen_config.layer_formats.clear();
+  for (std::size_t i = 0; i < sensitivity.size(); ++i) {
+    for (const std::string& layer : sensitivity[i].layers) {
+      chosen_config.layer_formats[layer] = sensitivity[i].formats[chosen[i]].format;
     }
   }
-  return config;
+  return chosen_config;
 }
 
-MixedPrecisionPlan MixedPrecisionPlanner::make_plan(const std::vector<std::size_t>& chosen) const {
-  return make_plan(chosen, predict_sizes_(config_of(chosen)).total);
+MixedPrecisionPlan MixedPrecisionPlanner::State::make_plan(const std::vector<std::size_t>& chosen) const {
+  return make_plan(chosen, predict_sizes(config_of(chosen)).total);
 }
 
-MixedPrecisionPlan MixedPrecisionPlanner::make_plan(const std::vector<std::size_t>& chosen, std::int64_t size) const {
-  MixedPrecisionPlan plan{.config = config_of(chosen), .size = size};
-  plan.kl_divergence = sum_of_effects(sensitivity_, chosen);
-  plan.kl_bound = plan.kl_divergence;
-  plan.size_bound = plan.size;
+MixedPrecisionPlan MixedPrecisionPlanner::State::make_plan(const std::vector<std::size_t>& chosen,
+                                                           std::int64_t size) const {
+  MixedPrecisionPlan plan{.config = config_of(chosen), .file_bytes = size};
+  plan.kl_divergence = sum_of_effects(sensitivity, chosen);
+  plan.kl_divergence_bound = plan.kl_divergence;
+  plan.file_bytes_bound = plan.file_bytes;
   return plan;
 }
 
+MixedPrecisionPlanner::MixedPrecisionPlanner(QuantizationConfig config, std::vector<LayerSensitivity> sensitivity,
+                                             SizePredictor predict_sizes)
+    : state_(std::make_shared<const State>(std::move(config), std::move(sensitivity), std::move(predict_sizes))) {}
+
+const std::vector<LayerSensitivity>& MixedPrecisionPlanner::sensitivity() const { return state_->sensitivity; }
+
 MixedPrecisionPlan MixedPrecisionPlanner::uniform(const LayerFormat& format) const {
-  return make_plan(choose_uniform(format), uniform_bytes_.at(static_cast<std::size_t>(rank(format))));
+  return state_->make_plan(state_->choose_uniform(format),
+                           state_->uniform_bytes.at(static_cast<std::size_t>(rank(format))));
 }
 
 MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
   std::vector<std::vector<KnapsackOption>> groups;
-  for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
+  for (std::size_t i = 0; i < state_->sensitivity.size(); ++i) {
     auto& group = groups.emplace_back();
-    for (std::size_t j = 0; j < bytes_[i].size(); ++j) {
-      group.push_back({.cost = sensitivity_[i].formats[j].kl_divergence, .weight = static_cast<double>(bytes_[i][j])});
+    for (std::size_t j = 0; j < state_->bytes[i].size(); ++j) {
+      group.push_back({.cost = state_->sensitivity[i].formats[j].kl_divergence,
+                       .weight = static_cast<double>(state_->bytes[i][j])});
     }
   }
   // What an artefact has beside the layers depends a little on the choice (alignment): found by trying, the least
   // first.
-  std::int64_t other = other_bytes_;
+  std::int64_t other = state_->other_bytes;
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
     const auto solution = solve_knapsack(groups, static_cast<double>(bytes - other));
     if (!solution) {
       break;
     }
-    MixedPrecisionPlan plan = make_plan(solution->chosen);
-    if (plan.size <= bytes) {
-      plan.kl_bound = solution->lower_bound;
+    MixedPrecisionPlan plan = state_->make_plan(solution->chosen);
+    if (plan.file_bytes <= bytes) {
+      plan.kl_divergence_bound = solution->lower_bound;
       return plan;
     }
-    other = plan.size - static_cast<std::int64_t>(solution->weight);  // more than it was
+    other = plan.file_bytes - static_cast<std::int64_t>(solution->weight);  // more than it was
   }
   MixedPrecisionPlan smallest = for_loss(std::numeric_limits<double>::max());
-  if (smallest.size > bytes) {
-    throw Error(ErrorCode::kInvalidArgument, "target size",
-                std::to_string(bytes) + " bytes are too few: the smallest choice has " + std::to_string(smallest.size),
-                "allow coarser formats, fewer excluded layers, or a larger file");
+  if (smallest.file_bytes > bytes) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "target size",
+        std::to_string(bytes) + " bytes are too few: the smallest choice has " + std::to_string(smallest.file_bytes),
+        "allow coarser formats, fewer excluded layers, or a larger file");
   }
   return smallest;
 }
@@ -148,10 +174,11 @@ MixedPrecisionPlan MixedPrecisionPlanner::for_size(std::int64_t bytes) const {
 MixedPrecisionPlan MixedPrecisionPlanner::for_loss(double kl_divergence) const {
   std::vector<std::vector<KnapsackOption>> groups;
   double least = 0.0;
-  for (std::size_t i = 0; i < sensitivity_.size(); ++i) {
+  for (std::size_t i = 0; i < state_->sensitivity.size(); ++i) {
     auto& group = groups.emplace_back();
-    for (std::size_t j = 0; j < bytes_[i].size(); ++j) {
-      group.push_back({.cost = static_cast<double>(bytes_[i][j]), .weight = sensitivity_[i].formats[j].kl_divergence});
+    for (std::size_t j = 0; j < state_->bytes[i].size(); ++j) {
+      group.push_back({.cost = static_cast<double>(state_->bytes[i][j]),
+                       .weight = state_->sensitivity[i].formats[j].kl_divergence});
     }
     least += std::ranges::min(group, {}, &KnapsackOption::weight).weight;
   }
@@ -161,8 +188,8 @@ MixedPrecisionPlan MixedPrecisionPlanner::for_loss(double kl_divergence) const {
                 std::to_string(kl_divergence) + " nats are too few: the best choice loses " + std::to_string(least),
                 "allow finer formats, or a larger loss");
   }
-  MixedPrecisionPlan plan = make_plan(solution->chosen);
-  plan.size_bound = plan.size - static_cast<std::int64_t>(solution->cost - solution->lower_bound);
+  MixedPrecisionPlan plan = state_->make_plan(solution->chosen);
+  plan.file_bytes_bound = plan.file_bytes - static_cast<std::int64_t>(solution->cost - solution->lower_bound);
   return plan;
 }
 

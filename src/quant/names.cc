@@ -3,20 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <ranges>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::array kDtypes = {
-    std::pair{QuantizationDtype::FP32, std::string_view("fp32")},
-    std::pair{QuantizationDtype::FP16, std::string_view("fp16")},
-    std::pair{QuantizationDtype::INT8, std::string_view("int8")},
-    std::pair{QuantizationDtype::INT4, std::string_view("int4")},
-};
 constexpr std::array kModes = {
     std::pair{QuantizationMode::DYNAMIC, std::string_view("dynamic")},
     std::pair{QuantizationMode::STATIC, std::string_view("static")},
@@ -28,20 +26,21 @@ constexpr std::array kMethods = {
     std::pair{RoundingMethod::AWQ, std::string_view("awq")}, std::pair{RoundingMethod::AUTO, std::string_view("auto")},
 };
 
-constexpr LayerFormat int4_format(std::int64_t group_size) {
-  return {.dtype = QuantizationDtype::INT4, .group_size = group_size};
+std::vector<std::pair<LayerFormat, std::string>> named_layer_formats() {
+  std::vector<std::pair<LayerFormat, std::string>> named;
+  for (const LayerFormat& format : all_layer_formats()) {
+    named.emplace_back(format, to_string(format));
+  }
+  return named;
 }
-// From the finest to the coarsest.
-constexpr std::array kLayerFormats = {
-    std::pair{LayerFormat{.dtype = QuantizationDtype::FP32}, std::string_view("fp32")},
-    std::pair{LayerFormat{.dtype = QuantizationDtype::FP16}, std::string_view("fp16")},
-    std::pair{LayerFormat{.dtype = QuantizationDtype::INT8}, std::string_view("int8")},
-    std::pair{int4_format(32), std::string_view("int4_g32")},
-    std::pair{int4_format(64), std::string_view("int4_g64")},
-    std::pair{int4_format(128), std::string_view("int4_g128")},
-    std::pair{int4_format(256), std::string_view("int4_g256")},
-    std::pair{int4_format(0), std::string_view("int4_channel")},
-};
+
+std::vector<std::pair<QuantizationDtype, std::string_view>> named_dtypes() {
+  std::vector<std::pair<QuantizationDtype, std::string_view>> named;
+  for (const FormatRow& row : all_formats()) {
+    named.emplace_back(row.dtype, row.name);
+  }
+  return named;
+}
 
 template <typename Table, typename Enum>
 std::string_view name_of(const Table& table, Enum value) {
@@ -64,30 +63,40 @@ auto value_of(const Table& table, std::string_view text, const std::string& what
 
 }  // namespace
 
-std::string_view to_string(QuantizationDtype dtype) { return name_of(kDtypes, dtype); }
+std::string_view to_string(QuantizationDtype dtype) { return format_row(dtype).name; }
 std::string_view to_string(QuantizationMode mode) { return name_of(kModes, mode); }
 std::string_view to_string(RoundingMethod method) { return name_of(kMethods, method); }
-QuantizationDtype parse_quantization_dtype(std::string_view text) { return value_of(kDtypes, text, "dtype"); }
+QuantizationDtype parse_quantization_dtype(std::string_view text) { return value_of(named_dtypes(), text, "dtype"); }
 QuantizationMode parse_quantization_mode(std::string_view text) { return value_of(kModes, text, "mode"); }
-LayerFormat parse_layer_format(std::string_view text) { return value_of(kLayerFormats, text, "format"); }
+LayerFormat parse_layer_format(std::string_view text) { return value_of(named_layer_formats(), text, "format"); }
 RoundingMethod parse_rounding_method(std::string_view text) { return value_of(kMethods, text, "method"); }
 
 std::vector<LayerFormat> all_layer_formats() {
   std::vector<LayerFormat> formats;
-  for (const auto& [format, name] : kLayerFormats) {
-    formats.push_back(format);
+  for (const FormatRow& row : all_formats()) {
+    if (row.takes_groups) {
+      for (const std::int64_t size : group_sizes() | std::views::reverse) {
+        formats.push_back({.dtype = row.dtype, .group_size = size});
+      }
+    }
+    formats.push_back({.dtype = row.dtype});
   }
   return formats;
 }
 
 std::string to_string(const LayerFormat& format) {
-  const LayerFormat named{.dtype = format.dtype,
-                          .group_size = format.dtype == QuantizationDtype::INT4 ? format.group_size : 0};
-  const auto* found = std::ranges::find(kLayerFormats, named, [](const auto& entry) { return entry.first; });
-  if (found == kLayerFormats.end()) {
+  const FormatRow& row = format_row(format.dtype);
+  std::string name(row.name);
+  if (!row.takes_groups) {
+    return name;
+  }
+  if (format.group_size == 0) {
+    return name + "_channel";
+  }
+  if (!is_group_size(format.group_size)) {
     throw Error(ErrorCode::kInvalidArgument, "group size", std::to_string(format.group_size) + " has no format");
   }
-  return std::string(found->second);
+  return name + "_g" + std::to_string(format.group_size);
 }
 
 std::string_view to_string(LayerRole role) {

@@ -4,8 +4,10 @@
 #include "quant/palette.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 #include <limits>
 #include <string>
@@ -16,7 +18,6 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kEntries = std::tuple_size_v<Palette>;
 constexpr std::size_t kBins = std::size_t{1} << 16U;
 constexpr std::uint32_t kNegative = 0x8000U;   // the first bin of negative weights
 constexpr std::uint32_t kNotFinite = 0x7F80U;  // the first bin of infinities and NaN
@@ -48,26 +49,26 @@ class Clustering {
     }
   }
 
-  // Means of kEntries clusters, ascending. There are more points than that.
-  std::vector<double> means() {
+  // Means of so many clusters, ascending. There are more points than that.
+  std::vector<double> means(std::size_t clusters) {
     const std::size_t count = points_.size();
     costs_.reserve(count + 1);
     for (std::size_t end = 0; end <= count; ++end) {
       costs_.push_back(end == 0 ? 0.0 : cost(0, end));
     }
     // starts[k][end]: where the last of k + 2 clusters starts that hold the points before `end`.
-    std::vector<std::vector<std::uint16_t>> starts(kEntries - 1);
+    std::vector<std::vector<std::uint16_t>> starts(clusters - 1);
     std::vector<double> next(count + 1);
-    for (std::size_t before = 1; before < kEntries; ++before) {
+    for (std::size_t before = 1; before < clusters; ++before) {
       starts[before - 1].resize(count + 1);
       // The last step is only needed for all points.
-      const std::size_t first = before + 1 < kEntries ? before + 1 : count;
+      const std::size_t first = before + 1 < clusters ? before + 1 : count;
       extend(next, starts[before - 1], {.begin = first, .end = count + 1}, {.begin = before, .end = count});
       costs_.swap(next);
     }
-    std::vector<double> result(kEntries);
+    std::vector<double> result(clusters);
     std::size_t end = count;
-    for (std::size_t cluster = kEntries; cluster-- > 0;) {
+    for (std::size_t cluster = clusters; cluster-- > 0;) {
       const std::size_t start = cluster == 0 ? 0 : starts[cluster - 1][end];
       result[cluster] = mean(start, end);
       end = start;
@@ -160,11 +161,9 @@ float midpoint_below(float a, float b) {
                                                      : middle;
 }
 
-using Thresholds = std::array<float, kEntries - 1>;
-
 // A weight's index is the number of thresholds below it.
-Thresholds thresholds_of(const Palette& palette) {
-  Thresholds thresholds{};
+std::vector<float> thresholds_of(const Palette& palette) {
+  std::vector<float> thresholds(palette.size() - 1);
   for (std::size_t i = 0; i < thresholds.size(); ++i) {
     thresholds[i] = palette[i] < palette[i + 1] ? midpoint_below(palette[i], palette[i + 1])
                                                 : std::numeric_limits<float>::infinity();
@@ -172,20 +171,37 @@ Thresholds thresholds_of(const Palette& palette) {
   return thresholds;
 }
 
+int bits_of(const Palette& palette) { return std::countr_zero(palette.size()); }
+
 constexpr std::size_t kBlock = 64;
+using Indices = std::array<std::uint32_t, kBlock>;
+constexpr std::size_t kMostCompared = 15;  // thresholds; beyond, searching is faster
 
 // Written for the compiler to vectorize.
-void assign_block(const float* values, const Thresholds& thresholds, std::byte* nibbles) {
-  std::array<std::int32_t, kBlock> indices{};
-  for (std::size_t i = 0; i < kBlock; ++i) {
-    std::int32_t index = 0;
-    for (const float threshold : thresholds) {
-      index += static_cast<std::int32_t>(values[i] > threshold);
+void find_indices(const float* values, std::span<const float> thresholds, Indices& indices) {
+  if (thresholds.size() > kMostCompared) {
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      indices[i] = static_cast<std::uint32_t>(std::ranges::lower_bound(thresholds, values[i]) - thresholds.begin());
     }
-    indices[i] = index;
+    return;
   }
-  for (std::size_t i = 0; i < kBlock / 2; ++i) {
-    nibbles[i] = static_cast<std::byte>(indices[2 * i] + 16 * indices[2 * i + 1]);
+  indices.fill(0);
+  for (const float threshold : thresholds) {
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      indices[i] += static_cast<std::uint32_t>(values[i] > threshold);
+    }
+  }
+}
+
+// Eight indices at a time, which take whole bytes whatever their bits. The processor is little-endian.
+void pack_indices(const Indices& indices, int bits, std::byte* target) {
+  const auto width = static_cast<unsigned>(bits);
+  for (std::size_t i = 0; i < kBlock; i += 8, target += bits) {
+    std::uint64_t eight = 0;
+    for (unsigned j = 0; j < 8; ++j) {
+      eight |= std::uint64_t{indices[i + j]} << (j * width);
+    }
+    std::memcpy(target, &eight, width);
   }
 }
 
@@ -263,7 +279,8 @@ void PaletteHistogram::merge(const PaletteHistogram& other) {
   }
 }
 
-Palette PaletteHistogram::fit(ElementType type) const {
+Palette PaletteHistogram::fit(int bits, ElementType type) const {
+  const std::size_t entries = std::size_t{1} << static_cast<unsigned>(bits);
   std::vector<Point> points;
   const auto add_point = [&](std::uint32_t upper_bits) {
     const Bin& bin = bins_[upper_bits];
@@ -278,12 +295,12 @@ Palette PaletteHistogram::fit(ElementType type) const {
     add_point(bin);
   }
   std::vector<double> means;
-  if (points.size() > kEntries) {
-    means = Clustering(points).means();
+  if (points.size() > entries) {
+    means = Clustering(points).means(entries);
   } else {
     std::ranges::transform(points, std::back_inserter(means), [](const Point& point) { return point.value; });
   }
-  Palette palette{};
+  Palette palette(entries);
   std::size_t size = 0;  // 0 and -0, and what `type` can't tell apart, are one value
   for (const double mean : means) {
     const float value = stored(static_cast<float>(mean), type);
@@ -296,11 +313,16 @@ Palette PaletteHistogram::fit(ElementType type) const {
   return palette;
 }
 
-void assign_palette(std::span<const float> values, const Palette& palette, std::span<std::byte> nibbles) {
-  const Thresholds thresholds = thresholds_of(palette);
+void assign_palette(std::span<const float> values, const Palette& palette, std::span<std::byte> indices) {
+  const std::vector<float> thresholds = thresholds_of(palette);
+  const int bits = bits_of(palette);
+  const auto block_bytes = kBlock / 8 * static_cast<std::size_t>(bits);
+  Indices found{};
+  std::byte* target = indices.data();
   std::size_t i = 0;
-  for (; i + kBlock <= values.size(); i += kBlock) {
-    assign_block(values.data() + i, thresholds, nibbles.data() + i / 2);
+  for (; i + kBlock <= values.size(); i += kBlock, target += block_bytes) {
+    find_indices(values.data() + i, thresholds, found);
+    pack_indices(found, bits, target);
   }
   if (i == values.size()) {
     return;
@@ -309,9 +331,26 @@ void assign_palette(std::span<const float> values, const Palette& palette, std::
   std::array<float, kBlock> rest{};
   rest.fill(palette.front());
   std::ranges::copy(values.subspan(i), rest.begin());
-  std::array<std::byte, kBlock / 2> packed{};
-  assign_block(rest.data(), thresholds, packed.data());
-  std::copy_n(packed.begin(), (values.size() - i + 1) / 2, nibbles.begin() + static_cast<std::ptrdiff_t>(i / 2));
+  find_indices(rest.data(), thresholds, found);
+  std::array<std::byte, kBlock> packed{};
+  pack_indices(found, bits, packed.data());
+  std::copy_n(packed.begin(), ((values.size() - i) * static_cast<std::size_t>(bits) + 7) / 8, target);
+}
+
+void look_up_palette(std::span<const std::byte> indices, const Palette& palette, std::span<float> target) {
+  const auto bits = static_cast<unsigned>(bits_of(palette));
+  const std::byte* next = indices.data();
+  std::uint32_t waiting = 0;  // bits that were read and not used
+  unsigned count = 0;
+  for (float& value : target) {
+    if (count < bits) {
+      waiting |= std::to_integer<std::uint32_t>(*next++) << count;
+      count += 8;
+    }
+    value = palette[waiting & ((1U << bits) - 1U)];
+    waiting >>= bits;
+    count -= bits;
+  }
 }
 
 }  // namespace diffulex_edge

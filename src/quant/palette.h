@@ -1,9 +1,8 @@
-// Palettes of 4 bits: a table of 16 values, and for each weight the index of the nearest one (Core ML's
-// constexpr_lut_to_dense). A weight passes twice, in tiles: through a histogram, which the table is fitted to, and
-// through assign_palette. Memory does not grow with the weight.
+// Palettes: a table of 2^bits values, and for each weight the index of the nearest one. A weight passes twice, in
+// tiles: through a histogram, which the table is fitted to, and through assign_palette. Memory does not grow with the
+// weight.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -13,8 +12,8 @@
 
 namespace diffulex_edge {
 
-// Ascending; where there are fewer values, the last one is repeated.
-using Palette = std::array<float, 16>;
+// 2 to 256 values, a power of two, ascending; where there are fewer, the last one is repeated.
+using Palette = std::vector<float>;
 
 // Weights by the upper 16 bits of their float32: how many fell into each bin, and their sum. All sums are exact
 // integers, so that the result depends neither on the order of rows nor on which thread's histogram they went through.
@@ -31,11 +30,11 @@ class PaletteHistogram {
   // Adds what another histogram with the same importance has seen, as the threads of a stream each fill their own.
   void merge(const PaletteHistogram& other);
 
-  // The table with the least sum of importance * (w - value of w's bin)^2: the optimum for weights that bfloat16 holds;
-  // of others, those that share their upper 16 bits share a value. Each value is the mean of its weights, rounded to
-  // `type`: kF32, or kF16, where a mean beyond 65504 is an error (kInvalidArgument). No weights give zeros. Memory: at
-  // most 6 MiB.
-  Palette fit(ElementType type) const;
+  // The table of 2^bits values (1 to 8 bits) with the least sum of importance * (w - value of w's bin)^2: the optimum
+  // for weights that bfloat16 holds; of others, those that share their upper 16 bits share a value. Each value is the
+  // mean of its weights, rounded to `type`: kF32, or kF16, where a mean beyond 65504 is an error (kInvalidArgument). No
+  // weights give zeros. Memory: at most 4 MiB, and 128 KiB for each value of the table.
+  Palette fit(int bits, ElementType type) const;
 
  private:
   // Weights with the same sign, exponent and upper 7 bits of the mantissa.
@@ -54,8 +53,11 @@ class PaletteHistogram {
   std::uint64_t count_ = 0;
 };
 
-// The index of the value nearest to each finite weight, the lower one of two equally near: element 2i in the low nibble
-// of byte i. Writes (values.size() + 1) / 2 bytes; with an odd number of weights the last high nibble is 0.
-void assign_palette(std::span<const float> values, const Palette& palette, std::span<std::byte> nibbles);
+// The index of the value nearest to each finite weight, the lower one of two equally near. Indices follow one another
+// from a byte's low bits to its high ones; bits behind the last are 0. Writes (values.size() * bits + 7) / 8 bytes.
+void assign_palette(std::span<const float> values, const Palette& palette, std::span<std::byte> indices);
+
+// The values that `target.size()` indices stand for, the inverse of assign_palette.
+void look_up_palette(std::span<const std::byte> indices, const Palette& palette, std::span<float> target);
 
 }  // namespace diffulex_edge

@@ -21,10 +21,10 @@ constexpr std::array kKeys = {"format",
                               "model",
                               "mode",
                               "method",
-                              "size_bytes",
+                              "file_bytes",
                               "kl_divergence",
                               "kl_divergence_bound",
-                              "size_bytes_bound",
+                              "file_bytes_bound",
                               "measured_kl_divergence",
                               "default",
                               "layers",
@@ -138,9 +138,19 @@ class PlanReader {
     }
   }
 
+  // A number of things, which is an integer of 63 bits: JSON has others.
+  std::int64_t count_at(const Json& entry, const char* key) const {
+    const Json& value = entry.at(key);
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::uint64_t{INT64_MAX}) {
+      fail("'sensitivity' has the impossible '" + std::string(key) + "' " + value.dump(),
+           "measure again with --calibration");
+    }
+    return value.get<std::int64_t>();
+  }
+
   LayerSensitivity read_unit(const Json& entry) const {
     LayerSensitivity unit{.layers = entry.at("layers").get<std::vector<std::string>>(),
-                          .parameters = entry.at("parameters").get<std::int64_t>(),
+                          .parameters = count_at(entry, "parameters"),
                           .formats = {}};
     for (const Json& effect : entry.at("formats")) {
       FormatEffect& read = unit.formats.emplace_back();
@@ -150,7 +160,7 @@ class PlanReader {
       }
       read.kl_divergence = effect.at("kl_divergence").get<double>();
       read.measured = effect.at("measured").get<bool>();
-      if (!(read.kl_divergence >= 0.0)) {
+      if (!(read.kl_divergence >= 0.0) || !(read.output_error.value_or(0.0) >= 0.0)) {
         fail("'sensitivity' has a negative effect", "measure again with --calibration");
       }
     }
@@ -188,10 +198,10 @@ std::string plan_json(const MixedPrecisionPlan& plan, const std::vector<LayerSen
                        {"model", model},
                        {"mode", to_string(plan.config.mode)},
                        {"method", to_string(plan.config.method)},
-                       {"size_bytes", plan.size},
-                       {"size_bytes_bound", plan.size_bound},
+                       {"file_bytes", plan.file_bytes},
+                       {"file_bytes_bound", plan.file_bytes_bound},
                        {"kl_divergence", plan.kl_divergence},
-                       {"kl_divergence_bound", plan.kl_bound}};
+                       {"kl_divergence_bound", plan.kl_divergence_bound}};
   if (plan.measured_kl_divergence) {
     document["measured_kl_divergence"] = *plan.measured_kl_divergence;
   }

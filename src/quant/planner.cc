@@ -1,7 +1,6 @@
 #include "quant/planner.h"
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <cmath>
 #include <map>
@@ -11,12 +10,13 @@
 
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/error.h"
+#include "quant/arithmetic.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::array<std::int64_t, 4> kGroupSizes = {256, 128, 64, 32};
-constexpr double kMebibyte = 1024.0 * 1024.0;
+constexpr double kMegabyte = 1e6;
 
 std::string lower(std::string_view text) {
   std::string result(text);
@@ -40,16 +40,26 @@ bool is_head(const LayerPlan& layer) {
 }
 
 void check_config(const QuantizationConfig& config) {
-  if (config.group_size != 0 && std::ranges::find(kGroupSizes, config.group_size) == kGroupSizes.end()) {
+  if (config.group_size != 0 && !is_group_size(config.group_size)) {
     throw Error(ErrorCode::kInvalidArgument, "group size",
                 std::to_string(config.group_size) + " is not one of 32, 64, 128, 256, or 0 for one scale per channel");
+  }
+  if (config.palette_group < 0) {
+    throw Error(ErrorCode::kInvalidArgument, "palette group",
+                std::to_string(config.palette_group) + " is not a number of rows, or 0 for all of them");
+  }
+  if (has_palettes(config) && config.method != RoundingMethod::RTN) {
+    throw Error(ErrorCode::kInvalidArgument, "palette",
+                "is found by k-means, not by method " + std::string(to_string(config.method)), "leave out --method");
   }
 }
 
 class Planner {
  public:
-  Planner(const Model& model, const QuantizationConfig& config) : model_(model), config_(config) {
-    result_.plan.config = config;
+  Planner(const Model& model, const QuantizationConfig& config, const CalibrationFindings& findings,
+          const TargetArithmetic& target)
+      : model_(model), config_(config) {
+    result_.plan = {.config = config, .findings = with_stored_ranges(findings, model), .target = target, .layers = {}};
   }
 
   QuantizationResult run() {
@@ -79,8 +89,18 @@ class Planner {
     layer.role = role_of(node, input);
     if (layer.role == LayerRole::kNorm || layer.role == LayerRole::kBias) {
       layer.format = float_format(ElementType::kF32);
-      return layer;
+    } else {
+      decide_format(layer);
     }
+    const bool is_output = &node - model_.graph.nodes().data() == model_.graph.output();
+    layer.arithmetic = choose_arithmetic(layer, is_output, config_, result_.plan.target);
+    if (layer.arithmetic.activations == LayerArithmetic::Activations::kStatic) {
+      set_activations(layer);
+    }
+    return layer;
+  }
+
+  void decide_format(LayerPlan& layer) {
     const LayerFormat wanted = wanted_format(layer);
     layer.dtype = wanted.dtype;
     if (layer.source.is_quantized()) {
@@ -88,11 +108,8 @@ class Planner {
     } else {
       layer.format = choose_format(layer, wanted);
       layer.method = layer.format.is_quantized() ? config_.method : RoundingMethod::RTN;
+      set_importance(layer);
     }
-    if (config_.mode == QuantizationMode::STATIC && layer.role == LayerRole::kLinear && layer.format.is_quantized()) {
-      set_activations(layer);
-    }
-    return layer;
   }
 
   static LayerRole role_of(const Node& node, std::size_t input) {
@@ -111,7 +128,7 @@ class Planner {
 
   bool is_mixed() const { return !config_.layer_formats.empty(); }
 
-  // What the config asks for, before the layer's shape has its say.
+  // What the config asks for, before the layer's shape is considered.
   LayerFormat wanted_format(LayerPlan& layer) const {
     if (!is_mixed()) {
       return {.dtype = choose_dtype(layer), .group_size = config_.group_size};
@@ -139,29 +156,44 @@ class Planner {
   }
 
   WeightFormat choose_format(const LayerPlan& layer, const LayerFormat& wanted) {
-    switch (wanted.dtype) {
-      case QuantizationDtype::FP32:
-        return float_format(ElementType::kF32);
-      case QuantizationDtype::FP16:
-        return float_format(ElementType::kF16);
-      case QuantizationDtype::INT8:
-        return int8_per_channel();
-      case QuantizationDtype::INT4:
-        return choose_int4(layer, wanted.group_size);
+    const FormatRow& row = format_row(wanted.dtype);
+    if (row.has_codebook()) {
+      return row.format(rows_of_table(layer));
     }
-    throw Error(ErrorCode::kInternal, layer.layer, "unknown dtype");
+    return row.format(row.takes_groups ? choose_group(layer, wanted.group_size) : 0);
+  }
+
+  // 0: one table for the whole weight.
+  std::int64_t rows_of_table(const LayerPlan& layer) const {
+    const std::int64_t group = config_.palette_group;
+    if (group != 0 && layer.rows % group != 0) {
+      throw Error(ErrorCode::kUnsupported, layer.layer,
+                  "has " + std::to_string(layer.rows) + " rows: groups of " + std::to_string(group) + " rows " +
+                      (group > layer.rows ? "are larger than that" : "do not divide them"),
+                  "choose another --palette-group, or exclude the layer");
+    }
+    return group;
+  }
+
+  void set_importance(LayerPlan& layer) const {
+    const auto& known = result_.plan.findings.input_importance;
+    const auto found = known.find(layer.layer);
+    if (layer.format.has_codebook() && found != known.end()) {
+      layer.importance = found->second;
+    }
   }
 
   // The largest allowed group size up to the wanted one that divides a row; 0 if there is none, or for one scale a row.
   static std::int64_t usable_group_size(std::int64_t columns, std::int64_t wanted) {
     const auto fits = [&](std::int64_t size) { return size <= wanted && columns % size == 0; };
-    const auto* size = std::ranges::find_if(kGroupSizes, fits);
-    return size == kGroupSizes.end() ? 0 : *size;
+    const auto size = std::ranges::find_if(group_sizes(), fits);
+    return size == group_sizes().end() ? 0 : *size;
   }
 
-  WeightFormat choose_int4(const LayerPlan& layer, std::int64_t wanted) {
+  // The group size that the layer gets; 0: one scale for each channel.
+  std::int64_t choose_group(const LayerPlan& layer, std::int64_t wanted) {
     if (wanted == 0) {
-      return int4_per_channel();
+      return 0;
     }
     const bool is_strict = config_.strict_group_size || is_mixed();
     const std::int64_t size = usable_group_size(layer.columns, wanted);
@@ -177,15 +209,15 @@ class Planner {
                                  " do not divide its input of " + std::to_string(layer.columns) +
                                  "; it gets groups of " + std::to_string(size));
     }
-    return int4_groups(size, ElementType::kBF16);
+    return size;
   }
 
   // A quantized checkpoint's integers are final: they go out as they are, or not at all.
   void keep_stored_format(LayerPlan& layer, const LayerFormat& wanted) {
-    const QuantizationDtype stored =
-        layer.source.element == ElementType::kI8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4;
-    const bool group_differs = stored == QuantizationDtype::INT4 &&
-                               layer.source.group_size != usable_group_size(layer.columns, wanted.group_size);
+    const FormatRow& row = format_row(layer.source.element);
+    const QuantizationDtype stored = row.dtype;
+    const bool group_differs =
+        row.takes_groups && layer.source.group_size != usable_group_size(layer.columns, wanted.group_size);
     if (!layer.excluded && (layer.dtype != stored || group_differs)) {
       throw Error(ErrorCode::kInvalidArgument, layer.tensor,
                   "the checkpoint stores it as " + to_string(layer.source) + ", it can't become " +
@@ -203,15 +235,9 @@ class Planner {
   }
 
   void set_activations(LayerPlan& layer) const {
-    if (config_.static_everywhere) {
-      return;  // the ranges are those of the graph's values
-    }
-    if (layer.format.granularity == Granularity::kGroup) {
-      throw Error(ErrorCode::kUnsupported, layer.layer, "mode static has no kernel for INT4 weights in groups",
-                  "use --dtype int8, --group-size 0, or --mode dynamic");
-    }
-    const auto found = config_.activations.find(layer.layer);
-    if (found == config_.activations.end()) {
+    const auto& known = result_.plan.findings.layers;
+    const auto found = known.find(layer.layer);
+    if (found == known.end()) {
       throw Error(ErrorCode::kInvalidArgument, layer.layer, "mode static needs the range of its activations",
                   "give calibration data (--calibration FILE), or use --mode dynamic");
     }
@@ -257,8 +283,8 @@ class Planner {
         result_.parameters += layer.parameters();
       }
     }
-    result_.original_memory_mb = 4.0 * static_cast<double>(result_.parameters) / kMebibyte;
-    result_.quantized_memory_mb = static_cast<double>(planned_bytes(result_.plan)) / kMebibyte;
+    result_.original_memory_mb = 4.0 * static_cast<double>(result_.parameters) / kMegabyte;
+    result_.quantized_memory_mb = static_cast<double>(planned_bytes(result_.plan)) / kMegabyte;
   }
 
   const Model& model_;
@@ -268,9 +294,17 @@ class Planner {
 
 }  // namespace
 
-QuantizationResult make_plan(const Model& model, const QuantizationConfig& config) {
+CalibrationFindings with_stored_ranges(CalibrationFindings findings, const Model& model) {
+  if (findings.layers.empty() && model.stored_quantization) {
+    findings.layers = model.stored_quantization->activations;
+  }
+  return findings;
+}
+
+QuantizationResult make_plan(const Model& model, const QuantizationConfig& config, const CalibrationFindings& findings,
+                             const TargetArithmetic& target) {
   check_config(config);
-  return Planner(model, config).run();
+  return Planner(model, config, findings, target).run();
 }
 
 std::int64_t planned_bytes(const QuantizationPlan& plan) {

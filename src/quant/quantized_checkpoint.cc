@@ -5,9 +5,9 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "checkpoint/safetensors_writer.h"
-#include "core/mapped_file.h"
 #include "core/output_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
@@ -37,31 +37,25 @@ bool is_converted(const LayerPlan& layer) {
   return layer.dtype != QuantizationDtype::FP32 && !layer.source.is_quantized();
 }
 
-DType stored_dtype(const WeightFormat& format) {
-  switch (format.element) {
-    case ElementType::kF32:
-      return DType::kF32;
-    case ElementType::kF16:
-      return DType::kF16;
-    case ElementType::kBF16:
-      return DType::kBF16;
-    case ElementType::kI8:
-      return DType::kI8;
-    case ElementType::kI4:
-      return DType::kU8;
-    case ElementType::kI32:
-      break;
+DType stored_dtype(const LayerPlan& layer) {
+  const std::optional<DType> dtype = format_row(layer.dtype).checkpoint_dtype;
+  if (!dtype) {
+    throw Error(ErrorCode::kUnsupported, layer.layer,
+                "a checkpoint can't hold " + std::string(format_row(layer.dtype).title) +
+                    ": its tables are fitted by the export",
+                "export the original model with --dtype " + std::string(to_string(layer.dtype)));
   }
-  throw Error(ErrorCode::kInternal, {}, "unknown element type");
+  return *dtype;
 }
 
 void add_converted(std::vector<TensorToWrite>& tensors, const LayerPlan& layer) {
   const WeightFormat& format = layer.format;
-  if (format.element == ElementType::kI4 && layer.columns % 2 != 0) {
+  const DType dtype = stored_dtype(layer);
+  if (!format.fills_bytes(layer.columns)) {
     throw Error(ErrorCode::kUnsupported, layer.layer, "INT4 rows of odd length can't be stored in a checkpoint");
   }
-  const std::int64_t width = format.element == ElementType::kI4 ? layer.columns / 2 : layer.columns;
-  tensors.push_back({.name = layer.tensor, .dtype = stored_dtype(format), .shape = {layer.rows, width}});
+  const std::int64_t width = format.row_bytes(layer.columns) / static_cast<std::int64_t>(byte_size(dtype));
+  tensors.push_back({.name = layer.tensor, .dtype = dtype, .shape = {layer.rows, width}});
   if (format.is_quantized()) {
     TensorToWrite scales{.name = layer.tensor + "_scale", .shape = {layer.rows}};
     if (format.granularity == Granularity::kGroup) {
@@ -72,14 +66,15 @@ void add_converted(std::vector<TensorToWrite>& tensors, const LayerPlan& layer) 
   }
 }
 
-StreamJob make_job(const Model& model, const QuantizationPlan& plan, const LayerPlan& layer, OutputFile& file,
-                   std::int64_t values_offset, std::int64_t scales_offset) {
+// What is not converted keeps its format, and so its bytes.
+StreamJob make_job(const Model& model, const QuantizationPlan& plan, const LayerPlan& layer, const WeightFormat& format,
+                   OutputFile& file, std::int64_t values_offset, std::int64_t scales_offset) {
   StreamJob job{.source = find_stored_weight(*model.checkpoint, layer.tensor),
-                .format = layer.format,
+                .format = format,
                 .method = layer.method,
                 .saturate_fp16 = plan.config.saturate_fp16};
-  const std::int64_t value_row = layer.format.row_bytes(layer.columns);
-  const std::int64_t scale_row = layer.format.scales_per_row(layer.columns) * layer.format.scale_bytes();
+  const std::int64_t value_row = format.row_bytes(layer.columns);
+  const std::int64_t scale_row = format.scales_per_row(layer.columns) * format.scale_bytes();
   job.sink = [=, &file](const EncodedTile& tile) {
     file.write(values_offset + tile.row_begin * value_row, tile.values);
     if (!tile.scales.empty()) {
@@ -89,35 +84,18 @@ StreamJob make_job(const Model& model, const QuantizationPlan& plan, const Layer
   return job;
 }
 
-// What is not converted goes out byte for byte. Advances and reports `progress`.
-void copy_tensor(const TensorView& view, OutputFile& file, std::int64_t offset, Progress& progress,
-                 const RunControl& control) {
-  constexpr std::size_t kPiece = std::size_t{32} << 20U;
-  for (std::size_t at = 0; at < view.bytes.size(); at += kPiece) {
-    if (control.stop.stop_requested()) {
-      throw Error(ErrorCode::kCancelled, {}, "stopped");
-    }
-    const auto piece = view.bytes.subspan(at, std::min(kPiece, view.bytes.size() - at));
-    file.write(offset + static_cast<std::int64_t>(at), piece);
-    MappedFile::release(piece);
-    progress.done_bytes += static_cast<std::int64_t>(piece.size());
-    if (control.on_progress) {
-      control.on_progress(progress);
-    }
-  }
-}
-
 // Ranges as [min, max]. A float32 becomes a double, which JSON has with as many digits as bring it back.
-nlohmann::ordered_json describe(const QuantizationConfig& config) {
+nlohmann::ordered_json describe(const CalibrationFindings& findings) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::object();
   const auto bounds = [](const ActivationRange& range) { return nlohmann::ordered_json{range.min, range.max}; };
-  for (const auto& [layer, activations] : config.activations) {
+  for (const auto& [layer, activations] : findings.layers) {
     layers[layer] = {{"input", bounds(activations.input)}, {"output", bounds(activations.output)}};
   }
   return layers;
 }
 
-void write_config(const Model& model, const QuantizationConfig& config, const fs::path& path) {
+void write_config(const Model& model, const QuantizationPlan& plan, const fs::path& path) {
+  const QuantizationConfig& config = plan.config;
   std::ifstream source(model.path / "config.json");
   nlohmann::ordered_json document = nlohmann::ordered_json::parse(source);
   nlohmann::ordered_json& note = document["quantization_config"];
@@ -126,14 +104,14 @@ void write_config(const Model& model, const QuantizationConfig& config, const fs
           {"mode", to_string(config.mode)},
           {"method", to_string(config.method)},
           {"exclude_layers", config.exclude_layers}};
-  if (config.dtype == QuantizationDtype::INT4) {
+  if (format_row(config.dtype).takes_groups) {
     note["group_size"] = config.group_size;
   }
   for (const auto& [layer, format] : config.layer_formats) {
     note["layer_formats"][layer] = to_string(format);
   }
-  if (config.mode == QuantizationMode::STATIC && !config.activations.empty()) {
-    note["activations"] = describe(config);
+  if (config.mode == QuantizationMode::STATIC && !plan.findings.layers.empty()) {
+    note["activations"] = describe(plan.findings);
   }
   if (config.embedding_dtype) {
     note["embedding_dtype"] = to_string(*config.embedding_dtype);
@@ -161,10 +139,20 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
 
 }  // namespace
 
+void check_storable(const QuantizationPlan& plan) {
+  std::vector<TensorToWrite> unused;
+  for (const auto& [name, layer] : plan_by_tensor(plan)) {
+    if (is_converted(*layer)) {
+      add_converted(unused, *layer);
+    }
+  }
+}
+
 QuantizedCheckpointWriter::QuantizedCheckpointWriter(const Model& model, const QuantizationPlan& plan,
                                                      const fs::path& target, const std::set<std::string>& rewritten)
     : model_(model), plan_(plan), folder_(std::make_unique<OutputFolder>(target)), rewritten_(rewritten) {
   std::vector<TensorToWrite> tensors;
+  std::set<std::string> copied;  // byte for byte
   for (const auto& [name, layer] : plan_by_tensor(plan)) {
     if (rewritten.contains(name)) {
       tensors.push_back({.name = name, .dtype = DType::kF32, .shape = model.checkpoint->at(name).shape});
@@ -172,13 +160,14 @@ QuantizedCheckpointWriter::QuantizedCheckpointWriter(const Model& model, const Q
       add_converted(tensors, *layer);
       converted_.emplace(name, layer);
     } else {
-      copied_.insert(name);
+      kept_.emplace(name, layer);
+      copied.insert(name);
       if (layer->source.is_quantized()) {
-        copied_.insert(name + "_scale");
+        copied.insert(name + "_scale");
       }
     }
   }
-  for (const std::string& name : copied_) {
+  for (const std::string& name : copied) {
     const TensorView& view = model.checkpoint->at(name);
     tensors.push_back({.name = name, .dtype = view.dtype, .shape = view.shape});
   }
@@ -209,34 +198,35 @@ void QuantizedCheckpointWriter::write_floats(const std::string& tensor, std::spa
   file_->write(offsets_.at(tensor), std::as_bytes(values));
 }
 
-std::int64_t QuantizedCheckpointWriter::finish(const QuantizationConfig& config, const RunControl& control) {
+std::int64_t QuantizedCheckpointWriter::finish(const RunControl& control) {
   if (!rewritten_.empty()) {
     throw Error(ErrorCode::kInternal, *rewritten_.begin(), "was announced and not written");
   }
   std::vector<StreamJob> jobs;
+  const auto add = [&](const LayerPlan& layer, const WeightFormat& format) {
+    const std::int64_t scales_offset = format.is_quantized() ? offsets_.at(layer.tensor + "_scale") : 0;
+    jobs.push_back(make_job(model_, plan_, layer, format, *file_, offsets_.at(layer.tensor), scales_offset));
+  };
   for (const auto& [name, layer] : converted_) {
-    const std::int64_t scales_offset = layer->format.is_quantized() ? offsets_.at(name + "_scale") : 0;
-    jobs.push_back(make_job(model_, plan_, *layer, *file_, offsets_.at(name), scales_offset));
+    add(*layer, layer->format);
+  }
+  for (const auto& [name, layer] : kept_) {
+    add(*layer, layer->source);
   }
   stream_weights(jobs, control);
-  Progress progress{.stage = "unconverted weights"};
-  for (const std::string& name : copied_) {
-    progress.total_bytes += static_cast<std::int64_t>(model_.checkpoint->at(name).bytes.size());
-  }
-  for (const std::string& name : copied_) {
-    copy_tensor(model_.checkpoint->at(name), *file_, offsets_.at(name), progress, control);
-  }
   file_->flush(control.stop);
   file_->commit();
-  write_config(model_, config, folder_->path() / "config.json");
-  copy_tokenizer(model_.path, folder_->path());
+  if (!model_.path.empty()) {
+    write_config(model_, plan_, folder_->path() / "config.json");
+    copy_tokenizer(model_.path, folder_->path());
+  }
   folder_->commit();
   return file_bytes_;
 }
 
 std::int64_t write_quantized_checkpoint(const Model& model, const QuantizationPlan& plan, const fs::path& target,
                                         const RunControl& control) {
-  return QuantizedCheckpointWriter(model, plan, target).finish(plan.config, control);
+  return QuantizedCheckpointWriter(model, plan, target).finish(control);
 }
 
 }  // namespace diffulex_edge

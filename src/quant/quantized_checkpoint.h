@@ -16,6 +16,10 @@
 
 namespace diffulex_edge {
 
+// Throws Error where no checkpoint can hold the plan's formats: kInvalidArgument for a tensor that two layers want in
+// different ones, kUnsupported for INT4 rows of odd length.
+void check_storable(const QuantizationPlan& plan);
+
 // Everything's place in the file is known from the start: weights can be given in any order, and what is not given is
 // converted or copied by finish(). The folder appears with finish(), and nothing stays behind without it.
 class QuantizedCheckpointWriter {
@@ -35,16 +39,17 @@ class QuantizedCheckpointWriter {
   // A tensor of `rewritten`, float32.
   void write_floats(const std::string& tensor, std::span<const float> values);
 
-  // Writes the rest, config.json with `config` noted, and the tokenizer; returns the bytes of model.safetensors.
+  // Writes the rest, config.json with the plan noted, and the tokenizer; of a module, which has no folder, only the
+  // weights. Returns the bytes of model.safetensors.
   // Errors: kInternal for a tensor of `rewritten` that was not given, otherwise as stream_weights.
-  std::int64_t finish(const QuantizationConfig& config, const RunControl& control);
+  std::int64_t finish(const RunControl& control);
 
  private:
   const Model& model_;
   const QuantizationPlan& plan_;
   std::unique_ptr<OutputFolder> folder_;
   std::map<std::string, const LayerPlan*> converted_;  // by tensor: still to be written
-  std::set<std::string> copied_;
+  std::map<std::string, const LayerPlan*> kept_;       // in the format that they have
   std::set<std::string> rewritten_;
   std::map<std::string, std::int64_t> offsets_;
   std::int64_t file_bytes_ = 0;

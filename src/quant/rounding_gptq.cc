@@ -15,8 +15,8 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::int64_t kTileRows = 64;
-constexpr std::int64_t kBlock = 128;  // the paper's B: updates beyond a block are done at once by BLAS
+constexpr std::int64_t kGptqTileRows = 64;
+constexpr std::int64_t kGptqBlock = 128;  // the paper's B: updates beyond a block are done at once by BLAS
 
 struct Factor {
   std::vector<std::int64_t> order;  // column that is rounded i-th
@@ -87,7 +87,7 @@ bool factorize_damped(const InputStatistics& statistics, const GptqOptions& opti
   return false;
 }
 
-struct Worker {
+struct GptqWorker {
   ScaleSearch search;
   std::vector<float> weights;  // [tile, columns], in the order of rounding
   std::vector<float> errors;   // [tile, block]: the paper's E
@@ -107,9 +107,9 @@ class GptqRounder {
         columns_(result.columns),
         static_scales_(options.act_order || options.static_groups || result.scales_per_row() == 1) {}
 
-  void round_tile(std::int64_t first, std::int64_t rows, Worker& worker) const {
+  void round_tile(std::int64_t first, std::int64_t rows, GptqWorker& worker) const {
     worker.weights.resize(static_cast<std::size_t>(rows * columns_));
-    worker.errors.resize(static_cast<std::size_t>(rows * kBlock));
+    worker.errors.resize(static_cast<std::size_t>(rows * kGptqBlock));
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* source = weight_.data() + (first + r) * columns_;
       float* target = worker.weights.data() + r * columns_;
@@ -122,15 +122,16 @@ class GptqRounder {
         }
       }
     }
-    for (std::int64_t begin = 0; begin < columns_; begin += kBlock) {
-      const std::int64_t count = std::min(kBlock, columns_ - begin);
+    for (std::int64_t begin = 0; begin < columns_; begin += kGptqBlock) {
+      const std::int64_t count = std::min(kGptqBlock, columns_ - begin);
       for (std::int64_t r = 0; r < rows; ++r) {
-        round_block(first + r, begin, count, worker.weights.data() + r * columns_, worker.errors.data() + r * kBlock,
-                    worker.search);
+        round_block(first + r, begin, count, worker.weights.data() + r * columns_,
+                    worker.errors.data() + r * kGptqBlock, worker.search);
       }
       const std::int64_t end = begin + count;
-      multiply({.m = rows, .n = columns_ - end, .k = count, .alpha = -1.0F, .beta = 1.0F}, worker.errors.data(), kBlock,
-               factor_.inverse.data() + begin * columns_ + end, columns_, worker.weights.data() + end, columns_);
+      multiply({.m = rows, .n = columns_ - end, .k = count, .alpha = -1.0F, .beta = 1.0F}, worker.errors.data(),
+               kGptqBlock, factor_.inverse.data() + begin * columns_ + end, columns_, worker.weights.data() + end,
+               columns_);
     }
   }
 
@@ -192,11 +193,11 @@ RoundedWeight round_gptq(std::span<const float> weight, std::int64_t rows, std::
   check_finite(weight, columns);
   IntegerWeight integers(rows, columns, format);
   const GptqRounder rounder(weight, format, options, factor, importance, integers);
-  std::vector<Worker> workers(thread_count(control));
-  parallel_for(static_cast<std::size_t>((rows + kTileRows - 1) / kTileRows), control,
+  std::vector<GptqWorker> workers(thread_count(control));
+  parallel_for(static_cast<std::size_t>((rows + kGptqTileRows - 1) / kGptqTileRows), control,
                [&](std::size_t tile, std::size_t worker) {
-                 const std::int64_t first = static_cast<std::int64_t>(tile) * kTileRows;
-                 rounder.round_tile(first, std::min(kTileRows, rows - first), workers[worker]);
+                 const std::int64_t first = static_cast<std::int64_t>(tile) * kGptqTileRows;
+                 rounder.round_tile(first, std::min(kGptqTileRows, rows - first), workers[worker]);
                });
   RoundedWeight result{.method = RoundingMethod::GPTQ};
   pack(integers, format, result);

@@ -17,10 +17,10 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::int64_t kTileRows = 64;
-constexpr std::int64_t kBlock = 128;
+constexpr std::int64_t kRefineTileRows = 64;
+constexpr std::int64_t kRefineBlock = 128;
 
-struct Worker {
+struct RefineWorker {
   std::vector<float> gradient;         // [tile, columns]: R
   std::vector<float> change;           // [tile, columns]: of E; R before it is made
   std::vector<float> weight_gradient;  // [tile, columns]: W H, where a row has one scale
@@ -36,9 +36,9 @@ class Refiner {
         grid_(integer_grid(format)),
         integers_(integers),
         columns_(integers.columns),
-        block_(integers.scales_per_row() == 1 ? kBlock : std::max(kBlock, integers.run)) {}
+        block_(integers.scales_per_row() == 1 ? kRefineBlock : std::max(kRefineBlock, integers.run)) {}
 
-  void refine_tile(std::int64_t first, std::int64_t rows, int passes, Worker& worker) const {
+  void refine_tile(std::int64_t first, std::int64_t rows, int passes, RefineWorker& worker) const {
     start(first, rows, worker);
     for (int pass = 0; pass < passes; ++pass) {
       bool changed = false;
@@ -58,7 +58,7 @@ class Refiner {
   }
 
  private:
-  void start(std::int64_t first, std::int64_t rows, Worker& worker) const {
+  void start(std::int64_t first, std::int64_t rows, RefineWorker& worker) const {
     const auto size = static_cast<std::size_t>(rows * columns_);
     worker.gradient.resize(size);
     worker.change.resize(static_cast<std::size_t>(rows * std::max(columns_, block_)));
@@ -114,7 +114,7 @@ class Refiner {
   }
 
   bool refine_block(std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t count,
-                    Worker& worker) const {
+                    RefineWorker& worker) const {
     bool changed = false;
     std::fill_n(worker.change.begin(), rows * block_, 0.0F);
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -209,11 +209,11 @@ void refine_rounding(std::span<const float> weight, std::int64_t rows, std::int6
   check_layer(weight, rows, columns, &statistics);
   IntegerWeight integers = unpack(rounded, rows, columns, format);
   const Refiner refiner(weight, format, statistics, integers);
-  std::vector<Worker> workers(thread_count(control));
-  parallel_for(static_cast<std::size_t>((rows + kTileRows - 1) / kTileRows), control,
+  std::vector<RefineWorker> workers(thread_count(control));
+  parallel_for(static_cast<std::size_t>((rows + kRefineTileRows - 1) / kRefineTileRows), control,
                [&](std::size_t tile, std::size_t worker) {
-                 const std::int64_t first = static_cast<std::int64_t>(tile) * kTileRows;
-                 refiner.refine_tile(first, std::min(kTileRows, rows - first), passes, workers[worker]);
+                 const std::int64_t first = static_cast<std::int64_t>(tile) * kRefineTileRows;
+                 refiner.refine_tile(first, std::min(kRefineTileRows, rows - first), passes, workers[worker]);
                });
   pack(integers, format, rounded);
 }

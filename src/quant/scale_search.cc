@@ -31,9 +31,9 @@ constexpr std::size_t kHqqMultiple = 16;  // of the kernel's length
 
 float largest_magnitude(std::span<const float> weights) { return kernels::f32_abs_max(weights.data(), weights.size()); }
 
-// The least scale that clips nothing; INT8 is by magnitude alone, as the stored format defines it.
+// The least scale that clips nothing; a grid of 8 bits is by magnitude only, as the stored format defines it.
 float nearest_scale(std::span<const float> weights, const IntegerGrid& grid, float largest) {
-  if (grid.low < -8.0F) {
+  if (grid.low <= -128.0F) {
     return storable_scale(largest / grid.high, grid.scale_type);
   }
   const kernels::MinMax range = kernels::f32_min_max(weights.data(), weights.size());
@@ -63,14 +63,13 @@ float fit_scale(std::span<const float> weights, std::span<const float> importanc
 }  // namespace
 
 IntegerGrid integer_grid(const WeightFormat& format) {
-  switch (format.element) {
-    case ElementType::kI8:
-      return {.low = -128.0F, .high = 127.0F, .scale_type = format.scale_type};
-    case ElementType::kI4:
-      return {.low = -8.0F, .high = 7.0F, .scale_type = format.scale_type};
-    default:
-      throw Error(ErrorCode::kInternal, to_string(format), "has no integers");
+  if (!format.is_grid()) {
+    throw Error(ErrorCode::kInternal, to_string(format), "has no integers");
   }
+  const ElementTraits& element = traits(format.element);
+  return {.low = static_cast<float>(element.low),
+          .high = static_cast<float>(element.high),
+          .scale_type = format.scale_type};
 }
 
 float storable_scale(float scale, ElementType type) {
@@ -222,7 +221,7 @@ void round_row(std::span<const float> weights, std::span<const float> importance
     const std::span<const float> group = weights.subspan(begin, size);
     const float scale =
         search.find(method, group, importance.empty() ? importance : importance.subspan(begin, size), grid);
-    if (format.element == ElementType::kI8) {
+    if (format.bits() == 8) {
       kernels::f32_to_i8_rtn(group.data(), reinterpret_cast<std::int8_t*>(values + begin), size, scale);
     } else {
       kernels::f32_to_i4_rtn(group.data(), reinterpret_cast<std::uint8_t*>(values + begin / 2), size, scale);

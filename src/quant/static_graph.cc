@@ -21,8 +21,8 @@ float silu(float x) { return x / (1.0F + std::exp(-x)); }
 
 }  // namespace
 
-const GraphActivations& observed_ranges(const Graph& graph, const QuantizationConfig& config) {
-  const auto& found = config.graph_activations;
+const GraphActivations& observed_ranges(const Graph& graph, const CalibrationFindings& findings) {
+  const auto& found = findings.graph;
   if (!found || found->values.size() != graph.nodes().size()) {
     throw Error(ErrorCode::kInvalidArgument, "mode static", "needs the ranges of all activations",
                 "give calibration data (--calibration FILE)");

@@ -1,4 +1,4 @@
-// Mode static where every value of a model's graph is an integer (QuantizationConfig::static_everywhere).
+// Mode static where every value of a model's graph is an integer (QuantizationPlan::is_static_everywhere).
 #pragma once
 
 #include <span>
@@ -10,7 +10,7 @@
 namespace diffulex_edge {
 
 // What calibration observed. Throws Error{kInvalidArgument} where there is nothing for this graph, or no true ranges.
-const GraphActivations& observed_ranges(const Graph& graph, const QuantizationConfig& config);
+const GraphActivations& observed_ranges(const Graph& graph, const CalibrationFindings& findings);
 
 // Of one attention's scores. Throws Error{kInvalidArgument} where they were not observed.
 const ActivationRange& observed_scores(const GraphActivations& observed, ValueId attention);

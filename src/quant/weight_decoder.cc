@@ -8,6 +8,7 @@
 #include "diffulex_edge/error.h"
 #include "quant/integer_weight.h"
 #include "quant/kernels/kernels.h"
+#include "quant/weight_check.h"
 
 namespace diffulex_edge {
 namespace {
@@ -30,7 +31,7 @@ void decode_integers(const WeightFormat& format, const std::byte* values, const 
   for (std::int64_t begin = 0; begin < columns; begin += run) {
     const float scale = scale_at(format, scales, begin / run);
     const std::int64_t end = std::min(columns, begin + run);
-    if (format.element == ElementType::kI8) {
+    if (format.bits() == 8) {
       const auto* q = reinterpret_cast<const std::int8_t*>(values);
       for (std::int64_t i = begin; i < end; ++i) {
         target[i] = static_cast<float>(q[i]) * scale;
@@ -58,11 +59,11 @@ void decode_rows(const WeightFormat& format, std::span<const std::byte> values, 
     case ElementType::kBF16:
       kernels::bf16_to_f32(reinterpret_cast<const std::uint16_t*>(values.data()), target.data(), count);
       return;
-    case ElementType::kI8:
-    case ElementType::kI4:
+    default:
       break;
-    case ElementType::kI32:
-      throw Error(ErrorCode::kInternal, {}, "i32 is no format of a weight");
+  }
+  if (!format.is_grid()) {
+    throw Error(ErrorCode::kInternal, {}, to_string(format) + " has no integers with scales");
   }
   const std::int64_t value_bytes = format.row_bytes(columns);
   const std::int64_t scale_bytes = format.scales_per_row(columns) * format.scale_bytes();
@@ -87,11 +88,19 @@ void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t 
     const auto scale_bytes =
         static_cast<std::size_t>(source.format.scales_per_row(source.columns) * source.format.scale_bytes());
     scales = source.scales->bytes.subspan(begin * scale_bytes, count * scale_bytes);
+    check_scales(source, row_begin * source.format.scales_per_row(source.columns), scales);
   }
   decode_rows(source.format, values, scales, rows, source.columns, target);
+  source.check();
+  if (source.scales == nullptr) {
+    check_values(source, row_begin, target.first(count * static_cast<std::size_t>(source.columns)));
+  }
 }
 
 std::vector<float> load_scales(std::span<const std::byte> scales, ElementType type) {
+  if (scales.empty()) {
+    return {};
+  }
   std::vector<float> result(scales.size() / (type == ElementType::kF32 ? 4 : 2));
   if (type == ElementType::kF32) {
     std::memcpy(result.data(), scales.data(), scales.size());

@@ -6,7 +6,9 @@
 #include <string>
 
 #include "diffulex_edge/error.h"
+#include "quant/codebook.h"
 #include "quant/kernels/kernels.h"
+#include "quant/weight_check.h"
 
 namespace diffulex_edge {
 namespace {
@@ -26,9 +28,15 @@ class RowEncoder {
   void encode(std::int64_t row, std::byte* values, std::byte* scales) {
     load(row);
     const float* weights = scratch_.row.data();
-    const float largest = kernels::f32_abs_max(weights, columns_);
-    if (!std::isfinite(largest)) {
-      fail_at(row, [](float value) { return !std::isfinite(value); }, "is not finite", "the checkpoint is broken");
+    const float largest = check_values(source_, row, scratch_.row);
+    if (format_.is_grid()) {
+      round_row(scratch_.row, {}, format_, options_.method, scratch_.search, values, scales);
+      return;
+    }
+    if (format_.has_codebook()) {
+      assign_palette(scratch_.row, options_.codebooks->of_row(row),
+                     {values, static_cast<std::size_t>(format_.row_bytes(source_.columns))});
+      return;
     }
     switch (format_.element) {
       case ElementType::kF32:
@@ -40,11 +48,7 @@ class RowEncoder {
       case ElementType::kBF16:
         kernels::f32_to_bf16(weights, reinterpret_cast<std::uint16_t*>(values), columns_);
         return;
-      case ElementType::kI8:
-      case ElementType::kI4:
-        round_row(scratch_.row, {}, format_, options_.method, scratch_.search, values, scales);
-        return;
-      case ElementType::kI32:
+      default:
         break;
     }
     throw Error(ErrorCode::kInternal, source_.values->where(), "no weight is stored as " + to_string(format_.element));
@@ -78,21 +82,10 @@ class RowEncoder {
     } else if (options_.saturate_fp16) {
       kernels::f32_to_f16_saturate(scratch_.row.data(), target, columns_);
     } else {
-      fail_at(
-          row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; }, "does not fit in FP16 (65504)",
-          "exclude the layer, or saturate with --saturate-fp16");
+      fail_at_element(
+          source_, row, scratch_.row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; },
+          "does not fit in FP16 (65504)", "exclude the layer, or saturate with --saturate-fp16");
     }
-  }
-
-  template <typename Predicate>
-  [[noreturn]] void fail_at(std::int64_t row, Predicate wrong, const std::string& what,
-                            const std::string& advice) const {
-    const auto position = std::ranges::find_if(scratch_.row, wrong);
-    const auto column = position - scratch_.row.begin();
-    throw Error(ErrorCode::kBadFile, source_.values->where(),
-                "element [" + std::to_string(row) + ", " + std::to_string(column) + "] = " + std::to_string(*position) +
-                    " " + what,
-                advice);
   }
 
   const StoredWeight& source_;
@@ -101,27 +94,6 @@ class RowEncoder {
   EncodeScratch& scratch_;
   std::size_t columns_;
 };
-
-// Scales of a quantized checkpoint must be what the runtimes take: finite, positive, normal.
-void check_scales(const StoredWeight& source, std::span<const std::byte> scales, std::int64_t first) {
-  const bool wide = source.scales->dtype == DType::kF32;
-  const std::size_t size = wide ? 4 : 2;
-  for (std::size_t i = 0; i < scales.size() / size; ++i) {
-    float scale = 0.0F;
-    if (wide) {
-      std::memcpy(&scale, scales.data() + i * size, size);
-    } else {
-      std::uint16_t bits = 0;
-      std::memcpy(&bits, scales.data() + i * size, size);
-      scale = kernels::scalar::bf16_to_f32_one(bits);
-    }
-    if (!std::isnormal(scale) || scale < 0.0F) {
-      throw Error(ErrorCode::kBadFile, source.scales->where(),
-                  "scale " + std::to_string(first + static_cast<std::int64_t>(i)) + " = " + std::to_string(scale) +
-                      " is not a positive, normal number");
-    }
-  }
-}
 
 void copy_quantized(const StoredWeight& source, std::int64_t row_begin, std::int64_t rows, std::span<std::byte> values,
                     std::span<std::byte> scales) {
@@ -132,7 +104,8 @@ void copy_quantized(const StoredWeight& source, std::int64_t row_begin, std::int
   };
   part(source.values->bytes, values);
   part(source.scales->bytes, scales);
-  check_scales(source, scales, row_begin * source.format.scales_per_row(source.columns));
+  source.check();
+  check_scales(source, row_begin * source.format.scales_per_row(source.columns), scales);
 }
 
 }  // namespace
@@ -153,6 +126,7 @@ void encode_rows(const StoredWeight& source, const WeightFormat& format, const E
   for (std::int64_t i = 0; i < rows; ++i) {
     encoder.encode(row_begin + i, values.data() + i * value_bytes, scales.data() + i * scale_bytes);
   }
+  source.check();
 }
 
 }  // namespace diffulex_edge

@@ -20,9 +20,12 @@ struct EncodeScratch {
   ScaleSearch search;
 };
 
+struct Codebooks;
+
 struct EncodeOptions {
   RoundingMethod method = RoundingMethod::RTN;  // of quantized formats: RTN, MSE or HQQ
   bool saturate_fp16 = false;
+  const Codebooks* codebooks = nullptr;  // of a format that has them: those of the weight
 };
 
 // Encodes rows [row_begin, row_begin + rows). `values` and `scales` have exactly the bytes that `format` asks for and

@@ -130,13 +130,12 @@ std::string activation_range_chart(const std::vector<LayerStatistics>& statistic
 std::string activation_noise_chart(const std::vector<LayerStatistics>& statistics) {
   const bool with_masked = has_masked(statistics);
   std::vector<LegendEntry> entries;
-  std::string html;
+  std::vector<ScatterChart> charts;
   for (const Panel& panel : panels_of(statistics)) {
     ScatterChart chart{.title = "Input of " + panel.kinds,
                        .x_label = panel.in_blocks ? "block" : "",
                        .y_label = "signal-to-noise in 8 bits (dB)",
                        .series = {},
-                       .reference = {},
                        .x_is_integer = true};
     if (with_masked) {
       chart.series.push_back(noise_series(panel, "masked, scale per token", kMasked,
@@ -152,9 +151,9 @@ std::string activation_noise_chart(const std::vector<LayerStatistics>& statistic
     for (const ChartSeries& series : chart.series) {
       entries.push_back({.name = series.name, .style = series.style});
     }
-    html += scatter_chart(chart);
+    charts.push_back(std::move(chart));
   }
-  return legend(entries, LegendMark::kPoint) + "<div class=\"panels wide\">" + html + "</div>";
+  return legend(entries, LegendMark::kPoint) + "<div class=\"panels wide\">" + scatter_charts(charts) + "</div>";
 }
 
 }  // namespace diffulex_edge

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kRow = 40.0;
 constexpr double kBar = 16.0;
-constexpr std::size_t kLabelLength = 28;
+constexpr std::size_t kBarLabelLength = 28;
 
 }  // namespace
 
@@ -37,7 +37,7 @@ std::string bar_chart(const BarChart& chart) {
   drawing += svg::x_axis(axis, height, chart.x_label);
   double top = 4.0;
   for (const Bar& bar : chart.bars) {
-    drawing += svg::text("2", top + 12.0, "bar-label", svg::shorten(bar.label, kLabelLength));
+    drawing += svg::text("2", top + 12.0, "bar-label", svg::shorten(bar.label, kBarLabelLength));
     drawing += svg::text("100%", top + 12.0, "tick end", bar.text);
     if (std::isfinite(bar.value)) {
       const double begin = std::min(axis.at(0.0), axis.at(bar.value));

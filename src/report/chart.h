@@ -18,6 +18,7 @@ enum class Style { kGrey, kBlue, kGreen, kOrange, kPurple, kRed, kTeal };
 struct LegendEntry {
   std::string name;
   Style style = Style::kGrey;
+  bool is_hollow = false;  // a point's outline only
 };
 enum class LegendMark { kPoint, kArea };
 std::string legend(const std::vector<LegendEntry>& entries, LegendMark mark);
@@ -27,9 +28,6 @@ struct ChartPoint {
   double y = 0.0;
   std::string label;    // beside the point; empty: none
   std::string tooltip;  // empty: the label and both values
-  // An interval of y, drawn as a whisker where both are finite.
-  double low = std::numeric_limits<double>::quiet_NaN();
-  double high = std::numeric_limits<double>::quiet_NaN();
 };
 
 struct ChartSeries {
@@ -40,21 +38,17 @@ struct ChartSeries {
   std::vector<ChartPoint> points;
 };
 
-struct ReferenceLine {
-  double y = 0.0;
-  std::string label;
-};
-
 // Points and lines over two linear axes.
 struct ScatterChart {
   std::string title;
   std::string x_label;  // with its unit
   std::string y_label;
   std::vector<ChartSeries> series;
-  std::optional<ReferenceLine> reference;
   bool x_is_integer = false;
 };
 std::string scatter_chart(const ScatterChart& chart);
+// Panels that share the vertical axis, so that they can be compared.
+std::string scatter_charts(const std::vector<ScatterChart>& charts);
 
 // Horizontal bars from 0, each under its label; one for each line of a list.
 struct Bar {
@@ -71,6 +65,32 @@ struct BarChart {
 };
 std::string bar_chart(const BarChart& chart);
 
+// Points with their intervals along a horizontal axis, a row for each under its label, in panels that share the axis. A
+// dashed line marks 0.
+struct IntervalRow {
+  std::string label;
+  double value = 0.0;
+  // Drawn as a whisker where both are finite.
+  double low = std::numeric_limits<double>::quiet_NaN();
+  double high = std::numeric_limits<double>::quiet_NaN();
+  std::string text;  // at the row's right end
+  Style style = Style::kGrey;
+  std::string tooltip;
+  bool is_hollow = false;
+};
+struct IntervalPanel {
+  std::string title;
+  std::vector<IntervalRow> rows;
+};
+struct IntervalChart {
+  std::string x_label;
+  std::vector<IntervalPanel> panels;
+  // The axis covers [-least_extent, least_extent] at least: differences that are small in practice look small.
+  double least_extent = 0.0;
+};
+// The panels' figures, without a box around them.
+std::string interval_chart(const IntervalChart& chart);
+
 // Vertical bars by a position such as the layer's index, in panels that share their axes.
 struct Column {
   std::int64_t position = 0;
@@ -86,10 +106,12 @@ struct ColumnChart {
   std::string x_label;
   std::string y_label;
   std::vector<ColumnPanel> panels;
-  std::optional<ReferenceLine> reference;
+  std::optional<double> reference;  // a dashed line at this value
 
   // The panel of that title, made where there is none.
   ColumnPanel& panel(const std::string& panel_title);
+  // Takes out the panels whose columns all look the same, and returns their titles: such a panel shows nothing.
+  std::vector<std::string> take_uniform_panels();
 };
 std::string column_chart(const ColumnChart& chart);
 

@@ -10,17 +10,18 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kHeight = 130.0;
+constexpr double kColumnHeight = 130.0;
 
-struct Extent {
+struct ColumnExtent {
   std::int64_t first = 0;
   std::int64_t last = 0;
   double low = 0.0;
   double high = 0.0;
 };
 
-Extent extent_of(const ColumnChart& chart) {
-  Extent extent{.first = std::numeric_limits<std::int64_t>::max(), .last = std::numeric_limits<std::int64_t>::min()};
+ColumnExtent extent_of(const ColumnChart& chart) {
+  ColumnExtent extent{.first = std::numeric_limits<std::int64_t>::max(),
+                      .last = std::numeric_limits<std::int64_t>::min()};
   for (const ColumnPanel& panel : chart.panels) {
     for (const Column& column : panel.columns) {
       extent.first = std::min(extent.first, column.position);
@@ -34,9 +35,9 @@ Extent extent_of(const ColumnChart& chart) {
   if (extent.first > extent.last) {
     extent.first = extent.last = 0;
   }
-  if (chart.reference && std::isfinite(chart.reference->y)) {
-    extent.low = std::min(extent.low, chart.reference->y);
-    extent.high = std::max(extent.high, chart.reference->y);
+  if (chart.reference && std::isfinite(*chart.reference)) {
+    extent.low = std::min(extent.low, *chart.reference);
+    extent.high = std::max(extent.high, *chart.reference);
   }
   if (extent.low == extent.high) {
     extent.high = extent.low + 1.0;
@@ -51,11 +52,11 @@ std::string draw_column(const Column& column, const svg::Axis& x, const svg::Axi
   const double left = x.at(position) - width / 2.0;
   if (std::isinf(column.value) && column.value > 0.0) {
     return "<rect class=\"mark hollow " + svg::style_class(column.style) + "\" x=\"" + svg::percent(left) +
-           "\" width=\"" + svg::percent(width) + "\" y=\"0\" height=\"" + svg::pixels(svg::y_at(y, kHeight, 0.0)) +
-           "\">" + svg::title(column.tooltip) + "</rect>";
+           "\" width=\"" + svg::percent(width) + "\" y=\"0\" height=\"" +
+           svg::pixels(svg::y_at(y, kColumnHeight, 0.0)) + "\">" + svg::title(column.tooltip) + "</rect>";
   }
-  const double base = svg::y_at(y, kHeight, 0.0);
-  const double end = svg::y_at(y, kHeight, column.value);
+  const double base = svg::y_at(y, kColumnHeight, 0.0);
+  const double end = svg::y_at(y, kColumnHeight, column.value);
   return svg::area(left, width, std::min(base, end), std::fabs(base - end), column.style, column.tooltip);
 }
 
@@ -66,14 +67,28 @@ ColumnPanel& ColumnChart::panel(const std::string& panel_title) {
   return found != panels.end() ? *found : panels.emplace_back(ColumnPanel{.title = panel_title, .columns = {}});
 }
 
+std::vector<std::string> ColumnChart::take_uniform_panels() {
+  std::vector<std::string> titles;
+  std::erase_if(panels, [&](const ColumnPanel& panel) {
+    const bool is_uniform = std::ranges::all_of(panel.columns, [&](const Column& column) {
+      return column.value == panel.columns[0].value && column.style == panel.columns[0].style;
+    });
+    if (is_uniform) {
+      titles.push_back(panel.title);
+    }
+    return is_uniform;
+  });
+  return titles;
+}
+
 std::string column_chart(const ColumnChart& chart) {
-  const Extent extent = extent_of(chart);
+  const ColumnExtent extent = extent_of(chart);
   const svg::Axis x = svg::Axis::integers(extent.first, extent.last, 8);
   const svg::Axis y = svg::Axis::to_ticks(extent.low, extent.high, 4);
   std::string html = "<div class=\"panels\">";
   for (const ColumnPanel& panel : chart.panels) {
     std::size_t hidden = 0;
-    std::string drawing = svg::y_axis(y, kHeight) + svg::x_axis(x, kHeight, chart.x_label);
+    std::string drawing = svg::y_axis(y, kColumnHeight) + svg::x_axis(x, kColumnHeight, chart.x_label);
     for (const Column& column : panel.columns) {
       if (std::isnan(column.value) || (std::isinf(column.value) && column.value < 0.0)) {
         ++hidden;
@@ -81,14 +96,14 @@ std::string column_chart(const ColumnChart& chart) {
         drawing += draw_column(column, x, y);
       }
     }
-    if (chart.reference && std::isfinite(chart.reference->y)) {
-      const double at = svg::y_at(y, kHeight, chart.reference->y);
+    if (chart.reference && std::isfinite(*chart.reference)) {
+      const double at = svg::y_at(y, kColumnHeight, *chart.reference);
       drawing += svg::line("0", at, "100%", at, "reference");
     }
     if (panel.columns.empty()) {
-      drawing += svg::text("50%", kHeight / 2.0, "label middle", "no data");
+      drawing += svg::text("50%", kColumnHeight / 2.0, "label middle", "no data");
     }
-    html += svg::figure(panel.title, chart.y_label, drawing, kHeight, svg::not_drawn(hidden));
+    html += svg::figure(panel.title, chart.y_label, drawing, kColumnHeight, svg::not_drawn(hidden));
   }
   return html + "</div>";
 }

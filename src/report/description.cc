@@ -15,11 +15,15 @@ std::string dtype_name(const QuantizationConfig& config) {
 std::string describe(const QuantizationConfig& config) {
   const bool is_mixed = !config.layer_formats.empty();
   std::string text = is_mixed ? "mixed precision" : dtype_name(config);
-  if (is_mixed || config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4) {
+  const FormatRow& row = format_row(config.dtype);
+  if (is_mixed || row.is_quantized()) {
     text += " " + std::string(to_string(config.mode));
   }
-  if (!is_mixed && config.dtype == QuantizationDtype::INT4) {
+  if (!is_mixed && row.takes_groups) {
     text += config.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(config.group_size);
+  }
+  if (config.palette_group != 0 && (is_mixed || row.has_codebook())) {
+    text += ", a table for every " + std::to_string(config.palette_group) + " rows";
   }
   if (config.method != RoundingMethod::RTN) {
     text += ", rounded by " + std::string(to_string(config.method));

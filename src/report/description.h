@@ -18,7 +18,7 @@ std::string dtype_name(const QuantizationConfig& config);
 std::string describe(const QuantizationConfig& config);
 // "bidirectional", "block-causal, blocks of 4"
 std::string describe_mask(std::int64_t block_length);
-// "0.0012 ± 0.0003"; without an interval the mean alone.
+// "0.0012 ± 0.0003"; without an interval only the mean.
 std::string with_interval(const Estimate& estimate, int decimals);
 
 // Of all types together.

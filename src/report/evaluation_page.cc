@@ -1,55 +1,38 @@
 // What an evaluation found, as a page.
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <tuple>
 
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/chart.h"
 #include "report/description.h"
+#include "report/difference.h"
 #include "report/html_page.h"
 #include "report/layer_charts.h"
 #include "report/provenance.h"
 #include "report/svg.h"
 #include "report/text_table.h"
+#include "report/verdict.h"
 
 namespace diffulex_edge {
 namespace {
 
 std::string percent(double share) { return format_number(100.0 * share, 1) + "%"; }
 
-// "+0.0012", "−0.0003"
-std::string with_sign(double value, int decimals) {
-  const std::string text = format_number(std::fabs(value), decimals);
-  return (value < 0.0 ? "−" : "+") + text;
-}
-
-std::string half_width(const Estimate& estimate, int decimals) {
-  return std::isfinite(estimate.low) ? " ± " + format_number((estimate.high - estimate.low) / 2.0, decimals) : "";
-}
-
-std::string set_name(const std::string& label) {
-  if (label == "next") {
-    return "next token";
-  }
-  return label == "bound" ? label : "set " + label;
-}
-
 std::string short_name(const QuantizationConfig& config) {
   std::string name = dtype_name(config);
-  if (config.layer_formats.empty() && config.dtype == QuantizationDtype::INT4) {
+  if (config.layer_formats.empty() && format_row(config.dtype).takes_groups) {
     name += config.group_size == 0 ? " channel" : " g" + std::to_string(config.group_size);
   }
-  return name;
-}
-
-std::int64_t original_bytes(const QuantizationPlan& plan) {
-  QuantizationPlan plain = plan;
-  for (LayerPlan& layer : plain.layers) {
-    layer.format = float_format(ElementType::kF32);
-  }
-  return planned_bytes(plain);
+  return config.method == RoundingMethod::RTN ? name : name + " " + std::string(to_string(config.method));
 }
 
 // The set where `value` is largest.
@@ -82,27 +65,31 @@ std::vector<Tile> loss_tiles(const std::vector<SetResult>& sets) {
 std::vector<Tile> comparison_tiles(const EvaluationReport& report) {
   const auto comparison = [](const SetResult& set) { return set.comparison.value_or(ReferenceComparison()); };
   const std::vector<SetResult>& sets = report.result.sets;
-  const auto increase = [&](const SetResult& set) { return comparison(set).loss_increase.mean; };
   const auto kl = [&](const SetResult& set) { return comparison(set).kl_divergence.mean; };
   const auto disagreement = [&](const SetResult& set) { return 1.0 - comparison(set).agreement; };
   const auto flips = [&](const SetResult& set) { return comparison(set).commit_flip_rate; };
   std::vector<Tile> tiles;
   add_size_tile(tiles, report);
   const std::string of = sets.size() > 1 ? "worst: " : "";
-  const SetResult& loss = worst(sets, increase);
+  const SetResult& loss = worst_loss(sets);
+  const Estimate increase = comparison(loss).loss_increase;
+  const bool is_none = difference_of(increase) == Difference::kNone;
   tiles.push_back({.name = "Loss increase",
-                   .value = with_sign(increase(loss), 4),
-                   .note = "nats" + half_width(comparison(loss).loss_increase, 4) + ", " + of + set_name(loss.label)});
+                   .value = with_sign(increase.mean, 4),
+                   .note = "nats" + half_width(increase, 4) + ", " + of + set_name(loss.label) +
+                           (is_none ? ": no measurable difference" : "")});
   const SetResult& divergence = worst(sets, kl);
   tiles.push_back({.name = "KL divergence",
                    .value = format_number(kl(divergence), 5),
-                   .note = "nats, " + of + set_name(divergence.label)});
+                   .note = "nats between predictions, " + of + set_name(divergence.label)});
   const SetResult& agreement = worst(sets, disagreement);
   tiles.push_back({.name = "Same best token",
                    .value = percent(1.0 - disagreement(agreement)),
-                   .note = of + set_name(agreement.label)});
+                   .note = "of positions, " + of + set_name(agreement.label)});
   const SetResult& flip = worst(sets, flips);
-  tiles.push_back({.name = "Commits that flip", .value = percent(flips(flip)), .note = of + set_name(flip.label)});
+  tiles.push_back({.name = "Commits that flip",
+                   .value = percent(flips(flip)),
+                   .note = "of tokens that decoding fills first, " + of + set_name(flip.label)});
   return tiles;
 }
 
@@ -110,7 +97,8 @@ std::string loss_table(const std::vector<SetResult>& sets) {
   std::vector<std::string> header = {"set", "tokens", "loss (nats)", "perplexity", "accuracy"};
   const bool compared = !sets.empty() && sets.front().comparison;
   if (compared) {
-    for (const char* column : {"reference", "increase", "KL (nats)", "same best token", "commits flipped"}) {
+    for (const char* column :
+         {"reference", "increase", "in words", "KL (nats)", "same best token", "commits flipped"}) {
       header.emplace_back(column);
     }
   }
@@ -120,7 +108,8 @@ std::string loss_table(const std::vector<SetResult>& sets) {
                                     svg::number(std::exp(set.loss.mean)), percent(set.accuracy)};
     if (set.comparison) {
       row.push_back(format_number(set.comparison->reference_loss.mean, 4));
-      row.push_back(with_sign(set.comparison->loss_increase.mean, 4) + half_width(set.comparison->loss_increase, 4));
+      row.push_back(signed_estimate(set.comparison->loss_increase, 4));
+      row.push_back(in_words(difference_of(set.comparison->loss_increase)));
       row.push_back(with_interval(set.comparison->kl_divergence, 5));
       row.push_back(percent(set.comparison->agreement));
       row.push_back(percent(set.comparison->commit_flip_rate));
@@ -130,67 +119,147 @@ std::string loss_table(const std::vector<SetResult>& sets) {
   return html_table(header, rows);
 }
 
-// A format's loss on one set. The whisker is the increase's interval: that of the loss itself says how much sequences
-// differ, not formats.
-ChartPoint loss_point(const SetResult& set, std::int64_t bytes, const std::string& label, const std::string& name) {
-  ChartPoint point{.x = to_mib(bytes), .y = set.loss.mean, .label = label, .tooltip = {}};
-  if (set.comparison) {
-    const Estimate& increase = set.comparison->loss_increase;
-    const double reference = set.comparison->reference_loss.mean;
-    point.low = reference + increase.low;
-    point.high = reference + increase.high;
-    point.tooltip = name + ": " + format_bytes(bytes) + ", loss " + format_number(set.loss.mean, 4) + " (" +
-                    with_sign(increase.mean, 4) + half_width(increase, 4) + "), KL " +
-                    svg::number(set.comparison->kl_divergence.mean);
+// What the loss table's words mean, those that occur.
+Facts loss_terms(const std::vector<SetResult>& sets) {
+  const auto has = [&](std::string_view label) {
+    return std::ranges::any_of(sets, [&](const SetResult& set) { return set.label == label; });
+  };
+  Facts terms = {{"loss", "mean cross-entropy of the right tokens in nats (natural logarithms); less is better"},
+                 {"±", "half of the 95% confidence interval, from how much sequences differ; one sequence has none"},
+                 {"perplexity", "e to the power of the loss: between how many tokens the model wavers"}};
+  if (std::ranges::any_of(sets, [](const SetResult& set) { return std::isdigit(set.label.front()) != 0; })) {
+    terms.emplace_back("15, 50, …", "a set of sequences, named by how many percent of its tokens are masked");
   }
-  return point;
+  if (has("bound")) {
+    terms.emplace_back(
+        "bound",
+        "the loss at random mask ratios, weighted so that its mean is an upper bound of −log p(text) for "
+        "each token: the figure in which diffusion models are compared with others");
+  }
+  if (has("next")) {
+    terms.emplace_back("next", "the loss of the next token, as for autoregressive models");
+  }
+  if (!sets.empty() && sets.front().comparison) {
+    terms.emplace_back("increase",
+                       "loss minus the reference's, token by token; where its interval holds zero, these data show no "
+                       "difference, whatever the sign");
+    terms.emplace_back("KL",
+                       "Kullback-Leibler divergence of the predictions from the reference's: 0 where they are the "
+                       "same; it sees changes that the loss does not");
+    terms.emplace_back("same best token", "positions where both models give the highest probability to the same token");
+    terms.emplace_back("commits flipped",
+                       "a decoder fills in first what the model is surest of: of the surest quarter of the reference's "
+                       "positions, those where this model would fill another position, or another token");
+  }
+  return terms;
 }
+
+// A format's cost on one set.
+IntervalRow increase_row(const SetResult& set, const std::string& label, const std::string& name, std::int64_t bytes,
+                         Style style) {
+  const ReferenceComparison comparison = set.comparison.value_or(ReferenceComparison());
+  const Estimate& increase = comparison.loss_increase;
+  const Difference difference = difference_of(increase);
+  const double divergence = comparison.kl_divergence.mean;
+  const std::string kl = std::isfinite(divergence) ? ", KL " + svg::number(divergence) : "";
+  return {.label = label,
+          .value = increase.mean,
+          .low = increase.low,
+          .high = increase.high,
+          .text = difference == Difference::kNone ? "not measurable" : signed_estimate(increase, 4),
+          .style = style,
+          .tooltip = name + ": " + format_bytes(bytes) + ", loss " + format_number(set.loss.mean, 4) + " (" +
+                     signed_estimate(increase, 4) + ", " + in_words(difference) + ")" + kl,
+          .is_hollow = difference == Difference::kNone};
+}
+
+// One format of the chart of loss against size, or this run.
+struct FormatEntry {
+  std::string label;
+  std::string name;
+  std::int64_t bytes = 0;
+  Style style = Style::kGrey;
+  std::vector<SetResult> sets;  // compared with the model in float32
+};
 
 // This run may be one of the formats: it is drawn once.
-bool is_same(const EvaluationReport& report, const FormatResult& format, std::size_t set) {
+bool is_same(const EvaluationReport& report, const FormatResult& format) {
   return report.plan != nullptr && planned_bytes(*report.plan) == format.planned_bytes &&
-         report.result.sets[set].loss.mean == format.sets[set].loss.mean;
+         std::ranges::equal(
+             report.result.sets, format.sets, {}, [](const SetResult& set) { return set.loss.mean; },
+             [](const SetResult& set) { return set.loss.mean; });
 }
 
-ScatterChart loss_chart(const EvaluationReport& report, const FormatComparison& formats, std::size_t set) {
-  const SetResult& own = report.result.sets[set];
-  ScatterChart chart{.title = set_name(own.label),
-                     .x_label = "weights (MiB)",
-                     .y_label = "loss (nats)",
-                     .series = {},
-                     .reference = {}};
-  std::string own_label = "this run";
-  if (!formats.formats.empty()) {
-    const double loss =
-        formats.formats.front().sets[set].comparison.value_or(ReferenceComparison()).reference_loss.mean;
-    chart.reference = ReferenceLine{.y = loss, .label = ""};
-    ChartPoint point{.x = to_mib(formats.original_bytes), .y = loss, .label = "fp32", .tooltip = {}};
-    point.tooltip = "fp32: " + format_bytes(formats.original_bytes) + ", loss " + format_number(loss, 4);
-    chart.series.push_back({.name = "fp32", .style = Style::kGrey, .points = {point}});
-  }
-  for (const FormatResult& format : formats.formats) {
-    if (is_same(report, format, set)) {
-      own_label = "this run, " + short_name(format.config);
-      continue;
+// This run's sets beside the model in float32. Where another reference was asked for, the interval is not known.
+std::vector<SetResult> own_sets(const EvaluationReport& report) {
+  std::vector<SetResult> sets = report.result.sets;
+  const std::vector<SetResult>& others = report.formats->formats.front().sets;
+  for (std::size_t i = 0; i < sets.size(); ++i) {
+    const Estimate loss = others[i].comparison.value_or(ReferenceComparison()).reference_loss;
+    std::optional<ReferenceComparison>& comparison = sets[i].comparison;
+    if (!comparison || comparison->reference_loss.mean != loss.mean) {
+      constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+      sets[i].comparison =
+          ReferenceComparison{.reference_loss = loss,
+                              .loss_increase = {.mean = sets[i].loss.mean - loss.mean, .low = kNan, .high = kNan},
+                              .kl_divergence = {.mean = kNan, .low = kNan, .high = kNan}};
     }
-    // Whiskers of formats of one size would hide each other.
-    ChartPoint point = loss_point(format.sets[set], format.planned_bytes, short_name(format.config), format.name);
-    point.low = point.high = std::numeric_limits<double>::quiet_NaN();
-    chart.series.push_back({.name = format.name, .style = style_of(format.config.dtype), .points = {point}});
   }
-  if (report.plan != nullptr) {
-    chart.series.push_back({.name = "this run",
-                            .style = Style::kPurple,
-                            .points = {loss_point(own, planned_bytes(*report.plan), own_label,
-                                                  "this run, " + describe(report.plan->config))}});
+  return sets;
+}
+
+// Smallest first.
+std::vector<FormatEntry> format_entries(const EvaluationReport& report) {
+  std::vector<FormatEntry> entries;
+  bool has_own = false;
+  for (const FormatResult& format : report.formats->formats) {
+    const bool is_own = is_same(report, format);
+    has_own |= is_own;
+    entries.push_back({.label = short_name(format.config),
+                       .name = is_own ? "this run, " + format.name : format.name,
+                       .bytes = format.planned_bytes,
+                       .style = is_own ? Style::kPurple : style_of(format.config.dtype),
+                       .sets = format.sets});
   }
-  return chart;
+  if (report.plan != nullptr && !has_own) {
+    entries.push_back({.label = short_name(report.plan->config),
+                       .name = "this run, " + describe(report.plan->config),
+                       .bytes = planned_bytes(*report.plan),
+                       .style = Style::kPurple,
+                       .sets = own_sets(report)});
+  }
+  std::ranges::sort(entries, {}, [](const FormatEntry& entry) { return std::tie(entry.bytes, entry.name); });
+  return entries;
+}
+
+std::string format_charts(const EvaluationReport& report, const std::vector<FormatEntry>& entries) {
+  BarChart sizes{.title = "Weights", .x_label = "MiB", .bars = {}};
+  for (const FormatEntry& entry : entries) {
+    sizes.bars.push_back({.label = entry.label,
+                          .value = to_mib(entry.bytes),
+                          .text = format_bytes(entry.bytes),
+                          .style = entry.style,
+                          .tooltip = entry.name + ": " + format_bytes(entry.bytes)});
+  }
+  const std::int64_t original = report.formats->original_bytes;
+  sizes.bars.push_back({.label = "fp32", .value = to_mib(original), .text = format_bytes(original), .tooltip = {}});
+  // A hundredth of a nat is a percent of perplexity.
+  IntervalChart increases{.x_label = "loss increase (nats)", .panels = {}, .least_extent = 0.01};
+  for (std::size_t set = 0; set < report.result.sets.size(); ++set) {
+    IntervalPanel panel{.title = set_name(report.result.sets[set].label), .rows = {}};
+    for (const FormatEntry& entry : entries) {
+      panel.rows.push_back(increase_row(entry.sets[set], entry.label, entry.name, entry.bytes, entry.style));
+    }
+    increases.panels.push_back(std::move(panel));
+  }
+  return "<div class=\"panels\">" + bar_chart(sizes) + interval_chart(increases) + "</div>";
 }
 
 std::string format_table(const FormatComparison& formats) {
   std::vector<std::string> header = {"format", "MiB"};
   for (const SetResult& set : formats.formats.front().sets) {
     header.push_back(set_name(set.label) + ": increase");
+    header.emplace_back("in words");
     header.emplace_back("KL");
   }
   std::vector<std::vector<std::string>> rows;
@@ -198,12 +267,30 @@ std::string format_table(const FormatComparison& formats) {
     std::vector<std::string> row = {describe(format.config), format_number(to_mib(format.planned_bytes), 2)};
     for (const SetResult& set : format.sets) {
       const ReferenceComparison comparison = set.comparison.value_or(ReferenceComparison());
-      row.push_back(with_sign(comparison.loss_increase.mean, 4) + half_width(comparison.loss_increase, 4));
-      row.push_back(svg::number(comparison.kl_divergence.mean));
+      row.push_back(signed_estimate(comparison.loss_increase, 4));
+      row.push_back(in_words(difference_of(comparison.loss_increase)));
+      row.push_back(with_interval(comparison.kl_divergence, 5));
     }
     rows.push_back(std::move(row));
   }
   return html_table(header, rows);
+}
+
+std::string legend_of(const EvaluationReport& report, const std::vector<FormatEntry>& entries) {
+  std::vector<LegendEntry> legend_entries;
+  std::set<Style> named = {style_of(QuantizationDtype::FP32)};
+  for (const FormatRow& row : all_formats()) {
+    const Style style = style_of(row.dtype);
+    const bool occurs = std::ranges::find(entries, style, &FormatEntry::style) != entries.end();
+    if (occurs && named.insert(style).second) {
+      legend_entries.push_back({.name = row.has_codebook() ? "palette" : std::string(row.name), .style = style});
+    }
+  }
+  if (std::ranges::find(entries, Style::kPurple, &FormatEntry::style) != entries.end()) {
+    legend_entries.push_back({.name = "this run: " + describe(report.plan->config), .style = Style::kPurple});
+  }
+  legend_entries.push_back({.name = "hollow: the interval holds zero, no measurable difference", .is_hollow = true});
+  return legend(legend_entries, LegendMark::kPoint);
 }
 
 void add_formats(HtmlPage& page, const EvaluationReport& report) {
@@ -212,26 +299,12 @@ void add_formats(HtmlPage& page, const EvaluationReport& report) {
   }
   page.section(
       "Loss against size",
-      "Every format with all linear layers in it, weights rounded to nearest, and the embedding and the head as "
-      "in this run. The dashed line is the model in float32; the star's whisker is the 95% interval of this run's "
-      "difference to it, those of the others are in the table.");
-  std::vector<LegendEntry> entries = {{"fp32", Style::kGrey}};
-  for (const QuantizationDtype dtype : {QuantizationDtype::FP16, QuantizationDtype::INT8, QuantizationDtype::INT4}) {
-    const bool occurs = std::ranges::any_of(report.formats->formats,
-                                            [=](const FormatResult& format) { return format.config.dtype == dtype; });
-    if (occurs) {
-      entries.push_back({std::string(to_string(dtype)), style_of(dtype)});
-    }
-  }
-  if (report.plan != nullptr) {
-    entries.push_back({"this run: " + describe(report.plan->config), Style::kPurple});
-  }
-  page.add(legend(entries, LegendMark::kPoint) + "<div class=\"panels wide\">");
-  for (std::size_t set = 0; set < report.result.sets.size(); ++set) {
-    page.add(scatter_chart(loss_chart(report, *report.formats, set)));
-  }
-  page.add("</div>");
+      "By how much the loss exceeds that of the model in float32 (the dashed line), on one scale for all sets, "
+      "smallest weights first. Each format has all linear layers in it, rounded to nearest, with the embedding "
+      "and the head as in this run. Whiskers are 95% confidence intervals.");
   if (!report.formats->formats.empty()) {
+    const std::vector<FormatEntry> entries = format_entries(report);
+    page.add(legend_of(report, entries) + format_charts(report, entries));
     page.details("The figures as a table", format_table(*report.formats));
   }
   for (const LeftOutFormat& format : report.formats->left_out) {
@@ -261,8 +334,9 @@ void add_layers(HtmlPage& page, const EvaluationReport& report) {
   }
   page.section(
       "Layers",
-      "How far each linear layer's output is from the reference's, the errors of earlier layers included: every "
-      "6 dB more is half the error. Hollow: no error at all.");
+      "How far each linear layer's output is from the reference's, the errors of earlier layers included, as a "
+      "signal-to-noise ratio: every 6 dB more is half the error. Hollow: no error at all. Block: one layer of the "
+      "transformer, from 0.");
   if (report.plan != nullptr) {
     std::vector<SizedLayer> linear;
     for (const SizedLayer& layer : sized_layers(*report.plan)) {
@@ -297,14 +371,13 @@ std::string subtitle_of(const EvaluationReport& report) {
 
 std::string to_html(const EvaluationReport& report) {
   HtmlPage page(last_part(report.model.path), subtitle_of(report));
+  page.verdict(verdict(report));
   page.tiles(report.reference.empty() || report.result.sets.empty() ? loss_tiles(report.result.sets)
                                                                     : comparison_tiles(report));
   page.warnings(report.warnings);
-  page.section(
-      "Loss",
-      "Mean cross-entropy, ± half of a 95% confidence interval by sequences. Numbers name sets by their masked "
-      "tokens in percent; “bound” is the Monte Carlo bound on −log p for each token, “next” the next token.");
+  page.section("Loss");
   page.add(loss_table(report.result.sets));
+  page.terms(loss_terms(report.result.sets));
   add_formats(page, report);
   add_layers(page, report);
   add_sizes(page, report);

@@ -6,11 +6,13 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/printable.h"
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/description.h"
 #include "report/provenance.h"
 #include "report/text_table.h"
+#include "report/verdict.h"
 
 namespace diffulex_edge {
 namespace {
@@ -103,6 +105,9 @@ std::string to_json(const EvaluationReport& report) {
     json["dtype"] = dtype_name(config);
     json["mode"] = to_string(config.mode);
     json["group_size"] = config.group_size;
+    if (config.palette_group != 0) {
+      json["palette_group"] = config.palette_group;
+    }
     json["method"] = to_string(config.method);
     json["planned_bytes"] = planned_bytes(*report.plan);
   } else {
@@ -143,7 +148,7 @@ std::string to_text(const EvaluationReport& report) {
   if (compared) {
     text += "against " + report.reference + "\n";
   }
-  text += "\n";
+  text += verdict(report) + "\n\n";
   std::vector<std::string> header = {"set", "tokens", "loss (nats)", "accuracy"};
   if (compared) {
     for (const char* column : {"reference", "increase", "KL", "agreement", "flips"}) {
@@ -178,7 +183,7 @@ std::string to_text(const EvaluationReport& report) {
   for (const std::string& warning : report.warnings) {
     text += "\nwarning: " + warning;
   }
-  return text;
+  return printable_lines(text);
 }
 
 }  // namespace diffulex_edge

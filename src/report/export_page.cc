@@ -1,15 +1,18 @@
 // What an export did, as a page.
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/description.h"
+#include "report/export_description.h"
 #include "report/html_page.h"
 #include "report/layer_charts.h"
 #include "report/provenance.h"
 #include "report/text_table.h"
+#include "report/verdict.h"
 
 namespace diffulex_edge {
 namespace {
@@ -19,8 +22,8 @@ std::vector<Tile> tiles_of(const ExportMetadata& metadata) {
            .value = format_bytes(metadata.file_bytes),
            .note = format_count(metadata.file_bytes) + " bytes"},
           {.name = "Weights",
-           .value = format_mib(metadata.quantized_memory_mb),
-           .note = format_mib(metadata.original_memory_mb) + " in FP32"},
+           .value = format_megabytes(metadata.quantized_memory_mb),
+           .note = format_megabytes(metadata.original_memory_mb) + " in FP32"},
           {.name = "Smaller than FP32",
            .value = format_number(metadata.compression_ratio(), 2) + "x",
            .note = format_number(metadata.memory_reduction_pct(), 1) + "% less"},
@@ -38,30 +41,42 @@ std::string subtitle_of(const ExportReport& report) {
   return text + ", activations " + report.metadata.activation_dtype;
 }
 
+// One value of a description, for a person.
+std::string cell_of(const nlohmann::ordered_json& value) {
+  if (value.is_number_integer()) {
+    return format_count(value.get<std::int64_t>());
+  }
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
+
 std::string layer_table(const std::vector<StoredLayer>& layers) {
+  const std::vector<std::string> keys = {"layer",  "tensor", "rows",   "columns",     "source",
+                                         "format", "method", "kernel", "stored_bytes"};
   std::vector<std::vector<std::string>> rows;
   for (const StoredLayer& layer : layers) {
-    const LayerPlan& plan = layer.plan;
-    rows.push_back({plan.layer, plan.tensor, std::to_string(plan.rows) + " × " + std::to_string(plan.columns),
-                    to_string(plan.source), to_string(plan.format), layer.kernel, format_count(layer.stored_bytes)});
+    const nlohmann::ordered_json description = describe(layer);
+    std::vector<std::string>& row = rows.emplace_back();
+    for (const std::string& key : keys) {
+      row.push_back(cell_of(description.value(key, nlohmann::ordered_json())));
+    }
   }
-  return html_table({"layer", "tensor", "shape", "source", "stored", "kernel", "bytes"}, rows);
+  return html_table(keys, rows);
 }
 
 void add_placement(HtmlPage& page, const Placement& placement) {
-  const std::int64_t on_device = total(placement.device);
+  const std::int64_t on_npu = total(placement.npu);
   const std::int64_t on_host = total(placement.host);
-  page.section("Where operators run",
-               format_count(on_device) + " on the NPU, " + format_count(on_host) + " on the host.");
+  page.section("Where operators run", format_count(on_npu) + " on the NPU (the SoC's neural processor), " +
+                                          format_count(on_host) + " on the host (its CPU).");
   std::vector<std::vector<std::string>> binaries;
   for (const CompiledBinary& binary : placement.binaries) {
-    binaries.push_back({binary.target, binary.source, format_count(binary.bytes),
-                        format_number(binary.seconds, 1) + " s", format_bytes(binary.peak_rss_bytes)});
+    binaries.push_back({binary.soc, binary.source, format_count(binary.bytes), format_number(binary.seconds, 1) + " s",
+                        format_bytes(binary.peak_rss_bytes)});
   }
   page.add(
       html_table({"SoC", "compiled from", "context binary, bytes", "compiled in", "compiler's peak RSS"}, binaries));
   std::map<std::string, std::pair<std::int64_t, std::int64_t>> counts;  // on the NPU, on the host
-  for (const auto& [type, count] : placement.device) {
+  for (const auto& [type, count] : placement.npu) {
     counts[type].first = count;
   }
   for (const auto& [type, count] : placement.host) {
@@ -71,7 +86,7 @@ void add_placement(HtmlPage& page, const Placement& placement) {
   for (const auto& [type, where] : counts) {
     rows.push_back({type, format_count(where.first), format_count(where.second)});
   }
-  rows.push_back({"all", format_count(on_device), format_count(on_host)});
+  rows.push_back({"all", format_count(on_npu), format_count(on_host)});
   page.details("Operators by type", html_table({"operator", "NPU", "host"}, rows));
 }
 
@@ -80,16 +95,20 @@ void add_placement(HtmlPage& page, const Placement& placement) {
 std::string to_html(const ExportReport& report) {
   const ExportMetadata& metadata = report.metadata;
   HtmlPage page(last_part(report.output), subtitle_of(report));
+  page.verdict(verdict(report));
   page.tiles(tiles_of(metadata));
   page.warnings(metadata.warnings);
   std::vector<SizedLayer> layers;
   for (const StoredLayer& layer : metadata.layers) {
     layers.push_back({.plan = &layer.plan, .bytes = layer.stored_bytes});
   }
-  page.section("Layers and formats");
+  page.section("Layers and formats",
+               "Stored bytes of each kind of layer, all blocks of the model together, scales included.");
   page.add(format_legend(layers) + size_chart(layers));
-  page.subsection("Each linear layer", "Coloured by its format.");
-  page.add(layer_size_chart(layers));
+  if (const std::string chart = layer_size_chart(layers); !chart.empty()) {
+    page.subsection("Each linear layer", "Coloured by its format. Block: one layer of the transformer, from 0.");
+    page.add(chart);
+  }
   page.details("Every layer as a table", layer_table(metadata.layers));
   if (metadata.placement) {
     add_placement(page, *metadata.placement);
@@ -102,7 +121,8 @@ std::string to_html(const ExportReport& report) {
   for (const std::string& op : metadata.operators_outside_delegate) {
     operators += (operators.empty() ? "" : ", ") + op;
   }
-  facts.emplace_back("Outside the delegate", operators.empty() ? "nothing" : operators);
+  facts.emplace_back("Outside the delegate",
+                     operators.empty() ? "nothing" : operators + " (run by ExecuTorch's own kernels)");
   add_provenance(page, report.model, report.provenance, facts);
   return page.render();
 }

@@ -12,15 +12,38 @@ namespace {
 using svg::escape;
 
 bool is_number(const std::string& cell) {
-  const std::string_view rest = cell.starts_with("−") || cell.starts_with("±")
-                                    ? std::string_view(cell).substr(std::string_view("−").size())
-                                    : std::string_view(cell).substr(cell.starts_with('+') ? 1 : 0);
+  std::string_view rest = cell;
+  for (const std::string_view sign : {"−", "±", "+"}) {
+    if (rest.starts_with(sign)) {
+      rest.remove_prefix(sign.size());
+      break;
+    }
+  }
   return !rest.empty() && std::isdigit(static_cast<unsigned char>(rest[0])) != 0;
+}
+
+// Numbers stand right; texts that are long take two lines rather than push other columns away.
+std::string cell_class(const std::string& cell) {
+  constexpr std::size_t kLong = 20;
+  if (is_number(cell)) {
+    return " class=\"n\"";
+  }
+  return svg::characters(cell) > kLong ? " class=\"w\"" : "";
+}
+
+std::string definitions(std::string_view list_class, const Facts& facts) {
+  std::string html = "<dl class=\"" + std::string(list_class) + "\">";
+  for (const auto& [name, value] : facts) {
+    html += "<dt>" + escape(name) + "</dt><dd>" + escape(value) + "</dd>";
+  }
+  return html + "</dl>";
 }
 
 std::string paragraph(std::string_view text) { return text.empty() ? "" : "<p>" + escape(text) + "</p>"; }
 
 }  // namespace
+
+void HtmlPage::verdict(std::string_view sentence) { body_ += "<p class=\"verdict\">" + escape(sentence) + "</p>"; }
 
 void HtmlPage::tiles(const std::vector<Tile>& tiles) {
   body_ += "<dl class=\"tiles\">";
@@ -51,13 +74,9 @@ void HtmlPage::subsection(std::string_view title, std::string_view introduction)
   body_ += "<h3>" + escape(title) + "</h3>" + paragraph(introduction);
 }
 
-void HtmlPage::facts(const Facts& facts) {
-  body_ += "<dl class=\"facts\">";
-  for (const auto& [name, value] : facts) {
-    body_ += "<dt>" + escape(name) + "</dt><dd>" + escape(value) + "</dd>";
-  }
-  body_ += "</dl>";
-}
+void HtmlPage::facts(const Facts& facts) { body_ += definitions("facts", facts); }
+
+void HtmlPage::terms(const Facts& terms) { body_ += definitions("facts terms", terms); }
 
 void HtmlPage::details(std::string_view summary, std::string_view html) {
   body_ += "<details><summary>" + escape(summary) + "</summary>" + std::string(html) + "</details>";
@@ -82,7 +101,7 @@ std::string html_table(const std::vector<std::string>& header, const std::vector
   for (const auto& row : rows) {
     html += "<tr>";
     for (const std::string& cell : row) {
-      html += std::string(is_number(cell) ? "<td class=\"n\">" : "<td>") + escape(cell) + "</td>";
+      html += "<td" + cell_class(cell) + ">" + escape(cell) + "</td>";
     }
     html += "</tr>";
   }
@@ -90,7 +109,7 @@ std::string html_table(const std::vector<std::string>& header, const std::vector
 }
 
 std::string html_code(std::string_view text) {
-  // Lines break between words alone: a hyphen at the end of a line would be read as another option.
+  // Lines break only between words: a hyphen at the end of a line would be read as another option.
   std::string html = "<pre>";
   while (!text.empty()) {
     const std::size_t end = std::min(text.find(' '), text.size());

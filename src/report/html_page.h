@@ -22,11 +22,15 @@ class HtmlPage {
   HtmlPage(std::string title, std::string subtitle) : title_(std::move(title)), subtitle_(std::move(subtitle)) {}
 
   // In the order of the calls. Text is escaped; `html` is not.
+  // The page's result, in one sentence.
+  void verdict(std::string_view sentence);
   void tiles(const std::vector<Tile>& tiles);
   void warnings(const std::vector<std::string>& warnings);
   void section(std::string_view title, std::string_view introduction = {});
   void subsection(std::string_view title, std::string_view introduction = {});
   void facts(const Facts& facts);
+  // What words of a table or a chart mean, beneath it.
+  void terms(const Facts& terms);
   void add(std::string_view html) { body_ += html; }
   // Shown on demand.
   void details(std::string_view summary, std::string_view html);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/printable.h"
 #include "diffulex_edge/report.h"
 #include "report/text_table.h"
 
@@ -16,7 +17,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kTextColumn = 10;  // behind words such as "input"
 
 Json value_json(const InspectedValue& value) {
-  return {{"dtype", value.type}, {"sizes", value.sizes}, {"dynamic", value.dynamic}};
+  return {{"dtype", value.type}, {"shape", value.sizes}, {"dynamic", value.dynamic}};
 }
 
 Json features_json(const std::vector<InspectedFeature>& features) {
@@ -264,7 +265,7 @@ std::string to_json(const Inspection& inspection) {
   const bool program = inspection.kind == "executorch_program";
   const bool package = !inspection.models.empty();
   Json json{{"kind", inspection.kind}, {"path", inspection.path.string()}};
-  json[program ? "file_bytes" : "total_bytes"] = inspection.file_bytes;
+  json["file_bytes"] = inspection.file_bytes;
   if (!inspection.sha256.empty()) {
     json["sha256"] = inspection.sha256;
   }
@@ -282,10 +283,10 @@ std::string to_json(const Inspection& inspection) {
   } else {
     json["parameters"] = inspection.parameters();
   }
-  Json& tensors = json[program || package ? "weights" : "tensors"] = Json::array();
+  Json& tensors = json["tensors"] = Json::array();
   for (const InspectedTensor& tensor : inspection.tensors) {
     Json entry{{"name", tensor.name},
-               {program ? "datatype" : "dtype", tensor.type},
+               {"dtype", tensor.type},
                {"shape", tensor.shape},
                {"bytes", tensor.bytes},
                {"offset", tensor.offset}};
@@ -331,9 +332,7 @@ std::string to_text(const Inspection& inspection) {
                tensor.sha256.substr(0, 16)});
   }
   text += "\n" + table.render();
-  // Names come from the file; a terminal must not obey them.
-  std::ranges::replace_if(text, [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7f; }, '?');
-  return text;
+  return printable_lines(text);
 }
 
 }  // namespace diffulex_edge

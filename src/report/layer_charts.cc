@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "report/description.h"
+#include "report/svg.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -32,39 +33,38 @@ Style style_of(RoundingMethod method) {
   return Style::kGrey;
 }
 
+// The panels that show nothing, in words.
+std::string uniform_note(const std::vector<std::string>& titles) {
+  if (titles.empty()) {
+    return {};
+  }
+  std::string names;
+  for (const std::string& title : titles) {
+    names += (names.empty() ? "" : ", ") + title;
+  }
+  return "<p class=\"note\">The same in every block: " + svg::escape(names) + ".</p>";
+}
+
 std::string decibels(double value) { return std::isinf(value) ? "no error at all" : format_number(value, 1) + " dB"; }
 
 }  // namespace
 
 Style style_of(const WeightFormat& format) {
-  switch (format.element) {
-    case ElementType::kF16:
-    case ElementType::kBF16:
-      return Style::kBlue;
-    case ElementType::kI8:
-      return Style::kGreen;
-    case ElementType::kI4:
-      return Style::kOrange;
-    case ElementType::kF32:
-    case ElementType::kI32:
+  const ElementTraits& element = traits(format.element);
+  switch (element.kind) {
+    case ElementKind::kFloat:
+      return element.bits == 16 ? Style::kBlue : Style::kGrey;
+    case ElementKind::kGrid:
+      return element.bits == 8 ? Style::kGreen : Style::kOrange;
+    case ElementKind::kCodebook:
+      return Style::kTeal;
+    case ElementKind::kInteger:
       break;
   }
   return Style::kGrey;
 }
 
-Style style_of(QuantizationDtype dtype) {
-  switch (dtype) {
-    case QuantizationDtype::FP16:
-      return Style::kBlue;
-    case QuantizationDtype::INT8:
-      return Style::kGreen;
-    case QuantizationDtype::INT4:
-      return Style::kOrange;
-    case QuantizationDtype::FP32:
-      break;
-  }
-  return Style::kGrey;
-}
+Style style_of(QuantizationDtype dtype) { return style_of(format_row(dtype).format(0)); }
 
 std::string format_legend(const std::vector<SizedLayer>& layers) {
   std::map<Style, std::set<std::string>> names;
@@ -152,7 +152,11 @@ std::string layer_size_chart(const std::vector<SizedLayer>& layers) {
                                                            ", " + (layer.bytes == 0 ? "shared" : size_text(mib))});
     }
   }
-  return column_chart(chart);
+  const std::vector<std::string> uniform = chart.take_uniform_panels();
+  if (chart.panels.empty()) {
+    return {};
+  }
+  return column_chart(chart) + uniform_note(uniform);
 }
 
 std::string noise_chart(const std::vector<LayerNoise>& layers, const QuantizationPlan* plan) {
@@ -183,14 +187,14 @@ std::string noise_chart(const std::vector<LayerNoise>& layers, const Quantizatio
                              .tooltip = tooltip});
     }
   }
-  return column_chart(blocks) + (others.bars.empty() ? std::string() : bar_chart(others));
+  const std::string note = uniform_note(blocks.take_uniform_panels());
+  return (blocks.panels.empty() ? std::string() : column_chart(blocks)) + note +
+         (others.bars.empty() ? std::string() : bar_chart(others));
 }
 
 std::string rounding_chart(const std::vector<LayerRounding>& rounding) {
-  ColumnChart blocks{.x_label = "block",
-                     .y_label = "error (% of round-to-nearest's)",
-                     .panels = {},
-                     .reference = ReferenceLine{.y = 100.0, .label = "round to nearest"}};
+  ColumnChart blocks{
+      .x_label = "block", .y_label = "error (% of round-to-nearest's)", .panels = {}, .reference = 100.0};
   BarChart others{.title = "Outside the blocks", .x_label = "error (% of round-to-nearest's)", .bars = {}};
   std::map<RoundingMethod, int> methods;
   for (const LayerRounding& layer : rounding) {

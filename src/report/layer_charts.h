@@ -24,12 +24,14 @@ Style style_of(QuantizationDtype dtype);
 std::string format_legend(const std::vector<SizedLayer>& layers);
 // Stored MiB of each kind of layer, coloured by format, largest first.
 std::string size_chart(const std::vector<SizedLayer>& layers);
-// Stored size of each linear layer in the blocks, coloured by format: where formats differ from block to block.
+// Stored size of each linear layer in the blocks, coloured by format, of the kinds that differ from block to block;
+// empty where none does.
 std::string layer_size_chart(const std::vector<SizedLayer>& layers);
 // Bytes of a plan's weights, equal tensors of one format once, as planned_bytes counts them.
 std::vector<SizedLayer> sized_layers(const QuantizationPlan& plan);
 
-// Signal-to-noise ratio of each layer's output, coloured by format; `plan` may be null.
+// Signal-to-noise ratio of each layer's output, coloured by format; `plan` may be null. Kinds of layers that are equal
+// in every block are named under the chart.
 std::string noise_chart(const std::vector<LayerNoise>& layers, const QuantizationPlan* plan);
 
 // Output error of each rounded layer, in percent of round-to-nearest's, coloured by the method; with its legend.

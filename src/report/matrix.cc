@@ -1,9 +1,11 @@
-// The specification's compatibility matrix, asked of the backends that this build has.
+// The compatibility matrix, asked of the backends that this build has.
 
-#include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "diffulex_edge/backend.h"
 #include "diffulex_edge/report.h"
 #include "report/text_table.h"
 
@@ -11,27 +13,27 @@ namespace diffulex_edge {
 namespace {
 
 struct Row {
-  const char* title;
+  std::string title;
   QuantizationDtype dtype;
   QuantizationMode mode;
 };
-constexpr std::array kRows = {
-    Row{"FP32", QuantizationDtype::FP32, QuantizationMode::WEIGHT_ONLY},
-    Row{"FP16", QuantizationDtype::FP16, QuantizationMode::WEIGHT_ONLY},
-    Row{"INT8 Dynamic", QuantizationDtype::INT8, QuantizationMode::DYNAMIC},
-    Row{"INT8 Static", QuantizationDtype::INT8, QuantizationMode::STATIC},
-    Row{"INT8 Weight-only", QuantizationDtype::INT8, QuantizationMode::WEIGHT_ONLY},
-    Row{"INT4 Weight-only", QuantizationDtype::INT4, QuantizationMode::WEIGHT_ONLY},
-};
-constexpr std::array kBackends = {"xnnpack", "coreml", "qnn"};
 
-Support ask(const std::string& backend, const Row& row) {
-  const BackendRegistry& registry = BackendRegistry::instance();
-  const std::vector<std::string> known = registry.list();
-  if (std::ranges::find(known, backend) == known.end()) {
-    return {SupportLevel::kUnsupported, "not in this build"};
+// Every format; INT8 in each mode, the others with floating-point activations.
+std::vector<Row> rows() {
+  std::vector<Row> rows;
+  for (const FormatRow& format : all_formats()) {
+    const std::string name(format.title);
+    if (!format.is_quantized()) {
+      rows.push_back({name, format.dtype, QuantizationMode::WEIGHT_ONLY});
+      continue;
+    }
+    if (format.is_grid() && format.bits() == 8) {
+      rows.push_back({name + " Dynamic", format.dtype, QuantizationMode::DYNAMIC});
+      rows.push_back({name + " Static", format.dtype, QuantizationMode::STATIC});
+    }
+    rows.push_back({name + " Weight-only", format.dtype, QuantizationMode::WEIGHT_ONLY});
   }
-  return registry.create(backend, {})->support(row.dtype, row.mode);
+  return rows;
 }
 
 const char* mark(SupportLevel level) {
@@ -49,30 +51,47 @@ const char* mark(SupportLevel level) {
 }  // namespace
 
 std::string matrix_json() {
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  for (const Row& row : kRows) {
+  const std::vector<BackendDescription> backends = BackendRegistry::instance().descriptions();
+  nlohmann::ordered_json names = nlohmann::ordered_json::array();
+  for (const BackendDescription& backend : backends) {
+    names.push_back(backend.name);
+  }
+  nlohmann::ordered_json entries = nlohmann::ordered_json::array();
+  for (const Row& row : rows()) {
     nlohmann::ordered_json entry{
         {"quantization", row.title}, {"dtype", to_string(row.dtype)}, {"mode", to_string(row.mode)}};
-    for (const char* backend : kBackends) {
-      const Support support = ask(backend, row);
-      entry[backend] = {{"level", to_string(support.level)}, {"note", support.note}};
+    for (const BackendDescription& backend : backends) {
+      const Support support = backend.support(row.dtype, row.mode);
+      entry[backend.name] = {{"level", to_string(support.level)}, {"note", support.note}};
     }
-    rows.push_back(std::move(entry));
+    entries.push_back(std::move(entry));
   }
-  return nlohmann::ordered_json{{"backends", kBackends}, {"rows", rows}}.dump(2);
+  return nlohmann::ordered_json{{"backends", names}, {"rows", entries}}.dump(2);
 }
 
 std::string matrix_text() {
-  TextTable table({"Quantization", "XNNPACK", "CoreML", "QNN", "XNNPACK kernels"});
-  for (const Row& row : kRows) {
+  const std::vector<BackendDescription> backends = BackendRegistry::instance().descriptions();
+  std::vector<std::string> head = {"Quantization"};
+  for (const BackendDescription& backend : backends) {
+    head.push_back(backend.title);
+  }
+  TextTable table(head);
+  for (const Row& row : rows()) {
     std::vector<std::string> cells = {row.title};
-    for (const char* backend : kBackends) {
-      cells.emplace_back(mark(ask(backend, row).level));
+    for (const BackendDescription& backend : backends) {
+      cells.emplace_back(mark(backend.support(row.dtype, row.mode).level));
     }
-    cells.push_back(ask("xnnpack", row).note);
     table.add(std::move(cells));
   }
-  return table.render() + "\n✅ full   ⚠️ partial   ❌ not in this build\n";
+  std::string text = table.render() + "\n✅ full   ⚠️ partial   ❌ not in this build\n";
+  for (const BackendDescription& backend : backends) {
+    TextTable notes({backend.title, "What it computes with"});
+    for (const Row& row : rows()) {
+      notes.add({std::string("  ") + row.title, backend.support(row.dtype, row.mode).note});
+    }
+    text += "\n" + notes.render();
+  }
+  return text;
 }
 
 }  // namespace diffulex_edge

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "diffulex_edge/report.h"
+#include "quant/layer_formats.h"
 #include "report/chart.h"
 #include "report/description.h"
 #include "report/html_page.h"
@@ -11,6 +12,7 @@
 #include "report/provenance.h"
 #include "report/svg.h"
 #include "report/text_table.h"
+#include "report/verdict.h"
 
 namespace diffulex_edge {
 namespace {
@@ -42,10 +44,10 @@ std::string join(const std::vector<std::string>& names) {
 std::vector<Tile> tiles_of(const PlanReport& report) {
   const MixedPrecisionPlan& plan = report.plan;
   std::string aim = "the smallest for this loss";
-  if (report.target_size) {
-    aim = "of " + format_bytes(*report.target_size) + " asked for";
+  if (report.target_size_bytes) {
+    aim = "of " + format_bytes(*report.target_size_bytes) + " asked for";
   }
-  std::vector<Tile> tiles = {{.name = "File", .value = format_bytes(plan.size), .note = aim}};
+  std::vector<Tile> tiles = {{.name = "File", .value = format_bytes(plan.file_bytes), .note = aim}};
   if (plan.measured_kl_divergence) {
     tiles.push_back({.name = "KL divergence",
                      .value = svg::number(*plan.measured_kl_divergence),
@@ -64,35 +66,34 @@ std::vector<Tile> tiles_of(const PlanReport& report) {
 }
 
 ChartPoint size_point(const MixedPrecisionPlan& plan, const std::string& label) {
-  return {.x = to_mib(plan.size),
+  return {.x = to_mib(plan.file_bytes),
           .y = plan.kl_divergence,
           .label = label,
-          .tooltip = (label.empty() ? "best plan" : label) + ": " + format_bytes(plan.size) + ", KL " +
+          .tooltip = (label.empty() ? "best plan" : label) + ": " + format_bytes(plan.file_bytes) + ", KL " +
                      svg::number(plan.kl_divergence)};
 }
 
-// Up to FP16: beyond it nothing is lost, and the axis would be for that alone.
+// Up to FP16: beyond it nothing is lost, and the axis would be for that only.
 ScatterChart size_chart(const PlanReport& report) {
-  const auto fp16 = std::ranges::find(report.uniform, "fp16", &NamedPlan::name);
+  const auto fp16 = std::ranges::find(report.uniform, "fp16", &UniformPlan::format);
   const std::int64_t most =
-      std::max(report.plan.size, fp16 == report.uniform.end() ? std::int64_t{1} << 62U : fp16->plan.size);
+      std::max(report.plan.file_bytes, fp16 == report.uniform.end() ? std::int64_t{1} << 62U : fp16->plan.file_bytes);
   ScatterChart chart{.title = "",
                      .x_label = "file (MiB)",
                      .y_label = "sum of the layers' KL divergences (nats a token)",
-                     .series = {},
-                     .reference = {}};
+                     .series = {}};
   ChartSeries best{.name = "best plans", .style = Style::kGrey, .is_line = true, .has_marks = false, .points = {}};
   for (const MixedPrecisionPlan& plan : report.frontier) {
-    if (plan.size <= most) {
+    if (plan.file_bytes <= most) {
       best.points.push_back(size_point(plan, ""));
     }
   }
   chart.series.push_back(std::move(best));
-  for (const NamedPlan& uniform : report.uniform) {
-    if (uniform.plan.size <= most) {
-      chart.series.push_back({.name = uniform.name,
-                              .style = style_of(parse_layer_format(uniform.name).dtype),
-                              .points = {size_point(uniform.plan, uniform.name)}});
+  for (const UniformPlan& uniform : report.uniform) {
+    if (uniform.plan.file_bytes <= most) {
+      chart.series.push_back({.name = uniform.format,
+                              .style = style_of(parse_layer_format(uniform.format).dtype),
+                              .points = {size_point(uniform.plan, uniform.format)}});
     }
   }
   chart.series.push_back(
@@ -133,10 +134,10 @@ std::string format_legend(const PlanReport& report) {
 
 std::string uniform_table(const PlanReport& report) {
   std::vector<std::vector<std::string>> rows = {
-      {"this plan", format_number(to_mib(report.plan.size), 2), svg::number(report.plan.kl_divergence)}};
-  for (const NamedPlan& uniform : report.uniform) {
+      {"this plan", format_number(to_mib(report.plan.file_bytes), 2), svg::number(report.plan.kl_divergence)}};
+  for (const UniformPlan& uniform : report.uniform) {
     rows.push_back(
-        {uniform.name, format_number(to_mib(uniform.plan.size), 2), svg::number(uniform.plan.kl_divergence)});
+        {uniform.format, format_number(to_mib(uniform.plan.file_bytes), 2), svg::number(uniform.plan.kl_divergence)});
   }
   return html_table({"format of every layer", "MiB", "KL (nats)"}, rows);
 }
@@ -164,16 +165,25 @@ std::string layer_table(const PlanReport& report) {
 
 std::string to_html(const PlanReport& report) {
   HtmlPage page(last_part(report.model.path), "Plan, " + describe(report.plan.config));
+  page.verdict(verdict(report));
   page.tiles(tiles_of(report));
   page.warnings(report.model.warnings);
   page.section("Loss against size",
                "Points: every layer in one format, or in the next finer one that it can take. The line joins the best "
-               "plans of some sizes. Larger files than FP16's are left out.");
+               "plans of some sizes. Larger files than FP16's are left out. Sums over layers of what each does "
+               "on the calibration text; they have no confidence interval, and diffulex-edge evaluate measures a plan "
+               "on text that "
+               "it was not chosen with.");
   page.add(scatter_chart(size_chart(report)));
   page.details("The figures as a table", uniform_table(report));
-  page.section("Sensitivity of each layer",
-               "What the model's predictions lose when this layer alone is quantized, in the format that changes it "
-               "most. Colours are the formats that the plan gives.");
+  page.terms({{"KL divergence",
+               "Kullback-Leibler divergence of the predictions from those of the model in float32, in nats "
+               "a token: 0 where they are the same"},
+              {"int4_g32", "4-bit integers with a scale for each group of 32 weights; channel: for each output row"}});
+  page.section(
+      "Sensitivity of each layer",
+      "The KL divergence when only this layer is quantized, in the format that changes it most. Colours are the "
+      "formats that the plan gives. Block: one layer of the transformer, from 0.");
   page.add(format_legend(report) + column_chart(sensitivity_chart(report)));
   page.details("Every layer and format as a table", layer_table(report));
   add_provenance(page, report.model, report.provenance, {{"Plan", report.output}});

@@ -3,7 +3,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/printable.h"
 #include "diffulex_edge/report.h"
+#include "quant/layer_formats.h"
 #include "report/provenance.h"
 #include "report/text_table.h"
 
@@ -35,7 +37,7 @@ std::vector<std::pair<std::string, FormatUse>> formats_used(const PlanReport& re
 }
 
 Json point(const MixedPrecisionPlan& plan) {
-  return {{"size_bytes", plan.size}, {"kl_divergence", plan.kl_divergence}};
+  return {{"file_bytes", plan.file_bytes}, {"kl_divergence", plan.kl_divergence}};
 }
 
 }  // namespace
@@ -44,16 +46,16 @@ std::string to_json(const PlanReport& report) {
   const MixedPrecisionPlan& plan = report.plan;
   Json json{{"success", true},       {"model", report.model.path.string()}, {"family", report.model.config.family},
             {"plan", report.output}, {"mode", to_string(plan.config.mode)}, {"method", to_string(plan.config.method)}};
-  if (report.target_size) {
-    json["target_size_bytes"] = *report.target_size;
+  if (report.target_size_bytes) {
+    json["target_size_bytes"] = *report.target_size_bytes;
   }
-  if (report.largest_loss) {
-    json["max_loss"] = *report.largest_loss;
+  if (report.max_loss) {
+    json["max_loss"] = *report.max_loss;
   }
-  json["size_bytes"] = plan.size;
-  json["size_bytes_bound"] = plan.size_bound;
+  json["file_bytes"] = plan.file_bytes;
+  json["file_bytes_bound"] = plan.file_bytes_bound;
   json["kl_divergence"] = plan.kl_divergence;
-  json["kl_divergence_bound"] = plan.kl_bound;
+  json["kl_divergence_bound"] = plan.kl_divergence_bound;
   json["measured_kl_divergence"] = plan.measured_kl_divergence ? Json(*plan.measured_kl_divergence) : Json(nullptr);
   for (const auto& [name, use] : formats_used(report)) {
     json["formats"].push_back({{"format", name}, {"layers", use.layers}, {"parameters", use.parameters}});
@@ -61,8 +63,8 @@ std::string to_json(const PlanReport& report) {
   for (const auto& [layer, format] : plan.config.layer_formats) {
     json["layers"][layer] = to_string(format);
   }
-  for (const NamedPlan& uniform : report.uniform) {
-    Json entry{{"format", uniform.name}};
+  for (const UniformPlan& uniform : report.uniform) {
+    Json entry{{"format", uniform.format}};
     entry.update(point(uniform.plan));
     json["uniform"].push_back(std::move(entry));
   }
@@ -81,17 +83,17 @@ std::string to_text(const PlanReport& report) {
   const MixedPrecisionPlan& plan = report.plan;
   std::string text = report.model.path.string() + " (" + report.model.config.family + "), " +
                      std::string(to_string(plan.config.mode)) + "\nplan: " + report.output + ", " +
-                     format_bytes(plan.size);
-  if (report.target_size) {
-    text += " of " + format_bytes(*report.target_size);
+                     format_bytes(plan.file_bytes);
+  if (report.target_size_bytes) {
+    text += " of " + format_bytes(*report.target_size_bytes);
   }
   text += "\nKL divergence from float32: " + format_number(plan.kl_divergence, 5) +
           " nats a token as the sum of the layers'";
   if (plan.measured_kl_divergence) {
     text += ", " + format_number(*plan.measured_kl_divergence, 5) + " measured";
   }
-  if (report.target_size && plan.kl_bound < plan.kl_divergence) {
-    text += "; no plan of this size has less than " + format_number(plan.kl_bound, 5);
+  if (report.target_size_bytes && plan.kl_divergence_bound < plan.kl_divergence) {
+    text += "; no plan of this size has less than " + format_number(plan.kl_divergence_bound, 5);
   }
   text += "\n\n";
   TextTable formats({"format", "layers", "parameters"});
@@ -100,15 +102,15 @@ std::string to_text(const PlanReport& report) {
   }
   text += formats.render() + "\nall layers in one format:\n";
   TextTable uniform({"format", "size", "KL"});
-  for (const NamedPlan& entry : report.uniform) {
-    uniform.add({entry.name, format_bytes(entry.plan.size), format_number(entry.plan.kl_divergence, 5)});
+  for (const UniformPlan& entry : report.uniform) {
+    uniform.add({entry.format, format_bytes(entry.plan.file_bytes), format_number(entry.plan.kl_divergence, 5)});
   }
   text += uniform.render() + "\n" + format_number(report.seconds, 1) + " s, peak memory " +
           format_bytes(report.peak_rss_bytes);
   for (const std::string& warning : report.model.warnings) {
     text += "\nwarning: " + warning;
   }
-  return text;
+  return printable_lines(text);
 }
 
 }  // namespace diffulex_edge

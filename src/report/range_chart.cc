@@ -10,7 +10,7 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kHeight = 200.0;
+constexpr double kRangeHeight = 200.0;
 constexpr double kLogarithmicFrom = 20.0;  // the largest span over the smallest
 
 bool is_finite(const RangeSpan& span) { return std::isfinite(span.low) && std::isfinite(span.high); }
@@ -68,8 +68,8 @@ std::string draw_panel(const RangePanel& panel, const svg::Axis& x, const svg::A
     for (const RangeSpan& span : panel.series[i].spans) {
       if (is_finite(span)) {
         const double left = x.at(static_cast<double>(span.position)) + (static_cast<double>(i) - count / 2.0) * width;
-        const double top = svg::y_at(y, kHeight, span.high);
-        drawing += svg::area(left, 0.94 * width, top, svg::y_at(y, kHeight, span.low) - top, panel.series[i].style,
+        const double top = svg::y_at(y, kRangeHeight, span.high);
+        drawing += svg::area(left, 0.94 * width, top, svg::y_at(y, kRangeHeight, span.low) - top, panel.series[i].style,
                              span.tooltip);
       }
     }
@@ -79,7 +79,7 @@ std::string draw_panel(const RangePanel& panel, const svg::Axis& x, const svg::A
       const double center = x.at(static_cast<double>(bracket.position));
       const double half = 0.5 * std::min(slot, 0.2);
       for (const double value : {bracket.low, bracket.high}) {
-        const double at = svg::y_at(y, kHeight, value);
+        const double at = svg::y_at(y, kRangeHeight, value);
         drawing += svg::line(svg::percent(center - half), at, svg::percent(center + half), at, "bracket");
       }
     }
@@ -105,9 +105,9 @@ std::string range_chart(const RangeChart& chart) {
   for (const RangePanel& panel : chart.panels) {
     const svg::Axis y = value_axis(panel);
     const std::string drawing =
-        svg::y_axis(y, kHeight) + svg::x_axis(x, kHeight, chart.x_label) + draw_panel(panel, x, y);
+        svg::y_axis(y, kRangeHeight) + svg::x_axis(x, kRangeHeight, chart.x_label) + draw_panel(panel, x, y);
     const std::string y_label = chart.y_label + (y.is_logarithmic() ? ", logarithmic on both sides of 0" : "");
-    html += svg::figure(panel.title, y_label, drawing, kHeight, svg::not_drawn(count_hidden(panel)));
+    html += svg::figure(panel.title, y_label, drawing, kRangeHeight, svg::not_drawn(count_hidden(panel)));
   }
   return html + "</div>";
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <tuple>
 
 #include "report/chart.h"
@@ -11,12 +12,13 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kHeight = 240.0;
+constexpr double kScatterHeight = 240.0;
 constexpr double kLetter = 7.2;  // of a label, in pixels, at most on average
 constexpr double kLineHeight = 15.0;
 constexpr double kGap = 10.0;  // from a point's centre to its label
 constexpr double kMarkRadius = 8.0;
-constexpr std::size_t kLabelLength = 24;
+constexpr double kLineRadius = 4.0;
+constexpr std::size_t kPointLabelLength = 24;
 constexpr double kDistanceCost = 3.0;  // of a pixel away from the point, against square pixels of overlap
 // Widths of the plot, in pixels, in which labels must not overlap: phones to desktops.
 constexpr std::array kWidths = {270.0, 340.0, 480.0, 760.0, 1100.0};
@@ -37,7 +39,7 @@ double overlap(const Box& a, const Box& b) {
 enum class Side { kRight, kLeft, kMiddle };
 
 // Where a label lies: beside its point, and so many pixels lower.
-struct Placement {
+struct LabelPlace {
   Side side = Side::kRight;
   double down = 0.0;
 };
@@ -46,10 +48,10 @@ struct Label {
   double x = 0.0;  // the point's: a share of the plot's width
   double y = 0.0;  // in pixels
   std::string text;
-  Placement placement;
+  std::optional<LabelPlace> placement;
 };
 
-Box box_of(const Label& label, const Placement& placement, double plot_width) {
+Box box_of(const Label& label, const LabelPlace& placement, double plot_width) {
   const double width = kLetter * static_cast<double>(svg::characters(label.text));
   const double x = label.x * plot_width;
   double left = x + kGap;
@@ -64,11 +66,11 @@ Box box_of(const Label& label, const Placement& placement, double plot_width) {
 
 double outside(const Box& box, double width) {
   return std::max(0.0, -box.left) + std::max(0.0, box.right - width) + std::max(0.0, -box.top) +
-         std::max(0.0, box.bottom - kHeight);
+         std::max(0.0, box.bottom - kScatterHeight);
 }
 
-std::vector<Placement> placements() {
-  std::vector<Placement> all = {{Side::kRight, 0.0}, {Side::kLeft, 0.0}};
+std::vector<LabelPlace> label_places() {
+  std::vector<LabelPlace> all = {{Side::kRight, 0.0}, {Side::kLeft, 0.0}};
   for (const double step : {1.2, 2.3, 3.4, 4.5, 5.6, 6.7, 7.8}) {
     for (const double direction : {-1.0, 1.0}) {
       for (const Side side : {Side::kMiddle, Side::kRight, Side::kLeft}) {
@@ -79,51 +81,75 @@ std::vector<Placement> placements() {
   return all;
 }
 
-// Each label in turn takes the place with the least overlap with marks and labels at all widths, near its point.
-void place(std::vector<Label>& labels, const std::vector<Label>& marks, std::optional<double> line) {
+// A place that labels keep clear of: a point, or one of those along a line.
+struct Obstacle {
+  double x = 0.0;  // a share of the plot's width
+  double y = 0.0;  // in pixels
+  double radius = 0.0;
+};
+
+// Along the line between two points.
+void add_line(std::vector<Obstacle>& obstacles, const Obstacle& from, const Obstacle& to) {
+  constexpr int kSteps = 12;
+  for (int i = 1; i < kSteps; ++i) {
+    const double share = static_cast<double>(i) / kSteps;
+    obstacles.push_back(
+        {.x = std::lerp(from.x, to.x, share), .y = std::lerp(from.y, to.y, share), .radius = kLineRadius});
+  }
+}
+
+// What a place costs: its distance from the point, and its overlap with obstacles and the other labels at all widths.
+double cost_of(const std::vector<Label>& labels, std::size_t index, const LabelPlace& choice,
+               const std::vector<Obstacle>& obstacles) {
+  double cost = kDistanceCost * std::fabs(choice.down);
+  for (const double width : kWidths) {
+    const Box box = box_of(labels[index], choice, width);
+    cost += 1000.0 * outside(box, width);
+    for (const Obstacle& obstacle : obstacles) {
+      const double x = obstacle.x * width;
+      const double radius = obstacle.radius;
+      cost += radius * overlap(box, {x - radius, obstacle.y - radius, x + radius, obstacle.y + radius});
+    }
+    for (std::size_t other = 0; other < labels.size(); ++other) {
+      const std::optional<LabelPlace>& taken = labels[other].placement;
+      if (other != index && taken) {
+        cost += kMarkRadius * overlap(box, box_of(labels[other], *taken, width));
+      }
+    }
+  }
+  return cost;
+}
+
+// Each label takes the cheapest place beside those that have one, some times over, since a label that came first may
+// be in the way of one that has fewer choices.
+void place(std::vector<Label>& labels, const std::vector<Obstacle>& obstacles) {
+  constexpr int kRounds = 4;
   // From the top, so that lines to labels do not cross.
   std::ranges::sort(
       labels, [](const Label& a, const Label& b) { return std::tie(a.y, a.x, a.text) < std::tie(b.y, b.x, b.text); });
-  const std::vector<Placement> choices = placements();
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    double least = std::numeric_limits<double>::infinity();
-    for (const Placement& choice : choices) {
-      double cost = kDistanceCost * std::fabs(choice.down);
-      for (const double width : kWidths) {
-        const Box box = box_of(labels[i], choice, width);
-        cost += 1000.0 * outside(box, width);
-        for (const Label& mark : marks) {
-          const double x = mark.x * width;
-          cost += overlap(box, {x - kMarkRadius, mark.y - kMarkRadius, x + kMarkRadius, mark.y + kMarkRadius});
-        }
-        if (line) {
-          cost += overlap(box, {0.0, *line - 1.0, width, *line + 1.0});
-        }
-        for (std::size_t other = 0; other < i; ++other) {
-          cost += 4.0 * overlap(box, box_of(labels[other], labels[other].placement, width));
-        }
-      }
-      if (cost < least) {
-        least = cost;
-        labels[i].placement = choice;
-      }
+  const std::vector<LabelPlace> choices = label_places();
+  for (int round = 0; round < kRounds; ++round) {
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      labels[i].placement = *std::ranges::min_element(
+          choices, {}, [&](const LabelPlace& choice) { return cost_of(labels, i, choice, obstacles); });
     }
   }
 }
 
 std::string draw_label(const Label& label) {
-  const double down = label.placement.down;
+  const LabelPlace placement = label.placement.value_or(LabelPlace());
+  const double down = placement.down;
   std::string drawing = "<svg class=\"at\" x=\"" + svg::percent(label.x) + "\" y=\"" + svg::pixels(label.y) + "\">";
   double x = kGap;
   std::string anchor = "start";
-  if (label.placement.side == Side::kLeft) {
+  if (placement.side == Side::kLeft) {
     x = -kGap;
     anchor = "end";
-  } else if (label.placement.side == Side::kMiddle) {
+  } else if (placement.side == Side::kMiddle) {
     x = 0.0;
     anchor = "middle";
   }
-  if (std::fabs(down) > 1.5 * kLineHeight) {
+  if (std::fabs(down) > 1.3 * kLineHeight) {
     const double end = down + (down > 0.0 ? -0.5 : 0.5) * kLineHeight;
     drawing += svg::line("0", down > 0.0 ? kMarkRadius : -kMarkRadius, svg::pixels(x), end, "leader");
   }
@@ -155,17 +181,12 @@ std::string draw_series(const ChartSeries& series, const svg::Axis& x, const svg
       continue;
     }
     const double at_x = x.at(point.x);
-    const double at_y = svg::y_at(y, kHeight, point.y);
+    const double at_y = svg::y_at(y, kScatterHeight, point.y);
     if (series.is_line && last != nullptr) {
-      lines += svg::line(svg::percent(x.at(last->x)), svg::y_at(y, kHeight, last->y), svg::percent(at_x), at_y,
+      lines += svg::line(svg::percent(x.at(last->x)), svg::y_at(y, kScatterHeight, last->y), svg::percent(at_x), at_y,
                          "series " + style);
     }
     last = &point;
-    if (std::isfinite(point.low) && std::isfinite(point.high)) {
-      const std::string place = svg::percent(at_x);
-      lines += svg::line(place, svg::y_at(y, kHeight, point.low), place, svg::y_at(y, kHeight, point.high),
-                         "whisker " + style);
-    }
     if (series.has_marks) {
       const std::string tooltip = point.tooltip.empty()
                                       ? point.label + " (" + svg::number(point.x) + ", " + svg::number(point.y) + ")"
@@ -176,65 +197,97 @@ std::string draw_series(const ChartSeries& series, const svg::Axis& x, const svg
   return lines + (series.is_line ? "<g class=\"small\">" + marks + "</g>" : marks);
 }
 
-}  // namespace
+struct Extents {
+  Extent x;
+  Extent y;
+};
 
-std::string scatter_chart(const ScatterChart& chart) {
-  Extent x_extent;
-  Extent y_extent;
-  std::size_t hidden = 0;
-  for (const ChartSeries& series : chart.series) {
-    for (const ChartPoint& point : series.points) {
-      if (!is_finite(point)) {
-        ++hidden;
-        continue;
-      }
-      x_extent.add(point.x);
-      for (const double value : {point.y, point.low, point.high}) {
-        y_extent.add(value);
-      }
-    }
-  }
-  if (chart.reference) {
-    y_extent.add(chart.reference->y);
-  }
-  const bool has_integers = chart.x_is_integer && std::isfinite(x_extent.low);
-  const svg::Axis x = has_integers ? svg::Axis::integers(static_cast<std::int64_t>(x_extent.low),
-                                                         static_cast<std::int64_t>(x_extent.high), 6)
-                                   : svg::Axis::linear(x_extent.low, x_extent.high, 5);
-  const svg::Axis y = svg::Axis::linear(y_extent.low, y_extent.high, 5);
-  std::vector<Label> labels;
-  std::vector<Label> marks;
-  std::optional<double> line;
-  std::string drawing = svg::y_axis(y, kHeight) + svg::x_axis(x, kHeight, chart.x_label);
-  if (chart.reference && std::isfinite(chart.reference->y)) {
-    const double at = svg::y_at(y, kHeight, chart.reference->y);
-    line = at;
-    drawing += svg::line("0", at, "100%", at, "reference");
-    drawing += svg::text("100%", at > kHeight - 20.0 ? at - 6.0 : at + 16.0, "tick end", chart.reference->label);
-  }
+Extents extents_of(const ScatterChart& chart) {
+  Extents extents;
   for (const ChartSeries& series : chart.series) {
     for (const ChartPoint& point : series.points) {
       if (is_finite(point)) {
-        const Label label{.x = x.at(point.x),
-                          .y = svg::y_at(y, kHeight, point.y),
-                          .text = svg::shorten(point.label, kLabelLength),
-                          .placement = {}};
-        marks.push_back(label);
-        if (!point.label.empty()) {
-          labels.push_back(label);
-        }
+        extents.x.add(point.x);
+        extents.y.add(point.y);
       }
     }
+  }
+  return extents;
+}
+
+struct Marks {
+  std::vector<Label> labels;
+  std::vector<Obstacle> obstacles;
+  std::size_t count = 0;
+  std::size_t hidden = 0;  // not finite
+};
+
+Marks marks_of(const ScatterChart& chart, const svg::Axis& x, const svg::Axis& y) {
+  Marks marks;
+  for (const ChartSeries& series : chart.series) {
+    std::optional<Obstacle> last;
+    for (const ChartPoint& point : series.points) {
+      if (!is_finite(point)) {
+        ++marks.hidden;
+        last.reset();
+        continue;
+      }
+      ++marks.count;
+      const Obstacle at{.x = x.at(point.x),
+                        .y = svg::y_at(y, kScatterHeight, point.y),
+                        .radius = series.has_marks ? kMarkRadius : kLineRadius};
+      marks.obstacles.push_back(at);
+      if (series.is_line && last) {
+        add_line(marks.obstacles, *last, at);
+      }
+      last = at;
+      if (!point.label.empty()) {
+        marks.labels.push_back(
+            {.x = at.x, .y = at.y, .text = svg::shorten(point.label, kPointLabelLength), .placement = {}});
+      }
+    }
+  }
+  return marks;
+}
+
+std::string draw_chart(const ScatterChart& chart, const svg::Axis& y) {
+  const Extent extent = extents_of(chart).x;
+  const bool has_integers = chart.x_is_integer && std::isfinite(extent.low);
+  const svg::Axis x = has_integers ? svg::Axis::integers(static_cast<std::int64_t>(extent.low),
+                                                         static_cast<std::int64_t>(extent.high), 6)
+                                   : svg::Axis::linear(extent.low, extent.high, 5);
+  std::string drawing = svg::y_axis(y, kScatterHeight) + svg::x_axis(x, kScatterHeight, chart.x_label);
+  for (const ChartSeries& series : chart.series) {
     drawing += draw_series(series, x, y);
   }
-  place(labels, marks, line);
-  for (const Label& label : labels) {
+  Marks marks = marks_of(chart, x, y);
+  place(marks.labels, marks.obstacles);
+  for (const Label& label : marks.labels) {
     drawing += draw_label(label);
   }
-  if (marks.empty()) {
-    drawing += svg::text("50%", kHeight / 2.0, "label middle", "no data");
+  if (marks.count == 0) {
+    drawing += svg::text("50%", kScatterHeight / 2.0, "label middle", "no data");
   }
-  return svg::figure(chart.title, chart.y_label, drawing, kHeight, svg::not_drawn(hidden));
+  return svg::figure(chart.title, chart.y_label, drawing, kScatterHeight, svg::not_drawn(marks.hidden));
+}
+
+}  // namespace
+
+std::string scatter_chart(const ScatterChart& chart) { return scatter_charts({chart}); }
+
+std::string scatter_charts(const std::vector<ScatterChart>& charts) {
+  Extent extent;
+  for (const ScatterChart& chart : charts) {
+    const Extent own = extents_of(chart).y;
+    extent.add(own.low);
+    extent.add(own.high);
+  }
+  const svg::Axis y = svg::Axis::linear(extent.low, extent.high, 5);
+  std::string html;
+  for (const ScatterChart& chart : charts) {
+    html += draw_chart(chart, y);
+  }
+  return html;
 }
 
 }  // namespace diffulex_edge

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/printable.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge::svg {
@@ -60,7 +61,7 @@ std::vector<Tick> ticks_between(double low, double high, double step) {
 
 std::string escape(std::string_view text) {
   std::string result;
-  for (const char c : text) {
+  for (const char c : printable_lines(text)) {
     switch (c) {
       case '<':
         result += "&lt;";
@@ -75,11 +76,7 @@ std::string escape(std::string_view text) {
         result += "&quot;";
         break;
       default:
-        if (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') {
-          result += "\xEF\xBF\xBD";
-        } else {
-          result += c;
-        }
+        result += c;
     }
   }
   return result;
@@ -222,9 +219,9 @@ std::string shape(Style style) {
   return {};
 }
 
-std::string point(double x_share, double y, Style style, std::string_view tooltip) {
-  return "<svg class=\"mark point " + style_class(style) + "\" x=\"" + percent(x_share) + "\" y=\"" + pixels(y) +
-         "\"><g>" + title(tooltip) + shape(style) + "</g></svg>";
+std::string point(double x_share, double y, Style style, std::string_view tooltip, bool is_hollow) {
+  return std::string("<svg class=\"mark point ") + (is_hollow ? "outline " : "") + style_class(style) + "\" x=\"" +
+         percent(x_share) + "\" y=\"" + pixels(y) + "\"><g>" + title(tooltip) + shape(style) + "</g></svg>";
 }
 
 double y_at(const Axis& axis, double height, double value) { return height * (1.0 - axis.at(value)); }
@@ -292,7 +289,8 @@ std::string legend(const std::vector<LegendEntry>& entries, LegendMark mark) {
   for (const LegendEntry& entry : entries) {
     html += "<li><svg width=\"18\" height=\"18\" aria-hidden=\"true\" class=\"" + svg::style_class(entry.style) + "\">";
     html += mark == LegendMark::kPoint
-                ? "<svg x=\"9\" y=\"9\" class=\"point\"><g>" + svg::shape(entry.style) + "</g></svg>"
+                ? "<svg x=\"9\" y=\"9\" class=\"point" + std::string(entry.is_hollow ? " outline" : "") + "\"><g>" +
+                      svg::shape(entry.style) + "</g></svg>"
                 : "<rect class=\"area\" width=\"18\" height=\"18\"/>";
     html += "</svg>" + svg::escape(entry.name) + "</li>";
   }

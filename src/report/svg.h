@@ -58,14 +58,14 @@ std::string title(std::string_view tooltip);
 std::string text(std::string_view x, double y, std::string_view text_class, std::string_view content);
 std::string line(std::string_view x1, double y1, std::string_view x2, double y2, std::string_view line_class);
 std::string area(double x_share, double width_share, double y, double height, Style style, std::string_view tooltip);
-// A point's shape around a position.
-std::string point(double x_share, double y, Style style, std::string_view tooltip);
+// A point's shape around a position, filled or as an outline.
+std::string point(double x_share, double y, Style style, std::string_view tooltip, bool is_hollow = false);
 // Around (0, 0), without a position.
 std::string shape(Style style);
 // "s3": the class that sets a style's colour.
 std::string style_class(Style style);
 
-// The horizontal axis under a plot of `height` pixels, with its label; without one, a line alone.
+// The horizontal axis under a plot of `height` pixels, with its label; without one, only a line.
 std::string x_axis(const Axis& axis, double height, std::string_view label);
 // Grid lines and numbers to the left of the plot.
 std::string y_axis(const Axis& axis, double height);

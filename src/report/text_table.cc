@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
 #include <cstdio>
 
 namespace diffulex_edge {
@@ -56,6 +57,8 @@ std::string format_mib(double mib) { return format_number(mib, 2) + " MiB"; }
 double to_mib(std::int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
 std::string format_bytes(std::int64_t bytes) { return format_mib(to_mib(bytes)); }
+
+std::string format_megabytes(double megabytes) { return format_bytes(std::llround(1e6 * megabytes)); }
 
 std::string format_count(std::int64_t count) {
   std::string digits = std::to_string(count);

@@ -22,6 +22,8 @@ double to_mib(std::int64_t bytes);
 // Two decimals and a unit: "3.31 MiB".
 std::string format_mib(double mib);
 std::string format_bytes(std::int64_t bytes);
+// Megabytes (10^6 bytes) in MiB, as every other size of a report.
+std::string format_megabytes(double megabytes);
 std::string format_number(double value, int decimals);
 // "589,824"
 std::string format_count(std::int64_t count);

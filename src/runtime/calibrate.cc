@@ -1,36 +1,47 @@
 // Static ranges of activations, from a float32 run.
 
+#include "runtime/calibrate.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <optional>
 
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/error.h"
-#include "runtime/executor.h"
+#include "diffulex_edge/quantization_session.h"
+#include "quant/arithmetic.h"
+#include "quant/layer_formats.h"
+#include "quant/planner.h"
+#include "runtime/execution_session.h"
 #include "runtime/layer_statistics.h"
 #include "runtime/linear_layers.h"
 #include "runtime/observer.h"
+#include "runtime/preflight.h"
+#include "runtime/value_check.h"
 
 namespace diffulex_edge {
 namespace {
 
-bool is_static(const QuantizationConfig& config) {
-  if (config.mode == QuantizationMode::STATIC && config.static_everywhere) {
-    return true;
+// Whether mode static needs ranges that nobody has.
+bool needs_ranges(const Model& model, const QuantizationConfig& config, const TargetArithmetic& target,
+                  const CalibrationFindings& known) {
+  if (config.mode != QuantizationMode::STATIC) {
+    return false;
   }
-  const auto has_kernel = [](QuantizationDtype dtype, std::int64_t group_size) {
-    return dtype == QuantizationDtype::INT8 || (dtype == QuantizationDtype::INT4 && group_size == 0);
-  };
-  const bool has_kernels = config.layer_formats.empty()
-                               ? has_kernel(config.dtype, config.group_size)
-                               : std::ranges::any_of(config.layer_formats, [&](const auto& entry) {
-                                   return has_kernel(entry.second.dtype, entry.second.group_size);
-                                 });
-  return config.mode == QuantizationMode::STATIC && has_kernels;
+  if (is_static_everywhere(config, target)) {
+    return !known.graph;
+  }
+  const auto ranges = with_stored_ranges(known, model).layers;
+  const QuantizationPlan plan =
+      quantize_model(model, config, made_up_findings(model, config, target, known), target).plan;
+  return std::ranges::any_of(plan.layers, [&](const LayerPlan& layer) {
+    return layer.arithmetic.activations == LayerArithmetic::Activations::kStatic && !ranges.contains(layer.layer);
+  });
 }
 
 bool uses_inputs(RoundingMethod method) {
@@ -38,20 +49,13 @@ bool uses_inputs(RoundingMethod method) {
 }
 
 bool weighs_inputs(const Model& model, const QuantizationConfig& config) {
-  const bool has_integers = config.dtype == QuantizationDtype::INT8 || config.dtype == QuantizationDtype::INT4;
-  return config.method == RoundingMethod::MSE && has_integers && !config.palettes && !model.stored_quantization;
-}
-
-bool weighs_palettes(const QuantizationConfig& config) {
-  const auto is_int4 = [](const auto& entry) { return entry.second.dtype == QuantizationDtype::INT4; };
-  return config.palettes &&
-         (config.dtype == QuantizationDtype::INT4 || std::ranges::any_of(config.layer_formats, is_int4));
+  return config.method == RoundingMethod::MSE && format_row(config.dtype).is_grid() && !model.stored_quantization;
 }
 
 // The mean of x_j^2 for each column j, where each token counts relative to its size |x|^2.
-std::vector<float> column_importance(const Activations& x) {
-  std::vector<double> sums(static_cast<std::size_t>(x.width));
-  for (std::int64_t token = 0; token < x.rows; ++token) {
+std::vector<float> column_importance(const InputRows& x) {
+  std::vector<double> sums(static_cast<std::size_t>(x.width()));
+  for (std::int64_t token = 0; token < x.rows(); ++token) {
     const auto row = x.row(token);
     const double square =
         std::transform_reduce(row.begin(), row.end(), 0.0, std::plus<>(), [](double value) { return value * value; });
@@ -61,69 +65,87 @@ std::vector<float> column_importance(const Activations& x) {
   }
   std::vector<float> importance;
   for (const double sum : sums) {
-    importance.push_back(static_cast<float>(sum / static_cast<double>(x.rows)));
+    importance.push_back(static_cast<float>(sum / static_cast<double>(x.rows())));
   }
   return importance;
 }
 
 class ActivationCalibrator {
  public:
-  ActivationCalibrator(const Model& model, QuantizationConfig& config, const CalibrationData& data,
-                       const CalibrationOptions& options, const RunControl& control)
+  ActivationCalibrator(const Model& model, const QuantizationConfig& config, const TargetArithmetic& target,
+                       const CalibrationData& data, const CalibrationOptions& options, const RunControl& control)
       : model_(model),
         config_(config),
+        target_(target),
+        is_everywhere_(is_static_everywhere(config, target)),
         options_(options),
+        is_module_(!data.runs.empty()),
         masked_(masked_tokens(data)),
         layers_(model, nullptr),
-        executor_(model, data.inputs, layers_, control),
+        graph_plan_(model.graph),
+        session_(graph_plan_, model, layers_, control),
         control_(control) {
-    result_.sequences = static_cast<std::int64_t>(data.inputs.size());
-    result_.tokens = executor_.tokens();
+    session_.begin(make_batch(model, data));
+    result_.sequences = static_cast<std::int64_t>(session_.batch().sequences());
+    result_.tokens = session_.tokens();
     result_.masked_tokens = std::ranges::count(masked_, true);
-    if (config_.static_everywhere) {
+    if (is_everywhere_) {
       observed_.values.resize(model.graph.nodes().size());
-      executor_.observe_scores();
+      session_.observe_scores();
     }
   }
 
   CalibrationResult run() {
     const auto start = std::chrono::steady_clock::now();
     const auto total = static_cast<std::int64_t>(model_.graph.nodes().size());
-    while (const Node* node = executor_.next()) {
+    if (is_everywhere_) {
+      observe_inputs();
+    }
+    while (const Node* node = session_.next()) {
       if (node->op == Op::kLinear) {
         observe_layer(*node);
       } else {
-        executor_.step();
+        session_.step();
       }
-      if (config_.static_everywhere) {
+      if (is_everywhere_) {
         observe_value(*node);
       }
       if (control_.on_progress) {
         control_.on_progress(
-            {.stage = "calibration", .done_bytes = executor_.last() + 1, .total_bytes = total, .in_bytes = false});
+            {.stage = "calibration", .done_bytes = session_.last() + 1, .total_bytes = total, .in_bytes = false});
       }
     }
-    if (quantizes_head() || config_.static_everywhere) {
+    if (graph_plan_.head() >= 0 && (quantizes_head() || is_everywhere_)) {
       observe_head();
     }
-    if (config_.static_everywhere) {
-      config_.graph_activations = std::move(observed_);
+    if (is_everywhere_) {
+      result_.findings.graph = std::move(observed_);
     }
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
   }
 
  private:
+  // Token ids have no range.
+  void observe_inputs() {
+    for (std::size_t i = 0; i < model_.graph.nodes().size(); ++i) {
+      const Node& node = model_.graph.nodes()[i];
+      if (node.op == Op::kInput && node.dtype == DType::kF32) {
+        observed_.values[i] = range_of_value(node, static_cast<ValueId>(i));
+      }
+    }
+  }
+
   // Layers that share an input share its statistics.
   const LayerStatistics& statistics_of(const Node& node) {
     const ValueId id = node.inputs[0];
-    if (config_.palettes) {
-      config_.input_importance[node.name] =
-          id == input_ ? config_.input_importance.at(last_layer_) : column_importance(executor_.value(id));
+    if (has_palettes(config_)) {
+      auto& importance = result_.findings.input_importance;
+      importance[node.name] = id == input_ ? importance.at(last_layer_) : column_importance(session_.input_of(node));
       last_layer_ = node.name;
     }
     if (id != input_) {
-      input_statistics_ = measure_input(node.name, executor_.value(id), masked_, options_, control_);
+      input_statistics_ = measure_input(node.name, session_.input_of(node), masked_, options_, control_);
       input_ = id;
     }
     return input_statistics_;
@@ -132,71 +154,100 @@ class ActivationCalibrator {
   void observe_layer(const Node& node) {
     LayerStatistics statistics = statistics_of(node);
     statistics.layer = node.name;
-    executor_.step();
-    statistics.chosen.output = observe_values(node.name, executor_.value(executor_.last()).data, options_);
-    config_.activations[node.name] = statistics.chosen;
+    session_.step();
+    check_step(model_, node, session_, control_);
+    statistics.chosen.output = observe_values(node.name, session_.value(session_.last()).data, options_);
+    add_activations(node, statistics.chosen);
     result_.statistics.push_back(std::move(statistics));
+  }
+
+  // A module's layer that runs several times has ranges that cover them all.
+  void add_activations(const Node& node, const LayerActivations& chosen) {
+    const auto [found, is_new] = result_.findings.layers.emplace(node.name, chosen);
+    const auto widen = [](ActivationRange& range, const ActivationRange& other) {
+      range = {.min = std::min(range.min, other.min), .max = std::max(range.max, other.max)};
+    };
+    if (!is_new) {
+      widen(found->second.input, chosen.input);
+      widen(found->second.output, chosen.output);
+    }
   }
 
   // What the last step made.
   void observe_value(const Node& node) {
-    const ValueId value = executor_.last();
+    const ValueId value = session_.last();
     observed_.values[static_cast<std::size_t>(value)] = range_of_value(node, value);
-    if (const std::optional<ActivationRange>& scores = executor_.scores(); scores && node.op == Op::kAttention) {
+    if (const std::optional<ActivationRange>& scores = session_.scores(); scores && node.op == Op::kAttention) {
       observed_.scores[value] = *scores;
     }
   }
 
   ActivationRange range_of_value(const Node& node, ValueId value) const {
-    if (node.op == Op::kReshape) {
+    const Op source = node.op == Op::kReshape ? model_.graph.node(node.inputs[0]).op : node.op;
+    if (node.op == Op::kReshape && source != Op::kConstant && source != Op::kWeight) {
       return observed_.values[static_cast<std::size_t>(node.inputs[0])];
     }
     CalibrationOptions options = options_;
-    if (config_.activation_bits > 8) {
+    if (target_.static_bits > 8) {
       options.observer = Observer::MIN_MAX;
     } else if (node.op == Op::kLinear) {
-      return config_.activations.at(node.name).output;  // observed with the layer
+      return result_.findings.layers.at(node.name).output;  // observed with the layer
     }
     const std::string where = node.name.empty() ? std::string(to_string(node.op)) : node.name;
-    return observe_values(where, executor_.value(value).data, options);
+    const std::vector<float>& values = session_.value(value).data;
+    return is_module_ ? observe_values(where, without_infinity(values), options)
+                      : observe_values(where, values, options);
+  }
+
+  // Masks of modules may be infinite.
+  static std::vector<float> without_infinity(std::vector<float> values) {
+    constexpr float kMost = std::numeric_limits<float>::max();
+    for (float& value : values) {
+      value = std::isinf(value) ? std::copysign(kMost, value) : value;
+    }
+    return values;
   }
 
   bool quantizes_head() const {
-    std::optional<QuantizationDtype> dtype = config_.head_dtype;
-    if (const auto found = config_.layer_formats.find("lm_head"); found != config_.layer_formats.end()) {
-      dtype = found->second.dtype;
-    }
-    return dtype == QuantizationDtype::INT8 || dtype == QuantizationDtype::INT4;
+    const Node& head = model_.graph.node(graph_plan_.head());
+    const CalibrationFindings findings = made_up_findings(model_, config_, target_);
+    const QuantizationPlan plan = quantize_model(model_, config_, findings, target_).plan;
+    return plan.at(head.name, model_.graph.tensor(head.inputs[1])).format.is_quantized();
   }
 
   // Logits are never in memory as a whole: their range is the plain one.
   void observe_head() {
-    const Node& head = model_.graph.node(model_.graph.output());
+    const Node& head = model_.graph.node(graph_plan_.head());
     LayerStatistics statistics = statistics_of(head);
     statistics.layer = head.name;
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(executor_.tokens()));
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(session_.tokens()));
     for (std::size_t i = 0; i < rows.size(); ++i) {
       rows[i] = static_cast<std::int64_t>(i);
     }
     ActivationRange& output = statistics.chosen.output;
-    executor_.logits(rows, [&](std::size_t, std::size_t, std::span<const float> values) {
+    session_.logits(rows, [&](std::size_t, std::size_t, std::span<const float> values) {
+      check_logits(model_, values);
       const ActivationRange part = observe(values, Observer::MIN_MAX, 100.0);
       output.min = std::min(output.min, part.min);
       output.max = std::max(output.max, part.max);
     });
-    if (config_.static_everywhere) {
+    if (is_everywhere_) {
       observed_.values[static_cast<std::size_t>(model_.graph.output())] = output;
     }
-    config_.activations[head.name] = statistics.chosen;
+    add_activations(head, statistics.chosen);
     result_.statistics.push_back(std::move(statistics));
   }
 
   const Model& model_;
-  QuantizationConfig& config_;
+  const QuantizationConfig& config_;
+  const TargetArithmetic& target_;
+  bool is_everywhere_;
   const CalibrationOptions& options_;
+  bool is_module_;
   std::vector<bool> masked_;
   LinearLayers layers_;
-  Executor executor_;
+  ExecutionPlan graph_plan_;
+  ExecutionSession session_;
   const RunControl& control_;
   ValueId input_ = -1;
   std::string last_layer_;  // that has this input
@@ -207,54 +258,86 @@ class ActivationCalibrator {
 
 }  // namespace
 
-bool needs_calibration(const Model& model, const QuantizationConfig& config) {
-  const bool has_ranges = config.static_everywhere ? config.graph_activations.has_value() : !config.activations.empty();
-  return (is_static(config) && !has_ranges) || (uses_inputs(config.method) && !model.stored_quantization);
+bool needs_calibration(const Model& model, const QuantizationConfig& config, const TargetArithmetic& target,
+                       const CalibrationFindings& known) {
+  return needs_ranges(model, config, target, known) || (uses_inputs(config.method) && !model.stored_quantization);
 }
 
-CalibrationResult calibrate_activations(const Model& model, QuantizationConfig& config, const CalibrationData& data,
+CalibrationResult calibrate_activations(const Model& model, const QuantizationConfig& config,
+                                        const TargetArithmetic& target, const CalibrationData& data,
                                         const CalibrationOptions& options, const RunControl& control) {
-  const bool is_share = options.percentile > 50.0 && options.percentile <= 100.0;  // false for NaN
-  if (!is_share) {
-    throw Error(ErrorCode::kInvalidArgument, "percentile", std::to_string(options.percentile) + " is not in (50, 100]");
-  }
-  config.activations.clear();
-  return ActivationCalibrator(model, config, data, options, control).run();
+  check_percentile(options.percentile);
+  return ActivationCalibrator(model, config, target, data, options, control).run();
 }
 
-bool can_use_calibration(const Model& model, const QuantizationConfig& config) {
-  return needs_calibration(model, config) || weighs_inputs(model, config) || weighs_palettes(config);
+bool can_use_calibration(const Model& model, const QuantizationConfig& config, const TargetArithmetic& target,
+                         const CalibrationFindings& known) {
+  return needs_calibration(model, config, target, known) || weighs_inputs(model, config) || has_palettes(config);
 }
 
-CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options, const QuantizationConfig& config,
-                                const CalibrationOptions& options, const std::filesystem::path& workspace,
-                                const RunControl& control) {
-  CalibratedModel result{.model = model, .config = config, .calibration = {}};
-  const bool weighs = weighs_inputs(model, config) && !options.data.empty();
-  const bool observes_palettes = weighs_palettes(config) && !options.data.empty();
-  if (!needs_calibration(model, config) && !weighs && !observes_palettes) {
-    return result;
+namespace {
+
+Model load_rounded(const Model& model, const ModelOptions& options, const std::filesystem::path& folder) {
+  if (!model.path.empty()) {
+    return load_model(folder, options);
   }
-  const CalibrationData data = load_calibration_data(model, options, control);
-  if (is_static(config) || observes_palettes) {
-    result.calibration = calibrate_activations(model, result.config, data, options, control);
+  Model rounded = model;
+  rounded.checkpoint = std::make_shared<const Checkpoint>(folder);
+  return rounded;
+}
+
+void check_module_options(const CalibrationData& data, const CalibrationOptions& options) {
+  if (!data.runs.empty() && options.mask_weight != 1.0) {
+    throw Error(ErrorCode::kInvalidArgument, "mask weight", "a module's inputs have no masked tokens", "leave it out");
   }
-  if (uses_inputs(config.method) || weighs) {
-    CalibrationResult rounding = round_with_calibration(model, result.config, data, options, workspace, control);
-    result.model = load_model(workspace, model_options);
-    QuantizationConfig rounded = default_quantization_config(result.model);
-    rounded.saturate_fp16 = config.saturate_fp16;
-    rounded.activation_bits = config.activation_bits;
-    rounded.static_everywhere = config.static_everywhere;
-    rounded.graph_activations = std::move(result.config.graph_activations);
-    result.config = std::move(rounded);
+}
+
+CalibratedModel calibrate_with(const CalibrationData& data, const Model& model, const ModelOptions& model_options,
+                               const QuantizationRequest& request,
+                               const std::function<std::filesystem::path()>& workspace, const RunControl& control) {
+  const QuantizationConfig& config = request.config;
+  CalibratedModel result{.model = model, .findings = request.known, .calibration = {}};
+  check_module_options(data, request.calibration);
+  if (needs_ranges(model, config, request.target, request.known) || has_palettes(config)) {
+    result.calibration = calibrate_activations(model, config, request.target, data, request.calibration, control);
+    result.findings = result.calibration->findings;
+    for (const auto& [layer, ranges] : with_stored_ranges(request.known, model).layers) {
+      result.findings.layers[layer] = ranges;  // what was known is not found again
+    }
+  }
+  if ((uses_inputs(config.method) && !model.stored_quantization) || weighs_inputs(model, config)) {
+    const std::filesystem::path folder = workspace();
+    const QuantizationPlan plan = quantize_model(model, config, result.findings, request.target).plan;
+    CalibrationResult rounding = round_with_calibration(model, plan, data, request.calibration, folder, control);
+    result.model = load_rounded(model, model_options, folder);
     if (result.calibration) {
       rounding.statistics = std::move(result.calibration->statistics);
       rounding.seconds += result.calibration->seconds;
+      rounding.findings = std::move(result.calibration->findings);
     }
     result.calibration = std::move(rounding);
   }
   return result;
+}
+
+}  // namespace
+
+CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_options,
+                                const QuantizationRequest& request,
+                                const std::function<std::filesystem::path()>& workspace, const RunControl& control) {
+  const auto uses = request.has_data() ? can_use_calibration : needs_calibration;
+  if (!uses(model, request.config, request.target, request.known)) {
+    return {.model = model, .findings = request.known, .calibration = {}};
+  }
+  if (!request.has_data()) {
+    throw Error(ErrorCode::kInvalidArgument, "calibration", "has no data", "give at least one input");
+  }
+  check_before_calibration(model, request);
+  if (request.data) {
+    return calibrate_with(*request.data, model, model_options, request, workspace, control);
+  }
+  const CalibrationData data = load_calibration_data(model, request.calibration, control);
+  return calibrate_with(data, model, model_options, request, workspace, control);
 }
 
 }  // namespace diffulex_edge

@@ -5,6 +5,8 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
+#include "quant/arithmetic.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 namespace {
@@ -14,25 +16,34 @@ struct Candidate {
   QuantizationConfig config;
 };
 
-std::vector<Candidate> candidates(const QuantizationConfig& base) {
-  QuantizationConfig nearest = base;
+std::string title(const LayerFormat& format) {
+  std::string name(to_string(format.dtype));
+  if (!format_row(format.dtype).takes_groups) {
+    return name;
+  }
+  return name + (format.group_size == 0 ? ", per channel" : ", groups of " + std::to_string(format.group_size));
+}
+
+std::vector<Candidate> candidates(const ComparisonBase& base) {
+  QuantizationConfig nearest = base.config;
   nearest.method = RoundingMethod::RTN;
   nearest.layer_formats.clear();
   std::vector<Candidate> all;
-  // The group size stays where it is that of the embedding and the head alone.
-  for (const QuantizationDtype dtype : {QuantizationDtype::FP16, QuantizationDtype::INT8}) {
-    all.push_back({.name = std::string(to_string(dtype)), .config = nearest});
-    all.back().config.dtype = dtype;
-    all.back().config.static_everywhere = base.static_everywhere && dtype != QuantizationDtype::FP16;
-  }
-  for (const std::int64_t size : {32, 64, 128, 256, 0}) {
-    all.push_back(
-        {.name = size == 0 ? "int4, per channel" : "int4, groups of " + std::to_string(size), .config = nearest});
+  for (const LayerFormat& format : all_layer_formats()) {
+    const FormatRow& row = format_row(format.dtype);
+    // Palettes where the target has them, which the base config shows by having one.
+    if (format.dtype == QuantizationDtype::FP32 || (row.has_codebook() && format.dtype != base.config.dtype)) {
+      continue;
+    }
+    all.push_back({.name = title(format), .config = nearest});
     QuantizationConfig& config = all.back().config;
-    config.dtype = QuantizationDtype::INT4;
-    config.group_size = size;
+    config.dtype = format.dtype;
+    if (!row.takes_groups) {
+      continue;  // the group size stays: it is that of the embedding and the head
+    }
+    config.group_size = format.group_size;
     config.strict_group_size = true;
-    if (size != 0 && config.mode == QuantizationMode::STATIC && !config.static_everywhere) {
+    if (config.mode == QuantizationMode::STATIC && !has_static_kernel(format, base.target)) {
       config.mode = QuantizationMode::DYNAMIC;
     }
   }
@@ -47,13 +58,13 @@ bool is_about_format(const Error& error) {
 
 class FormatComparer {
  public:
-  FormatComparer(const Model& model, const std::vector<EvaluationSet>& sets, ActivationArithmetic activations,
+  FormatComparer(const Model& model, const ComparisonBase& base, const std::vector<EvaluationSet>& sets,
                  const RunControl& control)
-      : model_(model), sets_(sets), activations_(activations), control_(control) {}
+      : model_(model), base_(base), sets_(sets), control_(control) {}
 
-  FormatComparison run(const QuantizationConfig& base) {
+  FormatComparison run() {
     std::vector<Planned> together;
-    for (Candidate& candidate : candidates(base)) {
+    for (Candidate& candidate : candidates(base_)) {
       std::optional<Planned> planned = plan(std::move(candidate));
       if (!planned) {
         continue;
@@ -78,9 +89,10 @@ class FormatComparer {
 
   std::optional<Planned> plan(Candidate candidate) {
     try {
-      QuantizationResult result = quantize_model(model_, candidate.config);
+      QuantizationResult result = quantize_model(model_, candidate.config, base_.findings, base_.target);
       comparison_.original_bytes = 4 * result.parameters;
-      return Planned{std::move(candidate.name), std::move(candidate.config), std::move(result.plan)};
+      QuantizationPlan plan = base_.float_activations ? with_float_activations(std::move(result.plan)) : result.plan;
+      return Planned{std::move(candidate.name), std::move(candidate.config), std::move(plan)};
     } catch (const Error& error) {
       leave_out(candidate.name, error);
       return std::nullopt;
@@ -105,7 +117,7 @@ class FormatComparer {
   void evaluate_together(std::span<const Planned> formats) {
     std::vector<EvaluatedModel> subjects;
     for (const Planned& format : formats) {
-      subjects.push_back({.model = &model_, .plan = &format.plan, .activations = activations_});
+      subjects.push_back({.model = &model_, .plan = &format.plan});
     }
     std::vector<EvaluationResult> results = evaluate_each(subjects, EvaluatedModel{.model = &model_}, sets_, control_);
     for (std::size_t i = 0; i < results.size(); ++i) {
@@ -117,22 +129,21 @@ class FormatComparer {
   }
 
   const Model& model_;
+  const ComparisonBase& base_;
   const std::vector<EvaluationSet>& sets_;
-  ActivationArithmetic activations_;
   const RunControl& control_;
   FormatComparison comparison_;
 };
 
 }  // namespace
 
-FormatComparison compare_formats(const Model& model, const QuantizationConfig& base,
-                                 const std::vector<EvaluationSet>& sets, ActivationArithmetic activations,
+FormatComparison compare_formats(const Model& model, const ComparisonBase& base, const std::vector<EvaluationSet>& sets,
                                  const RunControl& control) {
   if (model.stored_quantization) {
     throw Error(ErrorCode::kInvalidArgument, model.path.string(), "is quantized already: its formats are final",
                 "compare the formats of the unquantized checkpoint");
   }
-  return FormatComparer(model, sets, activations, control).run(base);
+  return FormatComparer(model, base, sets, control).run();
 }
 
 }  // namespace diffulex_edge

@@ -11,10 +11,11 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "runtime/estimate.h"
-#include "runtime/executor.h"
+#include "runtime/execution_session.h"
 #include "runtime/linear_layers.h"
 #include "runtime/packed_layers.h"
 #include "runtime/prediction.h"
+#include "runtime/value_check.h"
 
 namespace diffulex_edge {
 namespace {
@@ -67,23 +68,26 @@ struct Noise {
 
 std::unique_ptr<const ModelLayers> make_layers(const EvaluatedModel& evaluated, const RunControl& control) {
   if (evaluated.arithmetic == QuantizedArithmetic::FAST) {
-    return std::make_unique<PackedLayers>(*evaluated.model, evaluated.plan, evaluated.activations, control);
+    return std::make_unique<PackedLayers>(*evaluated.model, evaluated.plan, control);
   }
-  return std::make_unique<LinearLayers>(*evaluated.model, evaluated.plan, evaluated.activations);
+  return std::make_unique<LinearLayers>(*evaluated.model, evaluated.plan);
 }
 
 // A model, and what executes it.
 struct Runner {
   Runner(const EvaluatedModel& evaluated, const RunControl& control)
-      : model(*evaluated.model), layers(make_layers(evaluated, control)) {
-    if (evaluated.activations != ActivationArithmetic::FLOAT) {
-      integers = make_static_values(model, evaluated.plan);
-    }
+      : model(*evaluated.model),
+        layers(make_layers(evaluated, control)),
+        integers(make_static_values(model, evaluated.plan)),
+        plan(model.graph) {
+    session = std::make_unique<ExecutionSession>(plan, model, *layers, control, integers ? &*integers : nullptr);
   }
 
   const Model& model;
   std::unique_ptr<const ModelLayers> layers;
   std::optional<StaticValues> integers;
+  ExecutionPlan plan;
+  std::unique_ptr<ExecutionSession> session;
 };
 
 // What was found of one subject.
@@ -108,7 +112,7 @@ class Evaluation {
       runners_.emplace_back(subject, control);
     }
     if (reference_) {
-      reference_runner_.emplace(*reference_, control);
+      reference_runner_ = std::make_unique<Runner>(*reference_, control);
     }
   }
 
@@ -199,52 +203,67 @@ class Evaluation {
     for (const Item& item : items) {
       sequences.push_back(sets_[item.set].inputs[item.sequence]);
     }
-    std::deque<Executor> runs;
-    const auto integers_of = [](const Runner& runner) { return runner.integers ? &*runner.integers : nullptr; };
-    for (const Runner& runner : runners_) {
-      runs.emplace_back(runner.model, sequences, *runner.layers, control_, integers_of(runner));
+    for (Runner& runner : runners_) {
+      runner.session->begin(make_batch(runner.model, sequences));
     }
-    std::optional<Executor> reference;
-    if (const auto& runner = reference_runner_) {
-      reference.emplace(runner->model, sequences, *runner->layers, control_, integers_of(*runner));
+    if (reference_runner_) {
+      reference_runner_->session->begin(make_batch(reference_runner_->model, sequences));
     }
-    while (const Node* node = runs.front().next()) {
-      if (reference) {
-        reference->step();
-      }
-      for (std::size_t i = 0; i < runs.size(); ++i) {
-        Executor& executor = runs[i];
-        executor.step();
-        if (reference && node->op == Op::kLinear) {
-          compare(findings_[i].noise[node->name], executor.value(executor.last()).data,
-                  reference->value(reference->last()).data);
+    while (const Node* node = runners_.front().session->next()) {
+      // The comparison's sums are finite only where all values are: no pass of their own for them.
+      const bool compared = reference_runner_ != nullptr && node->op == Op::kLinear;
+      if (reference_runner_) {
+        reference_runner_->session->step();
+        if (!compared) {
+          check_step(reference_runner_->model, *node, *reference_runner_->session, control_);
         }
-        report(executor.tokens());
+      }
+      for (std::size_t i = 0; i < runners_.size(); ++i) {
+        ExecutionSession& session = *runners_[i].session;
+        session.step();
+        if (compared) {
+          compare_step(*node, i);
+        } else {
+          check_step(runners_[i].model, *node, session, control_);
+        }
+        report(session.tokens());
       }
     }
-    judge_logits(items, runs, reference);
+    judge_logits(items);
   }
 
-  void judge_logits(std::span<const Item> items, std::deque<Executor>& runs, std::optional<Executor>& reference) {
+  // What a linear layer made, with what it made in the reference.
+  void compare_step(const Node& node, std::size_t subject) {
+    const ExecutionSession& session = *runners_[subject].session;
+    const ExecutionSession& reference = *reference_runner_->session;
+    Noise& noise = findings_[subject].noise[node.name];
+    compare(noise, session.value(session.last()).data, reference.value(reference.last()).data);
+    if (!std::isfinite(noise.signal + noise.error)) {
+      check_step(runners_[subject].model, node, session, control_);
+      check_step(reference_runner_->model, node, reference, control_);
+    }
+  }
+
+  void judge_logits(std::span<const Item> items) {
     std::vector<std::int64_t> rows;
     std::vector<Target> targets;
     for (std::size_t i = 0; i < items.size(); ++i) {
       const auto& wanted = sets_[items[i].set].targets[items[i].sequence];
       for (std::size_t position = 0; position < wanted.size(); ++position) {
         if (wanted[position] != kIgnoredTarget) {
-          rows.push_back(runs.front().offsets()[i] + static_cast<std::int64_t>(position));
+          rows.push_back(runners_.front().session->offsets()[i] + static_cast<std::int64_t>(position));
           targets.push_back({items[i].set, items[i].sequence, position, wanted[position]});
         }
       }
     }
     const auto judge_all = [&](std::size_t first, std::size_t count, std::span<const float> reference_logits) {
-      for (std::size_t i = 0; i < runs.size(); ++i) {
-        runs[i].logits(std::span(rows).subspan(first, count), [&](std::size_t begin, std::size_t part,
-                                                                  std::span<const float> logits) {
+      for (std::size_t i = 0; i < runners_.size(); ++i) {
+        runners_[i].session->logits(std::span(rows).subspan(first, count), [&](std::size_t begin, std::size_t part,
+                                                                               std::span<const float> logits) {
           const auto other =
               reference_logits.empty() ? reference_logits : reference_logits.subspan(begin * vocab(), logits.size());
           const auto judged = std::span(targets).subspan(first + begin, part);
-          judge(findings_[i], judged, logits, other);
+          judge(i, judged, logits, other);
           if (i == 0 && sink_) {
             for (std::size_t row = 0; row < part; ++row) {
               sink_(judged[row].set, logits.subspan(row * vocab(), vocab()));
@@ -253,8 +272,8 @@ class Evaluation {
         });
       }
     };
-    if (reference) {
-      reference->logits(rows, judge_all);
+    if (reference_runner_) {
+      reference_runner_->session->logits(rows, judge_all);
     } else {
       judge_all(0, rows.size(), {});
     }
@@ -263,8 +282,9 @@ class Evaluation {
   std::size_t vocab() const { return static_cast<std::size_t>(subjects_.front().model->config.vocab_size); }
 
   // One row of logits for each target; the reference's too, or none.
-  void judge(Findings& findings, std::span<const Target> targets, std::span<const float> logits,
+  void judge(std::size_t subject, std::span<const Target> targets, std::span<const float> logits,
              std::span<const float> reference_logits) {
+    Findings& findings = findings_[subject];
     if (!reference_logits.empty()) {
       compare(findings.noise["lm_head"], logits, reference_logits);
     }
@@ -274,10 +294,12 @@ class Evaluation {
       TokenResult& token = tokens[i];
       const auto target = static_cast<std::size_t>(targets[i].token);
       token.position = targets[i].position;
+      check_logits(runners_[subject].model, row(logits));
       token.prediction = predict(row(logits));
       token.loss = token.prediction.log_sum_exp - static_cast<double>(row(logits)[target]);
       token.correct = token.prediction.best == targets[i].token;
       if (!reference_logits.empty()) {
+        check_logits(reference_runner_->model, row(reference_logits));
         token.reference = predict(row(reference_logits));
         token.reference_loss = token.reference.log_sum_exp - static_cast<double>(row(reference_logits)[target]);
         token.kl = kl_divergence(row(reference_logits), token.reference, row(logits), token.prediction);
@@ -385,7 +407,7 @@ class Evaluation {
   std::span<const EvaluatedModel> subjects_;
   std::optional<EvaluatedModel> reference_;
   std::deque<Runner> runners_;  // of each subject
-  std::optional<Runner> reference_runner_;
+  std::unique_ptr<Runner> reference_runner_;
   const std::vector<EvaluationSet>& sets_;
   const RunControl& control_;
   const LogitsSink& sink_;

@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "checkpoint/tensor_source.h"
+#include "core/mapped_file.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
@@ -35,6 +37,7 @@ TokenSequences read_ids(const TensorView& tensor, std::int64_t vocab_size, bool 
       }
     }
   }
+  MappedFile::check(tensor.bytes.data());
   return sequences;
 }
 

@@ -2,27 +2,38 @@
 
 #include <algorithm>
 
+#include "quant/affine_scale.h"
 #include "runtime/kernels/activation_kernels.h"
 
 namespace diffulex_edge {
 
-InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer,
-                                 ActivationArithmetic activations) {
-  const bool is_quantized = layer != nullptr && layer->format.is_quantized() && layer->role == LayerRole::kLinear;
-  if (!is_quantized || activations == ActivationArithmetic::FLOAT || plan->config.static_everywhere) {
+InputArithmetic input_arithmetic(const LayerPlan* layer) {
+  if (layer == nullptr) {
     return InputArithmetic::kFloat;
   }
-  if (layer->activations) {
-    return InputArithmetic::kStaticInt8;
+  switch (layer->arithmetic.activations) {
+    case LayerArithmetic::Activations::kDynamic:
+      return InputArithmetic::kDynamicInt8;
+    case LayerArithmetic::Activations::kStatic:
+      return InputArithmetic::kStaticInt8;
+    case LayerArithmetic::Activations::kFloat32:
+    case LayerArithmetic::Activations::kFloat16:
+    case LayerArithmetic::Activations::kStaticInGraph:
+      break;
   }
-  const bool grouped = layer->format.granularity == Granularity::kGroup;
-  const bool is_dynamic = grouped || plan->config.mode == QuantizationMode::DYNAMIC;
-  return is_dynamic && activations == ActivationArithmetic::XNNPACK ? InputArithmetic::kDynamicInt8
-                                                                    : InputArithmetic::kFloat;
+  return InputArithmetic::kFloat;
 }
 
 const LayerPlan* find_plan(const QuantizationPlan* plan, const Node& user, const std::string& tensor) {
   return plan == nullptr ? nullptr : &plan->at(user.name, tensor);
+}
+
+QuantizationPlan with_float_activations(QuantizationPlan plan) {
+  plan.target = {.has_dynamic = false, .groups_are_dynamic = false};
+  for (LayerPlan& layer : plan.layers) {
+    layer.arithmetic = {};
+  }
+  return plan;
 }
 
 OutputArithmetic::OutputArithmetic(InputArithmetic input, const LayerPlan* plan, std::span<const float> bias)

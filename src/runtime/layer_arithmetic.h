@@ -9,16 +9,16 @@
 #include "diffulex_edge/graph.h"
 #include "diffulex_edge/quantization.h"
 #include "diffulex_edge/runtime.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge {
 
 // What a layer does to its input before multiplying.
 enum class InputArithmetic { kFloat, kDynamicInt8, kStaticInt8 };
 
-// Of a layer that may have no plan: float32 then. For XNNPACK, groups of INT4 take 8-bit activations in every mode.
-// Where every value of the graph is static, the input comes in integers already.
-InputArithmetic input_arithmetic(const QuantizationPlan* plan, const LayerPlan* layer,
-                                 ActivationArithmetic activations);
+// Of a layer that may have no plan: float32 then. float16 is simulated as float32. Where every value of the graph is
+// static, the input comes in integers already.
+InputArithmetic input_arithmetic(const LayerPlan* layer);
 
 // nullptr without a plan.
 const LayerPlan* find_plan(const QuantizationPlan* plan, const Node& user, const std::string& tensor);

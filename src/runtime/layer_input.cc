@@ -16,9 +16,9 @@ constexpr double kDamping = 0.05;
 constexpr float kCorrection = 0.25F;                             // the part of the way that correct() goes
 constexpr std::int64_t kJudgedOutputs = std::int64_t{1} << 24U;  // held-out tokens x rows of the weight, at most
 
-std::vector<float> rows_of(const Activations& value, std::span<const std::int64_t> rows) {
+std::vector<float> rows_of(const InputRows& value, std::span<const std::int64_t> rows) {
   std::vector<float> copy;
-  copy.reserve(rows.size() * static_cast<std::size_t>(value.width));
+  copy.reserve(rows.size() * static_cast<std::size_t>(value.width()));
   for (const std::int64_t row : rows) {
     const auto source = value.row(row);
     copy.insert(copy.end(), source.begin(), source.end());
@@ -60,27 +60,27 @@ std::vector<float> relative_weights(std::span<const float> x, std::int64_t colum
 
 }  // namespace
 
-LayerInput::LayerInput(const Activations& seen, const Activations* truth, const TokenSplit& split,
+LayerInput::LayerInput(const InputRows& seen, const std::optional<InputRows>& truth, const TokenSplit& split,
                        const RunControl& control)
-    : control_(control), columns_(seen.width) {
-  if (!std::ranges::all_of(seen.data, [](float value) { return std::isfinite(value); })) {
+    : control_(control), columns_(seen.width()) {
+  if (!std::ranges::all_of(seen.data(), [](float value) { return std::isfinite(value); })) {
     throw Error(ErrorCode::kBadFile, "calibration", "an activation is not finite", "the model's weights are broken");
   }
-  const std::vector<float> weights = relative_weights(seen.data, seen.width, split.weights);
-  statistics_ = input_statistics(seen.data, seen.width, weights, control);
+  const std::vector<float> weights = relative_weights(seen.data(), seen.width(), split.weights);
+  statistics_ = input_statistics(seen.data(), seen.width(), weights, control);
   seen_ = rows_of(seen, split.held_out);
-  truth_ = truth == nullptr ? seen_ : rows_of(*truth, split.held_out);
-  if (truth != nullptr) {
+  truth_ = !truth ? seen_ : rows_of(*truth, split.held_out);
+  if (truth) {
     prepare_correction(seen, *truth, weights);
   }
 }
 
-void LayerInput::prepare_correction(const Activations& seen, const Activations& truth, std::span<const float> weights) {
+void LayerInput::prepare_correction(const InputRows& seen, const InputRows& truth, std::span<const float> weights) {
   const auto width = static_cast<std::size_t>(columns_);
-  std::vector<float> difference(seen.data.size());
+  std::vector<float> difference(seen.data().size());
   bool differs = false;
   for (std::size_t i = 0; i < difference.size(); ++i) {
-    difference[i] = weights[i / width] * (truth.data[i] - seen.data[i]);
+    difference[i] = weights[i / width] * (truth.data()[i] - seen.data()[i]);
     differs = differs || difference[i] != 0.0F;
   }
   if (!differs) {
@@ -98,7 +98,7 @@ void LayerInput::prepare_correction(const Activations& seen, const Activations& 
     return;
   }
   std::vector<float> cross(width * width);
-  multiply_tiled(Product::kTransposedFirst, columns_, columns_, seen.rows, difference.data(), seen.data.data(),
+  multiply_tiled(Product::kTransposedFirst, columns_, columns_, seen.rows(), difference.data(), seen.data().data(),
                  cross.data(), control_);
   const std::vector<float> narrow(inverse.begin(), inverse.end());
   correction_.resize(width * width);

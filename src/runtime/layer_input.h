@@ -3,12 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "diffulex_edge/progress.h"
 #include "quant/rounding.h"
-#include "runtime/executor.h"
+#include "runtime/batch.h"
 
 namespace diffulex_edge {
 
@@ -21,8 +22,9 @@ struct TokenSplit {
 class LayerInput {
  public:
   // `seen` is the input as earlier layers make it that are rounded already; `truth` what the float32 model has there,
-  // or null. Copies what it needs. Error{kBadFile} where a value is not finite.
-  LayerInput(const Activations& seen, const Activations* truth, const TokenSplit& split, const RunControl& control);
+  // or nothing. Copies what it needs. Error{kBadFile} where a value is not finite.
+  LayerInput(const InputRows& seen, const std::optional<InputRows>& truth, const TokenSplit& split,
+             const RunControl& control);
 
   // Each token counts by its weight over its |x|^2: errors are relative to the size of what they change.
   const InputStatistics& statistics() const { return statistics_; }
@@ -40,7 +42,7 @@ class LayerInput {
                                                     const WeightFormat& format, std::span<const float> scales) const;
 
  private:
-  void prepare_correction(const Activations& seen, const Activations& truth, std::span<const float> weights);
+  void prepare_correction(const InputRows& seen, const InputRows& truth, std::span<const float> weights);
 
   RunControl control_;
   std::int64_t columns_ = 0;

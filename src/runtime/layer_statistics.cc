@@ -6,13 +6,14 @@
 
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 #include "runtime/kernels/activation_kernels.h"
 #include "runtime/observer.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::int64_t kTileTokens = 64;
+constexpr std::int64_t kStatisticsTokens = 64;
 
 // Summed over one token's row, or over all tokens of a kind.
 struct RowSums {
@@ -81,17 +82,17 @@ ActivationRange observe_values(const std::string& layer, std::span<const float> 
   }
 }
 
-LayerStatistics measure_input(const std::string& layer, const Activations& x, const std::vector<bool>& masked,
+LayerStatistics measure_input(const std::string& layer, const InputRows& x, const std::vector<bool>& masked,
                               const CalibrationOptions& options, const RunControl& control) {
   LayerStatistics statistics;
-  statistics.chosen.input = observe_values(layer, x.data, options);
+  statistics.chosen.input = observe_values(layer, x.data(), options);
   const AffineScale affine = affine_scale(statistics.chosen.input, 8);
-  std::vector<RowSums> rows(static_cast<std::size_t>(x.rows));
+  std::vector<RowSums> rows(static_cast<std::size_t>(x.rows()));
   std::vector<std::vector<float>> integers(thread_count(control));
-  parallel_for(static_cast<std::size_t>((x.rows + kTileTokens - 1) / kTileTokens), control,
+  parallel_for(static_cast<std::size_t>((x.rows() + kStatisticsTokens - 1) / kStatisticsTokens), control,
                [&](std::size_t tile, std::size_t worker) {
-                 const std::int64_t begin = static_cast<std::int64_t>(tile) * kTileTokens;
-                 for (std::int64_t token = begin; token < std::min(begin + kTileTokens, x.rows); ++token) {
+                 const std::int64_t begin = static_cast<std::int64_t>(tile) * kStatisticsTokens;
+                 for (std::int64_t token = begin; token < std::min(begin + kStatisticsTokens, x.rows()); ++token) {
                    rows[static_cast<std::size_t>(token)] = measure_row(x.row(token), affine, integers[worker]);
                  }
                });
@@ -101,7 +102,7 @@ LayerStatistics measure_input(const std::string& layer, const Activations& x, co
   double sum = 0.0;
   for (std::size_t token = 0; token < rows.size(); ++token) {
     const RowSums& row = rows[token];
-    const std::size_t kind = masked[token] ? 1 : 0;
+    const std::size_t kind = !masked.empty() && masked[token] ? 1 : 0;
     ++tokens[kind];
     kinds[kind].range.min = std::min(kinds[kind].range.min, row.range.min);
     kinds[kind].range.max = std::max(kinds[kind].range.max, row.range.max);
@@ -111,9 +112,9 @@ LayerStatistics measure_input(const std::string& layer, const Activations& x, co
     largest = std::max(largest, row.magnitude);
     sum += row.magnitude;
   }
-  statistics.unmasked = summarize(kinds[0], tokens[0] * x.width);
-  statistics.masked = summarize(kinds[1], tokens[1] * x.width);
-  statistics.token_spread = sum == 0.0 ? 1.0 : largest * static_cast<double>(x.rows) / sum;
+  statistics.unmasked = summarize(kinds[0], tokens[0] * x.width());
+  statistics.masked = summarize(kinds[1], tokens[1] * x.width());
+  statistics.token_spread = sum == 0.0 ? 1.0 : largest * static_cast<double>(x.rows()) / sum;
   return statistics;
 }
 

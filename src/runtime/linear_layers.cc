@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/linear_algebra.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_encoder.h"
 #include "runtime/kernels/activation_kernels.h"
@@ -24,15 +26,15 @@ std::int64_t tile_rows(std::int64_t rows, std::int64_t columns) {
 }
 
 // The input as the layer multiplies it: floats, or integers with a scale for each token.
-struct LayerInput {
+struct PreparedInput {
   std::span<const float> values;
   std::vector<float> integers;      // holds `values` where they are integers
   std::vector<float> token_scales;  // empty: 1
 };
 
-LayerInput prepare_input(std::span<const float> x, std::int64_t tokens, InputArithmetic arithmetic,
-                         const LayerPlan* plan, const RunControl& control) {
-  LayerInput input{.values = x};
+PreparedInput prepare_input(std::span<const float> x, std::int64_t tokens, InputArithmetic arithmetic,
+                            const LayerPlan* plan, const RunControl& control) {
+  PreparedInput input{.values = x};
   if (arithmetic == InputArithmetic::kFloat) {
     return input;
   }
@@ -77,11 +79,29 @@ void LinearLayers::load_weight(const Node& user, const std::string& tensor, std:
     std::vector<std::byte> scales(
         static_cast<std::size_t>(rows * plan->format.scales_per_row(source.columns) * plan->format.scale_bytes()));
     EncodeScratch scratch;
-    encode_rows(source, plan->format, {.method = plan->method, .saturate_fp16 = plan_->config.saturate_fp16}, row_begin,
-                rows, scratch, values, scales);
-    decode_rows(plan->format, values, scales, rows, source.columns, target);
+    EncodeOptions options{.method = plan->method, .saturate_fp16 = plan_->config.saturate_fp16};
+    if (plan->format.has_codebook()) {
+      options.codebooks = &codebooks(*plan, source, {.threads = 1});
+    }
+    encode_rows(source, plan->format, options, row_begin, rows, scratch, values, scales);
+    if (options.codebooks != nullptr) {
+      decode_indices(*options.codebooks, values, row_begin, rows, source.columns, target);
+    } else {
+      decode_rows(plan->format, values, scales, rows, source.columns, target);
+    }
   }
   MappedFile::release(source.value_rows(row_begin, rows));
+}
+
+const Codebooks& LinearLayers::codebooks(const LayerPlan& plan, const StoredWeight& source,
+                                         const RunControl& control) const {
+  const std::scoped_lock lock(codebooks_mutex_);
+  const auto found = codebooks_.find(&plan);
+  if (found != codebooks_.end()) {
+    return found->second;
+  }
+  const CodebookJob job{.source = source, .format = plan.format, .importance = plan.importance};
+  return codebooks_.emplace(&plan, std::move(fit_codebooks(std::span(&job, 1), control).front())).first->second;
 }
 
 std::vector<float> LinearLayers::load_vector(const std::string& tensor) const {
@@ -98,12 +118,15 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
   const std::int64_t columns = graph.shape(node.inputs[1])[1].value;
   const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
   const LayerPlan* plan = find_plan(plan_, node, tensor);
-  const InputArithmetic arithmetic = input_arithmetic(plan_, plan, activations_);
-  const LayerInput input = prepare_input(x, tokens, arithmetic, plan, control);
+  const InputArithmetic arithmetic = input_arithmetic(plan);
+  const PreparedInput input = prepare_input(x, tokens, arithmetic, plan, control);
   const std::vector<float> bias =
       node.inputs.size() > 2 ? load_vector(graph.tensor(node.inputs[2])) : std::vector<float>();
   const OutputArithmetic output(arithmetic, plan, bias);
 
+  if (plan != nullptr && plan->format.has_codebook()) {
+    codebooks(*plan, find_stored_weight(*model_.checkpoint, tensor), control);  // with all threads
+  }
   const std::int64_t height = tile_rows(rows, columns);
   struct Worker {
     std::vector<float> weight;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
+#include "quant/codebook.h"
 #include "runtime/layer_arithmetic.h"
 #include "runtime/model_layers.h"
 
@@ -18,9 +20,7 @@ namespace diffulex_edge {
 class LinearLayers final : public ModelLayers {
  public:
   // Without a plan, weights are what the checkpoint holds. Keeps references to both.
-  LinearLayers(const Model& model, const QuantizationPlan* plan,
-               ActivationArithmetic activations = ActivationArithmetic::XNNPACK)
-      : model_(model), plan_(plan), activations_(activations) {}
+  LinearLayers(const Model& model, const QuantizationPlan* plan) : model_(model), plan_(plan) {}
 
   // Replaces a layer's weight by one in memory (float32 [rows, columns]) until it is removed.
   void replace_weight(const std::string& tensor, std::vector<float> weight) { replaced_[tensor] = std::move(weight); }
@@ -34,10 +34,14 @@ class LinearLayers final : public ModelLayers {
   std::vector<float> load_vector(const std::string& tensor) const override;
 
  private:
+  const Codebooks& codebooks(const LayerPlan& plan, const StoredWeight& source, const RunControl& control) const;
+
   const Model& model_;
   const QuantizationPlan* plan_;
-  ActivationArithmetic activations_;
   std::map<std::string, std::vector<float>> replaced_;
+  // Of layers that have run, fitted when one is first needed.
+  mutable std::mutex codebooks_mutex_;
+  mutable std::map<const LayerPlan*, Codebooks> codebooks_;
 };
 
 }  // namespace diffulex_edge

@@ -1,4 +1,4 @@
-// What the executor asks for of a model's weights, however they are kept.
+// What an execution session asks for of a model's weights, however they are kept.
 #pragma once
 
 #include <cstdint>

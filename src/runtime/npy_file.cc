@@ -143,6 +143,10 @@ std::vector<std::int64_t> NpyMatrix::row(std::int64_t index) const {
         break;
       default:
         value = static_cast<std::int64_t>(load<std::uint64_t>(source));
+        if (!is_signed_ && value < 0) {
+          fail("row " + std::to_string(index) + " has the value " + std::to_string(load<std::uint64_t>(source)) +
+               ", which is no token id");
+        }
     }
     source += width_;
   }

@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge {
 namespace {
 
 constexpr std::size_t kBins = 4096;
 
-constexpr std::array kNames = {
+constexpr std::array kObserverNames = {
     std::pair{Observer::MIN_MAX, std::string_view("min_max")},
     std::pair{Observer::PERCENTILE, std::string_view("percentile")},
     std::pair{Observer::MSE, std::string_view("mse")},
@@ -91,12 +92,12 @@ ActivationRange percentile_range(std::span<const float> values, double percentil
 }  // namespace
 
 std::string_view to_string(Observer observer) {
-  return std::ranges::find(kNames, observer, &std::pair<Observer, std::string_view>::first)->second;
+  return std::ranges::find(kObserverNames, observer, &std::pair<Observer, std::string_view>::first)->second;
 }
 
 Observer parse_observer(std::string_view text) {
-  const auto* found = std::ranges::find(kNames, text, &std::pair<Observer, std::string_view>::second);
-  if (found == kNames.end()) {
+  const auto* found = std::ranges::find(kObserverNames, text, &std::pair<Observer, std::string_view>::second);
+  if (found == kObserverNames.end()) {
     throw Error(ErrorCode::kInvalidArgument, "observer",
                 "'" + std::string(text) + "' is not one of min_max, percentile, mse");
   }

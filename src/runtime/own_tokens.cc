@@ -8,7 +8,7 @@
 
 #include "core/parallel.h"
 #include "runtime/diffusion_states.h"
-#include "runtime/executor.h"
+#include "runtime/execution_session.h"
 #include "runtime/kernels/activation_kernels.h"
 #include "runtime/linear_layers.h"
 #include "runtime/mask_token.h"
@@ -107,14 +107,16 @@ class OwnTokens {
       }
     }
     const LinearLayers layers(model_, nullptr);
-    Executor executor(model_, inputs, layers, control);
-    executor.run_to_output();
+    const ExecutionPlan plan(model_.graph);
+    ExecutionSession session(plan, model_, layers, control);
+    session.begin(make_batch(model_, inputs));
+    session.run_to_output();
     std::vector<std::int64_t> rows;
     for (const Draw& draw : draws) {
-      rows.push_back(executor.offsets()[draw.sequence] + static_cast<std::int64_t>(draw.position - shift_of_targets()));
+      rows.push_back(session.offsets()[draw.sequence] + static_cast<std::int64_t>(draw.position - shift_of_targets()));
     }
     const auto vocab = static_cast<std::size_t>(model_.config.vocab_size);
-    executor.logits(rows, [&](std::size_t first, std::size_t count, std::span<const float> values) {
+    session.logits(rows, [&](std::size_t first, std::size_t count, std::span<const float> values) {
       parallel_for(count, control, [&](std::size_t i, std::size_t) {
         const Draw& draw = draws[first + i];
         tokens_[draw.sequence][draw.position] = sample_token(values.subspan(i * vocab, vocab), draw.choice, mask_);

@@ -5,6 +5,8 @@
 
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/error.h"
+#include "quant/codebook.h"
+#include "quant/kernels/kernels.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_stream.h"
 #include "runtime/packed_multiply.h"
@@ -15,10 +17,24 @@ namespace {
 // Without a plan, what loses nothing: quantized weights and FP16 as they are.
 WeightFormat packed_format(const StoredWeight& source, const LayerPlan* plan) {
   if (plan != nullptr) {
-    return plan->format;
+    // The values of tables are in float16.
+    return plan->format.has_codebook() ? float_format(ElementType::kF16) : plan->format;
   }
   const bool keeps = source.format.is_quantized() || source.format.element == ElementType::kF16;
   return keeps ? source.format : float_format(ElementType::kF32);
+}
+
+// Rows of indices as the float16 values that they stand for.
+void store_values(PackedWeight& weight, const EncodedTile& tile) {
+  const std::int64_t columns = weight.columns();
+  std::vector<float> values(static_cast<std::size_t>(tile.rows * columns));
+  decode_indices(*tile.codebooks, tile.values, tile.row_begin, tile.rows, columns, values);
+  std::vector<std::uint16_t> halves(values.size());
+  kernels::f32_to_f16(values.data(), halves.data(), values.size());
+  weight.store({.row_begin = tile.row_begin,
+                .rows = tile.rows,
+                .values = std::as_writable_bytes(std::span(halves)),
+                .scales = {}});
 }
 
 // The weights that are there already, and how the others come.
@@ -30,18 +46,27 @@ class WeightLoader {
   std::shared_ptr<PackedWeight> add(const std::string& tensor, const LayerPlan* plan, bool saturate_fp16) {
     const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
     const WeightFormat format = packed_format(source, plan);
+    const bool has_codebook = plan != nullptr && plan->format.has_codebook();
+    const WeightFormat encoded = has_codebook ? plan->format : format;
     const auto found = std::ranges::find_if(
-        weights_, [&](const Entry& entry) { return entry.tensor == tensor && entry.weight->format() == format; });
+        weights_, [&](const Entry& entry) { return entry.tensor == tensor && entry.encoded == encoded; });
     if (found != weights_.end()) {
       return found->weight;
     }
     auto weight = std::make_shared<PackedWeight>(source.rows, source.columns, format);
-    weights_.push_back({.tensor = tensor, .weight = weight});
+    weights_.push_back({.tensor = tensor, .encoded = encoded, .weight = weight});
     jobs_.push_back({.source = source,
-                     .format = format,
+                     .format = encoded,
                      .method = plan == nullptr ? RoundingMethod::RTN : plan->method,
                      .saturate_fp16 = saturate_fp16,
-                     .sink = [weight](const EncodedTile& tile) { weight->store(tile); }});
+                     .importance = has_codebook ? std::span(plan->importance) : std::span<const float>(),
+                     .sink = [weight, has_codebook](const EncodedTile& tile) {
+                       if (has_codebook) {
+                         store_values(*weight, tile);
+                       } else {
+                         weight->store(tile);
+                       }
+                     }});
     return weight;
   }
 
@@ -50,6 +75,7 @@ class WeightLoader {
  private:
   struct Entry {
     std::string tensor;
+    WeightFormat encoded;
     std::shared_ptr<PackedWeight> weight;
   };
 
@@ -60,8 +86,7 @@ class WeightLoader {
 
 }  // namespace
 
-PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, ActivationArithmetic activations,
-                           const RunControl& control) {
+PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, const RunControl& control) {
   const Graph& graph = model.graph;
   WeightLoader loader(model);
   for (const Node& node : graph.nodes()) {
@@ -75,7 +100,11 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, Act
     const std::string& tensor = graph.tensor(node.inputs[node.op == Op::kLinear ? 1 : 0]);
     const LayerPlan* layer_plan = find_plan(plan, node, tensor);
     Layer& layer = layers_[node.name];
-    layer.arithmetic = input_arithmetic(plan, layer_plan, activations);
+    layer.arithmetic = input_arithmetic(layer_plan);
+    if (layer_plan != nullptr && layer_plan->format.has_codebook() && layer.arithmetic != InputArithmetic::kFloat) {
+      throw Error(ErrorCode::kUnsupported, node.name,
+                  "the fast arithmetic has no kernel for palettes with 8-bit inputs", "use --arithmetic simulated");
+    }
     if (layer_plan != nullptr) {
       layer.plan = *layer_plan;
     }

@@ -22,8 +22,7 @@ class PackedLayers final : public ModelLayers {
   // Streams every weight of the model into memory, in its planned format; without a plan, quantized and FP16 weights
   // stay as they are and others become FP32. Uses of one tensor in one format share it. Keeps no reference to `model`
   // or `plan`. Errors: those of stream_weights, and kUnsupported for INT8 rows of more than 65,793 elements.
-  PackedLayers(const Model& model, const QuantizationPlan* plan, ActivationArithmetic activations,
-               const RunControl& control);
+  PackedLayers(const Model& model, const QuantizationPlan* plan, const RunControl& control);
 
   void run(const Node& node, std::span<const float> x, std::span<float> y, std::int64_t tokens,
            const RunControl& control) const override;

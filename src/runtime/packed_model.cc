@@ -5,14 +5,14 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/runtime.h"
-#include "runtime/executor.h"
+#include "runtime/execution_session.h"
 #include "runtime/packed_layers.h"
 
 namespace diffulex_edge {
 namespace {
 
 using ArithmeticName = std::pair<QuantizedArithmetic, std::string_view>;
-constexpr std::array kNames = {
+constexpr std::array kArithmeticNames = {
     ArithmeticName{QuantizedArithmetic::SIMULATED, "simulated"},
     ArithmeticName{QuantizedArithmetic::FAST, "fast"},
 };
@@ -20,12 +20,12 @@ constexpr std::array kNames = {
 }  // namespace
 
 std::string_view to_string(QuantizedArithmetic arithmetic) {
-  return std::ranges::find(kNames, arithmetic, &ArithmeticName::first)->second;
+  return std::ranges::find(kArithmeticNames, arithmetic, &ArithmeticName::first)->second;
 }
 
 QuantizedArithmetic parse_quantized_arithmetic(std::string_view text) {
-  const auto* found = std::ranges::find(kNames, text, &ArithmeticName::second);
-  if (found == kNames.end()) {
+  const auto* found = std::ranges::find(kArithmeticNames, text, &ArithmeticName::second);
+  if (found == kArithmeticNames.end()) {
     throw Error(ErrorCode::kInvalidArgument, "arithmetic", "'" + std::string(text) + "' is not one of simulated, fast");
   }
   return found->first;
@@ -34,14 +34,16 @@ QuantizedArithmetic parse_quantized_arithmetic(std::string_view text) {
 struct PackedModel::State {
   State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
       : model(source),
-        layers(source, plan, ActivationArithmetic::XNNPACK, control),
-        integers(make_static_values(source, plan)) {
+        layers(source, plan, control),
+        integers(make_static_values(source, plan)),
+        graph_plan(model.graph) {
     model.checkpoint.reset();
   }
 
   Model model;  // without its checkpoint
   PackedLayers layers;
   std::optional<StaticValues> integers;
+  ExecutionPlan graph_plan;
 };
 
 PackedModel::PackedModel(const Model& model, const QuantizationPlan* plan, const RunControl& control)
@@ -52,7 +54,7 @@ PackedModel::PackedModel(PackedModel&&) noexcept = default;
 PackedModel& PackedModel::operator=(PackedModel&&) noexcept = default;
 
 std::vector<std::vector<float>> PackedModel::forward(const TokenSequences& sequences, const RunControl& control) const {
-  return run_model(state_->model, sequences, state_->layers, state_->integers, control);
+  return run_model(state_->graph_plan, state_->model, sequences, state_->layers, state_->integers, control);
 }
 
 std::int64_t PackedModel::weight_bytes() const { return state_->layers.bytes(); }

@@ -5,6 +5,7 @@
 
 #include "core/linear_algebra.h"
 #include "core/parallel.h"
+#include "quant/affine_scale.h"
 #include "runtime/kernels/activation_kernels.h"
 
 namespace diffulex_edge {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/round_up.h"
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 
@@ -41,8 +42,6 @@ int zero_byte(kernels::PackedElement element) {
   }
   return 0;
 }
-
-std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
 }  // namespace
 

@@ -41,7 +41,7 @@ class PackedWeight {
   std::int64_t padded_columns() const { return padded_columns_; }
   kernels::PackedPanels panels(std::int64_t first, std::int64_t count) const;
 
-  // FP32 alone: [rows, columns].
+  // Only FP32: [rows, columns].
   const float* floats() const { return reinterpret_cast<const float*>(values_.get()); }
 
  private:

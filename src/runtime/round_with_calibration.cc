@@ -13,11 +13,14 @@
 #include "quant/quantized_checkpoint.h"
 #include "quant/rounding.h"
 #include "quant/weight_decoder.h"
-#include "runtime/executor.h"
+#include "runtime/calibrate.h"
+#include "runtime/execution_session.h"
 #include "runtime/input_statistics.h"
 #include "runtime/layer_input.h"
 #include "runtime/layer_statistics.h"
 #include "runtime/linear_layers.h"
+#include "runtime/preflight.h"
+#include "runtime/value_check.h"
 
 namespace diffulex_edge {
 namespace {
@@ -32,43 +35,48 @@ struct Rounding {
 
 class LayerwiseRounder {
  public:
-  LayerwiseRounder(const Model& model, const QuantizationConfig& config, const CalibrationData& data,
-                   const CalibrationOptions& options, const std::filesystem::path& target, const RunControl& control)
+  LayerwiseRounder(const Model& model, const QuantizationPlan& plan, const CalibrationData& data,
+                   const CalibrationOptions& options, const std::filesystem::path& folder, const RunControl& control)
       : model_(model),
-        config_(config),
-        plan_(plan_of(model, config)),
+        plan_(with_rounded_embedding(plan)),
         options_(options),
         masked_(masked_tokens(data)),
         control_(control),
         layers_(model, nullptr),
-        executor_(model, data.inputs, layers_, quiet_),
-        is_auto_(config.method == RoundingMethod::AUTO),
+        graph_plan_(model.graph),
+        session_(graph_plan_, model, layers_, quiet_),
+        is_auto_(plan.config.method == RoundingMethod::AUTO),
         reference_layers_(model, nullptr) {
     quiet_ = control;
     quiet_.on_progress = nullptr;
-    split_tokens(data, options);
+    session_.begin(make_batch(model, data));
+    check_mask_weight(options.mask_weight);
+    if (options.mask_weight != 1.0) {
+      counts_ = data.counts;
+    }
     if (is_auto_) {
-      reference_ = std::make_unique<Executor>(model, data.inputs, reference_layers_, quiet_);
+      reference_ = std::make_unique<ExecutionSession>(graph_plan_, model, reference_layers_, quiet_);
+      reference_->begin(make_batch(model, data));
     }
     find_consumers();
-    const bool scales = is_auto_ || config.method == RoundingMethod::AWQ;
+    const bool scales = is_auto_ || plan.config.method == RoundingMethod::AWQ;
     for (std::size_t i = 0; scales && i < model.graph.nodes().size(); ++i) {
       if (is_scalable(static_cast<ValueId>(i))) {
         scalable_.insert(tensor_of(model.graph.nodes()[i]));
       }
     }
-    writer_ = std::make_unique<QuantizedCheckpointWriter>(model, plan_, target, scalable_);
-    result_.sequences = static_cast<std::int64_t>(data.inputs.size());
-    result_.tokens = executor_.tokens();
+    writer_ = std::make_unique<QuantizedCheckpointWriter>(model, plan_, folder, scalable_);
+    result_.sequences = static_cast<std::int64_t>(session_.batch().sequences());
+    result_.tokens = session_.tokens();
     result_.masked_tokens = std::ranges::count(masked_, true);
   }
 
   CalibrationResult run() {
     const auto start = std::chrono::steady_clock::now();
     const auto total = static_cast<std::int64_t>(model_.graph.nodes().size());
-    while (const Node* node = executor_.next()) {
+    while (const Node* node = session_.next()) {
       const auto id = static_cast<ValueId>(node - model_.graph.nodes().data());
-      if (node->op == Op::kRmsNorm && scalable_.contains(tensor_of(*node))) {
+      if (is_scaled(*node)) {
         scale_group(id);
       } else if (node->op == Op::kLinear) {
         execute_linear(*node);
@@ -77,22 +85,23 @@ class LayerwiseRounder {
       }
       if (control_.on_progress) {
         control_.on_progress(
-            {.stage = "rounding", .done_bytes = executor_.last() + 1, .total_bytes = total, .in_bytes = false});
+            {.stage = "rounding", .done_bytes = session_.last() + 1, .total_bytes = total, .in_bytes = false});
       }
     }
-    const Node& head = model_.graph.node(model_.graph.output());
-    if (is_rounded(head)) {
-      write(head, take_rounding(head));
+    if (graph_plan_.head() >= 0) {
+      const Node& head = model_.graph.node(graph_plan_.head());
+      if (is_rounded(head) && !written_.contains(tensor_of(head))) {
+        write(head, take_rounding(head));
+      }
     }
-    writer_->finish(config_, control_);
+    writer_->finish(control_);
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
   }
 
  private:
   // Embeddings have no input to learn from: the best method without one.
-  static QuantizationPlan plan_of(const Model& model, const QuantizationConfig& config) {
-    QuantizationPlan plan = quantize_model(model, config).plan;
+  static QuantizationPlan with_rounded_embedding(QuantizationPlan plan) {
     for (LayerPlan& layer : plan.layers) {
       if (layer.role == LayerRole::kEmbedding && layer.format.is_quantized()) {
         layer.method = RoundingMethod::MSE;
@@ -101,31 +110,36 @@ class LayerwiseRounder {
     return plan;
   }
 
-  // AUTO judges by every fourth sequence, which its candidates are not made with: the more freely a method fits the
-  // tokens it sees, the less its own error says.
-  void split_tokens(const CalibrationData& data, const CalibrationOptions& options) {
-    if (!(options.mask_weight > 0.0) || !std::isfinite(options.mask_weight)) {
-      throw Error(ErrorCode::kInvalidArgument, "mask weight",
-                  std::to_string(options.mask_weight) + " is not a positive number");
+  // Of the rows of a value. AUTO judges by every fourth sequence, which its candidates are not made with: the more
+  // freely a method fits the tokens it sees, the less its own error says. A single sequence judges what it made.
+  TokenSplit split_of(ValueId id, std::int64_t rows) const {
+    const Batch& batch = session_.batch();
+    const bool holds_out = is_auto_ && batch.sequences() > 1 && !graph_plan_.is_shared(id);
+    TokenSplit split;
+    if (is_auto_ && !holds_out) {
+      split.held_out.resize(static_cast<std::size_t>(rows));
+      std::iota(split.held_out.begin(), split.held_out.end(), std::int64_t{0});
     }
-    const bool holds_out = is_auto_ && data.inputs.size() > 1;
-    if (options.mask_weight == 1.0 && !holds_out) {
-      if (is_auto_) {  // a single sequence judges what it made
-        split_.held_out.resize(static_cast<std::size_t>(executor_.tokens()));
-        std::iota(split_.held_out.begin(), split_.held_out.end(), std::int64_t{0});
-      }
-      return;
+    if (!holds_out && counts_.empty()) {
+      return split;
     }
-    for (std::size_t i = 0; i < data.counts.size(); ++i) {
+    const std::vector<std::int64_t> begins = graph_plan_.begins(id, batch);
+    for (std::size_t i = 0; i < batch.sequences(); ++i) {
+      const std::int64_t count = (begins[i + 1] - begins[i]) * rows / begins.back();
       const bool held_out = holds_out && i % kHoldOut == kHoldOut - 1;
-      for (const bool counts : data.counts[i]) {
-        if (held_out || (is_auto_ && !holds_out)) {
-          split_.held_out.push_back(static_cast<std::int64_t>(split_.weights.size()));
+      for (std::int64_t row = 0; row < count; ++row) {
+        if (held_out) {
+          split.held_out.push_back(static_cast<std::int64_t>(split.weights.size()));
         }
-        const float weight = counts ? static_cast<float>(options.mask_weight) : 1.0F;
-        split_.weights.push_back(held_out ? 0.0F : weight);
+        split.weights.push_back(held_out ? 0.0F : weight_of(i, row * batch.length(i) / count));
       }
     }
+    return split;
+  }
+
+  float weight_of(std::size_t sequence, std::int64_t token) const {
+    const bool counts = !counts_.empty() && counts_[sequence][static_cast<std::size_t>(token)];
+    return counts ? static_cast<float>(options_.mask_weight) : 1.0F;
   }
 
   // Of a norm or a linear layer.
@@ -141,23 +155,42 @@ class LayerwiseRounder {
     for (const Node& node : model_.graph.nodes()) {
       for (const ValueId input : node.inputs) {
         consumers_[input].push_back(&node);
+        if (model_.graph.node(input).op == Op::kWeight) {
+          ++uses_[model_.graph.tensor(input)];
+        }
       }
     }
   }
 
-  // A norm whose output goes into linear layers that are rounded, and nowhere else: 1 / s can go into its weight.
+  // A norm whose output goes into linear layers that are rounded, and nowhere else: 1 / s can go into its weight, and s
+  // into theirs, where nothing else uses these tensors.
   bool is_scalable(ValueId id) const {
     const auto found = consumers_.find(id);
-    return model_.graph.node(id).op == Op::kRmsNorm && found != consumers_.end() &&
+    const Node& norm = model_.graph.node(id);
+    return norm.op == Op::kRmsNorm && id != model_.graph.output() && found != consumers_.end() && is_used_once(norm) &&
+           !options_.fixed_tensors.contains(tensor_of(norm)) &&
            std::ranges::all_of(found->second, [&](const Node* node) {
-             return node->op == Op::kLinear && node->inputs[0] == id && is_rounded(*node);
+             return node->op == Op::kLinear && node->inputs[0] == id && is_rounded(*node) && is_used_once(*node);
            });
+  }
+
+  bool is_scaled(const Node& node) const {
+    return node.op == Op::kRmsNorm && model_.graph.node(node.inputs[1]).op == Op::kWeight &&
+           scalable_.contains(tensor_of(node));
+  }
+
+  bool is_used_once(const Node& node) const {
+    return model_.graph.node(node.inputs[1]).op == Op::kWeight && uses_.at(tensor_of(node)) == 1;
   }
 
   std::vector<float> load_weight(const Node& node) const { return layers_.load_vector(tensor_of(node)); }
 
   void step() {
-    executor_.step();
+    const Node& node = *session_.next();
+    session_.step();
+    if (node.op == Op::kLinear) {
+      check_step(model_, node, session_, quiet_);
+    }
     if (reference_) {
       reference_->step();
     }
@@ -200,13 +233,13 @@ class LayerwiseRounder {
 
   RoundedWeight round_by_method(std::span<const float> weight, const LayerPlan& plan,
                                 const InputStatistics& statistics) const {
-    if (config_.method == RoundingMethod::GPTQ) {
+    if (plan_.config.method == RoundingMethod::GPTQ) {
       return round_gptq(weight, plan.rows, plan.columns, plan.format, statistics,
                         {.act_order = true, .static_groups = true}, quiet_);
     }
     RoundedWeight rounded = round_weight(weight, plan.rows, plan.columns, plan.format, RoundingMethod::MSE,
                                          input_importance(statistics), quiet_);
-    rounded.method = config_.method;  // MSE, or AWQ
+    rounded.method = plan_.config.method;  // MSE, or AWQ
     return rounded;
   }
 
@@ -254,12 +287,12 @@ class LayerwiseRounder {
           norm_weight[i] /= scales.scales[i];
           factors.push_back(1.0F / scales.scales[i]);
         }
-        executor_.scale_columns(id, factors);
+        session_.scale_columns(id, factors);
       }
     }
     writer_->write_floats(tensor_of(norm), norm_weight);
     for (std::size_t i = 0; i < group.size(); ++i) {
-      ready_[group[i]->name] = std::move(best[i]);
+      ready_[tensor_of(*group[i])] = std::move(best[i]);
     }
     input_.reset();
     input_id_ = -1;
@@ -268,16 +301,20 @@ class LayerwiseRounder {
   const LayerInput& input_of(ValueId id) {
     if (id != input_id_) {
       input_.reset();  // before the next one takes its memory
-      input_ = std::make_unique<LayerInput>(executor_.value(id), reference_ ? &reference_->value(id) : nullptr, split_,
-                                            quiet_);
+      const auto rows_of = [&](const ExecutionSession& session) {
+        return InputRows(model_.graph.shape(id).back().value, session.value(id).data);
+      };
+      const InputRows seen = rows_of(session_);
+      input_ = std::make_unique<LayerInput>(seen, reference_ ? std::optional(rows_of(*reference_)) : std::nullopt,
+                                            split_of(id, seen.rows()), quiet_);
       input_id_ = id;
-      statistics_ = measure_input("calibration", executor_.value(id), masked_, options_, quiet_);
+      statistics_ = measure_input("calibration", seen, masked_, options_, quiet_);
     }
     return *input_;
   }
 
   Rounding take_rounding(const Node& node) {
-    if (const auto found = ready_.find(node.name); found != ready_.end()) {
+    if (const auto found = ready_.find(tensor_of(node)); found != ready_.end()) {
       Rounding rounding = std::move(found->second);
       ready_.erase(found);
       return rounding;
@@ -288,6 +325,7 @@ class LayerwiseRounder {
 
   void write(const Node& node, Rounding rounding) {
     writer_->write_rounded(tensor_of(node), rounding.weight);
+    written_.insert(tensor_of(node));
     if (rounding.weight.fell_back) {
       result_.warnings.push_back(node.name + ": its Hessian can't be factorized, GPTQ fell back to " +
                                  std::string(to_string(rounding.weight.method)));
@@ -298,7 +336,8 @@ class LayerwiseRounder {
   }
 
   void execute_linear(const Node& node) {
-    if (!is_rounded(node)) {
+    const std::string& tensor = tensor_of(node);
+    if (!is_rounded(node) || written_.contains(tensor)) {
       step();
       return;
     }
@@ -306,42 +345,45 @@ class LayerwiseRounder {
     Rounding rounding = take_rounding(node);
     std::vector<float> decoded(static_cast<std::size_t>(plan.parameters()));
     decode_rows(plan.format, rounding.weight.values, rounding.weight.scales, plan.rows, plan.columns, decoded);
-    const std::string& tensor = tensor_of(node);
     layers_.replace_weight(tensor, std::move(decoded));
     step();
-    layers_.restore_weight(tensor);
+    if (uses_.at(tensor) == 1) {
+      layers_.restore_weight(tensor);
+    }
     write(node, std::move(rounding));
   }
 
   const Model& model_;
-  QuantizationConfig config_;
   QuantizationPlan plan_;
   CalibrationOptions options_;
   std::vector<bool> masked_;
   const RunControl& control_;
   RunControl quiet_;  // of parts of the work: progress is counted in layers
   LinearLayers layers_;
-  Executor executor_;
+  ExecutionPlan graph_plan_;
+  ExecutionSession session_;
   bool is_auto_;
   LinearLayers reference_layers_;
-  std::unique_ptr<Executor> reference_;  // the float32 model, in step; AUTO alone
-  TokenSplit split_;
+  std::unique_ptr<ExecutionSession> reference_;  // the float32 model, in step; only for AUTO
+  std::vector<std::vector<bool>> counts_;        // of the data, where its tokens do not all weigh the same
   std::map<ValueId, std::vector<const Node*>> consumers_;
-  std::set<std::string> scalable_;  // norms whose weight may change
+  std::map<std::string, int, std::less<>> uses_;  // of each tensor
+  std::set<std::string> scalable_;                // norms whose weight may change
+  std::set<std::string> written_;                 // weights; one that several layers share is rounded for the first
   std::unique_ptr<QuantizedCheckpointWriter> writer_;
   ValueId input_id_ = -1;
-  std::unique_ptr<LayerInput> input_;  // of the layers at hand
-  LayerStatistics statistics_;         // of the same
-  std::map<std::string, Rounding> ready_;
+  std::unique_ptr<LayerInput> input_;      // of the layers at hand
+  LayerStatistics statistics_;             // of the same
+  std::map<std::string, Rounding> ready_;  // by tensor
   CalibrationResult result_;
 };
 
 }  // namespace
 
-CalibrationResult round_with_calibration(const Model& model, const QuantizationConfig& config,
-                                         const CalibrationData& data, const CalibrationOptions& options,
-                                         const std::filesystem::path& target, const RunControl& control) {
-  return LayerwiseRounder(model, config, data, options, target, control).run();
+CalibrationResult round_with_calibration(const Model& model, const QuantizationPlan& plan, const CalibrationData& data,
+                                         const CalibrationOptions& options, const std::filesystem::path& folder,
+                                         const RunControl& control) {
+  return LayerwiseRounder(model, plan, data, options, folder, control).run();
 }
 
 }  // namespace diffulex_edge

@@ -5,6 +5,7 @@
 // Where the copies would need too much memory, the layers are measured in several passes.
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 #include <utility>
@@ -12,9 +13,12 @@
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/sensitivity.h"
-#include "runtime/executor.h"
+#include "quant/arithmetic.h"
+#include "runtime/execution_session.h"
 #include "runtime/linear_layers.h"
 #include "runtime/prediction.h"
+#include "runtime/preflight.h"
+#include "runtime/value_check.h"
 
 namespace diffulex_edge {
 namespace {
@@ -47,7 +51,7 @@ double relative_error(std::span<const float> values, std::span<const float> refe
 class OriginalPredictions {
  public:
   OriginalPredictions(const Model& model, const CalibrationData& data, const RunControl& control)
-      : vocab_(static_cast<std::size_t>(model.config.vocab_size)), control_(control) {
+      : model_(model), vocab_(static_cast<std::size_t>(model.config.vocab_size)), control_(control) {
     for (const auto& sequence : data.counts) {
       for (const bool counts : sequence) {
         if (counts) {
@@ -66,9 +70,10 @@ class OriginalPredictions {
   std::int64_t tokens() const { return tokens_; }
   bool is_known() const { return !predictions_.empty(); }
 
-  void keep(const Executor& executor) {
+  void keep(ExecutionSession& session) {
     logits_.resize(rows_.size() * vocab_);
-    executor.logits(rows_, [&](std::size_t first, std::size_t, std::span<const float> values) {
+    session.logits(rows_, [&](std::size_t first, std::size_t, std::span<const float> values) {
+      check_logits(model_, values);
       std::ranges::copy(values, logits_.begin() + static_cast<std::ptrdiff_t>(first * vocab_));
     });
     predictions_.resize(rows_.size());
@@ -76,13 +81,14 @@ class OriginalPredictions {
   }
 
   // KL(original || other), the mean over the rows; the other's sequences begin at its token `offset`.
-  double divergence(const Executor& other, std::int64_t offset) const {
+  double divergence(ExecutionSession& other, std::int64_t offset) const {
     std::vector<std::int64_t> rows = rows_;
     std::ranges::for_each(rows, [&](std::int64_t& row) { row += offset; });
     std::vector<double> divergences(rows.size());
     other.logits(rows, [&](std::size_t first, std::size_t count, std::span<const float> values) {
       parallel_for(count, control_, [&](std::size_t i, std::size_t) {
         const std::span<const float> row = values.subspan(i * vocab_, vocab_);
+        check_logits(model_, row);
         divergences[first + i] = kl_divergence(logits(first + i), predictions_[first + i], row, predict(row));
       });
     });
@@ -109,6 +115,7 @@ class OriginalPredictions {
     rows_ = std::move(kept);
   }
 
+  const Model& model_;
   std::size_t vocab_;
   const RunControl& control_;
   std::int64_t tokens_ = 0;
@@ -117,44 +124,26 @@ class OriginalPredictions {
   std::vector<Prediction> predictions_;
 };
 
-class SensitivityMeter {
+QuantizationConfig float_config_of(const QuantizationConfig& config) {
+  QuantizationConfig wanted = config;
+  wanted.dtype = QuantizationDtype::FP32;
+  wanted.embedding_dtype.reset();
+  wanted.head_dtype.reset();
+  wanted.layer_formats.clear();
+  return wanted;
+}
+
+// The layers of each decision, and the formats that they can take.
+class UnitFinder {
  public:
-  SensitivityMeter(const Model& model, const QuantizationConfig& config, const CalibrationData& data,
-                   const std::vector<LayerFormat>& formats, const RunControl& control)
-      : model_(model),
-        config_(config),
-        data_(data),
-        formats_(formats),
-        control_(control),
-        original_(model, data, quiet_) {
-    quiet_ = control;
-    quiet_.on_progress = nullptr;
-    float_config_ = config;
-    float_config_.dtype = QuantizationDtype::FP32;
-    float_config_.embedding_dtype.reset();
-    float_config_.head_dtype.reset();
-    float_config_.layer_formats.clear();
-    float_plan_ = quantize_model(model, float_config_).plan;
-    find_units();
-    make_format_plans();
-  }
+  UnitFinder(const QuantizationConfig& config, const std::vector<LayerFormat>& formats, const TargetArithmetic& target)
+      : config_(config), formats_(formats), target_(target) {}
 
-  std::vector<LayerSensitivity> run() {
-    count_work();
-    run_reference();
-    std::vector<LayerSensitivity> result;
-    for (Unit& unit : units_) {
-      scale_unmeasured(unit.result);
-      result.push_back(std::move(unit.result));
-    }
-    return result;
-  }
-
- private:
   // Equal tensors take one format: a checkpoint stores them once.
-  void find_units() {
+  std::vector<Unit> find(const QuantizationPlan& float_plan) const {
+    std::vector<Unit> units;
     std::map<std::string, std::size_t> by_tensor;
-    for (const LayerPlan& layer : float_plan_.layers) {
+    for (const LayerPlan& layer : float_plan.layers) {
       if (layer.role != LayerRole::kLinear && layer.role != LayerRole::kEmbedding) {
         continue;
       }
@@ -162,15 +151,15 @@ class SensitivityMeter {
         throw Error(ErrorCode::kInvalidArgument, layer.tensor, "is quantized already",
                     "plan from the unquantized checkpoint");
       }
-      const auto [position, is_new] = by_tensor.emplace(layer.tensor, units_.size());
+      const auto [position, is_new] = by_tensor.emplace(layer.tensor, units.size());
       if (is_new) {
-        units_.emplace_back().result.parameters = layer.parameters();
+        units.emplace_back().result.parameters = layer.parameters();
       }
-      Unit& unit = units_[position->second];
+      Unit& unit = units[position->second];
       unit.result.layers.push_back(layer.layer);
       unit.plans.push_back(&layer);
     }
-    for (Unit& unit : units_) {
+    for (Unit& unit : units) {
       for (const LayerFormat& format : candidates(unit)) {
         unit.result.formats.push_back({.format = format});
       }
@@ -179,8 +168,10 @@ class SensitivityMeter {
                     "allow more of them, such as int8");
       }
     }
+    return units;
   }
 
+ private:
   std::vector<LayerFormat> candidates(const Unit& unit) const {
     std::optional<LayerFormat> settled;
     for (const LayerPlan* plan : unit.plans) {
@@ -217,13 +208,56 @@ class SensitivityMeter {
     if (!dtype) {
       return std::nullopt;
     }
-    return LayerFormat{.dtype = *dtype, .group_size = *dtype == QuantizationDtype::INT4 ? config_.group_size : 0};
+    return LayerFormat{.dtype = *dtype, .group_size = format_row(*dtype).takes_groups ? config_.group_size : 0};
   }
 
   bool can_take(const LayerPlan& plan, const LayerFormat& format) const {
-    const bool grouped = format.dtype == QuantizationDtype::INT4 && format.group_size != 0;
+    const FormatRow& row = format_row(format.dtype);
+    if (row.has_codebook()) {
+      return config_.palette_group == 0 || plan.rows % config_.palette_group == 0;
+    }
+    const bool grouped = row.takes_groups && format.group_size != 0;
     const bool is_static = config_.mode == QuantizationMode::STATIC && plan.role == LayerRole::kLinear;
-    return !grouped || (plan.columns % format.group_size == 0 && !is_static);
+    return (!grouped || plan.columns % format.group_size == 0) && (!is_static || has_static_kernel(format, target_));
+  }
+
+  const QuantizationConfig& config_;
+  const std::vector<LayerFormat>& formats_;
+  const TargetArithmetic& target_;
+};
+
+class SensitivityMeter {
+ public:
+  SensitivityMeter(const Model& model, const SensitivityRequest& request, const CalibrationData& data,
+                   const std::vector<LayerFormat>& formats, const RunControl& control)
+      : model_(model),
+        request_(request),
+        data_(data),
+        control_(control),
+        graph_plan_(model.graph),
+        original_(model, data, quiet_) {
+    quiet_ = control;
+    quiet_.on_progress = nullptr;
+    float_config_ = float_config_of(request.config);
+    float_plan_ = plan_of(float_config_);
+    units_ = UnitFinder(request.config, formats, request.target).find(float_plan_);
+    make_format_plans();
+  }
+
+  std::vector<LayerSensitivity> run() {
+    count_work();
+    run_reference();
+    std::vector<LayerSensitivity> result;
+    for (Unit& unit : units_) {
+      scale_unmeasured(unit.result);
+      result.push_back(std::move(unit.result));
+    }
+    return result;
+  }
+
+ private:
+  QuantizationPlan plan_of(const QuantizationConfig& config) const {
+    return quantize_model(model_, config, request_.findings, request_.target).plan;
   }
 
   // For each format a plan that gives it to every layer that has it among its candidates, and FP32 to the others.
@@ -245,7 +279,7 @@ class SensitivityMeter {
           config.layer_formats[layer] = has ? format : LayerFormat{};
         }
       }
-      plans_.emplace(to_string(format), quantize_model(model_, config).plan);
+      plans_.emplace(to_string(format), plan_of(config));
     }
   }
 
@@ -287,9 +321,9 @@ class SensitivityMeter {
       run_pass(layers, pass);
     }
     if (!original_.is_known()) {  // a model whose only linear layer is its head
-      Executor executor(model_, data_.inputs, layers, quiet_);
-      executor.run_to_output();
-      original_.keep(executor);
+      ExecutionSession session = start(layers);
+      run_checked(model_, session, quiet_);
+      original_.keep(session);
     }
     for (Unit& unit : units_) {
       if (!unit.is_linear()) {
@@ -299,43 +333,50 @@ class SensitivityMeter {
   }
 
   void run_pass(const LinearLayers& layers, const std::vector<Unit*>& pass) {
-    Executor executor(model_, data_.inputs, layers, quiet_);
+    ExecutionSession session = start(layers);
     std::vector<Unit*> copies;
-    while (const Node* node = executor.next()) {
+    while (const Node* node = session.next()) {
       const auto found = std::ranges::find_if(
           pass, [&](const Unit* unit) { return node->op == Op::kLinear && unit->result.layers[0] == node->name; });
       if (found == pass.end()) {
-        executor.step();
+        session.step();
+        check_step(model_, *node, session, quiet_);
         continue;
       }
-      const Activations& all = executor.value(node->inputs[0]);
+      const Activations& all = session.value(node->inputs[0]);
       const std::vector<float> input(all.data.begin(), all.data.begin() + original_.tokens() * all.width);
-      executor.step();
-      if (add_copy(executor, *node, input, **found)) {
+      session.step();
+      check_step(model_, *node, session, quiet_);
+      if (add_copy(session, *node, input, **found)) {
         copies.push_back(*found);
       }
       report();
     }
     if (!original_.is_known()) {
-      original_.keep(executor);
+      original_.keep(session);
     }
     for (std::size_t i = 0; i < copies.size(); ++i) {
       probe(*copies[i]).kl_divergence =
-          original_.divergence(executor, original_.tokens() * static_cast<std::int64_t>(i + 1));
+          original_.divergence(session, original_.tokens() * static_cast<std::int64_t>(i + 1));
     }
   }
 
   // Measures the layer's output in every format, and lets a copy go on with the worst one. False where no format
   // changes anything.
-  bool add_copy(Executor& executor, const Node& node, const std::vector<float>& input, Unit& unit) {
-    const ValueId id = executor.last();
-    const std::int64_t width = executor.value(id).width;
+  bool add_copy(ExecutionSession& session, const Node& node, const std::vector<float>& input, Unit& unit) {
+    const ValueId id = session.last();
+    const std::int64_t width = session.value(id).width;
     std::vector<float> worst;
     double worst_error = 0.0;
     for (FormatEffect& effect : unit.result.formats) {
       std::vector<float> output(static_cast<std::size_t>(original_.tokens() * width));
       LinearLayers(model_, &plans_.at(to_string(effect.format))).run(node, input, output, original_.tokens(), quiet_);
-      const double error = relative_error(output, executor.mutable_rows(id, 0, original_.tokens()));
+      const double error = relative_error(output, session.mutable_rows(id, 0, original_.tokens()));
+      if (!std::isfinite(error)) {
+        throw Error(ErrorCode::kBadFile, model_.path.string(),
+                    "'" + node.name + "' in " + to_string(effect.format) + " gives values that are not finite",
+                    "the checkpoint is broken, or needs another format");
+      }
       effect.output_error = error;
       if (error > worst_error) {
         worst_error = error;
@@ -345,10 +386,16 @@ class SensitivityMeter {
     if (worst.empty()) {
       return false;
     }
-    const std::int64_t begin = executor.tokens();
-    executor.append_copies(data_.inputs.size());
-    std::ranges::copy(worst, executor.mutable_rows(id, begin, original_.tokens()).begin());
+    const std::int64_t begin = session.tokens();
+    session.append_copies(data_.inputs.size());
+    std::ranges::copy(worst, session.mutable_rows(id, begin, original_.tokens()).begin());
     return true;
+  }
+
+  ExecutionSession start(const ModelLayers& layers) const {
+    ExecutionSession session(graph_plan_, model_, layers, quiet_);
+    session.begin(make_batch(model_, data_.inputs));
+    return session;
   }
 
   static FormatEffect& probe(Unit& unit) {
@@ -367,11 +414,11 @@ class SensitivityMeter {
           config.layer_formats[layer] = &other == &unit ? effect.format : LayerFormat{};
         }
       }
-      const QuantizationPlan plan = quantize_model(model_, config).plan;
+      const QuantizationPlan plan = plan_of(config);
       const LinearLayers layers(model_, &plan);
-      Executor executor(model_, data_.inputs, layers, quiet_);
-      executor.run_to_output();
-      effect.kl_divergence = original_.divergence(executor, 0);
+      ExecutionSession session = start(layers);
+      run_checked(model_, session, quiet_);
+      effect.kl_divergence = original_.divergence(session, 0);
       effect.measured = true;
       report();
     }
@@ -388,11 +435,11 @@ class SensitivityMeter {
   }
 
   const Model& model_;
-  const QuantizationConfig& config_;
+  const SensitivityRequest& request_;
   const CalibrationData& data_;
-  const std::vector<LayerFormat>& formats_;
   const RunControl& control_;
   RunControl quiet_;  // of parts of the work: progress is counted in layers
+  ExecutionPlan graph_plan_;
   QuantizationConfig float_config_;
   QuantizationPlan float_plan_;
   std::vector<Unit> units_;
@@ -402,11 +449,7 @@ class SensitivityMeter {
   std::int64_t total_ = 0;
 };
 
-}  // namespace
-
-std::vector<LayerSensitivity> measure_sensitivity(const Model& model, const QuantizationConfig& config,
-                                                  const CalibrationData& data, const std::vector<LayerFormat>& formats,
-                                                  const RunControl& control) {
+void check_method(const QuantizationConfig& config) {
   const bool streams = config.method == RoundingMethod::RTN || config.method == RoundingMethod::MSE ||
                        config.method == RoundingMethod::HQQ;
   if (!streams) {
@@ -414,31 +457,56 @@ std::vector<LayerSensitivity> measure_sensitivity(const Model& model, const Quan
                 std::string(to_string(config.method)) + " can't measure single layers",
                 "plan with rtn, mse or hqq; the plan can be exported with any method");
   }
-  return SensitivityMeter(model, config, data, formats, control).run();
+}
+
+}  // namespace
+
+std::vector<LayerSensitivity> unmeasured_layers(const Model& model, const QuantizationConfig& config,
+                                                const std::vector<LayerFormat>& formats,
+                                                const TargetArithmetic& target) {
+  check_method(config);
+  const QuantizationPlan plan = quantize_model(model, float_config_of(config)).plan;
+  std::vector<LayerSensitivity> layers;
+  for (Unit& unit : UnitFinder(config, formats, target).find(plan)) {
+    layers.push_back(std::move(unit.result));
+  }
+  return layers;
+}
+
+std::vector<LayerSensitivity> measure_sensitivity(const Model& model, const SensitivityRequest& request,
+                                                  const CalibrationData& data, const std::vector<LayerFormat>& formats,
+                                                  const RunControl& control) {
+  check_method(request.config);
+  return SensitivityMeter(model, request, data, formats, control).run();
 }
 
 double measure_divergence(const Model& model, const QuantizationPlan& plan, const CalibrationData& data,
                           const RunControl& control) {
   OriginalPredictions original(model, data, control);
   const LinearLayers layers(model, nullptr);
-  Executor executor(model, data.inputs, layers, control);
-  executor.run_to_output();
-  original.keep(executor);
+  const ExecutionPlan graph_plan(model.graph);
+  ExecutionSession session(graph_plan, model, layers, control);
+  session.begin(make_batch(model, data.inputs));
+  run_checked(model, session, control);
+  original.keep(session);
   const LinearLayers planned_layers(model, &plan);
-  Executor planned(model, data.inputs, planned_layers, control);
-  planned.run_to_output();
+  const std::optional<StaticValues> integers = make_static_values(model, &plan);
+  ExecutionSession planned(graph_plan, model, planned_layers, control, integers ? &*integers : nullptr);
+  planned.begin(make_batch(model, data.inputs));
+  run_checked(model, planned, control);
   return original.divergence(planned, 0);
 }
 
 MixedPrecisionPlan plan_for_measured_loss(const MixedPrecisionPlanner& planner, const Model& model,
-                                          const CalibrationData& data, double kl_divergence,
-                                          const RunControl& control) {
+                                          const SensitivityRequest& request, const CalibrationData& data,
+                                          double kl_divergence, const RunControl& control) {
   constexpr int kMostAttempts = 6;
   constexpr double kMargin = 0.98;
   double allowed = kl_divergence;
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
     MixedPrecisionPlan plan = planner.for_loss(allowed);
-    const double measured = measure_divergence(model, quantize_model(model, plan.config).plan, data, control);
+    const QuantizationPlan layers = quantize_model(model, plan.config, request.findings, request.target).plan;
+    const double measured = measure_divergence(model, layers, data, control);
     plan.measured_kl_divergence = measured;
     if (measured <= kl_divergence) {
       return plan;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "graph/graph_parts.h"
+#include "quant/affine_scale.h"
 #include "quant/static_graph.h"
 
 namespace diffulex_edge {
@@ -13,15 +14,16 @@ namespace {
 // The logits of a head in floating point stay there.
 bool has_float_logits(const Model& model, const QuantizationPlan& plan) {
   const Node& head = model.graph.node(model.graph.output());
-  return !plan.at(head.name, model.graph.tensor(head.inputs[1])).format.is_quantized();
+  return plan.at(head.name, model.graph.tensor(head.inputs[1])).arithmetic.activations !=
+         LayerArithmetic::Activations::kStaticInGraph;
 }
 
 }  // namespace
 
 StaticValues::StaticValues(const Model& model, const QuantizationPlan& plan)
-    : bits_(plan.config.activation_bits), is_rounded_(values_of_inputs(model.graph)) {
+    : bits_(plan.target.static_bits), is_rounded_(values_of_inputs(model.graph)) {
   const Graph& graph = model.graph;
-  const GraphActivations& observed = observed_ranges(graph, plan.config);
+  const GraphActivations& observed = observed_ranges(graph, plan.findings);
   for (const ActivationRange& range : observed.values) {
     ranges_.push_back(with_headroom(range, bits_));
   }
@@ -67,8 +69,8 @@ AffineScale StaticValues::turned(ValueId x) const { return scale_of(around_zero(
 AffineScale StaticValues::constant(std::span<const float> values) const { return scale_of(range_of(values)); }
 
 std::optional<StaticValues> make_static_values(const Model& model, const QuantizationPlan* plan) {
-  return plan != nullptr && plan->config.static_everywhere ? std::optional<StaticValues>(std::in_place, model, *plan)
-                                                           : std::nullopt;
+  return plan != nullptr && plan->is_static_everywhere() ? std::optional<StaticValues>(std::in_place, model, *plan)
+                                                         : std::nullopt;
 }
 
 void StaticValues::round(std::span<float> values, const AffineScale& scale) const {

@@ -11,6 +11,7 @@
 #include "diffulex_edge/activations.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/quantization.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge {
 
@@ -19,7 +20,7 @@ class StaticValues {
   // Keeps no reference. Throws Error{kInvalidArgument} without the ranges of all values.
   StaticValues(const Model& model, const QuantizationPlan& plan);
 
-  // How a value of the graph is rounded, or what follows from positions alone, by its own `values`; nullopt: not at
+  // How a value of the graph is rounded, or what follows from positions only, by its own `values`; nullopt: not at
   // all.
   std::optional<AffineScale> find(ValueId value, std::span<const float> values) const;
   // A constant, by its own values.

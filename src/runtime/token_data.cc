@@ -149,6 +149,7 @@ void read_text(const std::filesystem::path& path, Collector& collector) {
     }
     return true;
   });
+  file.check();
   collector.add_text(stream, path.string());
 }
 
@@ -215,6 +216,7 @@ void read_json_lines(const std::filesystem::path& path, Collector& collector) {
     }
     return !collector.full();
   });
+  file.check();
 }
 
 void read_npy(const std::filesystem::path& path, Collector& collector) {
@@ -224,6 +226,7 @@ void read_npy(const std::filesystem::path& path, Collector& collector) {
   for (std::int64_t row = 0; matrix.columns() > 0 && row < matrix.rows() && !collector.full(); ++row) {
     collector.add_ids(matrix.row(row), path.string() + ": row " + std::to_string(row));
   }
+  file.check();
 }
 
 void read_safetensors(const std::filesystem::path& path, Collector& collector) {
@@ -245,6 +248,7 @@ void read_safetensors(const std::filesystem::path& path, Collector& collector) {
       std::memcpy(ids.data(), tensor.bytes.data() + static_cast<std::size_t>(row) * bytes, bytes);
       collector.add_ids(std::move(ids), tensor.where() + ", row " + std::to_string(row));
     }
+    tensor.file->check();
   }
   if (!found) {
     throw Error(ErrorCode::kBadFile, path.string(), "it has no tensor whose name begins with input_ids_");

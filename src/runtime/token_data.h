@@ -20,8 +20,8 @@ struct TokenDataOptions {
 //   .jsonl        a JSON object on each line. "text": the texts are one stream of tokens, each tokenized by itself;
 //                 "input_ids": a list of ids, a sequence by itself. All lines have the same of the two.
 //   .npy          integers [n, length] of NumPy: n sequences
-//   .safetensors  every tensor input_ids_R, int64 [n, length], in the order of their names; other tensors are left
-//   alone
+//   .safetensors  every tensor input_ids_R, int64 [n, length], in the order of their names; other tensors are
+//                 ignored
 // A stream is cut into pieces of options.length tokens; the last piece is kept if it has at least two. Sequences of
 // ready ids have any length from 1 to options.length.
 //

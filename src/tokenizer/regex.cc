@@ -89,11 +89,11 @@ class Search {
 }  // namespace
 
 struct Regex::Code {
-  Owned<pcre2_code> compiled;
+  std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> compiled{nullptr, pcre2_code_free};
 };
 
 Regex Regex::from_pattern(const std::string& pattern, const std::string& where) {
-  // In Oniguruma's syntax ^ and $ are about lines, and a line ends with LF alone.
+  // In Oniguruma's syntax ^ and $ are about lines, and only LF ends a line.
   return {pcre2_pattern(pattern, where), PCRE2_UCP | PCRE2_MULTILINE, where};
 }
 

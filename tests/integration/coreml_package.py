@@ -1,7 +1,7 @@
 """A Core ML package (.mlpackage) read from its files, with the rules of the format checked on the way.
 
 Manifest.json names the specification, a protobuf message; its ML Programs take constants from weight files. Whatever
-breaks a rule raises ValueError with its place. Only ML Programs are read, alone or as the models of a pipeline.
+breaks a rule raises ValueError with its place. Only ML Programs are read, by themselves or as the models of a pipeline.
 
 Messages are those of coremltools' mlmodel/format/*.proto; the weight file's layout is that of its MIL blob storage.
 """
@@ -240,7 +240,7 @@ _FEATURE_TYPES: Final = {"FLOAT32": "fp32", "FLOAT16": "fp16", "INT32": "int32",
 class Feature:
     """An input or output as the model describes it to callers.
 
-    `shape` is an input's default one; an output of variable shape has none. An input takes the default shape alone, the
+    `shape` is an input's default one; an output of variable shape has none. An input takes only the default shape, the
     enumerated shapes, or, for each dimension, a range (its least and largest size; -1 is no limit).
     """
 
@@ -320,7 +320,7 @@ class Program:
     def _function(self, name: str) -> Function:
         function = self.spec.mlProgram.functions[name]
         if function.opset != self.opset or set(function.block_specializations) != {self.opset}:
-            raise ValueError(f"function {name} is written for {function.opset}, not for {self.opset} alone")
+            raise ValueError(f"function {name} is written for {function.opset}, not only for {self.opset}")
         description: Any = self.spec.description
         if description.functions:
             (description,) = (entry for entry in description.functions if entry.name == name)

@@ -403,7 +403,7 @@ def rope_frequencies(architecture: Architecture) -> tuple[Tensor, float]:
 
 def _llama3_frequencies(frequencies: Tensor, rope: Mapping[str, Any], original_positions: int) -> Tensor:
     # How many turns a pair makes over the original context decides: few turns are slowed down by `factor`, many are
-    # left alone, between them the two are blended.
+    # not changed, between them the two are blended.
     turns = original_positions * frequencies / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     kept = ((turns - low) / (high - low)).clamp(0, 1)

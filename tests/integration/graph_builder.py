@@ -45,9 +45,7 @@ def quantization(**changes: object) -> SimpleNamespace:
         "method": "rtn",
         "layer_formats": {},
         "activations": {},
-        "activation_bits": 16,
-        "static_everywhere": False,
-        "palettes": False,
+        "palette_group": 0,
         "saturate_fp16": False,
         "strict_group_size": False,
     }

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
-from command import BAD_FILE, COMMAND, USAGE_ERROR, assert_fails, export, run, run_json
+from command import BAD_FILE, COMMAND, PATIENCE, USAGE_ERROR, assert_fails, export, run, run_json
 from conftest import MakeCheckpoint
 from families import FAMILIES
 from program import Program, random_ids
@@ -176,13 +176,13 @@ def test_an_interrupted_calibration_leaves_nothing(command: str, large: Path, tm
     options = ("--dtype", "int4", "--method", "auto", "--calibration", ids)
     words = [str(COMMAND), command, str(large), "-o", str(folder / "output"), *map(str, options)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not list(folder.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert list(folder.iterdir()), "the work in between has not begun"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGINT
     assert errors.splitlines()[-1] == "diffulex-edge: stopped, nothing was written"
     assert not list(folder.iterdir())

@@ -30,6 +30,12 @@ def test_help_names_every_subcommand_and_exit_code() -> None:
         assert word in result.stdout
 
 
+@pytest.mark.parametrize("subcommand", [*SUBCOMMANDS, "evaluate", "plan"])
+def test_usage_errors_name_the_subcommands_help(subcommand: str) -> None:
+    assert_fails(run(subcommand, "--nonsense\x1b\udcf0"), USAGE_ERROR, f"(see diffulex-edge {subcommand} --help)")
+    assert_fails(run("--nonsense"), USAGE_ERROR, "(see diffulex-edge --help)")
+
+
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
 def test_every_subcommand_has_help(subcommand: str) -> None:
     result = run(subcommand, "--help")
@@ -42,6 +48,38 @@ def test_version_is_one_line() -> None:
     result = run("--version")
     assert result.returncode == 0
     assert re.fullmatch(r"diffulex-edge \d+\.\d+\.\d+ \(\w+ kernels\)\n", result.stdout)
+
+
+def processor_features() -> set[str]:
+    """What the operating system knows of this processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, features = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(features.split())
+    return set()
+
+
+def test_verbose_version_names_the_fastest_kernels_that_the_processor_has() -> None:
+    result = run("--version", "--verbose")
+    assert result.returncode == 0
+    first, *lines = result.stdout.splitlines()
+    assert first == run("--version").stdout.strip()
+    kernels = dict(line.split(": ", 1) for line in lines)
+    features = processor_features()
+    assert set(kernels["processor"].split()) <= features
+    if {"avx2", "fma", "f16c", "bmi2"} <= features:
+        wide = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= features
+        for part in ("quantization", "matrix products"):
+            assert kernels[part].startswith("AVX3") if wide else kernels[part] == "AVX2", kernels
+        integers = {"avx512bw", "avx512vl", "avx512_vnni"} <= features
+        assert kernels["packed weights"] == ("AVX-512 VNNI" if integers else "AVX2")
+    elif "asimd" in features:
+        assert kernels["matrix products"] == "NEON"
+        assert kernels["packed weights"] == ("NEON with dot products" if "asimddp" in features else "NEON")
+
+
+def test_verbose_goes_with_version() -> None:
+    assert_fails(run("--verbose"), USAGE_ERROR, "--version")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +248,7 @@ def check_tensors(report: dict[str, Any], path: Path) -> None:
     """Names, types, shapes and hashes are those of the file, read by the official library."""
     weights = load_file(path)
     names = {"torch.bfloat16": "BF16", "torch.float32": "F32", "torch.float16": "F16", "torch.int64": "I64"}
-    assert report["total_bytes"] == sum(weight.nbytes for weight in weights.values())
+    assert report["file_bytes"] == path.stat().st_size
     assert report["parameters"] == sum(weight.numel() for weight in weights.values())
     shown = {tensor["name"]: tensor for tensor in report["tensors"]}
     assert set(shown) == set(weights)
@@ -248,15 +286,15 @@ def test_inspect_of_a_program_hashes_it_and_its_weights(tiny: Path, tmp_path: Pa
     assert report["sha256"] == hashlib.sha256(file).hexdigest()
     (method,) = report["methods"]
     assert method["name"] == "forward"
-    assert method["inputs"] == [{"dtype": "LONG", "sizes": [1, 50], "dynamic": True}]
-    assert method["outputs"] == [{"dtype": "FLOAT", "sizes": [1, 50, 1024], "dynamic": True}]
+    assert method["inputs"] == [{"dtype": "LONG", "shape": [1, 50], "dynamic": True}]
+    assert method["outputs"] == [{"dtype": "FLOAT", "shape": [1, 50, 1024], "dynamic": True}]
     assert method["arena_bytes"] >= 4 * 50 * 1024
-    for weight in report["weights"]:
+    for weight in report["tensors"]:
         data = file[weight["offset"] : weight["offset"] + weight["bytes"]]
         assert weight["sha256"] == hashlib.sha256(data).hexdigest()
     quick = run_json("inspect", path, "--no-hash")
     assert "sha256" not in quick
-    assert all("sha256" not in weight for weight in quick["weights"])
+    assert all("sha256" not in weight for weight in quick["tensors"])
 
 
 def test_inspect_of_something_else_is_a_bad_file(tiny: Path) -> None:
@@ -266,10 +304,14 @@ def test_inspect_of_something_else_is_a_bad_file(tiny: Path) -> None:
 
 # --- matrix.
 
-ROWS: Final = ["FP32", "FP16", "INT8 Dynamic", "INT8 Static", "INT8 Weight-only", "INT4 Weight-only"]
+ROWS: Final = [
+    *("FP32", "FP16", "INT8 Dynamic", "INT8 Static", "INT8 Weight-only", "PALETTE8 Weight-only"),
+    *("PALETTE6 Weight-only", "INT4 Weight-only", "PALETTE4 Weight-only", "PALETTE3 Weight-only"),
+    *("PALETTE2 Weight-only", "PALETTE1 Weight-only"),
+]
 
 
-def test_matrix_has_six_formats_and_three_backends() -> None:
+def test_matrix_has_every_format_and_three_backends() -> None:
     matrix = run_json("matrix")
     assert matrix["backends"] == ["xnnpack", "coreml", "qnn"]
     assert [row["quantization"] for row in matrix["rows"]] == ROWS
@@ -285,7 +327,7 @@ def test_matrix_says_what_export_does(tiny: Path, tmp_path: Path) -> None:
     matrix = run_json("matrix")
     for row in matrix["rows"]:
         for backend in matrix["backends"]:
-            target = tmp_path / f"{backend}.bin"
+            target = tmp_path / {"xnnpack": "m.pte", "coreml": "m.mlpackage", "qnn": "folder"}[backend]
             options = ("--dtype", row["dtype"], "--mode", row["mode"], "--backend", backend, "--json", "--dry-run")
             result = run("export", tiny, "-o", target, *options)
             supported = row[backend]["level"] != "unsupported"

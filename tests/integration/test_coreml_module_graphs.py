@@ -196,7 +196,7 @@ def test_layer_norms_do_not_overflow(config: str, affine: int, tmp_path: Path) -
     assert operations(package)["layer_norm"] == (config == "fp32")
     rows = numbers(6, 64)
     rows[1] *= 1e3
-    rows[2] = rows[2] * 30 + 3e4  # the sum alone is beyond FP16
+    rows[2] = rows[2] * 30 + 3e4  # only the sum is beyond FP16
     rows[3] *= 1e-3
     rows[4] = 2.5
     rows[5, 3] = 2e4
@@ -445,7 +445,7 @@ def test_block_causal_masks_of_positions_in_any_form(size: int, tmp_path: Path) 
             agree(run(path, inputs), graph.compute(result, inputs, length), "fp32")
 
 
-# --- Values that depend on the length alone.
+# --- Values that depend only on the length.
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -527,8 +527,9 @@ def test_refusals_are_clear(tmp_path: Path) -> None:
     assert "every shape of this model is fixed" in refused(graph, graph.add("exp", x), path, input_lengths="1..4")
     big = graph.add("add", x, graph.constant(1e5))
     assert "constant: has values beyond FP16 (65504)" in refused(graph, big, path, FP16)
-    deep = graph.add("reshape", x, shape=[1, 2, 1, 3, 1, 1])
-    assert "6 dimensions: Core ML takes 1 to 5" in refused(graph, deep, path)
+    deep = ModuleGraph(seq_len=4)
+    reshaped = deep.add("reshape", deep.input("x", [2, 3]), shape=[1, 2, 1, 3, 1, 1])
+    assert "Core ML takes at most 5 dimensions" in refused(deep, reshaped, path)
     ids = graph.add("embedding", graph.weight("t", numbers(4, 4)), graph.add("floor", x), name="t")
     assert "its ids are computed numbers" in refused(graph, ids, path)
     several = ModuleGraph(seq_len=4)

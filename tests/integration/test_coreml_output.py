@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from command import OUTPUT_ERROR, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
+from command import OUTPUT_ERROR, PATIENCE, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
 from command import export as export_file
 from conftest import MakeCheckpoint
 from coreml_cases import FORMATS, FP16, INT4, INT8, RANGE, Case, edited, export_case, files
@@ -17,7 +17,7 @@ from coreml_check import check_with_coremltools
 from coreml_package import ALIGNMENT
 from families import Reference
 from quantization import Format, Options
-from test_output_safety import ROOT_ONLY, start, tmpfs, wait_until_writing
+from test_output_safety import ROOT_ONLY, interrupt, start, tmpfs, wait_until_writing
 from torch import Tensor
 
 # --- Bytes.
@@ -153,8 +153,7 @@ def test_interrupted_export_leaves_the_old_package(
     path, before = old
     process = start("export", large, "-o", path, *FP16.arguments(), "--seq-len", "64")
     wait_until_writing(process)
-    process.send_signal(number)
-    process.communicate(timeout=10)
+    interrupt(process, number)
     assert process.returncode == -number
     assert files(path) == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -165,7 +164,7 @@ def test_killed_export_leaves_the_old_package_whole(old: tuple[Path, dict[str, b
     process = start("export", large, "-o", path, *FP16.arguments(), "--seq-len", "64")
     wait_until_writing(process)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert files(path) == before
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -153,6 +154,16 @@ def test_lying_header_length_is_a_bad_file(command: Path, length: int, model: Pa
     path = model / "model.safetensors"
     path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
     assert_refused(command, model, BAD_FILE, "model.safetensors")
+
+
+def test_bytes_of_a_damaged_header_are_shown_escaped(command: Path, model: Path) -> None:
+    """They reached the terminal as they were: as control sequences, or as text that is no UTF-8."""
+    write_raw(model / "model.safetensors", b'{"wte\xf0\x1b[31m')
+    result = subprocess.run([command, "inspect", model], capture_output=True, check=False)
+    assert result.returncode == BAD_FILE
+    assert b"\\xF0" in result.stderr
+    assert result.stderr.isascii()
+    assert b"\x1b" not in result.stderr
 
 
 def test_header_length_off_by_one_is_a_bad_file(command: Path, model: Path) -> None:

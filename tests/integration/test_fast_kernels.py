@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import USAGE_ERROR, assert_fails, run, run_json
@@ -32,6 +34,18 @@ def test_fast_logits_are_the_simulated_ones(family: str, options: Options, check
         assert max(errors) < 1e-5, errors
 
 
+def rounded_apart(report: dict[str, Any], ratio: str) -> float:
+    """How far two losses may differ whose activations round differently: what is known of any two arithmetics.
+
+    A value half-way between two steps goes either way, and later layers then see other values, so that in the worst
+    case the two errors of quantization are independent. A small error of the logits with divergence K changes a token's
+    loss by sqrt(2 K) (one standard deviation) around K; two independent ones have 2 K. The mean of n tokens has
+    1 / sqrt(n) of that, and four standard deviations hold for all but one in ten thousand.
+    """
+    divergence = 2 * report["kl_divergence"][ratio]
+    return 4 * math.sqrt(2 * divergence / report["tokens"][ratio]) + divergence
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -50,7 +64,9 @@ def test_fast_evaluation_has_the_losses_of_the_simulation(options: Options, tiny
     fast = run_json(*arguments, "--arithmetic", "fast")
     assert (simulated["arithmetic"], fast["arithmetic"]) == ("simulated", "fast")
     for ratio, loss in simulated["loss"].items():
-        assert abs(fast["loss"][ratio] - loss) < 2e-4
+        assert abs(fast["loss"][ratio] - loss) < (
+            rounded_apart(simulated, ratio) if options.mode == "dynamic" else 2e-4
+        )
 
 
 def test_fast_evaluation_of_static_activations_has_the_losses_of_the_simulation(tiny: Path, few: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from browser import Browser, open_browser
+from browser import Browser, Page, open_browser
 from command import COMMAND, OUTPUT_ERROR, USAGE_ERROR, assert_fails, run, run_json
 from conftest import MakeCheckpoint
 from evaluation_data import cut
@@ -124,6 +124,80 @@ def test_chart_text_is_legible_and_inside_the_page(name: str, browser: Browser, 
             assert right <= width, text
 
 
+OVERLAPS = """(() => {
+const found = [];
+for (const figure of document.querySelectorAll('figure.chart')) {
+  const boxes = [...figure.querySelectorAll('svg text, .mark.point g')]
+    .map(t => [t.tagName === 'g' ? 'a point' : t.textContent, t.getBoundingClientRect()]);
+  boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+    if (a === 'a point' && b === 'a point') return;
+    const width = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+    const height = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+    if (width > 1 && height > 4) found.push(`${figure.querySelector('figcaption')?.textContent}: ${a} over ${b}`);
+  }));
+}
+return found})()"""  # letters are some 4 pixels lower than their line
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_texts_of_a_chart_do_not_overlap(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+    report: Report = request.getfixturevalue(name)
+    for width in (1280, 1000, 700, 400, 320):
+        assert browser.load(report.html, width).evaluate(OVERLAPS) == [], width
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_page_begins_with_one_sentence(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+    report: Report = request.getfixturevalue(name)
+    page = browser.load(report.html, 400)
+    assert page.evaluate("document.querySelector('main').firstElementChild.className") == "verdict"
+    assert page.count(".verdict") == 1
+    assert page.evaluate("document.querySelector('.verdict').textContent").endswith(".")
+
+
+def shade(page: Page, x: float, y: float, height: float) -> float:
+    """How dark the page is at most in a column of pixels, from 0 (white) to 255."""
+    clip = {"x": x, "y": y, "width": 1, "height": height, "scale": 1}
+    options = {"format": "png", "clip": clip, "captureBeyondViewport": True}
+    picture = page.driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
+    script = """const done = arguments[1]; const image = new Image();
+    image.onload = () => {
+      const canvas = document.createElement('canvas'); canvas.width = image.width; canvas.height = image.height;
+      const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);
+      const data = context.getImageData(0, 0, image.width, image.height).data;
+      let least = 255;
+      for (let i = 0; i < data.length; i += 4) least = Math.min(least, data[i]);
+      done(255 - least);
+    };
+    image.src = 'data:image/png;base64,' + arguments[0];"""
+    return float(page.driver.execute_async_script(script, picture))
+
+
+def test_a_table_that_scrolls_shows_that_it_does(evaluation: Report, browser: Browser) -> None:
+    box = "document.querySelector('.scroll')"
+    at = f"(() => {{const r = {box}.getBoundingClientRect(); return [r.left, r.right, r.top + scrollY]}})()"
+    room = 5.0  # the space above the header's letters
+
+    wide = browser.load(evaluation.html, 1280)
+    assert wide.evaluate(f"{box}.scrollWidth <= {box}.clientWidth")
+    left, right, top = wide.evaluate(at)
+    assert shade(wide, right - 2, top, room) < 5
+
+    # A picture of the whole page has no scrollbar: neither has what is measured.
+    wide.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+    try:
+        page = browser.load(evaluation.html, 400)
+        assert page.evaluate(f"{box}.scrollWidth > {box}.clientWidth")
+        left, right, top = page.evaluate(at)
+        assert shade(page, right - 2, top, room) > 50
+        assert shade(page, left + 1, top, room) < 5
+        page.evaluate(f"{box}.scrollLeft = {box}.scrollWidth")
+        assert shade(page, right - 2, top, room) < 5
+        assert shade(page, left + 1, top, room) > 50
+    finally:
+        wide.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": False})
+
+
 @pytest.mark.parametrize("name", REPORTS)
 def test_light_and_dark_differ(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
     report: Report = request.getfixturevalue(name)
@@ -146,15 +220,37 @@ def test_plan_draws_every_format_and_layer(planned: Report, browser: Browser) ->
         assert text.endswith("chosen " + planned.json["layers"][layer])
 
 
+def charts(title: str) -> str:
+    """In JavaScript, the charts whose title starts with `title`."""
+    return (
+        "[...document.querySelectorAll('figure.chart')]"
+        f".filter(f => f.querySelector('figcaption')?.textContent.startsWith({json.dumps(title)}))"
+    )
+
+
 def panels(page: Any, title: str, marks: str = ".mark") -> int:
     """Marks in the charts whose title starts with `title`."""
     return int(
-        page.evaluate(
-            f"[...document.querySelectorAll('figure.chart')]"
-            f".filter(f => f.querySelector('figcaption')?.textContent.startsWith({json.dumps(title)}))"
-            f".reduce((n, f) => n + f.querySelectorAll({json.dumps(marks)}).length, 0)"
-        )
+        page.evaluate(f"{charts(title)}.reduce((n, f) => n + f.querySelectorAll({json.dumps(marks)}).length, 0)")
     )
+
+
+def is_measurable(low: float, high: float) -> bool:
+    return not low <= 0 <= high and max(abs(low), abs(high)) >= 0.00005
+
+
+def axis_numbers(page: Any, title: str) -> list[list[str]]:
+    """The horizontal axis of each chart whose title starts with `title`."""
+    return list(
+        page.evaluate(f"{charts(title)}.map(f => [...f.querySelectorAll('.tick.middle')].map(t => t.textContent))")
+    )
+
+
+def test_loss_against_size_has_one_scale(evaluation: Report, browser: Browser) -> None:
+    numbers = axis_numbers(browser.load(evaluation.html, 1280), "set ")
+    assert len(numbers) == 3
+    assert numbers[0] == numbers[1] == numbers[2]
+    assert any(float(number) > 0 for number in numbers[0])
 
 
 def test_evaluation_has_a_mark_for_each_figure(evaluation: Report, browser: Browser) -> None:
@@ -166,9 +262,17 @@ def test_evaluation_has_a_mark_for_each_figure(evaluation: Report, browser: Brow
         *(("int4", size) for size in (32, 64, 128, 256)),
         ("int4", 0),
     ]
-    # fp32 beside them; this run is one of them.
+    # This run is one of them; fp32 is the line at zero, and in the sizes.
+    assert panels(page, "Weights", ".mark.area") == len(formats) + 1
     for label in ("15", "50", "90"):
-        assert panels(page, f"set {label}", ".mark.point") == len(formats) + 1
+        assert panels(page, f"set {label}", ".mark.point") == len(formats)
+        assert panels(page, f"set {label}", ".whisker") == 3 * len(formats)  # the line and its two ends
+        unknown = sum(not is_measurable(*entry["loss_increase_interval"][label]) for entry in formats)
+        assert panels(page, f"set {label}", ".mark.outline") == unknown > 0
+        words = page.evaluate("[...document.querySelectorAll('figure.chart text')].map(t => t.textContent)")
+    assert words.count("not measurable") == sum(
+        not is_measurable(*interval) for entry in formats for interval in entry["loss_increase_interval"].values()
+    )
     noise = sum(panels(page, kind) for kind in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"))
     assert noise + panels(page, "down_proj") == LAYERS
     assert panels(page, "Outside the blocks") == 1
@@ -218,7 +322,8 @@ def each_kind(report: Report) -> list[tuple[dict[str, Any], str]]:
 def test_export_shows_rounding_and_every_layer(exported: Report, browser: Browser) -> None:
     page = browser.load(exported.html, 1280)
     kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    assert sum(panels(page, kind) for kind in kinds) == 2 * LAYERS  # sizes and rounding
+    assert sum(panels(page, kind) for kind in kinds) == LAYERS  # rounding; sizes are the same in every block
+    assert "Each linear layer" not in exported.html.read_text()
     assert page.count("details tbody tr") >= len(exported.json["layers"])
     assert panels(page, "Stored size") > 5
 

@@ -38,7 +38,7 @@ def small(checkpoint: MakeCheckpoint) -> Path:
 
 
 def weights_by_offset(report: dict[str, Any], file: str = WEIGHTS) -> dict[int, dict[str, Any]]:
-    return {weight["offset"]: weight for weight in report["weights"] if weight["file"] == file}
+    return {weight["offset"]: weight for weight in report["tensors"] if weight["file"] == file}
 
 
 def assert_weights_are_those_of(package: Package, path: Path, report: dict[str, Any], prefix: str = "") -> None:
@@ -65,7 +65,7 @@ def test_package_is_shown_as_it_is(name: str, small: Path, tmp_path: Path) -> No
     package = Package(path)
     report = run_json("inspect", path)
     assert report["kind"] == "coreml_package"
-    assert report["total_bytes"] == made["file_bytes"] == sum(file["bytes"] for file in report["files"])
+    assert report["file_bytes"] == made["file_bytes"] == sum(file["bytes"] for file in report["files"])
     (model,) = report["models"]
     assert model["specification_version"] == package.spec.specificationVersion
     assert model["metadata"] == package.metadata
@@ -76,7 +76,7 @@ def test_package_is_shown_as_it_is(name: str, small: Path, tmp_path: Path) -> No
     assert model["inputs"] == [{"name": "input_ids", "dtype": "i32", "shape": [1, 32]}]
     assert model["outputs"] == [{"name": "logits", "dtype": "f32", "shape": [1, 32, 64]}]
     assert_weights_are_those_of(package, path, report)
-    groups = {weight.get("group_size", 0) for weight in report["weights"] if weight["dtype"] in ("i4", "palette4")}
+    groups = {weight.get("group_size", 0) for weight in report["tensors"] if weight["dtype"] in ("i4", "palette4")}
     assert groups == {"int4": {32}, "palette": {8}, "old palette": {0}}.get(name, set())
 
 
@@ -98,7 +98,7 @@ def test_parts_are_shown_as_one_model(small: Path, tmp_path: Path) -> None:
     made = export(small, tmp_path / "p.mlpackage", *COREML, "--dtype", "fp16", *limit)
     report = run_json("inspect", tmp_path / "p.mlpackage")
     assert report["kind"] == "coreml_pipeline"
-    assert report["total_bytes"] == made["file_bytes"]
+    assert report["file_bytes"] == made["file_bytes"]
     parts = report["models"][0]["models"]
     assert [part["name"] for part in parts] == [f"part_{i}" for i in range(len(parts))]
     assert len(parts) > 1
@@ -107,10 +107,10 @@ def test_parts_are_shown_as_one_model(small: Path, tmp_path: Path) -> None:
     made = export(small, tmp_path / "chunks", *COREML, "--dtype", "fp16", *limit, "--chunks", "packages")
     chunks = run_json("inspect", tmp_path / "chunks")
     assert chunks["kind"] == "coreml_chunks"
-    assert chunks["total_bytes"] == made["file_bytes"]
+    assert chunks["file_bytes"] == made["file_bytes"]
     assert [model["name"] for model in chunks["models"]] == [f"part_{i}.mlpackage" for i in range(len(parts))]
-    assert sorted(weight["sha256"] for weight in chunks["weights"]) == sorted(
-        weight["sha256"] for weight in report["weights"]
+    assert sorted(weight["sha256"] for weight in chunks["tensors"]) == sorted(
+        weight["sha256"] for weight in report["tensors"]
     )
     assert "part_1.mlpackage" in run("inspect", tmp_path / "chunks").stdout
 
@@ -131,8 +131,8 @@ def test_delegate_of_a_program_is_shown_with_its_package(small: Path, tmp_path: 
     ]
     assert delegate["models"][0]["functions"] == package["models"][0]["functions"]
     whole = (tmp_path / "x.pte").read_bytes()
-    for found, wanted in zip(program["weights"], package["weights"], strict=True):
-        assert (found["name"], found["datatype"], found["shape"]) == (wanted["name"], wanted["dtype"], wanted["shape"])
+    for found, wanted in zip(program["tensors"], package["tensors"], strict=True):
+        assert (found["name"], found["dtype"], found["shape"]) == (wanted["name"], wanted["dtype"], wanted["shape"])
         assert found["sha256"] == wanted["sha256"]
         data = whole[found["offset"] : found["offset"] + found["bytes"]]
         assert hashlib.sha256(data).hexdigest() == found["sha256"]
@@ -153,7 +153,7 @@ def test_packages_of_coremltools_are_shown(target: str, tmp_path: Path) -> None:
     (program,) = Package(path).programs
     shown = report["models"][0]["functions"][0]["operations"]
     assert shown == Counter(operation.type for operation in program.functions["main"].operations)
-    (found,) = (entry for entry in report["weights"] if entry["shape"] == [24, 16])
+    (found,) = (entry for entry in report["tensors"] if entry["shape"] == [24, 16])
     assert (found["dtype"], found["sha256"]) == ("f32", hashlib.sha256(weight.tobytes()).hexdigest())
     declared = [read_type(output.type) for output in program.functions["main"].operations[-1].outputs]
     assert declared[0].shape == (1, 24)

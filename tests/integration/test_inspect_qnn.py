@@ -32,13 +32,13 @@ def test_models_and_tensors_are_those_that_onnx_reads(folder: Path) -> None:
     found = run_json("inspect", folder)
     artefact = QnnArtefact(folder)
     assert found["kind"] == "qnn_package"
-    assert found["total_bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert found["file_bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {entry["path"] for entry in found["files"]} == files
     contexts = [entry["model"] for entry in artefact.manifest["contexts"]]
     assert [model["name"] for model in found["models"]] == ["embedding.onnx", "model_0.onnx", "model_1.onnx", *contexts]
     assert found["models"][-1]["functions"][0]["operations"] == {"com.microsoft.EPContext": 1}
-    tensors = {(entry["file"], entry["offset"], entry["name"]): entry for entry in found["weights"]}
+    tensors = {(entry["file"], entry["offset"], entry["name"]): entry for entry in found["tensors"]}
     data = (folder / "model.onnx.data").read_bytes()
     for model, described in zip(artefact.models, found["models"], strict=False):
         graph = model.graph

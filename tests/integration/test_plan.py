@@ -52,10 +52,10 @@ def test_target_size_is_hit_and_kept(target: str, tiny: Path, measured: Path, tm
     plan = tmp_path / "plan.json"
     report = run_json("plan", tiny, "-o", plan, "--sensitivity", measured, "--target-size", target)
     wanted = report["target_size_bytes"]
-    assert 0.99 * wanted <= report["size_bytes"] <= wanted
+    assert 0.99 * wanted <= report["file_bytes"] <= wanted
     exported = export(tiny, tmp_path / "x.pte", "--plan", plan)
     size = (tmp_path / "x.pte").stat().st_size
-    assert size == exported["file_bytes"] == report["size_bytes"]
+    assert size == exported["file_bytes"] == report["file_bytes"]
     assert report["kl_divergence_bound"] <= report["kl_divergence"]
     chosen = {layer["layer"]: layer["dtype"] for layer in exported["layers"]}
     for layer, name in read(plan)["layers"].items():
@@ -65,7 +65,7 @@ def test_target_size_is_hit_and_kept(target: str, tiny: Path, measured: Path, tm
 def test_plan_loses_no_more_than_a_uniform_format_of_its_size(
     tiny: Path, few: Path, measured: Path, tmp_path: Path
 ) -> None:
-    """Embedding and head settled as the uniform export has them: the linear layers alone make the difference."""
+    """Embedding and head settled as the uniform export has them: only the linear layers make the difference."""
     data = ("--data", few)
     calibration = ("--calibration", tiny / "calibration.txt")
     sensitivity = tmp_path / "settled.json"
@@ -75,7 +75,7 @@ def test_plan_loses_no_more_than_a_uniform_format_of_its_size(
         size = export(tiny, tmp_path / "uniform.pte", *uniform)["file_bytes"]
         plan = tmp_path / f"{group}.json"
         report = run_json("plan", tiny, "-o", plan, "--sensitivity", sensitivity, "--target-size", size)
-        assert 0.99 * size <= report["size_bytes"] <= size
+        assert 0.99 * size <= report["file_bytes"] <= size
         planned = run_json("evaluate", tiny, *data, "--plan", plan)
         compared = run_json("evaluate", tiny, *data, *uniform)
         assert planned["dtype"] == "mixed"
@@ -95,9 +95,9 @@ def test_largest_loss_is_kept(largest: float, tiny: Path, measured: Path, tmp_pa
     options = ("--calibration", tiny / "calibration.txt", "--sensitivity", measured, "--max-loss", largest)
     report = run_json("plan", tiny, "-o", plan, *options)
     assert 0.5 * largest < report["measured_kl_divergence"] <= largest
-    smaller = [entry for entry in report["uniform"] if entry["size_bytes"] < report["size_bytes"]]
+    smaller = [entry for entry in report["uniform"] if entry["file_bytes"] < report["file_bytes"]]
     assert all(entry["kl_divergence"] > largest for entry in smaller)
-    assert any(entry["size_bytes"] > report["size_bytes"] for entry in report["uniform"])
+    assert any(entry["file_bytes"] > report["file_bytes"] for entry in report["uniform"])
 
 
 def test_plan_is_a_file_that_a_person_edits(tiny: Path, measured: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from command import UNSUPPORTED, USAGE_ERROR, assert_fails, run
@@ -99,6 +100,23 @@ def test_every_format_of_every_family_runs_on_the_npu(
     assert compare(on_npu, expected)["cosine"] >= case.cosine
     simulated = simulated_logits(model, ids, tmp_path, "--backend", "qnn", *case.options_of_a_run(calibration))
     assert compare(on_npu, simulated)["cosine"] >= case.cosine
+
+
+@pytest.mark.parametrize("name", ["int8", "a16w8 everywhere"])
+def test_a_tied_embedding_and_head_in_int8_are_stored_once(
+    name: str, checkpoint: MakeCheckpoint, calibration: Path, tmp_path: Path
+) -> None:
+    """In mode weight_only the embedding was signed and the head unsigned, so that the file had both."""
+    artefact = export_case(CASES[name], checkpoint("fast_dllm_v2"), tmp_path / "m", calibration)
+    rows = QuantizedReference(checkpoint("fast_dllm_v2"), CASES[name].options).architecture.vocab
+    places = [
+        {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in artefact.model.graph.initializer
+        if tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and tensor.dims[:1] == [rows]
+    ]
+    large = [place for place in places if int(place["length"]) > rows]
+    assert len(large) == 2
+    assert large[0] == large[1]
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "a16w8", "a16w4 g32"])

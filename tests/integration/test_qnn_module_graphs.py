@@ -427,7 +427,7 @@ def test_static_needs_the_ranges_of_this_graph(tmp_path: Path) -> None:
     activations.values.pop()
     for given in (None, activations):
         config = quantization(dtype="int8", mode="static", graph_activations=given)
-        with pytest.raises(InvalidArgumentError, match="ranges of all activations"):
+        with pytest.raises(InvalidArgumentError, match=r"the ranges of (all )?activations"):
             export_graph(case.graph.native(case.output, "output"), tmp_path / "m", config)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
-from command import COMMAND, USAGE_ERROR, assert_fails, export, run, run_json
+from command import COMMAND, PATIENCE, USAGE_ERROR, assert_fails, export, run, run_json
 from numpy.typing import NDArray
 from program import Program
 from quantization import round_to_bf16
@@ -178,7 +178,7 @@ class Layer:
         options |= {"dtype": grid.dtype, "group_size": grid.group_size, "tokens": TOKENS}
         words = [f"{name}={value}" for name, value in options.items()]
         files = [self._folder / "layer.safetensors", self._folder / "rounded.safetensors"]
-        result = subprocess.run([TOOL, *files, *words], capture_output=True, text=True, check=False, timeout=60)
+        result = subprocess.run([TOOL, *files, *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout), load_file(files[1])
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
-from command import BAD_FILE, COMMAND, USAGE_ERROR, assert_fails, export, run, run_json
+from command import BAD_FILE, COMMAND, PATIENCE, USAGE_ERROR, assert_fails, export, run, run_json
 from conftest import MakeCheckpoint
 from families import FAMILIES, Reference
 from program import Program, random_ids
@@ -26,7 +26,7 @@ def forward(model: Path, sequences: list[list[int]], **config: Any) -> list[Tens
     """The CPU runtime's logits of each sequence, [length, vocab]."""
     words = [str(COMMAND.parent / "forward_model"), str(model), json.dumps(config)]
     lines = "".join(json.dumps(ids) + "\n" for ids in sequences).encode()
-    result = subprocess.run(words, input=lines, capture_output=True, check=False, timeout=120)
+    result = subprocess.run(words, input=lines, capture_output=True, check=False, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr.decode()
     values = torch.from_numpy(np.frombuffer(result.stdout, dtype=np.float32).copy())
     width = len(values) // sum(map(len, sequences))

@@ -104,7 +104,7 @@ def layers_by_tensor(pte: Pte) -> dict[str, dict[str, Any]]:
         weight = values[layer["filter_id"]]
         if weight["dims"][0] != 1:
             key = pte.graph["constant_data"][weight["constant_buffer_idx"]]["named_key"]
-            found[key.rsplit(":", 1)[0]] = layer
+            found[key.rsplit(":", 2)[0]] = layer
     return found
 
 
@@ -189,7 +189,7 @@ def test_report_and_inspect_name_kernels_and_scales(checkpoint: MakeCheckpoint, 
         if layer["role"] == "bias":
             assert layer["format"] == "i32 per channel, f32 scales"
     found = run_json("inspect", tmp_path / "model.pte")
-    types = {tensor["name"].rsplit(":", 1)[-1]: tensor["datatype"] for tensor in found["weights"]}
+    types = {tensor["name"].split(":")[1]: tensor["dtype"] for tensor in found["tensors"] if ":" in tensor["name"]}
     assert (types["i8"], types["i32"]) == ("qcint8", "qcint32")
     (delegate,) = found["methods"][0]["delegates"]
     assert delegate["values"]["qint8"] == 2 * (4 + 7)  # 4 inputs and 7 outputs in each of 2 layers

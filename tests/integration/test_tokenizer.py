@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from command import COMMAND, SANITIZED_COMMAND, SANITIZER_OPTIONS, tiny_llada
+from command import COMMAND, PATIENCE, SANITIZED_COMMAND, SANITIZER_OPTIONS, tiny_llada
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 _TOOL: Final = COMMAND.parent / "encode_text"
@@ -178,7 +178,7 @@ def run_tool(tokenizer: Path, lines: Iterable[Any], *arguments: str, folder: Pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE,
         env=os.environ | SANITIZER_OPTIONS,
     )
     assert process.returncode == 0, process.stderr

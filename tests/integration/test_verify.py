@@ -123,12 +123,49 @@ def test_bad_files_are_named(fp32: Path, few: Path, tmp_path: Path) -> None:
         "no tensors": {"x": ids},
         "one shape": {"input_ids_50": ids, "target_ids_50": ids[:, :4].copy()},
         "no target counts": {"input_ids_50": ids, "target_ids_50": np.full_like(ids, -100)},
-        "refuses an input of 256 tokens": {name: np.tile(ids, 2) for name in ("input_ids_50", "target_ids_50")},
+        "takes at most 128 tokens, and the data has sequences of 256: export it with --seq-len 256": {
+            name: np.tile(ids, 2) for name in ("input_ids_50", "target_ids_50")
+        },
     }
     for words, tensors in bad.items():
         save_file(tensors, tmp_path / "bad.safetensors")
         with pytest.raises(VerificationError, match=words):
             verify(fp32, tmp_path / "bad.safetensors")
+
+
+def test_each_way_to_be_wrong_has_its_sentence(fp32: Path, few: Path, tmp_path: Path) -> None:
+    def says(words: str, artefact: Path, data: Path | None = None, against: Path | None = None) -> None:
+        with pytest.raises(VerificationError, match=words) as caught:
+            verify(artefact, data, against=against)
+        assert "\n" not in str(caught.value)
+
+    text = tmp_path / "text.txt"
+    text.write_text("some words")
+    (tmp_path / "text.safetensors").write_text("some words")
+    whole = fp32.read_bytes()
+    (tmp_path / "cut.pte").write_bytes(whole[:1000])
+    (tmp_path / "three.pte").write_bytes(whole[:3])
+    says(r"none\.pte: does not exist$", tmp_path / "none.pte", few)
+    says(r"none\.pte: does not exist$", tmp_path / "none.pte")
+    says(r"none\.safetensors: does not exist$", fp32, tmp_path / "none.safetensors")
+    says(r"none\.pte: does not exist$", fp32, few, tmp_path / "none.pte")
+    says(r"text\.txt: is text or bare token ids", fp32, text)
+    says(r"text\.safetensors: is no safetensors file", fp32, tmp_path / "text.safetensors")
+    says(r": is a folder$", fp32, tmp_path)
+    says(r"three\.pte: is no ExecuTorch program", tmp_path / "three.pte", few)
+    says(r"cut\.pte: the ExecuTorch runtime refuses it, so that it is truncated", tmp_path / "cut.pte", few)
+
+
+def test_a_program_of_another_kind_is_refused(few: Path, tmp_path: Path) -> None:
+    import torch
+
+    from diffulex_edge.backends import XNNPACKBackend
+
+    torch.manual_seed(0)
+    result = XNNPACKBackend().export(torch.nn.Linear(16, 4), (torch.randn(1, 8, 16),))
+    result.save(tmp_path / "linear.pte")
+    with pytest.raises(VerificationError, match=r"linear\.pte: takes inputs of the shape \[1, 8, 16\], not token ids"):
+        verify(tmp_path / "linear.pte", few)
 
 
 def test_module_is_a_command(fp32: Path, few: Path, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def test_bad_artefacts_are_named(fixed: Path, data: Path, tmp_path: Path) -> Non
     }.items():
         with pytest.raises(VerificationError, match=f"{name}.*{words}"):
             verify(tmp_path / name, data)
+    (tmp_path / "x.pte").touch()
     with pytest.raises(VerificationError, match=r"x\.pte: running it needs data"):
         verify(tmp_path / "x.pte")
     with pytest.raises(VerificationError, match="none"):
@@ -207,7 +208,7 @@ def test_command_says_what_was_checked_and_what_was_not(fixed: Path, data: Path,
     assert (result.returncode, result.stderr) == (0, "")
     checked, executed = result.stdout.splitlines()
     assert "found the types of" in checked and coremltools.__version__ in checked
-    assert executed == "not executed: Core ML itself runs on a Mac alone"
+    assert executed == "not executed: Core ML itself runs only on a Mac"
     failed = call(tmp_path / "missing.mlpackage")
     assert failed.returncode == BAD_FILE
     assert failed.stderr.count("\n") == 1, failed.stderr

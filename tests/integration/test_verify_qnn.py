@@ -97,6 +97,17 @@ def batches(data: Path, label: str) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(tensors[f"{kind}_ids_{label}"]) for kind in ("input", "target"))  # type: ignore[return-value]
 
 
+def test_compiled_models_ask_for_old_versions_only(compiled: QnnArtefact) -> None:
+    """onnxruntime wrote IR version 14 beside a model.onnx of 10, and older ones on phones refused it."""
+    for soc in SOCS:
+        model = onnx.load(compiled.folder / soc / "model_ctx.onnx", load_external_data=False)
+        assert model.ir_version == 8
+        assert {opset.version for opset in model.opset_import if opset.domain == ""} <= {17}
+        (node,) = model.graph.node
+        assert node.op_type == "EPContext"
+        assert [value.name for value in model.graph.input] == ["input_ids"]
+
+
 def test_figures_are_those_of_the_logits(compiled: QnnArtefact, fp32: QnnArtefact, data: Path) -> None:
     verification = verify(compiled.folder, data, against=fp32.folder)
     assert list(verification.sets) == list(SETS)
@@ -286,8 +297,9 @@ def test_sequences_of_another_length_are_refused(
     words = rf"other\.safetensors: input_ids_50 .* {length} tokens, .*{{}} takes exactly {LENGTH}: .*--seq-len {length}"
     with pytest.raises(VerificationError, match=words.format("a16w8")):
         verify(compiled.folder, data)
+    (tmp_path / "x.pte").touch()
     with pytest.raises(VerificationError, match=words.format("fp32")):
-        verify("x.pte", data, against=fp32.folder)
+        verify(tmp_path / "x.pte", data, against=fp32.folder)
 
 
 @pytest.mark.parametrize("token", [-1, 5000, 2**32])
@@ -299,13 +311,16 @@ def test_ids_outside_the_vocabulary_are_refused(token: int, fp32: QnnArtefact, d
         verify(fp32.folder, tmp_path / "bad.safetensors")
 
 
-def test_an_unknown_soc_is_refused_with_those_there_are(compiled: QnnArtefact, fp32: QnnArtefact, data: Path) -> None:
+def test_an_unknown_soc_is_refused_with_those_there_are(
+    compiled: QnnArtefact, fp32: QnnArtefact, data: Path, tmp_path: Path
+) -> None:
     with pytest.raises(VerificationError, match=r"no context binary for SM8750; it has SM8550, SM8650$"):
         verify(compiled.folder, data, soc="SM8750")
     with pytest.raises(VerificationError, match=r"no context binary for SM8550; it has none: export with --soc$"):
         verify(fp32.folder, data, soc="SM8550")
+    (tmp_path / "x.pte").touch()
     with pytest.raises(VerificationError, match=r"x\.pte: is not a QNN folder"):
-        verify("x.pte", data, soc="SM8550")
+        verify(tmp_path / "x.pte", data, soc="SM8550")
 
 
 @pytest.mark.parametrize("hidden", ["onnxruntime", "onnxruntime_qnn"])

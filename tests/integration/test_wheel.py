@@ -1,4 +1,4 @@
-"""The wheel of `make package`, alone in a fresh environment."""
+"""The wheel of `make package`, by itself in a fresh environment."""
 
 from __future__ import annotations
 

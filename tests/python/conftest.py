@@ -26,7 +26,7 @@ def quantize_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Quantize:
         if words not in made:
             made[words] = root / str(len(made))
             command = [str(COMMAND), "quantize", str(TINY), "-o", str(made[words]), *words]
-            result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
             assert result.returncode == 0, result.stderr
         return made[words]
 

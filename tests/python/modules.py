@@ -35,12 +35,20 @@ class Block(nn.Module):
         self.ff_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
+        #: Cosines and sines [positions, head_dim] in place of PyTorch's.
+        self.tables: tuple[Tensor, Tensor] | None = None
+
+    def _tables(self, length: int) -> tuple[Tensor, Tensor]:
+        if self.tables is not None:
+            return self.tables[0][:length], self.tables[1][:length]
+        frequencies = 10000.0 ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        angles = torch.arange(length).float()[:, None] * torch.cat((frequencies, frequencies))
+        return angles.cos(), angles.sin()
 
     def _rotate(self, x: Tensor) -> Tensor:
-        frequencies = 10000.0 ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
-        angles = torch.arange(x.shape[-2]).float()[:, None] * torch.cat((frequencies, frequencies))
+        cos, sin = self._tables(x.shape[-2])
         first, second = x.chunk(2, dim=-1)
-        turned = x.float() * angles.cos() + torch.cat((-second, first), dim=-1).float() * angles.sin()
+        turned = x.float() * cos + torch.cat((-second, first), dim=-1).float() * sin
         return turned.to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,8 +12,15 @@ from artefacts import random_ids
 from checkpoints import TINY
 from torch import Tensor, nn
 
-from diffulex_edge import InvalidArgumentError, UnsupportedError, load_hf_model, validate_numerical_accuracy
-from diffulex_edge.backends import XNNPACKBackend
+from diffulex_edge import (
+    InvalidArgumentError,
+    UnsupportedError,
+    VerificationError,
+    load_hf_model,
+    validate_numerical_accuracy,
+    verify,
+)
+from diffulex_edge.backends import BackendConfig, QNNBackend, XNNPACKBackend
 
 
 class Shifted(nn.Module):
@@ -80,8 +87,65 @@ def test_what_can_not_be_measured_is_said(layer: nn.Linear, tmp_path: Path) -> N
         validate_numerical_accuracy(nn.Linear(8, 5), result, (X,))
     with pytest.raises(InvalidArgumentError, match="dry run"):
         validate_numerical_accuracy(layer, XNNPACKBackend().dry_run(layer, (X,)), (X,))
+    refused = XNNPACKBackend().export(nn.Conv3d(1, 1, 1), (torch.ones(1, 1, 1, 1, 1),))
     with pytest.raises(UnsupportedError):
-        validate_numerical_accuracy(layer, XNNPACKBackend().export(nn.Conv1d(1, 1, 1), (torch.ones(1, 1, 1),)), (X,))
+        validate_numerical_accuracy(layer, refused, (X,))
+
+
+def test_values_that_are_not_finite_are_an_error(layer: nn.Linear) -> None:
+    """NaN in one element hid from the largest error."""
+    result = XNNPACKBackend().export(layer, (X,))
+    broken = X.clone()
+    broken[0, 0] = float("nan")
+    with pytest.raises(VerificationError, match="the artefact gives values that are not finite"):
+        validate_numerical_accuracy(layer, result, (broken,))
+
+    class Infinite(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return layer(x) / 0.0
+
+    with pytest.raises(InvalidArgumentError, match="not finite for these inputs"):
+        validate_numerical_accuracy(Infinite(), result, (X,))
+
+
+def test_qnn_folders_of_modules_run_where_they_were_compiled_for(layer: nn.Linear, tmp_path: Path) -> None:
+    """A context binary on the emulator, several inputs and any rank; without one ONNX Runtime's CPU kernels."""
+    import sys
+
+    pytest.importorskip("onnxruntime_qnn")
+    torch.manual_seed(0)
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 8), nn.Linear(16, 8)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.a(x) + self.b(y)
+
+    model = Sum().eval()
+    inputs = (torch.randn(1, 5, 16), torch.randn(1, 5, 16))
+    for soc, runtime in ((None, "ONNX Runtime"), ("SM8650", "Qualcomm's emulator of SM8650")):
+        options = {} if soc is None else {"soc": soc, "qnn_python": sys.executable}
+        result = QNNBackend(BackendConfig(backend_options=options)).export(model, inputs, path=tmp_path / str(soc))
+        assert result.success, result.error_message
+        accuracy = validate_numerical_accuracy(model, result, inputs)
+        assert accuracy.runtime.startswith(runtime)
+        assert accuracy.relative_error < 5e-3
+        with pytest.raises(VerificationError, match="takes 2 inputs, not 1"):
+            validate_numerical_accuracy(model.a, result, inputs[:1])
+        check = verify(tmp_path / str(soc))
+        assert check.check.models == 1
+        with pytest.raises(
+            VerificationError, match=r"takes inputs of the shape \[1, 5, 16\], \[1, 5, 16\], not token ids"
+        ):
+            verify(tmp_path / str(soc), TINY / "eval.safetensors")
+
+
+def test_an_artefact_that_does_not_exist_is_said(layer: nn.Linear, tmp_path: Path) -> None:
+    for name in ("none.pte", "none"):
+        with pytest.raises(VerificationError, match=f"{name}: does not exist"):
+            validate_numerical_accuracy(layer, tmp_path / name, (X,))
 
 
 def test_models_of_transformers_are_loaded(tmp_path: Path) -> None:
@@ -126,7 +190,7 @@ def test_quantized_checkpoints_are_loaded_with_their_layers(tmp_path: Path) -> N
     )  # fmt: skip
     transformers.Qwen3ForCausalLM(settings).save_pretrained(tmp_path / "float")
     command = [str(COMMAND), "quantize", str(tmp_path / "float"), "-o", str(tmp_path / "int4"), "--dtype", "int4"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=900)
     loaded = load_hf_model(tmp_path / "int4")
     assert sum(isinstance(module, QuantizedLinear) for module in loaded.modules()) == 7
     ids = random_ids(64, 1, 9)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import diffulex_edge
+from diffulex_edge import _core
 from diffulex_edge.quant import (
     FP16Quantizer,
     INT4Quantizer,
@@ -19,6 +20,7 @@ from diffulex_edge.quant import (
     QuantizationMode,
     is_int4_available,
 )
+from diffulex_edge.quant._config import layer_format
 
 DTYPES = {
     "fp32": QuantizationDtype.FP32,
@@ -81,7 +83,6 @@ def test_defaults_are_those_of_the_library() -> None:
         ({"dtype": "int8", "method": "best"}, ["'best'", "'rtn'"]),
         ({"dtype": "int4", "group_size": 48}, ["48", "32, 64, 128, 256, 0"]),
         ({"dtype": "int4", "group_size": -32}, ["-32"]),
-        ({"dtype": "int8", "activation_bits": 12, "mode": "static"}, ["12", "8, 16"]),
         ({"dtype": "int8", "layer_formats": {"a": "int5"}}, ["layer_formats of a", "int5", "int4_g32"]),
         (STATIC | {"activations": {"a": {"input": [0, 1]}}}, ["a", "output"]),
         (STATIC | {"activations": {"a": {"input": [2, 1], "output": [0, 1]}}}, ["[2.0, 1.0]"]),
@@ -124,9 +125,7 @@ def test_values_of_another_type_are_type_errors(options: dict[str, Any]) -> None
         ({"dtype": "fp16", "method": "mse"}, "method"),
         ({"dtype": "int8", "saturate_fp16": True}, "saturate_fp16"),
         ({"dtype": "int8", "strict_group_size": True}, "strict_group_size"),
-        ({"dtype": "int8", "palettes": True}, "palettes"),
-        ({"dtype": "int8", "activation_bits": 16}, "activation_bits"),
-        ({"dtype": "int8", "static_everywhere": True}, "static_everywhere"),
+        ({"dtype": "int4", "palette_group": 8}, "palette_group"),
         ({"dtype": "int8", "activations": {"a": LayerActivations((0, 1), (0, 1))}}, "activations"),
         ({"layer_formats": {"a": "int8"}, "head_dtype": "int8"}, "head_dtype"),
         ({"layer_formats": {"a": "int4_g32"}, "group_size": 64}, "group_size"),
@@ -149,3 +148,14 @@ def test_options_have_a_use_for_the_embedding_or_the_head_too() -> None:
 def test_a_quantizer_refuses_another_dtype(quantizer: type, dtype: str, linear: Any) -> None:
     with pytest.raises(diffulex_edge.InvalidArgumentError, match=f"the config asks for {dtype}"):
         quantizer().quantize(linear, QuantizationConfig(dtype=dtype, exclude_layers=[]))
+
+
+def test_dtypes_are_the_rows_of_the_table_of_formats() -> None:
+    rows = _core.describe_formats()
+    assert {row["name"] for row in rows} == {dtype.value for dtype in QuantizationDtype}
+    for row in rows:
+        dtype = QuantizationDtype(row["name"])
+        assert dtype.traits == row
+        assert all(layer_format(name)[0] == dtype for name in row["layer_formats"])
+    assert layer_format("int4_g64") == (QuantizationDtype.INT4, 64)
+    assert layer_format("palette6") == (QuantizationDtype.PALETTE6, 0)

@@ -4,6 +4,7 @@
 """
 
 from diffulex_edge.backends._backends import CoreMLBackend, EdgeBackend, QNNBackend, XNNPACKBackend
+from diffulex_edge.backends._calibration import Calibration
 from diffulex_edge.backends._config import BackendConfig
 from diffulex_edge.backends._registry import BackendRegistry
 from diffulex_edge.backends._result import ExportResult
@@ -11,6 +12,7 @@ from diffulex_edge.backends._result import ExportResult
 __all__ = [
     "BackendConfig",
     "BackendRegistry",
+    "Calibration",
     "CoreMLBackend",
     "EdgeBackend",
     "ExportResult",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffulex_edge import _core
 from diffulex_edge._errors import Error, InvalidArgumentError, UnsupportedError
+from diffulex_edge.backends._calibration import Calibration
 from diffulex_edge.backends._config import BackendConfig
+from diffulex_edge.backends._description import BackendDescription, descriptions
 from diffulex_edge.backends._registry import BackendRegistry
 from diffulex_edge.backends._result import ExportResult
-from diffulex_edge.quant._config import QuantizationConfig, QuantizationDtype, QuantizationMode
+from diffulex_edge.quant._config import QuantizationConfig, QuantizationDtype, QuantizationMode, layer_format_name
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from diffulex_edge.frontend._calibration import Runs
     from diffulex_edge.frontend._module import ModuleProgram
 
 #: done bytes, total bytes, stage
@@ -35,6 +37,15 @@ class EdgeBackend:
 
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
+    #: What the library says of a backend that it has.
+    description: ClassVar[BackendDescription | None] = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        described = descriptions().get(cls.__dict__.get("name", ""))
+        if described is not None:
+            cls.description = described
+            cls.suffix = described.suffix
 
     def __init__(self, config: BackendConfig | None = None) -> None:
         self.config = config if config is not None else BackendConfig()
@@ -65,11 +76,14 @@ class EdgeBackend:
         `example_inputs`: positional arguments of its forward, such as `(input_ids,)`; their shapes are the artefact's,
         but for what `dynamic_shapes` (as in `torch.export.export`, with one `torch.export.Dim` that has a maximum) lets
         vary. `path`: where the artefact goes; without it, `result.buffer` has its bytes and `result.save(path)` copies
-        it. `calibration_data`: for mode static, tuples of inputs as `example_inputs`; `observer` ("mse", "min_max" or
-        "percentile" with `percentile`) chooses ranges from what the layers see of it. `threads`: 0 for all processors.
-        `progress(done_bytes, total_bytes, stage)`: called while weights are written; tqdm's update fits in.
+        it. `calibration_data`: for mode static and the methods gptq, awq, auto, also for mse: inputs as
+        `example_inputs`, each a tensor, a tuple or a dict of named ones, of lengths that `dynamic_shapes` allows.
+        `observer` ("mse", "min_max" or "percentile" with `percentile`) chooses ranges from what the layers see of it.
+        `threads`: 0 for all processors. `progress(done, total, stage)`: called while the module is calibrated, in
+        operators, and while weights are written, in bytes; tqdm's update fits in.
 
-        Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before.
+        Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before. What
+        `progress` raises comes out unchanged.
         `TypeError` for arguments of a wrong type.
         """
         return _guarded(lambda: self._export(
@@ -97,21 +111,39 @@ class EdgeBackend:
         folder: str | Path,
         path: str | Path,
         *,
-        seq_len: int | None = None,
+        seq_len: int | str | None = None,
         block_length: int | None = None,
+        mask_token_id: int | None = None,
+        ignored_config_keys: Sequence[str] = (),
+        calibration: Calibration | str | Path | None = None,
+        plan: str | Path | None = None,
         threads: int = 0,
         progress: ProgressCallback | None = None,
     ) -> ExportResult:
         """Exports a model's folder, as `diffulex-edge export` does: without PyTorch, in memory that does not grow.
 
         `folder`: with config.json and safetensors files, of LLaDA, Dream, SDAR, Fast-dLLM v2, Llama, Qwen2 or Qwen3.
-        `seq_len`: the longest input, in tokens; default: the config's max_seq_len, or what the model was made for, at
-        most 1024. `block_length`: overrides the model's block-causal mask; 0: fully bidirectional. Calibration, for
-        mode static and the rounding methods that need it, is the command's alone.
+        `seq_len`: the longest input, in tokens, or the lengths as the command takes them ("64,128", "8..512"); default:
+        the config's max_seq_len, or what the model was made for, at most 1024. `block_length`: overrides the model's
+        block-causal mask; 0: fully bidirectional. `mask_token_id`: overrides the one of config.json.
+        `ignored_config_keys`: keys of config.json that are not known and declared harmless. `calibration`: for mode
+        static and the methods gptq, awq, auto, also for mse: a `Calibration`, or only its data. `plan`: a file that
+        `diffulex-edge plan` wrote, in place of quant_config. `progress`: as in `export`.
 
-        Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before.
+        Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before. What
+        `progress` raises comes out unchanged.
         """
-        return _guarded(lambda: self._export_model(folder, Path(path), seq_len, block_length, threads, progress))
+        if isinstance(ignored_config_keys, str):
+            raise TypeError("ignored_config_keys: is a string, not a list of them")
+        checkpoint = {
+            "folder": str(folder),
+            "block_length": block_length,
+            "mask_token_id": mask_token_id,
+            "ignored_config_keys": list(ignored_config_keys),
+            "plan": None if plan is None else str(plan),
+            "calibration": Calibration(calibration) if isinstance(calibration, str | Path) else calibration,
+        }
+        return _guarded(lambda: self._export_model(checkpoint, Path(path), seq_len, threads, progress))
 
     def support(self, dtype: str, mode: str = "weight_only") -> dict[str, str]:
         """What this backend can do with a format: "level" (full, partial, unsupported) and "note"."""
@@ -121,34 +153,56 @@ class EdgeBackend:
 
     def _input_lengths(self, program: ModuleProgram) -> str | None:
         """Which lengths the artefact takes, as the C++ library reads it; None: what suits the backend."""
-        return None
+        if self.description is None or self.description.lengths == "up_to" or program.longest is None:
+            return None
+        if self.description.lengths == "exact":
+            raise UnsupportedError(
+                f"dynamic_shapes: {self.description.title} compiles for one length (leave them out, and export once "
+                "for each length)",
+                where="dynamic_shapes",
+            )
+        assert program.shortest is not None
+        return f"{program.shortest}..{program.longest}" if program.shortest < program.longest else str(program.longest)
 
     def _options(self) -> dict[str, str]:
         """The backend's options, as the C++ library reads them."""
-        return self.config.options()
+        options = self.config.options()
+        for option in self.description.options if self.description is not None else ():
+            if option.type == "python":  # this interpreter has the packages that the user installed
+                options.setdefault(option.name, sys.executable)
+        return options
 
     def _export_model(
         self,
-        folder: str | Path,
+        checkpoint: dict[str, Any],
         path: Path,
-        seq_len: int | None,
-        block_length: int | None,
+        seq_len: int | str | None,
         threads: int,
         progress: ProgressCallback | None,
     ) -> ExportResult:
         config = self.config
         if config.batch_size not in (None, 1):
             raise InvalidArgumentError(f"batch_size: {config.batch_size}, but models take one sequence at a time")
-        length = seq_len if seq_len is not None else config.max_seq_len
-        if config.max_seq_len is not None and length is not None and length > config.max_seq_len:
-            raise InvalidArgumentError(f"max_seq_len: {config.max_seq_len} is less than {length}", where="max_seq_len")
+        if checkpoint["plan"] is not None and config.quantization() is not None:
+            raise InvalidArgumentError(
+                "plan: quant_config says the formats already (leave one of them out)", where="plan"
+            )
+        lengths = seq_len if isinstance(seq_len, str) else None
+        length = config.max_seq_len if seq_len is None else None if lengths is not None else int(seq_len)
 
         def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
             return _core.export_checkpoint(
-                str(folder), length, block_length, self.name, config.quantization(), config.activation_dtype,
-                self._options(), to, threads, report,
+                **checkpoint, seq_len=length, backend=self.name, quant_config=config.quantization(),
+                activation_dtype=config.activation_dtype, input_lengths=lengths, options=self._options(), target=to,
+                threads=threads, progress=report,
             )  # fmt: skip
 
+        if config.max_seq_len is not None and seq_len is not None:
+            longest = length if lengths is None else _core.longest_input(lengths)
+            if longest > config.max_seq_len:
+                raise InvalidArgumentError(
+                    f"max_seq_len: {config.max_seq_len} is less than {longest}", where="max_seq_len"
+                )
         metadata = self._within_memory(run, path, progress)
         metadata["has_sequence"] = True
         return ExportResult(success=True, buffer=_mapped(path), metadata=metadata, path=path, _artefact=path)
@@ -170,15 +224,16 @@ class EdgeBackend:
         program = read_module(model, example_inputs, example_kwargs=example_kwargs, dynamic_shapes=dynamic_shapes)
         began = time.perf_counter()
         self._check_shapes(program)
-        quantization = self._quantization(program, calibration)
+        quantization = self._quantization(program)
+        runs = calibration.runs(program)
         native = program.native()
-        folder = None if dry_run or path is not None else tempfile.TemporaryDirectory(prefix="diffulex-edge-")
-        target = path if folder is None else Path(folder.name) / f"model{self.suffix}"
+        folder = None if dry_run or path is not None else _core.Workspace()
+        target = path if folder is None else Path(folder.folder()) / f"model{self.suffix}"
 
         def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
             return native.export(
                 self.name, quantization, self.config.activation_dtype, self._input_lengths(program),
-                self._options(), to, threads, report,
+                self._options(), to, threads, report, runs.inputs, calibration.observer, calibration.percentile,
             )  # fmt: skip
 
         metadata = self._within_memory(run, target, progress)
@@ -187,7 +242,7 @@ class EdgeBackend:
         metadata["inputs"] = program.inputs
         metadata["output"] = program.output_name
         metadata["has_sequence"] = program.longest is not None
-        metadata["warnings"] = [*program.warnings, *calibration.warnings, *metadata["warnings"]]
+        metadata["warnings"] = [*program.warnings, *metadata["warnings"]]
         return ExportResult(
             success=True,
             buffer=_mapped(target),
@@ -219,18 +274,18 @@ class EdgeBackend:
             needed = run(None, None)["quantized_memory_mb"]
             if needed > most:
                 raise UnsupportedError(
-                    f"max_memory_mb: the weights take {needed:.2f} MiB, more than {most:g} (quantize further, or raise "
+                    f"max_memory_mb: the weights take {needed:.2f} MB, more than {most:g} (quantize further, or raise "
                     "it)",
                     where="max_memory_mb",
                 )
         return run(None if target is None else str(target), progress)
 
-    def _quantization(self, program: ModuleProgram, calibration: _Calibration) -> QuantizationConfig:
+    def _quantization(self, program: ModuleProgram) -> QuantizationConfig:
         config = self.config.quantization()
         if config is None:
             config = _stored_quantization(program)
         wants_integers = self.config.activation_dtype in ("int8", "int16")
-        if wants_integers and not {QuantizationDtype.INT8, QuantizationDtype.INT4} & config.dtypes():
+        if wants_integers and not any(dtype.traits["is_quantized"] for dtype in config.dtypes()):
             raise UnsupportedError(
                 f"activation_dtype: {self.config.activation_dtype} is for INT8 and INT4 weights (give a quant_config)",
                 where="activation_dtype",
@@ -238,45 +293,22 @@ class EdgeBackend:
         if wants_integers and config.mode == QuantizationMode.WEIGHT_ONLY:
             config = replace(config, mode=QuantizationMode.STATIC)
         if config.mode == QuantizationMode.STATIC:
-            config = calibration.complete(program, config, everything=self.name == "qnn")
-        elif calibration.data is not None:
-            raise InvalidArgumentError(
-                f"calibration_data: is for mode static, and the mode is {config.mode}", where="calibration_data"
-            )
+            config = replace(config, activations={**config.activations, **_module_ranges(program)})
         return config
 
 
 class _Calibration:
-    """Ranges for mode static, from running the graph in PyTorch."""
+    """What a caller gives to calibrate a module with."""
 
     def __init__(self, data: Iterable[Any] | None, observer: str, percentile: float) -> None:
         self.data = data
         self.observer = observer
         self.percentile = percentile
-        self.warnings: list[str] = []
 
-    def complete(self, program: ModuleProgram, config: QuantizationConfig, everything: bool) -> QuantizationConfig:
-        """`config` with the ranges that it lacks; `everything`: those of every value, for integers throughout."""
-        from diffulex_edge.frontend._calibrate import layer_ranges, value_ranges
+    def runs(self, program: ModuleProgram) -> Runs:
+        from diffulex_edge.frontend._calibration import Runs, items_of, runs_of
 
-        known = {**config.activations, **_module_ranges(program)}
-        if self.data is None:
-            if everything or not known:
-                raise InvalidArgumentError(
-                    "calibration_data: mode static needs the ranges of activations (give some inputs of the model, or "
-                    "use mode dynamic)",
-                    where="calibration_data",
-                )
-            return replace(config, activations=known)
-        items = list(self.data)
-        if not items:
-            raise InvalidArgumentError("calibration_data: is empty", where="calibration_data")
-        if everything:
-            completed = replace(config)
-            completed.graph_activations = value_ranges(program, items)  # type: ignore[attr-defined]
-            return completed
-        found = layer_ranges(program, items, self.observer, self.percentile)
-        return replace(config, activations={**found, **known})
+        return Runs() if self.data is None else runs_of(program, items_of(self.data))
 
 
 def _module_ranges(program: ModuleProgram) -> dict[str, Any]:
@@ -293,9 +325,10 @@ def _stored_quantization(program: ModuleProgram) -> QuantizationConfig:
     modes = set()
     for node in program.layers():
         dtype, mode, group_size = program.quantized.get(node.name, ("fp32", "weight_only", 0))
-        if dtype in ("int8", "int4") and node.op == "linear":
+        row = QuantizationDtype(dtype).traits
+        if row["is_quantized"] and node.op == "linear":
             modes.add(mode)
-        formats[node.name] = dtype if dtype != "int4" else f"int4_g{group_size}" if group_size else "int4_channel"
+        formats[node.name] = layer_format_name(dtype, group_size)
     if len(modes) > 1:
         raise UnsupportedError(
             f"model: its layers have different modes ({', '.join(sorted(modes))}), and an artefact has one",
@@ -324,44 +357,29 @@ class XNNPACKBackend(EdgeBackend):
     """ExecuTorch programs (.pte) with one XNNPACK delegate call."""
 
     name = "xnnpack"
-    suffix = ".pte"
 
 
 class CoreMLBackend(EdgeBackend):
     """Core ML packages (.mlpackage). Options: docs/USER_GUIDE.md, "Core ML"."""
 
     name = "coreml"
-    suffix = ".mlpackage"
-
-    def _input_lengths(self, program: ModuleProgram) -> str | None:
-        if program.longest is None:
-            return None
-        assert program.shortest is not None
-        return f"{program.shortest}..{program.longest}" if program.shortest < program.longest else str(program.longest)
 
 
 class QNNBackend(EdgeBackend):
     """Folders with an ONNX model, and context binaries for Qualcomm's NPUs. Options: docs/USER_GUIDE.md, "QNN"."""
 
     name = "qnn"
-    suffix = ""
-
-    def _options(self) -> dict[str, str]:
-        options = super()._options()
-        if "soc" in options:
-            options.setdefault(
-                "qnn_python", sys.executable
-            )  # this interpreter has the packages that the user installed
-        return options
-
-    def _input_lengths(self, program: ModuleProgram) -> str | None:
-        if program.longest is not None:
-            raise UnsupportedError(
-                "dynamic_shapes: QNN compiles for one length (leave them out, and export once for each length)",
-                where="dynamic_shapes",
-            )
-        return None
 
 
-for _backend in (XNNPACKBackend, CoreMLBackend, QNNBackend):
-    BackendRegistry.register(_backend.name, _backend)
+def _register_all() -> None:
+    """A class for each backend of the library: those above, and one made from the description of any other."""
+    own = {backend.name: backend for backend in (XNNPACKBackend, CoreMLBackend, QNNBackend)}
+    for name, described in descriptions().items():
+        backend = own.get(name)
+        if backend is None:
+            members = {"name": name, "__doc__": f"{described.title}: writes {described.output}."}
+            backend = type(f"{described.title.replace(' ', '')}Backend", (EdgeBackend,), members)
+        BackendRegistry.register(name, backend)
+
+
+_register_all()

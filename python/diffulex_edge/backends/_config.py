@@ -32,8 +32,9 @@ class BackendConfig:
     max_seq_len: int | None = None
     #: What the first dimension of the example inputs must be.
     batch_size: int | None = None
-    #: The backend's own, by name: see docs/USER_GUIDE.md. Unknown ones fail the export.
-    backend_options: dict[str, str | int | bool] = field(default_factory=dict)
+    #: The backend's own, by name: see docs/USER_GUIDE.md, or `XNNPACKBackend.description.options` and its like.
+    #: Unknown ones fail the export.
+    backend_options: dict[str, str | int | bool | list[str]] = field(default_factory=dict)
     #: How weights and activations are quantized. None: the module's own layers decide, which are FP32 or were quantized
     #: by `diffulex_edge.quant`.
     quant_config: QuantizationConfig | None = None
@@ -96,7 +97,14 @@ class BackendConfig:
         """The backend's options as the C++ library reads them."""
         result = {}
         for name, value in self.backend_options.items():
-            if not isinstance(name, str) or not isinstance(value, str | int | float | bool):
-                raise TypeError(f"backend_options: {name!r}: {value!r} is not a string, a number, or True or False")
-            result[name] = str(value).lower() if isinstance(value, bool) else str(value)
+            is_list = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+            if not isinstance(name, str) or not (is_list or isinstance(value, str | int | float | bool)):
+                raise TypeError(
+                    f"backend_options: {name!r}: {value!r} is not a string, a list of strings, a number, or True or "
+                    "False"
+                )
+            if is_list:
+                result[name] = ",".join(value)
+            else:
+                result[name] = str(value).lower() if isinstance(value, bool) else str(value)
         return result

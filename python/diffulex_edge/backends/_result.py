@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffulex_edge import _core
 from diffulex_edge._errors import Error, InvalidArgumentError, OutputError
 from diffulex_edge._pictures import table
 
@@ -17,9 +16,9 @@ from diffulex_edge._pictures import table
 class ExportResult:
     """An artefact, or why there is none.
 
-    `metadata` has the keys of the C++ library's `ExportMetadata`: backend, seq_len, parameters, original_memory_mb and
-    quantized_memory_mb (MiB of the weights in FP32 and as stored), file_bytes, warnings, layers, and more; and
-    `inputs`, `output`, `torch_export_seconds`.
+    `metadata` has the keys of the C++ library's `ExportMetadata`, those of `diffulex-edge export --json`: backend,
+    seq_len, parameters, original_memory_mb and quantized_memory_mb (MB, 10^6 bytes, of the weights in FP32 and as
+    stored), file_bytes, warnings, layers, and more; and `inputs`, `output`, `torch_export_seconds`.
     """
 
     success: bool
@@ -32,7 +31,7 @@ class ExportResult:
     path: Path | None = None
     #: What `error_message` is the text of.
     error: Error | None = None
-    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    _folder: _core.Workspace | None = field(default=None, repr=False)
     _artefact: Path | None = field(default=None, repr=False)
 
     def save(self, path: str | Path) -> Path:
@@ -49,20 +48,7 @@ class ExportResult:
         target = Path(path)
         if target.exists() and target.samefile(source):
             raise InvalidArgumentError(f"{target}: is the artefact itself", where=str(target))
-        try:
-            if source.is_dir() and target.exists():
-                raise OutputError(f"{target}: exists already (remove it, or name another)", where=str(target))
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-                copied = Path(folder) / target.name
-                if source.is_dir():
-                    shutil.copytree(source, copied)
-                else:
-                    shutil.copyfile(source, copied)
-                copied.replace(target)
-        except OSError as error:
-            if isinstance(error, Error):
-                raise
-            raise OutputError(f"{target}: can't be written: {error.strerror or error}", where=str(target)) from error
+        _core.copy_artefact(str(source), str(target))
         return target
 
     def _repr_html_(self) -> str:
@@ -73,7 +59,7 @@ class ExportResult:
             "Backend": facts["backend"],
             "Length": f"{facts['seq_len']} tokens" if facts.get("has_sequence") else "fixed shapes",
             "Parameters": f"{facts['parameters']:,}",
-            "Weights": f"{facts['quantized_memory_mb']:.2f} MiB, in FP32 {facts['original_memory_mb']:.2f} MiB "
+            "Weights": f"{facts['quantized_memory_mb']:.2f} MB, in FP32 {facts['original_memory_mb']:.2f} MB "
             f"({facts['compression_ratio']:.2f}x smaller)",
             "Artefact": f"{facts['file_bytes']:,} bytes",
             "Time": f"{facts['seconds']:.3f} s, and {facts.get('torch_export_seconds', 0.0):.2f} s of torch.export",

@@ -1,7 +1,8 @@
-"""What of an exported program depends on no input's numbers: constants, and values of positions alone."""
+"""What of an exported program depends on no input's numbers: constants, and values of only the positions."""
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,19 @@ from torch.export.graph_signature import InputKind
 
 from diffulex_edge._errors import UnsupportedError
 
+aten = torch.ops.aten
+
 _HALVES = (torch.float16, torch.bfloat16)
+
+#: Operators that take nothing but the shape and the type from their first operand.
+_OF_A_SHAPE = frozenset({
+    aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full,
+    aten.new_empty, aten.zero, aten.fill, aten.copy,
+})  # fmt: skip
+#: Operators whose result is whatever was in memory: here it's zeros, so that artefacts have the same bytes.
+_UNSET = frozenset({aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided})
+#: Operators that are random in training only.
+_DROPOUTS = frozenset({aten.dropout, aten.feature_dropout, aten.native_dropout})
 
 #: Nodes without a value that counts.
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_assert_async")
@@ -91,8 +104,34 @@ class Folding:
             return "data"
         if node.target is torch.ops.aten.sym_size.int:
             return "position"
-        kinds = {self.kinds[argument] for argument in node.all_input_nodes}
+        kinds = {self.kinds[argument] for argument in self.operands(node)}
+        first = shape_operand(node)
+        if first is not None and any(isinstance(size, SymInt) for size in first.meta["val"].shape):
+            kinds.add("position")
         return "data" if "data" in kinds else "position" if "position" in kinds else "constant"
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose values a node's value depends on."""
+        first = shape_operand(node)
+        return [operand for operand in node.all_input_nodes if operand is not first]
+
+    def upstream(self, output: fx.Node) -> set[fx.Node]:
+        """All nodes that a node's value depends on, and itself."""
+        found: set[fx.Node] = set()
+        pending = [output]
+        while pending:
+            node = pending.pop()
+            if node not in found and not is_check(node):
+                found.add(node)
+                pending.extend(self.operands(node))
+        return found
+
+    def with_tensor(self, placeholder: fx.Node, value: Tensor) -> Folding:
+        """The same program, where a parameter or buffer has another value."""
+        other = copy.copy(self)
+        other.tensors = {**self.tensors, placeholder: value}
+        other._values = {}
+        return other
 
     def lengths(self) -> list[int]:
         """The longest sequence, and others that show whether a value's rows depend on the length."""
@@ -113,10 +152,26 @@ class Folding:
             return self.size(node.meta["val"], length)
         if _is_rounding(node):
             return self.value(node.args[0], length)  # type: ignore[arg-type]
+        if _is_random(node):
+            raise UnsupportedError(
+                f"{source_of(node)}: random numbers, which would be the same in every run of the artefact",
+                where=str(node.target),
+            )
+        first = shape_operand(node)
+
+        def operand(argument: fx.Node) -> Any:
+            return self._blank(argument, length) if argument is first else self.value(argument, length)
+
         try:
-            return _call(node, lambda argument: self.value(argument, length))
+            result = _call(node, operand)
         except RuntimeError:  # an operator that wants its operands in one type
-            return _call(node, lambda argument: _as_traced(argument, self.value(argument, length)))
+            result = _call(node, lambda argument: _as_traced(argument, operand(argument)))
+        return torch.zeros_like(result) if getattr(node.target, "overloadpacket", None) in _UNSET else result
+
+    def _blank(self, node: fx.Node, length: int) -> Tensor:
+        """A tensor of a node's shape and type, whatever its numbers."""
+        value = node.meta["val"]
+        return torch.zeros((), dtype=value.dtype).expand([self.size(size, length) for size in value.shape])
 
     def size(self, size: int | SymInt, length: int) -> int:
         """A dimension's size for sequences of `length`."""
@@ -126,8 +181,12 @@ class Folding:
 
     def shape(self, node: fx.Node, sequence: int) -> tuple[int, ...]:
         """The shape of a node's tensor, with `sequence` in the place of the dimension that varies."""
+        return self.shape_of(node, node.meta["val"], sequence)
+
+    def shape_of(self, node: fx.Node, value: Tensor, sequence: int) -> tuple[int, ...]:
+        """The same for one of a node's results."""
         shape = []
-        for size in node.meta["val"].shape:
+        for size in value.shape:
             if isinstance(size, int):
                 shape.append(size)
             elif size.node.expr == self.symbol:
@@ -140,6 +199,20 @@ class Folding:
                     where=node.name,
                 )
         return tuple(shape)
+
+
+def shape_operand(node: fx.Node) -> fx.Node | None:
+    """The operand of which a node takes nothing but the shape and the type."""
+    if node.op == "call_function" and getattr(node.target, "overloadpacket", None) in _OF_A_SHAPE and node.args:
+        return node.args[0] if isinstance(node.args[0], fx.Node) else None
+    return None
+
+
+def _is_random(node: fx.Node) -> bool:
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is aten.scaled_dot_product_attention or packet in _DROPOUTS:
+        return bool(node.args[2]) if packet in _DROPOUTS else False
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _is_rounding(node: fx.Node) -> bool:

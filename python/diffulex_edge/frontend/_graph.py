@@ -6,7 +6,7 @@ Operators are those of include/diffulex_edge/graph.h, by the names that `to_stri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from diffulex_edge._errors import InternalError
 
 SEQUENCE = -1
+#: XNNPACK joins no more values at once.
+_MOST_JOINED = 5
 
 Shape = tuple[int, ...]
 
@@ -121,6 +123,11 @@ class Graph:
             return x
         if node.values is not None and node.op == "constant":
             return self.constant(node.values.reshape(shape), node.tensor if len(shape) == 1 else "")
+        if shape.count(SEQUENCE) > 1 or node.shape.count(SEQUENCE) != shape.count(SEQUENCE):
+            raise InternalError(
+                f"a value of pairs of positions has the shape {list(node.shape)}, which can't be changed to "
+                f"{list(shape)} (-1: the sequence)"
+            )
         return self.add("reshape", (x,), shape)
 
     def transpose(self, x: int, axes: Sequence[int]) -> int:
@@ -167,6 +174,9 @@ class Graph:
     def concat(self, values: Sequence[int], axis: int) -> int:
         if len(values) == 1:
             return values[0]
+        if len(values) > _MOST_JOINED:
+            groups = [values[i : i + _MOST_JOINED] for i in range(0, len(values), _MOST_JOINED)]
+            return self.concat([self.concat(group, axis) for group in groups], axis)
         shape = list(self.shape(values[0]))
         shape[axis] = sum(self.shape(value)[axis] for value in values)
         return self.add("concat", tuple(values), tuple(shape), axes=[axis])
@@ -222,8 +232,3 @@ def broadcast(a: Shape, b: Shape) -> Shape:
             raise InternalError(f"the shapes {list(a)} and {list(b)} do not broadcast")
         result.append(right if left == 1 else left)
     return tuple(result)
-
-
-def sizes_at(shape: Iterable[int], length: int) -> Shape:
-    """The sizes with `length` for the sequence."""
-    return tuple(length if size == SEQUENCE else size for size in shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +16,9 @@ from torch.export import ExportedProgram
 
 from diffulex_edge import _core
 from diffulex_edge._errors import InvalidArgumentError, UnsupportedError
-from diffulex_edge.frontend import _aten
-from diffulex_edge.frontend._evaluate import Observer, evaluate
+from diffulex_edge.frontend import aten
 from diffulex_edge.frontend._folding import Folding
+from diffulex_edge.frontend._functional import check_state, functional
 from diffulex_edge.frontend._graph import Graph, Node
 from diffulex_edge.quant._encode import Sources
 from diffulex_edge.quant._torchao import from_torchao, is_torchao
@@ -55,10 +57,6 @@ class ModuleProgram:
     def layers(self) -> list[Node]:
         """The linear layers and embeddings, in order."""
         return [node for node in self.graph.nodes if node.op in ("linear", "embedding")]
-
-    def run(self, inputs: Sequence[Any], observe: Observer | None = None) -> Tensor:
-        """The graph's output in float32 for the module's flattened inputs, computed by PyTorch."""
-        return evaluate(self.graph, self.output, [inputs[i] for i in self.input_indices], observe)
 
     def native(self) -> _core.ModuleGraph:
         """The C++ library's graph, which refers to this one's tensors: keep both."""
@@ -103,16 +101,18 @@ def read_module(
     program = _exported(model, example_inputs, example_kwargs, dynamic_shapes)
     exported = time.perf_counter()
     if any("diffulex_edge." in str(node.target) for node in program.graph.nodes):
-        _aten.register_quantized()
+        aten.register_quantized()
+    program = functional(program)
     folding = Folding(program)
-    translation = _aten.Translation(folding)
+    translation = aten.Translation(folding)
     node, name, dropped = _output_of(program)
+    translation.warnings += check_state(folding, node)
     if dropped:
         translation.warnings.append(
             f"the model returns {dropped + 1} tensors, and the artefact has one: {name} (return one to choose)"
         )
     graph, output = translation.graph.finished(translation.run(node))
-    _check_output(graph, output)
+    _check_output(graph, output, node)
     names = [other.name for other in graph.nodes if other.op == "input"]
     kind = type(model).__name__ if isinstance(model, nn.Module) else "ExportedProgram"
     return ModuleProgram(
@@ -143,11 +143,48 @@ def _exported(
         raise InvalidArgumentError("model: it is in training mode (call model.eval() before the export)", where="model")
     arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     try:
-        with torch.no_grad(), _as_plain_operators(model):
+        with torch.no_grad(), _untouched(model), _as_plain_operators(model):
             return torch.export.export(model, arguments, dict(example_kwargs or {}), dynamic_shapes=shapes)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsupportedError(f"model: torch.export can't export it: {first}", where="model") from error
+        raise UnsupportedError(_reason(error, shapes), where="model") from error
+
+
+def _reason(error: Exception, shapes: Any) -> str:
+    """What torch.export says, whole, and what to do about it."""
+    text = " ".join(str(error).split()) or type(error).__name__  # errors are one line
+    if "data-dependent" in text or "control flow" in text or "DataDependent" in type(error).__name__:
+        advice = "write what depends on a tensor's numbers without `if`, for example by torch.where"
+    elif shapes is not None:
+        advice = "change dynamic_shapes as it says, or leave them out for a fixed length"
+    else:
+        advice = "change the model or its inputs until torch.export.export(model, inputs) passes"
+    return f"model: torch.export can't export it ({advice}): {text}"
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Gives a module's attributes back as they were: what `forward` assigns while it's traced holds no numbers."""
+    before = [
+        (module, dict(vars(module)), {key: copy.copy(value) for key, value in vars(module).items() if _is_plain(value)})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, containers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for key, content in containers.items():
+                _refill(attributes[key], content)
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (dict, OrderedDict, list, set)
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    (container.extend if isinstance(container, list) else container.update)(content)
 
 
 @contextmanager
@@ -198,6 +235,15 @@ def _output_names(program: ExportedProgram, count: int) -> list[str]:
     return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
-def _check_output(graph: Graph, output: int) -> None:
+def _check_output(graph: Graph, output: int, node: fx.Node) -> None:
+    if not node.meta["val"].dtype.is_floating_point:
+        raise UnsupportedError(
+            f"model: its output is {node.meta['val'].dtype} (only floating-point outputs are supported)"
+        )
+    if graph[output].op == "input":
+        raise UnsupportedError(
+            f"model: the output that an artefact would have is the input {graph[output].name} itself (return only the "
+            "tensor that you want, or a dictionary that calls it logits)"
+        )
     if graph[output].op in ("input", "constant", "position_table", "positions", "weight"):
         raise UnsupportedError("model: its output is not computed from its inputs")

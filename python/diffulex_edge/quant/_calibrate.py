@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from diffulex_edge import _core
+from diffulex_edge._calibration_items import arguments_of
 from diffulex_edge._errors import InvalidArgumentError
 from diffulex_edge.quant._config import LayerActivations, Range
+from diffulex_edge.quant._layers import evaluating
 
 MAX_VALUES = 1 << 18
 
@@ -87,20 +89,17 @@ def calibrate(
 
         return hook
 
-    training = [(module, module.training) for module in model.modules()]
     handles = [module.register_forward_hook(watch(name), with_kwargs=True) for name, module in layers.items()]
     count = 0
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for item in data:
-                _run(model, item)
+                arguments, named = arguments_of(item)
+                model(*arguments, **named)
                 count += 1
     finally:
         for handle in handles:
             handle.remove()
-        for module, was_training in training:
-            module.training = was_training
     if count == 0:
         raise InvalidArgumentError("calibration_data: is empty", where="calibration_data")
     ranges = {}
@@ -112,16 +111,3 @@ def calibrate(
             )
         ranges[name] = LayerActivations(inputs.range(observer, percentile), outputs.range(observer, percentile))
     return ranges, count
-
-
-def _run(model: nn.Module, item: Any) -> None:
-    if isinstance(item, Mapping):
-        model(**item)
-    elif isinstance(item, tuple | list):
-        model(*item)
-    elif isinstance(item, Tensor):
-        model(item)
-    else:
-        raise TypeError(
-            f"calibration_data: {type(item).__name__} is neither a tensor, nor a tuple of arguments, nor a dict of them"
-        )

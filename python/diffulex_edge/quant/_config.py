@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from functools import cache
 from typing import Any, Final, TypeVar
 
+from diffulex_edge import _core
 from diffulex_edge._errors import InvalidArgumentError
 
 GROUP_SIZES: Final = (32, 64, 128, 256)
@@ -40,6 +42,23 @@ class QuantizationDtype(_Names):
     FP16 = "fp16"
     INT8 = "int8"  # one scale for each output channel
     INT4 = "int4"  # one scale for each group along the input, or for each output channel
+    # Indices of so many bits into a table of values (Core ML).
+    PALETTE8 = "palette8"
+    PALETTE6 = "palette6"
+    PALETTE4 = "palette4"
+    PALETTE3 = "palette3"
+    PALETTE2 = "palette2"
+    PALETTE1 = "palette1"
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """This format's row of the library's table: bits, is_quantized, has_codebook, takes_groups, in_modules."""
+        return _traits()[self.value]
+
+
+@cache
+def _traits() -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in _core.describe_formats()}
 
 
 class QuantizationMode(_Names):
@@ -94,7 +113,7 @@ class LayerActivations:
         if isinstance(value, Mapping) and set(value) == {"input", "output"}:
             return cls(_range(f"{layer}: input", value["input"]), _range(f"{layer}: output", value["output"]))
         raise InvalidArgumentError(
-            f"activations of {layer}: {value!r} has not the keys 'input' and 'output' alone", where=layer
+            f"activations of {layer}: {value!r} needs exactly the keys 'input' and 'output'", where=layer
         )
 
 
@@ -110,13 +129,20 @@ def _parse(names: type[NamesT], value: object, what: str) -> NamesT:
 
 
 def layer_format(text: object, what: str = "layer_formats") -> tuple[QuantizationDtype, int]:
-    """Dtype and group size of "fp32", "fp16", "int8", "int4_g32", ..., "int4_channel"; 0 where there are no groups."""
-    known = ["fp32", "fp16", "int8", *(f"int4_g{size}" for size in GROUP_SIZES), "int4_channel"]
+    """Dtype and group size of "fp32", "int8", "int4_g32", ..., "int4_channel", ...; 0 where there are no groups."""
+    known = [name for row in _traits().values() for name in row["layer_formats"]]
     name = str(text).lower() if isinstance(text, str) else text
     if name not in known:
         raise InvalidArgumentError(f"{what}: {text!r} is not one of {', '.join(known)}", where=what)
     dtype, _, grouping = str(name).partition("_")
     return QuantizationDtype(dtype), int(grouping[1:]) if grouping.startswith("g") else 0
+
+
+def layer_format_name(dtype: str, group_size: int) -> str:
+    """The name that `layer_format` reads; `group_size` counts where there are groups."""
+    if not QuantizationDtype(dtype).traits["takes_groups"]:
+        return dtype
+    return f"{dtype}_g{group_size}" if group_size else f"{dtype}_channel"
 
 
 @dataclass
@@ -144,12 +170,8 @@ class QuantizationConfig:
     layer_formats: dict[str, str] = field(default_factory=dict)
     #: Mode static: what calibration found, by layer. `quantize` fills it from its calibration_data.
     activations: dict[str, LayerActivations] = field(default_factory=dict)
-    #: Mode static: bits of an activation, 8 or 16 (QNN).
-    activation_bits: int = 8
-    #: Mode static: every value of the graph is an integer (QNN).
-    static_everywhere: bool = False
-    #: INT4 as tables of 16 values (Core ML).
-    palettes: bool = False
+    #: Palettes: rows of a weight that share a table of values; 0: all of them.
+    palette_group: int = 0
     #: FP16: store ±65504 for weights beyond it instead of failing.
     saturate_fp16: bool = False
     #: INT4: fail where group_size does not divide a layer's input, instead of taking a smaller one.
@@ -164,7 +186,7 @@ class QuantizationConfig:
         if self.head_dtype is not None:
             self.head_dtype = _parse(QuantizationDtype, self.head_dtype, "head_dtype")
         self.exclude_layers = _patterns(self.exclude_layers)
-        for name in ("static_everywhere", "palettes", "saturate_fp16", "strict_group_size"):
+        for name in ("saturate_fp16", "strict_group_size"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: {getattr(self, name)!r} is not True or False")
         self._check_mappings()
@@ -182,12 +204,15 @@ class QuantizationConfig:
         self.activations = {layer: LayerActivations.of(layer, value) for layer, value in self.activations.items()}
 
     def _check_numbers(self) -> None:
-        for name, known in (("group_size", (*GROUP_SIZES, 0)), ("activation_bits", (8, 16))):
+        for name in ("group_size", "palette_group"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name}: {value!r} is not an integer")
-            if value not in known:
-                raise InvalidArgumentError(f"{name}: {value} is not one of {', '.join(map(str, known))}", where=name)
+        if self.group_size not in (*GROUP_SIZES, 0):
+            known = ", ".join(map(str, (*GROUP_SIZES, 0)))
+            raise InvalidArgumentError(f"group_size: {self.group_size} is not one of {known}", where="group_size")
+        if self.palette_group < 0:
+            raise InvalidArgumentError(f"palette_group: {self.palette_group} is negative", where="palette_group")
 
     def dtypes(self) -> set[QuantizationDtype]:
         """Every dtype that some layer may get."""
@@ -197,8 +222,9 @@ class QuantizationConfig:
 
     def _check_sense(self) -> None:
         dtypes = self.dtypes()
-        has_int4 = QuantizationDtype.INT4 in dtypes
-        has_integers = has_int4 or QuantizationDtype.INT8 in dtypes
+        has_groups = any(dtype.traits["takes_groups"] for dtype in dtypes)
+        has_palettes = any(dtype.traits["has_codebook"] for dtype in dtypes)
+        is_quantizing = any(dtype.traits["is_quantized"] for dtype in dtypes)
         is_static = self.mode == QuantizationMode.STATIC
         is_excluding = self.exclude_layers not in ([], list(_DEFAULT_EXCLUSIONS))
         nonsense = (
@@ -207,19 +233,16 @@ class QuantizationConfig:
             (self.layer_formats and self.group_size != _DEFAULT_GROUP_SIZE, f"group_size={self.group_size}",
              "layer_formats decides that"),
             (self.layer_formats and is_excluding, "exclude_layers", "layer_formats decides that"),
-            (self.group_size != _DEFAULT_GROUP_SIZE and not has_int4, f"group_size={self.group_size}",
+            (self.group_size != _DEFAULT_GROUP_SIZE and not has_groups, f"group_size={self.group_size}",
              "is for INT4, and no layer gets it"),
-            (self.strict_group_size and not has_int4, "strict_group_size", "is for INT4, and no layer gets it"),
-            (self.palettes and not has_int4, "palettes", "are for INT4, and no layer gets it"),
+            (self.strict_group_size and not has_groups, "strict_group_size", "is for INT4, and no layer gets it"),
+            (self.palette_group and not has_palettes, "palette_group", "is for palettes, and no layer gets one"),
             (self.saturate_fp16 and QuantizationDtype.FP16 not in dtypes, "saturate_fp16",
              "is for FP16, and no layer gets it"),
-            (self.mode != QuantizationMode.WEIGHT_ONLY and not has_integers, f"mode='{self.mode}'",
-             "quantizes the activations of INT8 and INT4 layers, and no layer gets these"),
-            (self.method != RoundingMethod.RTN and not has_integers, f"method='{self.method}'",
+            (self.mode != QuantizationMode.WEIGHT_ONLY and not is_quantizing, f"mode='{self.mode}'",
+             "quantizes the activations of quantized layers, and no layer is one"),
+            (self.method != RoundingMethod.RTN and not is_quantizing, f"method='{self.method}'",
              "rounds weights to integers, and no layer gets INT8 or INT4"),
-            (self.activation_bits != 8 and not is_static, f"activation_bits={self.activation_bits}",
-             "is for mode static"),
-            (self.static_everywhere and not is_static, "static_everywhere", "is for mode static"),
             (self.activations and not is_static, "activations", "are for mode static"),
         )  # fmt: skip
         for is_nonsense, what, why in nonsense:

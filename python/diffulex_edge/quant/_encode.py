@@ -117,7 +117,7 @@ def encode_weight(
 
 
 def check_method(method: RoundingMethod) -> RoundingMethod:
-    """The method, if it looks at a weight alone."""
+    """The method, if it looks only at a weight."""
     if method in (RoundingMethod.GPTQ, RoundingMethod.AWQ, RoundingMethod.AUTO):
         from diffulex_edge._errors import UnsupportedError
 

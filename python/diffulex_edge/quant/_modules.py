@@ -23,8 +23,9 @@ _DTYPE_OF_TORCH = {
 def stored_dtype(dtype: QuantizationDtype | torch.dtype | str) -> QuantizationDtype:
     """FP16, INT8 or INT4; `torch.float16` and `torch.int8` name the first two."""
     found = _DTYPE_OF_TORCH.get(dtype) if isinstance(dtype, torch.dtype) else QuantizationDtype(dtype)
-    if found is None or found == QuantizationDtype.FP32:
-        raise InvalidArgumentError(f"dtype: {dtype} is not one of fp16, int8, int4", where="dtype")
+    if found is None or found == QuantizationDtype.FP32 or not found.traits["in_modules"]:
+        known = ", ".join(name for name in QuantizationDtype if name.traits["in_modules"] and name != "fp32")
+        raise InvalidArgumentError(f"dtype: {dtype} is not one of {known}", where="dtype")
     return found
 
 
@@ -37,14 +38,14 @@ class _StoredWeight(nn.Module):
     def _store(
         self, rows: int, columns: int, dtype: QuantizationDtype, group_size: int, device: torch.device | str | None
     ) -> None:
-        if dtype != QuantizationDtype.INT4:
+        if not dtype.traits["takes_groups"]:
             group_size = 0
         elif group_size not in (0, *GROUP_SIZES):
             known = ", ".join(map(str, (*GROUP_SIZES, 0)))
             raise InvalidArgumentError(f"group_size: {group_size} is not one of {known}", where="group_size")
         elif columns % (group_size or 2) != 0:
             why = f"groups of {group_size} do not divide" if group_size else "rows of odd length can't be stored:"
-            raise InvalidArgumentError(f"INT4: {why} {columns} columns", where="group_size")
+            raise InvalidArgumentError(f"{dtype.upper()}: {why} {columns} columns", where="group_size")
         self.dtype = dtype
         self.group_size = group_size
         types = {
@@ -52,7 +53,7 @@ class _StoredWeight(nn.Module):
             QuantizationDtype.INT8: torch.int8,
             QuantizationDtype.INT4: torch.uint8,
         }
-        width = columns // 2 if dtype == QuantizationDtype.INT4 else columns
+        width = columns // 2 if dtype.traits["bits"] == 4 else columns
         self.register_buffer("weight", torch.zeros(rows, width, dtype=types[dtype], device=device))
         scale = None
         if group_size:
@@ -107,7 +108,7 @@ class _StoredWeight(nn.Module):
         )
 
     def _repr_format(self) -> str:
-        groups = f", group_size={self.group_size or 'channel'}" if self.dtype == QuantizationDtype.INT4 else ""
+        groups = f", group_size={self.group_size or 'channel'}" if self.dtype.traits["takes_groups"] else ""
         return f"dtype={self.dtype}{groups}"
 
 
@@ -118,12 +119,12 @@ def _kind(tensor: Tensor | None) -> str:
 class QuantizedLinear(_StoredWeight):
     """`torch.nn.Linear` whose weight is FP16, INT8 or INT4: x [..., in_features] -> [..., out_features] in x's dtype.
 
-    Buffers: `weight` and `weight_scale` as docs/QUANTIZATION.md stores them (float16 [out, in] alone; int8 [out, in]
+    Buffers: `weight` and `weight_scale` as docs/QUANTIZATION.md stores them (only float16 [out, in]; int8 [out, in]
     and float32 [out]; uint8 [out, in / 2] and bfloat16 [out, in / group_size], or float32 [out] with group_size 0);
     in mode static `input_range` and `output_range`, float32 [2] = (min, max). Parameter: `bias` [out], as it was.
 
     Mode says what happens to x: nothing (weight_only), 8 bits with a scale for each token (dynamic), 8 bits with the
-    scales of input_range and output_range (static). FP16 has weight_only alone. Conversions (`.half()`,
+    scales of input_range and output_range (static). FP16 has only weight_only. Conversions (`.half()`,
     `.to(dtype)`) change the bias and not what is stored. Gradients flow to x and bias; rounding counts as the identity.
     """
 

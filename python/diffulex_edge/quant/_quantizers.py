@@ -15,7 +15,7 @@ from diffulex_edge.quant._config import (
     QuantizationMode,
     RoundingMethod,
 )
-from diffulex_edge.quant._result import LayerResult, QuantizationResult
+from diffulex_edge.quant._result import MEGABYTE, LayerResult, QuantizationResult
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from diffulex_edge._core import LayerQuantization
     from diffulex_edge.quant._encode import Progress
     from diffulex_edge.quant._layers import Layer
-
-_MEBIBYTE = 1024.0 * 1024.0
+    from diffulex_edge.quant._rounding import Rounded
 
 
 def is_int4_available() -> bool:
@@ -49,9 +48,11 @@ def quantize_model(
     `config` has to ask for, and get its mode. Linear layers whose weight is used otherwise than by calling them, or
     that have a forward of their own, stay as they are, with a warning.
 
-    calibration_data: mode static needs it, unless config.activations has every layer: an iterable of inputs, each a
-    tensor, a tuple of positional arguments or a dict of keyword arguments. observer ("mse", "min_max", "percentile")
-    and percentile choose ranges from what the layers see, as `diffulex-edge` does.
+    calibration_data: an iterable of inputs, each a tensor, a tuple of positional arguments or a dict of keyword
+    arguments. Mode static needs it, unless config.activations has every layer; the methods gptq, awq and auto need it,
+    and mse weighs its errors with it: their model goes through `torch.export` to the library, which rounds it layer by
+    layer as `diffulex-edge quantize` does, and AWQ changes norms beside the layers. observer ("mse", "min_max",
+    "percentile") and percentile choose ranges from what the layers see, as `diffulex-edge` does.
 
     progress: called as progress(done_bytes, total_bytes, stage), from another thread, one call at a time.
     threads: 0 is one for each processor.
@@ -134,14 +135,13 @@ class _Quantization:
         _check_model(model)
         if not isinstance(config, QuantizationConfig):
             raise TypeError(f"config: {config!r} is not a QuantizationConfig")
-        from diffulex_edge.quant._encode import Sources, check_method
+        from diffulex_edge.quant._encode import Sources
         from diffulex_edge.quant._layers import find_layers
 
         self._model = model
         self._config = replace(config)  # checked again: the caller may have changed it since
         self._observer = observer
         self._percentile = percentile
-        check_method(self._config.method)
         _check_supported(self._config)
         self._layers, skipped = find_layers(model)
         self._warnings = [
@@ -149,7 +149,7 @@ class _Quantization:
             for name, reason in skipped.items()
             if not any(_matches(pattern, name) for pattern in self._config.exclude_layers)
         ]
-        # Patterns that are for these modules alone; the planner would say that they match nothing.
+        # Patterns that are only for these modules; the planner would say that they match nothing.
         self._done_patterns = {
             pattern
             for pattern in self._config.exclude_layers
@@ -174,24 +174,35 @@ class _Quantization:
         from diffulex_edge.quant._layers import copy_with, stored_bytes
 
         begin = time.monotonic()
-        samples = self._calibrate(calibration_data)
+        rounded = None
+        if self._rounds_by_inputs(calibration_data):
+            rounded, samples = self._round(calibration_data, progress, threads)
+        else:
+            samples = self._calibrate(calibration_data)
         plan = self._plan(self._config)
-        stored, errors = self._encode(plan, progress, threads)
+        stored, errors = self._encode(plan, rounded, progress, threads)
         replacements = [
             (layer.module, self._module(layer, planned, stored[planned["tensor"], planned["format"]]))
             for layer, planned in zip(self._layers, plan.layers, strict=True)
             if (planned["tensor"], planned["format"]) in stored
         ]
         quantized = copy_with(self._model, replacements)
+        for name, values in rounded.norms.items() if rounded is not None else ():
+            quantized.get_parameter(name).data.copy_(values)
         others, other_parameters = self._other_parameters()
         return QuantizationResult(
             model=quantized,
             config=self._config,
-            layers=self._layer_results(plan, errors),
+            layers=self._layer_results(plan, errors, rounded.methods() if rounded is not None else {}),
             parameters=plan.parameters + other_parameters,
-            original_memory_mb=4.0 * (plan.parameters + other_parameters) / _MEBIBYTE,
-            quantized_memory_mb=(plan.planned_bytes + others) / _MEBIBYTE,
-            warnings=[*self._warnings, *self._sources.warnings, *plan.warnings],
+            original_memory_mb=4.0 * (plan.parameters + other_parameters) / MEGABYTE,
+            quantized_memory_mb=(plan.planned_bytes + others) / MEGABYTE,
+            warnings=[
+                *self._warnings,
+                *self._sources.warnings,
+                *plan.warnings,
+                *(rounded.module.calibration["warnings"] if rounded is not None else ()),
+            ],
             module_bytes_before=stored_bytes(self._model),
             module_bytes_after=stored_bytes(quantized),
             calibration_samples=samples,
@@ -212,6 +223,37 @@ class _Quantization:
         layers = [(layer.plan_name, layer.role, layer.tensor) for layer in self._layers]
         return LayerQuantization(layers, self._sources.tensors, planned)
 
+    def _rounds_by_inputs(self, data: Iterable[Any] | None) -> bool:
+        """Whether weights are rounded by what layers see; `InvalidArgumentError` where data for that is missing."""
+        method = self._config.method
+        if method in (RoundingMethod.GPTQ, RoundingMethod.AWQ, RoundingMethod.AUTO):
+            if data is None:
+                raise InvalidArgumentError(
+                    f"method {method} rounds a layer by what it sees, and needs calibration_data=..., an iterable of "
+                    "inputs to the model (or use rtn, mse or hqq)",
+                    where="calibration_data",
+                )
+            return True
+        return method == RoundingMethod.MSE and data is not None
+
+    def _round(self, data: Iterable[Any] | None, progress: Progress | None, threads: int) -> tuple[Rounded, int]:
+        """The rounded weights, and the number of items; completes config.activations in mode static."""
+        from diffulex_edge.frontend._calibration import items_of
+        from diffulex_edge.quant._rounding import round_module
+
+        assert data is not None
+        items = items_of(data)
+        is_static = self._config.mode == QuantizationMode.STATIC
+        plan = self._plan(replace(self._config, activations=self._anything()) if is_static else self._config)
+        rounded = round_module(
+            self._model, self._layers, plan.layers, self._config, items,
+            observer=self._observer, percentile=self._percentile, threads=threads, progress=progress,
+        )  # fmt: skip
+        if is_static:
+            ranges = {**self._known_ranges(), **rounded.ranges(self._layers)}
+            self._config = replace(self._config, activations=ranges)
+        return rounded, len(items)
+
     def _calibrate(self, data: Iterable[Any] | None) -> int:
         """Completes config.activations; the number of items that the model saw."""
         from torch import Tensor
@@ -225,13 +267,9 @@ class _Quantization:
             return 0
         if isinstance(data, Tensor):
             raise TypeError("calibration_data: is a tensor, and not an iterable of inputs; did you mean [tensor]?")
-        unknown = sorted(set(self._config.activations) - {layer.label for layer in self._layers})
-        if unknown:
-            raise InvalidArgumentError(f"activations: the model has no layer '{unknown[0]}'", where=unknown[0])
-        known = {**self._own_ranges(), **self._config.activations}
+        known = self._known_ranges()
         # Which layers need ranges, and whether they can be static at all, before the model runs.
-        anything = {layer.label: LayerActivations((0.0, 0.0), (0.0, 0.0)) for layer in self._layers}
-        plan = self._plan(replace(self._config, activations=anything))
+        plan = self._plan(replace(self._config, activations=self._anything()))
         needed = {
             layer.label: layer.module
             for layer, planned in zip(self._layers, plan.layers, strict=True)
@@ -253,6 +291,17 @@ class _Quantization:
             )
         return 0
 
+    def _anything(self) -> dict[str, LayerActivations]:
+        """Ranges for every layer that plans are made with before the real ones are known."""
+        return {layer.label: LayerActivations((0.0, 0.0), (0.0, 0.0)) for layer in self._layers}
+
+    def _known_ranges(self) -> dict[str, LayerActivations]:
+        """Those of the config, and of layers that were static before."""
+        unknown = sorted(set(self._config.activations) - {layer.label for layer in self._layers})
+        if unknown:
+            raise InvalidArgumentError(f"activations: the model has no layer '{unknown[0]}'", where=unknown[0])
+        return {**self._own_ranges(), **self._config.activations}
+
     def _own_ranges(self) -> dict[str, LayerActivations]:
         """Of layers that were static before."""
         return {
@@ -264,13 +313,14 @@ class _Quantization:
         }
 
     def _encode(
-        self, plan: LayerQuantization, progress: Progress | None, threads: int
+        self, plan: LayerQuantization, rounded: Rounded | None, progress: Progress | None, threads: int
     ) -> tuple[dict[tuple[str, str], tuple[Tensor, Tensor | None]], dict[tuple[str, str], float]]:
         """By tensor and format, each pair once: what is stored, and the relative error of what was rounded."""
         from diffulex_edge.quant._encode import empty_storage, encode
 
         stored: dict[tuple[str, str], tuple[Tensor, Tensor | None]] = {}
         targets = []
+        errors: dict[tuple[str, str], float] = {}
         for index, (layer, planned) in enumerate(zip(self._layers, plan.layers, strict=True)):
             key = planned["tensor"], planned["format"]
             if planned["dtype"] == "fp32" and layer.stored is not None:
@@ -279,17 +329,20 @@ class _Quantization:
                 if layer.stored is not None and planned["is_kept"]:
                     scale = layer.stored.weight_scale
                     stored[key] = layer.stored.weight.clone(), None if scale is None else scale.clone()
+                elif rounded is not None:
+                    stored[key] = rounded.read(layer, planned)
+                    errors[key] = rounded.error(layer, planned, stored[key])
                 else:
                     stored[key] = empty_storage(planned)
                     targets.append((index, stored[key]))
-        errors = encode(plan, targets, threads, progress) if targets else []
         keys = [(plan.layers[index]["tensor"], plan.layers[index]["format"]) for index, _ in targets]
+        errors |= dict(zip(keys, encode(plan, targets, threads, progress), strict=True)) if targets else {}
         devices = {layer.tensor: (layer.stored or layer.module).weight.device for layer in reversed(self._layers)}
         on_device = {
             key: (weight.to(devices[key[0]]), None if scale is None else scale.to(devices[key[0]]))
             for key, (weight, scale) in stored.items()
         }
-        return on_device, dict(zip(keys, errors, strict=True))
+        return on_device, errors
 
     def _module(self, layer: Layer, planned: dict[str, Any], stored: tuple[Tensor, Tensor | None]) -> nn.Module:
         """The module that takes the layer's place; copy_with gives it the bias."""
@@ -327,8 +380,13 @@ class _Quantization:
         return new
 
     def _mode(self, planned: dict[str, Any]) -> QuantizationMode:
-        has_mode = planned["role"] == "linear" and planned["dtype"] in ("int8", "int4")
+        has_mode = planned["role"] == "linear" and QuantizationDtype(planned["dtype"]).traits["is_quantized"]
         return self._config.mode if has_mode else QuantizationMode.WEIGHT_ONLY
+
+    def _method(self, layer: Layer, planned: dict[str, Any], methods: Mapping[str, str]) -> RoundingMethod:
+        """As calibration rounded it; a table, whose inputs are ids, gets mse then."""
+        is_table = bool(methods) and layer.role == "embedding" and planned["dtype"] in ("int8", "int4")
+        return RoundingMethod(methods.get(layer.label, "mse" if is_table else planned["method"]))
 
     def _other_parameters(self) -> tuple[int, int]:
         """Bytes, in FP32 as the artefacts have them, and number of the parameters that are no layer's weight."""
@@ -339,7 +397,9 @@ class _Quantization:
         count = sum(parameter.numel() for parameter in parameters if identity(parameter) not in weights)
         return 4 * count, count
 
-    def _layer_results(self, plan: LayerQuantization, errors: Mapping[tuple[str, str], float]) -> list[LayerResult]:
+    def _layer_results(
+        self, plan: LayerQuantization, errors: Mapping[tuple[str, str], float], methods: Mapping[str, str]
+    ) -> list[LayerResult]:
         results = []
         for layer, planned in zip(self._layers, plan.layers, strict=True):
             is_kept = planned["dtype"] != "fp32" and planned["is_kept"]
@@ -354,7 +414,7 @@ class _Quantization:
                     format=planned["format"],
                     group_size=planned["group_size"],
                     mode=self._mode(planned),
-                    method=RoundingMethod(planned["method"]),
+                    method=self._method(layer, planned, methods),
                     excluded=planned["excluded"],
                     stored_bytes=planned["value_bytes"] + planned["scale_bytes"],
                     weight_error=None if is_kept else error,
@@ -376,13 +436,9 @@ def _check_model(model: object) -> None:
 
 def _check_supported(config: QuantizationConfig) -> None:
     """What only the backends' export of whole graphs can do."""
-    for is_asked, what in (
-        (config.palettes, "palettes"),
-        (config.static_everywhere, "static_everywhere"),
-        (config.activation_bits != 8, f"activation_bits={config.activation_bits}"),
-    ):
-        if is_asked:
-            raise UnsupportedError(
-                f"{what}: modules can't do that, a backend's export can (give it the config and the float model)",
-                where=what,
-            )
+    if palettes := sorted(dtype.value for dtype in config.dtypes() if not dtype.traits["in_modules"]):
+        what = f"dtype {', '.join(palettes)}"
+        raise UnsupportedError(
+            f"{what}: modules can't do that, a backend's export can (give it the config and the float model)",
+            where=what,
+        )

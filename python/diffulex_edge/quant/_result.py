@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from diffulex_edge.quant._config import QuantizationConfig, QuantizationDtype, QuantizationMode, RoundingMethod
 
 if TYPE_CHECKING:
     from torch import nn
 
-_MEBIBYTE = 1024.0 * 1024.0
+MEGABYTE: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class QuantizationResult:
     config: QuantizationConfig  # as given, with `activations` as calibrated
     layers: list[LayerResult]
     parameters: int
-    original_memory_mb: float  # MiB
-    quantized_memory_mb: float  # MiB
+    original_memory_mb: float  # MB, 10^6 bytes
+    quantized_memory_mb: float  # MB
     warnings: list[str] = field(default_factory=list)
     success: bool = True
     module_bytes_before: int = 0  # parameters and buffers, shared ones once
@@ -96,7 +96,7 @@ class QuantizationResult:
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count} {dtype}" for dtype, count in self.metrics["layers"].items())
         return (
-            f"QuantizationResult({kinds}; {self.original_memory_mb:.2f} -> {self.quantized_memory_mb:.2f} MiB, "
+            f"QuantizationResult({kinds}; {self.original_memory_mb:.2f} -> {self.quantized_memory_mb:.2f} MB, "
             f"{self.compression_ratio:.2f}x, {len(self.warnings)} warnings)"
         )
 
@@ -104,15 +104,15 @@ class QuantizationResult:
         """For notebooks: the figures, a row for each layer, the warnings."""
         rows = "".join(
             f"<tr><td>{html.escape(layer.name)}</td><td>{html.escape(layer.format)}</td>"
-            f"<td>{layer.rows} × {layer.columns}</td><td>{layer.stored_bytes / _MEBIBYTE:.3f}</td>"
+            f"<td>{layer.rows} × {layer.columns}</td><td>{layer.stored_bytes / MEGABYTE:.3f}</td>"
             f"<td>{'' if layer.weight_error is None else f'{layer.weight_error:.2%}'}</td></tr>"
             for layer in self.layers
         )
         warnings = "".join(f"<li>{html.escape(warning)}</li>" for warning in self.warnings)
         return (
-            f"<p><b>{html.escape(type(self.model).__name__)}</b>: {self.original_memory_mb:.2f} MiB in FP32 → "
-            f"{self.quantized_memory_mb:.2f} MiB, {self.compression_ratio:.2f}x, "
+            f"<p><b>{html.escape(type(self.model).__name__)}</b>: {self.original_memory_mb:.2f} MB in FP32 → "
+            f"{self.quantized_memory_mb:.2f} MB, {self.compression_ratio:.2f}x, "
             f"{self.memory_reduction_pct:.1f}% less</p>"
-            "<table><thead><tr><th>layer</th><th>stored as</th><th>shape</th><th>MiB</th><th>weight error</th></tr>"
+            "<table><thead><tr><th>layer</th><th>stored as</th><th>shape</th><th>MB</th><th>weight error</th></tr>"
             f"</thead><tbody>{rows}</tbody></table>" + (f"<ul>{warnings}</ul>" if warnings else "")
         )

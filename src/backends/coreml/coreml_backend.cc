@@ -1,23 +1,29 @@
 // Plans, lowers and writes .mlpackage folders.
 
 #include <algorithm>
+#include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "backends/background_hash.h"
+#include "backends/coreml/description.h"
 #include "backends/coreml/lowering.h"
 #include "backends/coreml/options.h"
 #include "backends/coreml/package.h"
 #include "backends/coreml/pte_container.h"
+#include "backends/coreml/stored_forms.h"
 #include "backends/export_config.h"
-#include "core/json.h"
 #include "core/links.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
-#include "diffulex_edge/backend.h"
+#include "diffulex_edge/coreml_backend.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/version.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 namespace {
@@ -27,18 +33,7 @@ using coreml::LoweredPart;
 
 constexpr std::int64_t kNeuralEngineLimit = std::int64_t{2} << 30U;  // of a weight file
 constexpr std::size_t kHashDigits = 64;
-constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20U;
-
-// A palette has no groups along the input.
-BackendConfig completed(BackendConfig config) {
-  config = with_static_mode(std::move(config));
-  const auto palette = config.backend_options.find("palette");
-  if (palette != config.backend_options.end() && palette->second == "true") {
-    config.quant_config.palettes = true;
-    config.quant_config.group_size = 0;
-  }
-  return config;
-}
+constexpr std::size_t kMaxRank = 5;  // of a value in a program
 
 coreml::MilDtype choose_arithmetic(const BackendConfig& config) {
   const QuantizationConfig& quantization = config.quant_config;
@@ -74,42 +69,44 @@ InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
 }
 
 std::string describe_options(const BackendConfig& config, const coreml::Options& options, coreml::MilDtype arithmetic,
-                             const InputLengths& lengths, const Graph& graph) {
-  std::string text = describe_quantization(config.quant_config);
-  if (options.palette) {
-    text += ", palette_group=" + std::to_string(options.palette_group);
+                             const InputLengths& lengths, const Model& model) {
+  std::string text = describe_quantization(model, config.quant_config);
+  if (has_palettes(config.quant_config)) {
+    text += ", palette_group=" + std::to_string(config.quant_config.palette_group);
   }
   text += arithmetic == coreml::MilDtype::kFloat16 ? ", arithmetic=fp16" : ", arithmetic=fp32";
   text += ", target=" + std::string(options.target->name);
-  text += has_sequence(graph) ? ", lengths=" + to_string(lengths) : ", lengths=fixed";
+  text += has_sequence(model.graph) ? ", lengths=" + to_string(lengths) : ", lengths=fixed";
   return text;
+}
+
+OutputFolder::MayReplace may_replace(const coreml::Options& options) {
+  return options.chunks_are_packages ? coreml::is_chunks_folder : coreml::is_package;
 }
 
 // One export, from the plan to the files.
 class CoreMLExport {
  public:
-  CoreMLExport(const Model& model, const BackendConfig& config)
+  CoreMLExport(const Model& model, const BackendConfig& config, const CalibrationFindings& findings,
+               const TargetArithmetic& target)
       : model_(model),
         options_(coreml::parse_options(config)),
         arithmetic_(choose_arithmetic(config)),
         lengths_(choose_lengths(config, model)),
-        quantization_(quantize_model(model, config.quant_config)),
+        quantization_(quantize_model(model, config.quant_config, findings, target)),
         positions_(model.graph, model.seq_len),
         distinct_(*model.checkpoint),
         settings_({.target = options_.target,
                    .fixed_length = lengths_.kind == InputLengths::Kind::kFixed,
                    .weights = {.arithmetic = arithmetic_,
                                .saturate_fp16 = config.quant_config.saturate_fp16,
-                               .palette = options_.palette,
-                               .palette_group = options_.palette_group,
-                               .importance = &config.quant_config.input_importance,
                                .has_sub_bytes = options_.target->release >= coreml::kBlockwiseRelease}}),
         notes_({.description = "diffulex-edge " + model.config.family,
-                .user_defined = {{"com.diffulex-edge.version", std::string(version())},
-                                 {"com.diffulex-edge.options",
-                                  describe_options(config, options_, arithmetic_, lengths_, model.graph)},
-                                 {"com.diffulex-edge.compute_unit", options_.compute_unit},
-                                 {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
+                .user_defined = {
+                    {"com.diffulex-edge.version", std::string(version())},
+                    {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_, model)},
+                    {"com.diffulex-edge.compute_unit", options_.compute_unit},
+                    {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
     check(config);
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
@@ -137,9 +134,7 @@ class CoreMLExport {
     if (options_.as_pte) {
       return write_pte(target, control);
     }
-    OutputFolder folder(target, [&](const fs::path& old) {
-      return options_.chunks_are_packages ? is_chunks_folder(old) : coreml::is_package(old);
-    });
+    OutputFolder folder(target, may_replace(options_));
     BackgroundHash source_hash(model_, control);
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       write_weights(folder, i, control);
@@ -157,28 +152,16 @@ class CoreMLExport {
   }
 
  private:
-  // Whether the folder was made by this backend, so that a new one may take its place.
-  static bool is_chunks_folder(const fs::path& folder) {
-    return has_json_format(folder / coreml::kChunksManifest, coreml::kChunksFormat, kMaxManifestBytes);
-  }
-
   void check(const BackendConfig& config) const {
+    check_rank(model_, kMaxRank, "Core ML");
     check_takes_integers(config, has_static_layer(quantization_.plan), "Core ML");
-    if (!options_.palette) {
-      return;
-    }
-    if (config.quant_config.method != RoundingMethod::RTN) {
-      throw Error(ErrorCode::kInvalidArgument, "palette",
-                  "is found by k-means, not by method " + std::string(to_string(config.quant_config.method)),
-                  "leave out --method");
-    }
-    const auto is_int4 = [](const LayerPlan& layer) { return layer.format.element == ElementType::kI4; };
-    if (std::ranges::none_of(quantization_.plan.layers, is_int4)) {
+    const auto has_table = [](const LayerPlan& layer) { return layer.format.has_codebook(); };
+    if (options_.palette && std::ranges::none_of(quantization_.plan.layers, has_table)) {
       throw Error(ErrorCode::kInvalidArgument, "palette", "no layer is INT4", "add --dtype int4");
     }
   }
 
-  // The framework took one such input alone before.
+  // Older frameworks take only one such input.
   void check_enumerated() const {
     const auto has_several = [](const auto& part) {
       return std::ranges::count_if(part->function.inputs(), [](const coreml::MilFunction::Feature& input) {
@@ -383,13 +366,47 @@ class CoreMLExport {
 
 }  // namespace
 
-CoreMLBackend::CoreMLBackend(BackendConfig config) : EdgeBackend(completed(std::move(config))) {}
+CoreMLBackend::CoreMLBackend(BackendConfig config) : EdgeBackend(std::move(config)) {}
+
+// What the options about palettes mean is part of the quantization. Values that are wrong are refused later.
+QuantizationConfig CoreMLBackend::quantization() const {
+  QuantizationConfig wanted = EdgeBackend::quantization();
+  const auto option = [&](const char* name) {
+    const auto found = config().backend_options.find(name);
+    return found == config().backend_options.end() ? std::string_view() : std::string_view(found->second);
+  };
+  if (option("palette") == "true") {
+    wanted = with_palettes(std::move(wanted));
+  }
+  const std::string_view group = option("palette_group");
+  std::int64_t rows = 0;
+  if (std::from_chars(group.data(), group.data() + group.size(), rows).ec == std::errc() && rows > 0) {
+    wanted.palette_group = rows;
+  }
+  return wanted;
+}
+
+// Integers around layers in mode static; no operator quantizes at run time.
+TargetArithmetic CoreMLBackend::arithmetic() const {
+  using Half = TargetArithmetic::Half;
+  const bool is_half = choose_arithmetic(resolved()) == coreml::MilDtype::kFloat16;
+  return {.has_dynamic = false, .groups_are_dynamic = false, .half = is_half ? Half::kAlways : Half::kNever};
+}
 
 void CoreMLBackend::check_config() const {
   const coreml::Options options = coreml::parse_options(config());
-  choose_arithmetic(config());
+  choose_arithmetic(resolved());
+  const QuantizationConfig wanted = quantization();
+  check_formats(coreml::description(), wanted);
+  for (const QuantizationDtype dtype : dtypes_of(wanted)) {
+    const FormatRow& row = format_row(dtype);
+    const WeightFormat format = row.format(row.has_codebook() ? wanted.palette_group : 0);
+    if (const std::optional<coreml::Refusal> reason = coreml::refusal(format, *options.target)) {
+      throw Error(ErrorCode::kUnsupported, "dtype " + std::string(row.name), reason->why, reason->advice);
+    }
+  }
   check_not_dynamic(config(), "leave it out: mode dynamic computes in floating point with Core ML");
-  if (config().quant_config.mode == QuantizationMode::STATIC && options.target->release < coreml::kStaticRelease) {
+  if (wanted.mode == QuantizationMode::STATIC && options.target->release < coreml::kStaticRelease) {
     throw Error(ErrorCode::kUnsupported, "mode static", "needs the deployment target iOS17 or macOS14",
                 "raise --minimum-deployment-target, or use --mode weight_only");
   }
@@ -401,42 +418,21 @@ void CoreMLBackend::check_target(const fs::path& target) const {
     throw Error(ErrorCode::kInvalidArgument, target.string(), "Core ML opens only folders named .mlpackage",
                 "name it with -o NAME.mlpackage");
   }
+  if (options.as_pte) {
+    OutputFile::check(target);
+  } else {
+    OutputFolder::check(target, may_replace(options));
+  }
 }
 
-ExportMetadata CoreMLBackend::run(const Model& model, const fs::path* target, const RunControl& control) {
-  CoreMLExport work(model, config());
+ExportMetadata CoreMLBackend::run(const Model& model, const CalibrationFindings& findings, const fs::path* target,
+                                  const RunControl& control) {
+  CoreMLExport work(model, resolved(), findings, arithmetic());
   ExportMetadata metadata = work.metadata();
   if (target != nullptr) {
     work.write(*target, control);
   }
   return metadata;
-}
-
-Support CoreMLBackend::support(QuantizationDtype dtype, QuantizationMode mode) const {
-  switch (dtype) {
-    case QuantizationDtype::FP32:
-      return {SupportLevel::kFull, "FP32 throughout"};
-    case QuantizationDtype::FP16:
-      return {SupportLevel::kFull, "FP16 throughout"};
-    case QuantizationDtype::INT8:
-      if (mode == QuantizationMode::STATIC) {
-        return {SupportLevel::kFull, "INT8 weights and activations, with ranges from calibration; from iOS17"};
-      }
-      return mode == QuantizationMode::DYNAMIC
-                 ? Support{SupportLevel::kPartial, "INT8 weights, computed in FP16: no operator quantizes at run time"}
-                 : Support{SupportLevel::kFull, "INT8 weights, computed in FP16"};
-    case QuantizationDtype::INT4:
-      if (mode == QuantizationMode::STATIC) {
-        return {SupportLevel::kPartial,
-                "per channel from iOS18, palettes from iOS17; 8-bit activations with ranges from calibration; none for "
-                "groups"};
-      }
-      return mode == QuantizationMode::DYNAMIC
-                 ? Support{SupportLevel::kPartial, "INT4 weights, computed in FP16: no operator quantizes at run time"}
-                 : Support{SupportLevel::kFull,
-                           "groups or channels from iOS18, palettes of 16 values from iOS16; computed in FP16"};
-  }
-  return {};
 }
 
 }  // namespace diffulex_edge

@@ -9,8 +9,6 @@
 namespace diffulex_edge::coreml {
 namespace {
 
-using Id = MilFunction::Id;
-
 constexpr std::size_t kMaxRank = 5;  // of a value
 // Constants of fewer values stand in the program itself, as those of coremltools do.
 constexpr std::size_t kStoredCount = 10;

@@ -31,8 +31,6 @@ class GraphValues : protected MilOperations {
   GraphValues& operator=(GraphValues&&) = delete;
 
  protected:
-  using Id = MilFunction::Id;
-
   GraphValues(const Graph& graph, const PositionValues& positions, const GraphPart& part,
               const LoweringSettings& settings, LoweredPart& result);
   virtual ~GraphValues() = default;

@@ -10,12 +10,11 @@
 #include "backends/coreml/graph_values.h"
 #include "backends/coreml/weight_operands.h"
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 #include "quant/kernels/kernels.h"
 
 namespace diffulex_edge::coreml {
 namespace {
-
-using Id = MilFunction::Id;
 
 // What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
 constexpr float kMasked = -1e4F;
@@ -300,7 +299,7 @@ class Lowering final : private GraphValues {
       if (is_weight(current.inputs[2]) || is_stored(current.inputs[2])) {
         arguments.emplace_back("bias", std::vector{bias});
       } else {
-        added = bias;  // the operation takes a constant alone
+        added = bias;  // the operation takes only a constant
       }
     }
     const Id result = function().add("linear", std::move(arguments), value_type(value), name);

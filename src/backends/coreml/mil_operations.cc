@@ -4,8 +4,6 @@
 
 namespace diffulex_edge::coreml {
 
-using Id = MilFunction::Id;
-
 std::string_view name_of(MilDtype dtype) { return dtype == MilDtype::kFloat16 ? "fp16" : "fp32"; }
 
 Id MilOperations::unary(std::string_view operation, Id x, std::string_view name) {

@@ -15,8 +15,6 @@ std::string_view name_of(MilDtype dtype);
 
 class MilOperations {
  public:
-  using Id = MilFunction::Id;
-
   // Floating-point constants are of the type `arithmetic`.
   MilOperations(MilFunction& function, MilDtype arithmetic) : function_(function), arithmetic_(arithmetic) {}
 

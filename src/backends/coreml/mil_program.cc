@@ -182,18 +182,18 @@ std::string MilFunction::take_name(std::string_view wish) {
   return names_.take(name);
 }
 
-MilFunction::Id MilFunction::define(MilType type, std::string name) {
+Id MilFunction::define(MilType type, std::string name) {
   values_.push_back({.name = std::move(name), .type = std::move(type)});
   return static_cast<Id>(values_.size() - 1);
 }
 
-MilFunction::Id MilFunction::input(std::string name, MilType type) {
+Id MilFunction::input(std::string name, MilType type) {
   inputs_.push_back({.name = name, .type = type});
   names_.reserve(name);
   return define(std::move(type), std::move(name));
 }
 
-MilFunction::Id MilFunction::constant(MilLiteral literal, std::string_view name) {
+Id MilFunction::constant(MilLiteral literal, std::string_view name) {
   const auto [position, inserted] = constants_.emplace(serialize(literal), 0);
   if (inserted) {
     const Id result = define(literal.type, take_name(name));
@@ -206,7 +206,7 @@ MilFunction::Id MilFunction::constant(MilLiteral literal, std::string_view name)
   return position->second;
 }
 
-MilFunction::Id MilFunction::add(std::string_view operation, Arguments arguments, MilType type, std::string_view name) {
+Id MilFunction::add(std::string_view operation, Arguments arguments, MilType type, std::string_view name) {
   const Id result = define(std::move(type), take_name(name.empty() ? operation : name));
   operations_.push_back({.type = std::string(operation),
                          .arguments = std::move(arguments),
@@ -216,8 +216,8 @@ MilFunction::Id MilFunction::add(std::string_view operation, Arguments arguments
   return result;
 }
 
-MilFunction::Id MilFunction::add_constexpr(std::string_view operation, Literals parameters, bool as_attributes,
-                                           MilType type, std::string_view name) {
+Id MilFunction::add_constexpr(std::string_view operation, Literals parameters, bool as_attributes, MilType type,
+                              std::string_view name) {
   const Id result = define(std::move(type), take_name(name));
   Operation made{.type = std::string(operation), .arguments = {}, .literals = {}, .attributes = {}, .result = result};
   (as_attributes ? made.attributes : made.literals) = std::move(parameters);

@@ -29,6 +29,10 @@ enum class MilDtype : std::int32_t {
   kUint8 = 31,
   kUint32 = 33,
   kUint4 = 35,
+  kUint2 = 36,
+  kUint1 = 37,
+  kUint6 = 38,
+  kUint3 = 39,
 };
 
 // 2^-14: below it, float16 loses bits, and some units all of it.
@@ -71,9 +75,10 @@ MilLiteral float_literal(MilDtype dtype, float value);
 MilLiteral floats_literal(MilDtype dtype, std::span<const float> values, Shape shape);
 MilLiteral blob_literal(MilDtype dtype, std::span<const std::int64_t> sizes, BlobReference blob);
 
+using Id = std::int32_t;  // a value of a function
+
 class MilFunction {
  public:
-  using Id = std::int32_t;
   // By parameter: other values (one, or a list for parameters that take several).
   using Arguments = std::vector<std::pair<std::string, std::vector<Id>>>;
   using Literals = std::vector<std::pair<std::string, MilLiteral>>;

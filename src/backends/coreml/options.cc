@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 
+#include "backends/coreml/description.h"
 #include "backends/option_values.h"
 #include "diffulex_edge/error.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge::coreml {
 namespace {
@@ -16,15 +18,6 @@ constexpr std::array kTargets = {
 };
 // macOS 13 came with iOS 16, and so on.
 constexpr std::array<std::string_view, 3> kMacNames = {"macOS13", "macOS14", "macOS15"};
-
-std::string parse_compute_unit(const std::string& text) {
-  constexpr std::array<std::string_view, 4> kUnits = {"all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"};
-  if (std::ranges::find(kUnits, text) == kUnits.end()) {
-    throw Error(ErrorCode::kInvalidArgument, "compute unit",
-                "'" + text + "' is not one of all, cpu_only, cpu_and_gpu, cpu_and_ne");
-  }
-  return text;
-}
 
 }  // namespace
 
@@ -38,32 +31,29 @@ const DeploymentTarget& parse_deployment_target(std::string_view text) {
               "'" + std::string(text) + "' is not one of iOS16, iOS17, iOS18, macOS13, macOS14, macOS15");
 }
 
+std::vector<std::string> deployment_target_names() {
+  std::vector<std::string> names;
+  for (const DeploymentTarget& target : kTargets) {
+    names.emplace_back(target.name);
+  }
+  names.insert(names.end(), kMacNames.begin(), kMacNames.end());
+  return names;
+}
+
 const DeploymentTarget& deployment_target(int release) {
   return *std::ranges::find(kTargets, release, &DeploymentTarget::release);
 }
 
 Options parse_options(const BackendConfig& config) {
-  Options options{.target = &kTargets.back(), .chunk_size = {}};
-  for (const auto& [name, value] : config.backend_options) {
-    if (name == "minimum_deployment_target") {
-      options.target = &parse_deployment_target(value);
-    } else if (name == "compute_unit") {
-      options.compute_unit = parse_compute_unit(value);
-    } else if (name == "palette") {
-      options.palette = parse_choice(name, value, "false", "true");
-    } else if (name == "palette_group") {
-      options.palette_group = parse_count("palette group", value, 0);
-    } else if (name == "chunk_size") {
-      options.chunk_size = parse_count("chunk size", value, 1);
-    } else if (name == "chunks") {
-      options.chunks_are_packages = parse_choice(name, value, "pipeline", "packages");
-    } else if (name == "container") {
-      options.as_pte = parse_choice(name, value, "mlpackage", "pte");
-    } else {
-      throw Error(ErrorCode::kInvalidArgument, "backend option '" + name + "'", "is not known to the Core ML backend");
-    }
-  }
-  if (options.palette_group > 0 && !options.palette) {
+  const OptionValues values(description(), config.backend_options);
+  const Options options{.target = &parse_deployment_target(values.text("minimum_deployment_target")),
+                        .compute_unit = values.text("compute_unit"),
+                        .palette = values.is_on("palette"),
+                        .palette_group = values.count("palette_group"),
+                        .chunk_size = values.size("chunk_size"),
+                        .chunks_are_packages = values.text("chunks") == "packages",
+                        .as_pte = values.text("container") == "pte"};
+  if (options.palette_group > 0 && !options.palette && !has_palettes(config.quant_config)) {
     throw Error(ErrorCode::kInvalidArgument, "palette group", "is given without palettes", "add --palette");
   }
   if (options.palette_group > 0 && options.target->release < kBlockwiseRelease) {

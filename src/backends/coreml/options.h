@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "diffulex_edge/backend.h"
 
@@ -20,6 +21,8 @@ struct DeploymentTarget {
 
 // Error{kInvalidArgument} naming the known ones.
 const DeploymentTarget& parse_deployment_target(std::string_view text);
+// Of iOS, then of macOS.
+std::vector<std::string> deployment_target_names();
 // The one with that release of iOS.
 const DeploymentTarget& deployment_target(int release);
 
@@ -31,9 +34,8 @@ inline constexpr int kBlockwiseRelease = 18;
 struct Options {
   const DeploymentTarget* target = nullptr;
   std::string compute_unit = "all";
-  // INT4 as a table of 16 values for each weight, or for so many of its rows.
-  bool palette = false;
-  std::int64_t palette_group = 0;          // 0: one table for the whole weight
+  bool palette = false;                    // palettes of 4 bits in place of INT4
+  std::int64_t palette_group = 0;          // QuantizationConfig's
   std::optional<std::int64_t> chunk_size;  // bytes of one weight file at most
   bool chunks_are_packages = false;        // each part a package of its own; else one package with a pipeline
   bool as_pte = false;                     // an ExecuTorch program around the package

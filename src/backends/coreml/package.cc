@@ -9,6 +9,7 @@
 #include <span>
 
 #include "backends/coreml/message_fields.h"
+#include "core/json.h"
 #include "core/sha256.h"
 
 namespace diffulex_edge::coreml {
@@ -164,6 +165,11 @@ bool is_package(const std::filesystem::path& folder) {
   std::error_code error;
   return std::filesystem::is_regular_file(folder / kManifestFile, error) &&
          std::filesystem::is_directory(folder / "Data", error);
+}
+
+bool is_chunks_folder(const std::filesystem::path& folder) {
+  constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20U;
+  return has_json_format(folder / kChunksManifest, kChunksFormat, kMaxManifestBytes);
 }
 
 }  // namespace diffulex_edge::coreml

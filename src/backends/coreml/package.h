@@ -40,5 +40,7 @@ inline constexpr const char* kChunksFormat = "diffulex-edge coreml chunks";
 
 // Whether the folder looks like a package, so that a new one may take its place.
 bool is_package(const std::filesystem::path& folder);
+// Whether the folder of packages was made by this backend, so that a new one may take its place.
+bool is_chunks_folder(const std::filesystem::path& folder);
 
 }  // namespace diffulex_edge::coreml

@@ -363,7 +363,7 @@ PackageContents read_payload(Bytes payload, const std::string& name) {
   const Payload folder(payload, name);
   PackageContents contents;
   const std::string package = kPackagePrefix;
-  // A compiled model (model.mlmodelc) is a folder of another kind, for Apple's framework alone.
+  // A compiled model (model.mlmodelc) is a folder of another kind, only for Apple's framework.
   if (folder.files().contains(package + kManifestFile)) {
     const auto open = [&](const std::string& path) {
       const auto found = folder.files().find(package + path);

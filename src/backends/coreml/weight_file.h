@@ -19,7 +19,11 @@ inline constexpr std::uint32_t kBlobFloat32 = 2;
 inline constexpr std::uint32_t kBlobUint8 = 3;
 inline constexpr std::uint32_t kBlobInt8 = 4;
 inline constexpr std::uint32_t kBlobInt4 = 8;
+inline constexpr std::uint32_t kBlobUint1 = 9;
+inline constexpr std::uint32_t kBlobUint2 = 10;
 inline constexpr std::uint32_t kBlobUint4 = 11;
+inline constexpr std::uint32_t kBlobUint3 = 12;
+inline constexpr std::uint32_t kBlobUint6 = 13;
 
 struct FileHead {
   std::uint32_t count = 0;

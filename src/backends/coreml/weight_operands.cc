@@ -1,32 +1,15 @@
 #include "backends/coreml/weight_operands.h"
 
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "backends/coreml/stored_forms.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::coreml {
-namespace {
-
-using Id = MilFunction::Id;
-
-std::string form_of(MatrixStorage storage) {
-  switch (storage) {
-    case MatrixStorage::kFloat16:
-      return "fp16";
-    case MatrixStorage::kFloat32:
-      return "fp32";
-    case MatrixStorage::kInt8:
-      return "int8";
-    case MatrixStorage::kInt4:
-      return "int4";
-    case MatrixStorage::kPalette:
-      return "palette4";
-  }
-  return {};
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void WeightOperands::note_layer(LayerPlan plan, std::string kernel, std::int64_t bytes) {
   if (!plan.format.is_quantized()) {
@@ -50,7 +33,8 @@ Id WeightOperands::vector(const LayerPlan& plan) {
 // A matrix in the arithmetic's type, from whatever form it is stored in; equal ones are made once.
 Id WeightOperands::matrix(const LayerPlan& plan, const std::string& user) {
   const StoredMatrix stored = part_.weights.add_matrix(plan);
-  note_layer(plan, user + " x " + form_of(stored.storage), stored.is_new ? stored.bytes : 0);
+  note_layer(plan, user + " x " + std::string(stored_form(stored.format.element).name),
+             stored.is_new ? stored.bytes : 0);
   const auto [position, inserted] = matrices_.emplace(std::pair(stored.values.file, stored.values.offset), 0);
   if (inserted) {
     position->second = make_matrix(plan, stored);
@@ -62,42 +46,35 @@ Id WeightOperands::make_matrix(const LayerPlan& plan, const StoredMatrix& stored
   const std::vector<std::int64_t> sizes = {plan.rows, plan.columns};
   const MilType type{.dtype = arithmetic(), .shape = static_shape(sizes)};
   const std::string name = plan.layer + "_weight";
-  switch (stored.storage) {
-    case MatrixStorage::kFloat32:
-      return function().constant(blob_literal(MilDtype::kFloat32, sizes, stored.values), name);
-    case MatrixStorage::kFloat16: {
-      MilLiteral literal = blob_literal(MilDtype::kFloat16, sizes, stored.values);
-      if (arithmetic() == MilDtype::kFloat16) {
-        return function().constant(std::move(literal), name);
-      }
-      return function().add_constexpr("constexpr_cast",
-                                      {{"source_val", std::move(literal)}, {"output_dtype", string_literal("fp32")}},
-                                      true, type, name);
-    }
-    case MatrixStorage::kInt8:
-    case MatrixStorage::kInt4:
-      return scaled_matrix(plan, stored, type, name);
-    case MatrixStorage::kPalette:
-      return palette_matrix(plan, stored, type, name);
+  if (const std::optional<Refusal> reason = refusal(stored.format, *settings_.target)) {
+    throw Error(ErrorCode::kUnsupported, plan.layer, reason->why, reason->advice);
   }
-  throw Error(ErrorCode::kInternal, plan.layer, "has an unknown storage");
+  if (stored.format.has_codebook()) {
+    return palette_matrix(plan, stored, type, name);
+  }
+  if (stored.format.is_grid()) {
+    return scaled_matrix(plan, stored, type, name);
+  }
+  const MilDtype element = stored_form(stored.format.element).type;
+  MilLiteral literal = blob_literal(element, sizes, stored.values);
+  if (element == arithmetic()) {
+    return function().constant(std::move(literal), name);
+  }
+  return function().add_constexpr("constexpr_cast",
+                                  {{"source_val", std::move(literal)}, {"output_dtype", string_literal("fp32")}}, true,
+                                  type, name);
 }
 
 Id WeightOperands::scaled_matrix(const LayerPlan& plan, const StoredMatrix& stored, const MilType& type,
                                  const std::string& name) {
   const std::vector<std::int64_t> sizes = {plan.rows, plan.columns};
   if (settings_.target->release >= kBlockwiseRelease) {
-    const MilDtype element = stored.storage == MatrixStorage::kInt8 ? MilDtype::kInt8 : MilDtype::kInt4;
+    const MilDtype element = stored_form(stored.format.element).type;
     const std::vector<std::int64_t> scales = {plan.rows, stored.scales_per_row};
     return function().add_constexpr("constexpr_blockwise_shift_scale",
                                     {{"data", blob_literal(element, sizes, stored.values)},
                                      {"scale", blob_literal(arithmetic(), scales, stored.scales)}},
                                     false, type, name);
-  }
-  if (stored.storage == MatrixStorage::kInt4) {
-    throw Error(ErrorCode::kUnsupported, plan.layer,
-                "INT4 weights with scales need the deployment target iOS18 or macOS15",
-                "raise --minimum-deployment-target, or use --palette");
   }
   const std::vector<std::int64_t> scales = {plan.rows};
   return function().add_constexpr("constexpr_affine_dequantize",
@@ -111,16 +88,17 @@ Id WeightOperands::scaled_matrix(const LayerPlan& plan, const StoredMatrix& stor
 Id WeightOperands::palette_matrix(const LayerPlan& plan, const StoredMatrix& stored, const MilType& type,
                                   const std::string& name) {
   const std::vector<std::int64_t> sizes = {plan.rows, plan.columns};
-  constexpr std::int64_t kValues = 16;
+  const std::int64_t values = stored.format.table_size();
   if (settings_.weights.has_sub_bytes) {
-    const std::vector<std::int64_t> table = {stored.tables_count, 1, kValues, 1};
-    return function().add_constexpr("constexpr_lut_to_dense",
-                                    {{"indices", blob_literal(MilDtype::kUint4, sizes, stored.values)},
-                                     {"lut", blob_literal(arithmetic(), table, stored.tables)}},
-                                    false, type, name);
+    const std::vector<std::int64_t> table = {stored.tables_count, 1, values, 1};
+    return function().add_constexpr(
+        "constexpr_lut_to_dense",
+        {{"indices", blob_literal(stored_form(stored.format.element).type, sizes, stored.values)},
+         {"lut", blob_literal(arithmetic(), table, stored.tables)}},
+        false, type, name);
   }
-  const std::vector<std::int64_t> bytes = {plan.rows * plan.columns / 2};
-  const std::vector<std::int64_t> table = {kValues};
+  const std::vector<std::int64_t> bytes = {plan.rows * stored.format.row_bytes(plan.columns)};
+  const std::vector<std::int64_t> table = {values};
   return function().add_constexpr("constexpr_lut_to_dense",
                                   {{"indices", blob_literal(MilDtype::kUint8, bytes, stored.values)},
                                    {"lut", blob_literal(arithmetic(), table, stored.tables)},

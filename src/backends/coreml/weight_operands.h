@@ -14,8 +14,6 @@ namespace diffulex_edge::coreml {
 // Each weight that is taken is noted as a layer of `part`.
 class WeightOperands {
  public:
-  using Id = MilFunction::Id;
-
   WeightOperands(LoweredPart& part, const LoweringSettings& settings) : part_(part), settings_(settings) {}
 
   // A norm's weight or a bias, [columns].

@@ -14,18 +14,16 @@
 #include "checkpoint/distinct_tensors.h"
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/quantization.h"
-#include "quant/palette.h"
+#include "quant/weight_stream.h"
 
 namespace diffulex_edge::coreml {
 
-enum class MatrixStorage { kFloat16, kFloat32, kInt8, kInt4, kPalette };
-
 // A stored matrix [rows, columns].
 struct StoredMatrix {
-  MatrixStorage storage = MatrixStorage::kFloat32;
-  BlobReference values;  // INT4 in two's complement; palettes: indices
-  BlobReference scales;  // of INT8 and INT4: [rows, scales_per_row], row-major, in the arithmetic's type
-  BlobReference tables;  // of palettes: [tables, 16], likewise
+  WeightFormat format;
+  BlobReference values;  // integers in two's complement; palettes: indices
+  BlobReference scales;  // of integers: [rows, scales_per_row], row-major, in the arithmetic's type
+  BlobReference tables;  // of palettes: [tables, values of one], likewise
   std::int64_t scales_per_row = 1;
   std::int64_t tables_count = 1;
   std::int64_t bytes = 0;  // of all parts
@@ -36,10 +34,6 @@ struct StoredMatrix {
 struct WeightSettings {
   MilDtype arithmetic = MilDtype::kFloat16;  // or kFloat32: the type of scales, tables, vectors and float matrices
   bool saturate_fp16 = false;
-  bool palette = false;            // INT4 as palettes
-  std::int64_t palette_group = 0;  // rows that share a table; 0: all
-  // QuantizationConfig::input_importance, for palettes; nullptr: none.
-  const std::map<std::string, std::vector<float>, std::less<>>* importance = nullptr;
   bool has_sub_bytes = true;  // types of less than 8 bits exist (iOS18); else palettes' indices are bytes
   std::string file = "@model_path/weights/weight.bin";
 };
@@ -49,8 +43,7 @@ class WeightStore {
   // Keeps references to both.
   WeightStore(const Checkpoint& checkpoint, DistinctTensors& distinct, WeightSettings settings);
 
-  // Errors: kUnsupported for an INT4 row of odd length and for a palette group that does not divide the rows,
-  // kInvalidArgument for a palette of a weight that is stored in INT4.
+  // Errors: kUnsupported for rows that end inside a byte.
   StoredMatrix add_matrix(const LayerPlan& plan);
   // A bias or a norm's weight, in the arithmetic's type.
   BlobReference add_vector(const LayerPlan& plan, bool& is_new);
@@ -75,9 +68,9 @@ class WeightStore {
   };
   struct Matrix {
     StoredWeight source;
-    WeightFormat format;  // in which it is encoded, before its parts take Core ML's form
     RoundingMethod method = RoundingMethod::RTN;
     std::string layer;
+    std::vector<float> importance;  // of columns, for a palette
     StoredMatrix stored;
     std::size_t values = 0;  // blobs
     std::size_t scales = 0;  // or tables
@@ -89,15 +82,13 @@ class WeightStore {
   bool is_half() const { return settings_.arithmetic == MilDtype::kFloat16; }
   std::uint32_t arithmetic_blob() const;
   std::int64_t arithmetic_bytes() const { return is_half() ? 2 : 4; }
-  MatrixStorage storage_of(const LayerPlan& plan) const;
+  WeightFormat stored_format(const LayerPlan& plan) const;
   void add_parts(Matrix& matrix, const LayerPlan& plan);
   std::vector<std::byte> narrow(std::span<const float> values) const;
   void write_head(const Write& write) const;
-  void write_encoded(const Matrix& matrix, const Write& write, std::int64_t row_begin, std::span<std::byte> values,
-                     std::span<const std::byte> scales) const;
-  std::span<const float> importance_of(const std::string& layer) const;
-  Palette fit(const PaletteHistogram& histogram, const std::string& layer) const;
-  void write_palettes(const Write& write, const RunControl& control) const;
+  void write_scales(const Matrix& matrix, const Write& write, const EncodedTile& tile) const;
+  void write_tables(const Matrix& matrix, const Write& write, const EncodedTile& tile) const;
+  void write_encoded(const Matrix& matrix, const Write& write, const EncodedTile& tile) const;
 
   const Checkpoint& checkpoint_;
   DistinctTensors& distinct_;

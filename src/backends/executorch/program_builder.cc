@@ -6,16 +6,13 @@
 #include <numeric>
 #include <string_view>
 
+#include "core/round_up.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::executorch {
 namespace {
 
 constexpr std::int64_t kArenaAlignment = 16;
-
-std::int64_t align(std::int64_t value, std::int64_t alignment) {
-  return (value + alignment - 1) / alignment * alignment;
-}
 
 std::int32_t to_int32(std::int64_t size) {
   if (size > std::numeric_limits<std::int32_t>::max()) {
@@ -33,7 +30,7 @@ std::vector<std::byte> with_header(const std::uint8_t* flatbuffer, std::size_t s
   constexpr std::size_t kHead = 8;
   const std::uint64_t program_size = size + kHeaderBytes;
   const auto base =
-      static_cast<std::uint64_t>(align(static_cast<std::int64_t>(program_size), layout.segment_alignment));
+      static_cast<std::uint64_t>(round_up(static_cast<std::int64_t>(program_size), layout.segment_alignment));
   const auto data_size = static_cast<std::uint64_t>(layout.segments_end);
   std::uint32_t root = 0;
   std::memcpy(&root, flatbuffer, sizeof(root));
@@ -85,14 +82,14 @@ ProgramBuilder::ValueIndex ProgramBuilder::planned_tensor(schema::ScalarType typ
     entry.sizes.push_back(to_int32(dim.value));
     entry.dynamic = entry.dynamic || dim.is_sequence;
   }
-  arena_bytes_ = align(arena_bytes_ + element_count(shape) * element_bytes(type), kArenaAlignment);
+  arena_bytes_ = round_up(arena_bytes_ + element_count(shape) * element_bytes(type), kArenaAlignment);
   return append(std::move(entry));
 }
 
 ProgramBuilder::ValueIndex ProgramBuilder::constant_tensor(schema::ScalarType type,
                                                            const std::vector<std::int64_t>& sizes,
-                                                           ConstantIndex constant) {
-  TensorEntry entry{.type = type, .constant = constant};
+                                                           ConstantIndex constant, std::string name) {
+  TensorEntry entry{.type = type, .constant = constant, .name = std::move(name)};
   for (const std::int64_t size : sizes) {
     entry.sizes.push_back(to_int32(size));
   }
@@ -146,8 +143,12 @@ flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers:
   }
   const auto dynamism =
       tensor->dynamic ? schema::TensorShapeDynamism::DYNAMIC_BOUND : schema::TensorShapeDynamism::STATIC;
+  flatbuffers::Offset<schema::ExtraTensorInfo> names;
+  if (!tensor->name.empty()) {
+    names = schema::CreateExtraTensorInfoDirect(builder, 0, tensor->name.c_str());
+  }
   const auto table = schema::CreateTensorDirect(builder, tensor->type, 0, &tensor->sizes, &dim_order, false,
-                                                tensor->constant, allocation, 0, dynamism);
+                                                tensor->constant, allocation, 0, dynamism, names);
   return schema::CreateEValue(builder, schema::KernelTypes::Tensor, table.Union());
 }
 

@@ -30,7 +30,9 @@ class ProgramBuilder {
 
   // A tensor that the method's memory plan places; sizes with a sequence are upper bounds.
   ValueIndex planned_tensor(schema::ScalarType type, const Shape& shape);
-  ValueIndex constant_tensor(schema::ScalarType type, const std::vector<std::int64_t>& sizes, ConstantIndex constant);
+  // `name` is for people and tools that look into the file; the runtime does not read it.
+  ValueIndex constant_tensor(schema::ScalarType type, const std::vector<std::int64_t>& sizes, ConstantIndex constant,
+                             std::string name);
   ValueIndex integer(std::int64_t value);
   ValueIndex boolean(bool value);
   ValueIndex null();
@@ -67,6 +69,7 @@ class ProgramBuilder {
     std::vector<std::int32_t> sizes;
     bool dynamic = false;
     ConstantIndex constant = 0;
+    std::string name;                // of a constant
     std::int64_t arena_offset = -1;  // -1: not planned
   };
   struct IntEntry {

@@ -1,41 +1,35 @@
 #include "backends/executorch/program_reader.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <optional>
 #include <set>
 #include <utility>
 
-#include "backends/coreml/package_reader.h"
+#include "backends/flatbuffer_fields.h"
+#include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
 #include "executorch_program_generated.h"
-#include "xnnpack_graph_generated.h"
 
 namespace diffulex_edge::executorch {
 namespace {
-
-namespace xnn = xnnpack::schema;
 
 constexpr std::size_t kIdentifierAt = 4;
 constexpr std::size_t kHeaderAt = 8;
 constexpr std::size_t kHeaderBytes = 32;
 
-template <typename T>
-T load(std::span<const std::byte> bytes, std::size_t offset) {
-  T value{};
-  std::memcpy(&value, bytes.data() + offset, sizeof(value));
-  return value;
-}
+using flat::integers;
+using flat::list;
+using flat::load;
+using flat::text;
 
-std::string text(const flatbuffers::String* string) { return string == nullptr ? std::string() : string->str(); }
-
-template <typename Vector>
-std::vector<std::int64_t> sizes_of(const Vector* sizes) {
-  std::vector<std::int64_t> result;
-  if (sizes != nullptr) {
-    result.assign(sizes->begin(), sizes->end());
+std::vector<DelegateReader> delegate_readers() {
+  std::vector<DelegateReader> readers;
+  for (const BackendDescription& backend : BackendRegistry::instance().descriptions()) {
+    readers.insert(readers.end(), backend.delegates.begin(), backend.delegates.end());
   }
-  return result;
+  return readers;
 }
 
 class ProgramReader {
@@ -56,16 +50,6 @@ class ProgramReader {
  private:
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(ErrorCode::kBadFile, name_, what, "the file is truncated or damaged");
-  }
-
-  // An absent vector reads as an empty one.
-  template <typename T>
-  static std::vector<const T*> list(const flatbuffers::Vector<flatbuffers::Offset<T>>* vector) {
-    std::vector<const T*> result;
-    if (vector != nullptr) {
-      result.assign(vector->begin(), vector->end());
-    }
-    return result;
   }
 
   const schema::Program* verified_program() {
@@ -106,34 +90,42 @@ class ProgramReader {
     return file_.subspan(segment_base_ + offset, size);
   }
 
-  const schema::EValue& value(const schema::ExecutionPlan& plan, std::int32_t index) const {
+  const schema::EValue& value(const schema::ExecutionPlan& plan, std::int64_t index) const {
     const auto* values = plan.values();
-    if (index < 0 || values == nullptr || static_cast<std::uint32_t>(index) >= values->size()) {
+    if (index < 0 || values == nullptr || static_cast<std::uint64_t>(index) >= values->size()) {
       fail("value " + std::to_string(index) + " does not exist");
     }
     return *values->Get(static_cast<std::uint32_t>(index));
   }
 
-  InspectedValue describe(const schema::ExecutionPlan& plan, std::int32_t index) const {
+  InspectedValue describe(const schema::ExecutionPlan& plan, std::int64_t index) const {
     const schema::Tensor* tensor = value(plan, index).val_as_Tensor();
     if (tensor == nullptr) {
       return {.type = schema::EnumNameKernelTypes(value(plan, index).val_type())};
     }
+    const std::vector<std::int64_t> sizes = integers(tensor->sizes());
+    if (std::ranges::any_of(sizes, [](std::int64_t size) { return size < 0; })) {
+      fail("value " + std::to_string(index) + " has a negative size");
+    }
     return {.type = schema::EnumNameScalarType(tensor->scalar_type()),
-            .sizes = sizes_of(tensor->sizes()),
+            .sizes = sizes,
             .dynamic = tensor->shape_dynamism() != schema::TensorShapeDynamism::STATIC};
   }
 
   void read_method(const schema::ExecutionPlan& plan) {
     InspectedMethod method{.name = text(plan.name())};
-    for (const std::int64_t index : sizes_of(plan.inputs())) {
-      method.inputs.push_back(describe(plan, static_cast<std::int32_t>(index)));
+    for (const std::int64_t index : integers(plan.inputs())) {
+      method.inputs.push_back(describe(plan, index));
     }
-    for (const std::int64_t index : sizes_of(plan.outputs())) {
-      method.outputs.push_back(describe(plan, static_cast<std::int32_t>(index)));
+    for (const std::int64_t index : integers(plan.outputs())) {
+      method.outputs.push_back(describe(plan, index));
     }
-    for (const std::int64_t bytes : sizes_of(plan.non_const_buffer_sizes())) {
-      method.arena_bytes += bytes;
+    for (const std::int64_t bytes : integers(plan.non_const_buffer_sizes())) {
+      const auto sum = checked_add(method.arena_bytes, bytes);
+      if (!sum) {
+        fail("a buffer of " + std::to_string(bytes) + " bytes is impossible");
+      }
+      method.arena_bytes = *sum;
     }
     const auto operators = list(plan.operators());
     for (const schema::Chain* chain : list(plan.chains())) {
@@ -171,101 +163,27 @@ class ProgramReader {
     }
     const std::span<const std::byte> payload = segment(delegate.processed()->index());
     result.bytes = static_cast<std::int64_t>(payload.size());
-    if (result.id == "XnnpackBackend") {
-      read_xnnpack(payload, result);
-    } else if (result.id == "CoreMLBackend") {
-      read_coreml(payload, result);
+    const auto reader = std::ranges::find(readers_, result.id, &DelegateReader::id);
+    if (reader != readers_.end()) {
+      read_payload(payload, *reader, result);
     }
     return result;
   }
 
-  void read_coreml(std::span<const std::byte> payload, InspectedDelegate& delegate) {
-    const std::string key = coreml::referenced_payload(payload, name_);
-    if (!key.empty()) {
-      payload = named_data(key);
+  void read_payload(std::span<const std::byte> payload, const DelegateReader& reader, InspectedDelegate& delegate) {
+    DelegateContents contents = reader.read(
+        {.bytes = payload, .file = name_, .named_data = [this](const std::string& key) { return named_data(key); }});
+    delegate.nodes = std::move(contents.found.nodes);
+    delegate.values = std::move(contents.found.values);
+    if (!sources_.insert(contents.source.data()).second) {
+      return;  // another delegate has the same
     }
-    if (!packages_.insert(payload.data()).second) {
-      return;  // another delegate's
-    }
-    PackageContents contents = coreml::read_payload(payload, name_);
-    delegate.files = std::move(contents.files);
-    delegate.models = std::move(contents.models);
-    for (std::size_t i = 0; i < contents.weights.size(); ++i) {
-      InspectedTensor& weight = contents.weights[i];
-      add_weight(std::move(weight.name), std::move(weight.type), std::move(weight.shape), weight.group_size,
+    delegate.files = std::move(contents.found.files);
+    delegate.models = std::move(contents.found.models);
+    for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
+      InspectedTensor& tensor = contents.tensors[i];
+      add_weight(std::move(tensor.name), std::move(tensor.type), std::move(tensor.shape), tensor.group_size,
                  contents.bytes[i]);
-    }
-  }
-
-  void read_xnnpack(std::span<const std::byte> payload, InspectedDelegate& delegate) {
-    constexpr std::size_t kXnnHeaderBytes = 30;
-    if (payload.size() < kXnnHeaderBytes || std::memcmp(payload.data() + 4, "XH00", 4) != 0) {
-      return;  // an older layout without a header
-    }
-    const std::uint64_t offset = load<std::uint32_t>(payload, 10);
-    const std::uint64_t size = load<std::uint32_t>(payload, 14);
-    const std::uint64_t constants = load<std::uint32_t>(payload, 18);
-    if (offset > payload.size() || size >= FLATBUFFERS_MAX_BUFFER_SIZE || size > payload.size() - offset ||
-        constants > payload.size()) {
-      fail("the XNNPACK payload's sizes exceed it");
-    }
-    std::vector<std::uint64_t> buffer((size + 7) / 8);  // a copy, aligned as flatbuffers needs it
-    std::memcpy(buffer.data(), payload.data() + offset, size);
-    const auto* data = reinterpret_cast<const std::uint8_t*>(buffer.data());
-    flatbuffers::Verifier verifier(data, size, 128, 100'000'000);
-    if (size < 8 || !xnn::VerifyGraphBuffer(verifier)) {
-      fail("the XNNPACK payload's flatbuffer is not valid");
-    }
-    const xnn::Graph* graph = xnn::GetGraph(data);
-    for (const xnn::Node* node : list(graph->xnodes())) {
-      ++delegate.nodes[xnn::EnumNameNodeUnion(node->xnode_union_type())];
-    }
-    read_delegate_values(*graph, payload, constants, delegate);
-  }
-
-  void read_delegate_values(const xnn::Graph& graph, std::span<const std::byte> payload, std::uint64_t base,
-                            InspectedDelegate& delegate) {
-    const auto constants = list(graph.constant_data());
-    const auto add = [&](std::uint32_t index, const std::string& type, std::vector<std::int64_t> shape,
-                         std::int64_t group_size) {
-      if (index == 0) {
-        return;
-      }
-      if (index >= constants.size()) {
-        fail("constant " + std::to_string(index) + " of the XNNPACK payload does not exist");
-      }
-      const xnn::ConstantData& constant = *constants[index];
-      std::span<const std::byte> bytes;
-      if (constant.offset() == UINT64_MAX) {
-        bytes = named_data(text(constant.named_key()));
-      } else if (constant.offset() <= payload.size() - base) {
-        bytes = payload.subspan(base + constant.offset());
-      }
-      if (constant.size() > bytes.size()) {
-        fail("constant " + std::to_string(index) + " of the XNNPACK payload is larger than its data");
-      }
-      std::string key = text(constant.named_key());
-      add_weight(key.empty() ? "constant " + std::to_string(index) : std::move(key), type, std::move(shape), group_size,
-                 bytes.first(constant.size()));
-    };
-    for (const xnn::Value* value : list(graph.xvalues())) {
-      const xnn::QuantizedTensorValue* quantized = value->xvalue_union_as_QuantizedTensorValue();
-      const xnn::TensorValue* tensor =
-          quantized != nullptr ? quantized->tensor_value() : value->xvalue_union_as_TensorValue();
-      if (tensor == nullptr) {
-        continue;
-      }
-      if (tensor->constant_buffer_idx() == 0) {
-        ++delegate.values[xnn::EnumNameDatatype(tensor->datatype())];
-      }
-      const xnn::PerChannelGroupQuant* groups =
-          quantized != nullptr ? quantized->quant_params_as_PerChannelGroupQuant() : nullptr;
-      const std::int64_t group_size = groups != nullptr ? groups->group_size() : 0;
-      add(tensor->constant_buffer_idx(), xnn::EnumNameDatatype(tensor->datatype()), sizes_of(tensor->dims()),
-          group_size);
-      if (groups != nullptr) {
-        add(groups->scale_buffer_idx(), "bf16", {groups->num_scales()}, 0);
-      }
     }
   }
 
@@ -297,8 +215,10 @@ class ProgramReader {
       if (!bytes || offset > whole.size() || static_cast<std::uint64_t>(*bytes) > whole.size() - offset) {
         fail("constant tensor " + std::to_string(tensor->data_buffer_idx()) + " lies beyond its segment");
       }
-      add_weight("constant tensor " + std::to_string(tensor->data_buffer_idx()),
-                 schema::EnumNameScalarType(tensor->scalar_type()), sizes_of(tensor->sizes()), 0,
+      const schema::ExtraTensorInfo* info = tensor->extra_tensor_info();
+      std::string name = info == nullptr ? std::string() : text(info->fully_qualified_name());
+      add_weight(name.empty() ? "constant tensor " + std::to_string(tensor->data_buffer_idx()) : std::move(name),
+                 schema::EnumNameScalarType(tensor->scalar_type()), integers(tensor->sizes()), 0,
                  whole.subspan(offset, static_cast<std::size_t>(*bytes)));
     }
   }
@@ -312,7 +232,7 @@ class ProgramReader {
         {schema::ScalarType::UINT64, 8}};
     const auto found = kBytes.find(tensor.scalar_type());
     std::optional<std::int64_t> bytes = found == kBytes.end() ? std::nullopt : std::optional(found->second);
-    for (const std::int64_t size : sizes_of(tensor.sizes())) {
+    for (const std::int64_t size : integers(tensor.sizes())) {
       bytes = bytes ? checked_multiply(*bytes, size) : bytes;
     }
     return bytes;
@@ -339,7 +259,8 @@ class ProgramReader {
   std::map<std::string, std::uint32_t> named_;
   ProgramContents contents_;
   std::set<std::pair<std::string, const std::byte*>> seen_;
-  std::set<const std::byte*> packages_;
+  std::set<const std::byte*> sources_;  // of delegates' contents
+  std::vector<DelegateReader> readers_ = delegate_readers();
 };
 
 }  // namespace

@@ -29,6 +29,9 @@ import tempfile
 import time
 
 PROVIDER = "QNNExecutionProvider"
+# Of a compiled model: what every ONNX Runtime reads that has the operator EPContext (1.17, IR version 9 and opset 20).
+IR_VERSION = 8
+OPSET = 17
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # How onnxruntime begins a record: "2026-11-26 12:07:02.79 [E:onnxruntime:, file.cc:2453 Function] ".
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \[(\w):[^\]]*\] ", re.MULTILINE)
@@ -134,6 +137,45 @@ def context_node(path):
     }
 
 
+def encoded_varint(value):
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def with_versions(message, ir_version, opset):
+    """The same ModelProto of no newer versions than these, of the format and of ONNX's own operators.
+
+    onnxruntime writes the newest ones that it knows, whatever a model needs, and older ones refuse that.
+    """
+    result = bytearray()
+    for number, value in fields(message):
+        if number == 1:  # ir_version
+            result += b"\x08" + encoded_varint(min(value, ir_version))
+            continue
+        if number == 8:  # opset_import: domain and version
+            domain = b"".join(values(value, 1))
+            version = values(value, 2)[-1]
+            if domain in (b"", b"ai.onnx"):
+                version = min(version, opset)
+            value = (b"\x0a" + encoded_varint(len(domain)) + domain if domain else b"") + b"\x10"
+            value += encoded_varint(version)
+        result += encoded_varint(number << 3 | (0 if isinstance(value, int) else 2))
+        result += encoded_varint(value) if isinstance(value, int) else encoded_varint(len(value)) + value
+    return bytes(result)
+
+
+def lower_versions(path):
+    """Rewrites a model whose only node is an EPContext, which needs no version of ONNX's own operators."""
+    with open(path, "rb") as file:
+        message = file.read()
+    with open(path, "wb") as file:
+        file.write(with_versions(message, IR_VERSION, OPSET))
+
+
 def load_provider():
     import onnxruntime
     import onnxruntime_qnn
@@ -200,6 +242,7 @@ def compile_model(arguments):
     seconds = time.monotonic() - start
     del session
     node = context_node(output)
+    lower_versions(output)
     return {
         "seconds": seconds,
         "peak_rss_bytes": peak_rss_bytes(),

@@ -12,28 +12,26 @@
 
 #include "compile_context_script.h"
 #include "core/child_process.h"
+#include "core/printable.h"
 
 namespace diffulex_edge::qnn {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr std::string_view kAdvice = "pip install onnxruntime-qnn, with a Python of at least 3.11 on x86-64 Linux";
 constexpr std::chrono::seconds kProbeLimit{60};
 
-// Control characters, of which a compiler's message has line ends, would break an error's one line.
+// A compiler's message has several lines, an error one.
 std::string one_line(std::string_view text) {
   text = text.substr(0, text.find_last_not_of(" \r\n") + 1);
   std::string result;
   for (const char byte : text) {
-    const auto value = static_cast<unsigned char>(byte);
     if (byte == '\n') {
       result += "; ";
     } else {
-      result += value < 0x20 || value == 0x7f ? ' ' : byte;
+      result += byte == '\t' || byte == '\r' ? ' ' : byte;
     }
   }
-  return result;
+  return printable(result);
 }
 
 // The last line that says something: of a Python that fails, that is the reason.
@@ -59,8 +57,8 @@ ChildResult run_script(const std::string& python, std::vector<std::string> argum
 }
 
 // The script's answer; where there is none, an object with `error` that says what there was.
-Json answer_of(const ChildResult& result) {
-  Json answer = Json::parse(result.output, nullptr, false);
+nlohmann::json answer_of(const ChildResult& result) {
+  nlohmann::json answer = nlohmann::json::parse(result.output, nullptr, false);
   if (answer.is_object()) {
     return answer;
   }
@@ -75,7 +73,7 @@ Json answer_of(const ChildResult& result) {
 
 // A value of the answer, or nothing of another type.
 template <typename T>
-std::optional<T> value_of(const Json& object, const char* key) {
+std::optional<T> value_of(const nlohmann::json& object, const char* key) {
   const auto found = object.is_object() ? object.find(key) : object.end();
   if (found == object.end()) {
     return std::nullopt;
@@ -99,7 +97,7 @@ Probe probe(const std::string& python) {
   if (result.signal != 0) {
     return {.version = {}, .problem = "was ended by " + signal_text(result.signal)};
   }
-  const Json answer = answer_of(result);
+  const nlohmann::json answer = answer_of(result);
   if (const auto error = value_of<std::string>(answer, "error")) {
     return {.version = {}, .problem = *error};
   }
@@ -148,7 +146,7 @@ class ContextFiles {
 };
 
 // Throws what the answer, or the lack of one, means.
-void check(const ChildResult& result, const Json& answer, const std::string& where) {
+void check(const ChildResult& result, const nlohmann::json& answer, const std::string& where) {
   if (result.signal == SIGKILL) {
     throw Error(ErrorCode::kOutOfMemory, where,
                 "Qualcomm's compiler was killed, as the system does when memory runs out",
@@ -168,7 +166,7 @@ void check(const ChildResult& result, const Json& answer, const std::string& whe
   std::vector<std::string> names;
   std::string listed;
   if (const auto nodes = answer.find("nodes"); nodes != answer.end() && nodes->is_array()) {
-    for (const Json& node : *nodes) {
+    for (const nlohmann::json& node : *nodes) {
       names.push_back(value_of<std::string>(node, "name").value_or(""));
       listed +=
           (listed.empty() ? "" : ", ") + names.back() + " (" + value_of<std::string>(node, "type").value_or("?") + ")";
@@ -241,7 +239,7 @@ CompiledContext ContextCompiler::compile(const std::filesystem::path& onnx, cons
       python_,
       {"compile", onnx.string(), files.model.string(), std::to_string(soc.model), std::to_string(soc.htp_architecture)},
       control.stop);
-  const Json answer = result.signal == 0 ? answer_of(result) : Json();
+  const nlohmann::json answer = result.signal == 0 ? answer_of(result) : nlohmann::json();
   const std::string where = onnx.filename().string() + " for " + name;
   check(result, answer, where);
   const auto graph_name = value_of<std::string>(answer, "graph_name");

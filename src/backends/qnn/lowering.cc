@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "backends/qnn/attention_operators.h"
 #include "backends/qnn/mask_ranges.h"
 #include "backends/qnn/shards.h"
 #include "backends/qnn/value_writer.h"
@@ -16,7 +17,6 @@
 namespace diffulex_edge::qnn {
 namespace {
 
-const ActivationRange kShares = {.min = 0.0F, .max = 1.0F};
 const ActivationRange kWave = {.min = -1.0F, .max = 1.0F};
 
 std::int64_t product(const Sizes& sizes) {
@@ -109,12 +109,13 @@ class Lowering {
         plan_(plan),
         known_(known),
         part_(part),
-        bits_(plan.config.activation_bits),
+        bits_(plan.target.static_bits),
         covered_(covered_ranges(graph_, ranges, bits_)),
         masks_(graph_, known, covered_ ? &*covered_ : nullptr, bits_),
         target_(target),
         writer_(target.graph, result.data, target.encodings, arithmetic, bits_of_values()),
         weights_(model, plan.config, arithmetic, bits_of_values(), target.graph, writer_, result),
+        attention_(writer_, bits_of_values()),
         is_used_(used_values(graph_)),
         mapped_(graph_.nodes().size()) {}
 
@@ -375,7 +376,7 @@ class Lowering {
       const Value ids = in_own_sizes(value);
       if (onnx().type(ids.id).dtype != OnnxDtype::kInt32) {
         throw Error(ErrorCode::kUnsupported, std::string(to_string(node(value).op)),
-                    "computes numbers, and QNN looks up rows by integers alone");
+                    "computes numbers, and QNN looks up rows only by integers");
       }
       return ids.id;
     }
@@ -432,7 +433,7 @@ class Lowering {
     const Node& current = node(value);
     if (node(current.inputs[1]).op != Op::kWeight) {
       throw Error(ErrorCode::kUnsupported, current.name.empty() ? "linear" : current.name,
-                  "has a weight that is computed, which QNN takes in a matmul alone");
+                  "has a weight that is computed, which QNN takes only in a matmul");
     }
     const LayerPlan& plan = layer_plan(current, current.inputs[1]);
     const Value source = number(current.inputs[0]);
@@ -473,7 +474,7 @@ class Lowering {
     return writer_.reshape(normalized, shape);
   }
 
-  // Of any rank. In integers, the compiler takes it with a bias alone.
+  // Of any rank. In integers, the compiler takes it only with a bias.
   Value layer_norm(ValueId value) {
     const Node& current = node(value);
     const Value x = number(current.inputs[0]);
@@ -519,66 +520,23 @@ class Lowering {
     return writer_.reshape(number(value), target);
   }
 
-  // Query heads that share a key head lie below each other, so that keys and values need no copies.
   Value attention(ValueId value) {
     const Node& current = node(value);
-    const Sizes heads_first = {0, 2, 1, 3};
-    Value q = writer_.transpose(heads_of(current.inputs[0]), heads_first);
-    const Value k = writer_.transpose(heads_of(current.inputs[1]), {0, 2, 3, 1});
-    const Value v = writer_.transpose(heads_of(current.inputs[2]), heads_first);
-    const std::int64_t heads = sizes(q.id)[1];
-    const std::int64_t length = sizes(q.id)[2];
-    const std::int64_t size = sizes(q.id)[3];
-    const std::int64_t key_heads = sizes(v.id)[1];
-    const std::int64_t group = heads / key_heads;
-    const float scale = std::get<AttentionAttributes>(current.attributes).scale;
-    q = writer_.binary("Mul", q, writer_.constant(std::span(&scale, 1), {1}, "scale"), scaled(q.range, scale));
-    q = writer_.reshape(q, {1, key_heads, group * length, size});
-    Value scores = writer_.matmul(q, k, range_of_scores(value));
-    if (hides_scores(current)) {
-      scores = masked(writer_.reshape(scores, {key_heads, group, length, length}), value);
-    }
-    const Value shares = writer_.unary("Softmax", scores, kShares, {{"axis", std::int64_t{-1}}});
-    const Value mixed =
-        writer_.matmul(writer_.reshape(shares, {1, key_heads, group * length, length}), v, range_of_value(value));
-    const Value by_head = writer_.transpose(writer_.reshape(mixed, {1, heads, length, size}), heads_first);
-    return laid_out(writer_.reshape(by_head, {length, heads * size}), value);
-  }
-
-  bool hides_scores(const Node& attention) const {
-    if (!has_block_mask(graph_, attention)) {
-      return attention.inputs.size() == 4;
-    }
-    return block_length(attention) < node(attention.inputs[0]).shape[0].value;
-  }
-  std::int64_t block_length(const Node& attention) const {
-    return std::get<BlockCausalMaskAttributes>(node(attention.inputs[3]).attributes).block_length;
-  }
-
-  // In integers, what is masked saturates a little below the least score: the range stays narrow.
-  Value masked(const Value& scores, ValueId attention) {
-    const Node& current = node(attention);
+    AttentionOperands operands;
+    operands.queries = heads_of(current.inputs[0]);
+    operands.keys = heads_of(current.inputs[1]);
+    operands.values = heads_of(current.inputs[2]);
+    operands.scale = std::get<AttentionAttributes>(current.attributes).scale;
+    operands.scores = range_of_scores(value);
+    operands.result = range_of_value(value);
     if (has_block_mask(graph_, current)) {
-      const ActivationRange range = masked_range(scores.range, bits_);
-      const float far = is_static() ? range.min - range.max : kMasked;
-      return writer_.binary("Add", scores, block_mask(sizes(scores.id).back(), block_length(current), far), range);
+      const std::int64_t block = std::get<BlockCausalMaskAttributes>(node(current.inputs[3]).attributes).block_length;
+      operands.mask.block_length = block < node(current.inputs[0]).shape[0].value ? block : 0;
+    } else if (current.inputs.size() == 4) {
+      operands.mask.added = number(current.inputs[3]);
+      operands.mask.sum = is_static() ? *masks_.sum(value) : ActivationRange{};
     }
-    return writer_.binary("Add", scores, number(current.inputs[3]),
-                          is_static() ? *masks_.sum(attention) : ActivationRange{});
-  }
-
-  // [1, 1, seq, seq]: `far` where the key's block lies behind the query's, else 0.
-  Value block_mask(std::int64_t length, std::int64_t block, float far) {
-    const auto [position, inserted] = block_masks_.emplace(std::tuple(length, block, far), Value{});
-    if (inserted) {
-      std::vector<float> values(static_cast<std::size_t>(length * length));
-      for (std::int64_t i = 0; i < length; ++i) {
-        const std::int64_t seen = std::min(length, (i / block + 1) * block);
-        std::fill(values.begin() + i * length + seen, values.begin() + (i + 1) * length, far);
-      }
-      position->second = writer_.constant(values, {1, 1, length, length}, "mask");
-    }
-    return position->second;
+    return laid_out(attention_.attend(operands), value);
   }
 
   Value swiglu(ValueId value) {
@@ -622,9 +580,9 @@ class Lowering {
   OnnxModel& target_;
   ValueWriter writer_;
   WeightOperators weights_;
+  AttentionOperators attention_;
   std::vector<bool> is_used_;
   std::vector<std::optional<Value>> mapped_;
-  std::map<std::tuple<std::int64_t, std::int64_t, float>, Value> block_masks_;  // by length, block and what hides
 };
 
 // Only ids that go to the embedding and nowhere else can be left to the host.
@@ -653,7 +611,7 @@ void check_inputs(const Graph& graph, std::span<const GraphPart> parts) {
 std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                     DistinctTensors& distinct, const LoweringSettings& settings) {
   auto result = std::make_unique<LoweredModel>(*model.checkpoint, distinct, plan.config.saturate_fp16);
-  const GraphActivations* ranges = settings.is_static ? &observed_ranges(model.graph, plan.config) : nullptr;
+  const GraphActivations* ranges = plan.is_static_everywhere() ? &observed_ranges(model.graph, plan.findings) : nullptr;
   const KnownValues known(model.graph, positions);
   const auto lower_part = [&](const GraphPart& part, std::string stem, bool on_host) {
     auto& target = *result->models.emplace_back(std::make_unique<OnnxModel>(std::move(stem)));

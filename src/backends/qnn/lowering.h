@@ -19,7 +19,6 @@ inline constexpr std::string_view kDataFile = "model.onnx.data";
 
 struct LoweringSettings {
   OnnxDtype arithmetic = OnnxDtype::kFloat;  // or kFloat16: of floating-point values
-  bool is_static = false;                    // every value in integers, with ranges from graph_activations
   bool host_embedding = false;               // the embedding in a model of its own, for the host
   std::int64_t shards = 1;                   // models for the NPU, cut between layers
 };

@@ -41,7 +41,7 @@ class MaskRanges {
     const auto found = sums_.find(value);
     return found == sums_.end() ? nullptr : &found->second;
   }
-  // Of a value that is read as a mask alone: what lies below may as well be this.
+  // Of a value that is read only as a mask: what lies below may as well be this.
   std::optional<float> least(ValueId value) const { return least_[static_cast<std::size_t>(value)]; }
 
  private:
@@ -56,7 +56,7 @@ class MaskRanges {
   const Graph& graph_;
   const KnownValues& known_;
   std::vector<std::vector<ValueId>> users_;  // by ValueId, as all but sums_
-  std::vector<bool> are_scores_;             // read by a softmax alone, perhaps with more masks
+  std::vector<bool> are_scores_;             // read only by a softmax, perhaps with more masks
   std::vector<ActivationRange> ranges_;
   std::map<ValueId, ActivationRange> sums_;
   std::map<ValueId, float> hiding_;  // of each sum: what hides the greatest score

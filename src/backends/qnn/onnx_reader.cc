@@ -239,6 +239,10 @@ class Reader {
           message.skip();
       }
     }
+    if (is_external && (read.location.empty() || length < 0)) {
+      fail_message(file_, "the tensor '" + read.tensor.name + "' is in another file, without " +
+                              (read.location.empty() ? "that file's name" : "a length"));
+    }
     const std::int64_t bytes = bytes_of(read.tensor);
     const auto found = is_external ? length : static_cast<std::int64_t>(read.raw.size());
     // Small data may be in other fields than raw_data, which are not looked at.

@@ -1,4 +1,4 @@
-// Reads ONNX models from strangers, as far as an inspection shows them.
+// Reads untrusted ONNX models, as far as an inspection shows them.
 #pragma once
 
 #include <cstdint>

@@ -11,7 +11,7 @@
 namespace diffulex_edge::qnn {
 
 struct Options {
-  std::vector<const Soc*> socs;  // to compile for; none: the ONNX model alone
+  std::vector<const Soc*> socs;  // to compile for; none: only the ONNX model
   std::filesystem::path python;  // interpreter with the vendor's compiler; empty: found by itself
   bool host_embedding = false;   // the embedding in a model of its own, for the host
   std::int64_t shards = 1;       // models for the NPU, cut between layers

@@ -25,6 +25,9 @@ class PackageReader {
   PackageContents read() {
     const json manifest = read_json_file(manifest_path_, kMaxManifestBytes);
     open(kManifestFile);
+    if (manifest.contains("data")) {
+      check_size(manifest["data"], text_of(manifest["data"], "file"));
+    }
     for (const json& model : list_of(manifest, "models")) {
       add_model(text_of(model, "file"));
       if (model.contains("encodings")) {
@@ -33,7 +36,7 @@ class PackageReader {
     }
     for (const json& context : list_of(manifest, "contexts")) {
       add_model(text_of(context, "model"));
-      open(text_of(context, "binary"));
+      check_size(context, text_of(context, "binary"));
       if (context.contains("program")) {
         open(text_of(context, "program"));
       }
@@ -75,6 +78,19 @@ class PackageReader {
     }
     contents_.mapped.push_back(std::make_shared<const MappedFile>(folder_ / name));
     return opened_.emplace(name, contents_.mapped.back()->bytes()).first->second;
+  }
+
+  // Opens a file whose size the manifest has: what is in it is read by the vendor's runtime only.
+  void check_size(const json& entry, const std::string& name) {
+    const Bytes bytes = open(name);
+    const auto found = entry.find("bytes");
+    if (found == entry.end() || !found->is_number_unsigned()) {
+      fail("has no number of bytes for " + name);
+    }
+    if (found->get<std::uint64_t>() != bytes.size()) {
+      fail_message((folder_ / name).string(), "has " + std::to_string(bytes.size()) + " bytes, and " + kManifestFile +
+                                                  " says " + std::to_string(found->get<std::uint64_t>()));
+    }
   }
 
   void add_model(const std::string& name) {

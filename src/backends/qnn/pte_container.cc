@@ -18,7 +18,7 @@ namespace {
 
 using executorch::schema::ScalarType;
 
-constexpr std::int64_t kAlignment = 256;  // of the delegate's data, and bytes of the header before the binary
+constexpr std::int64_t kDataAlignment = 256;  // of the delegate's data, and bytes of the header before the binary
 constexpr std::uint32_t kMagic = 0x5678ABCD;
 constexpr std::size_t kPiece = std::size_t{8} << 20U;
 constexpr int kHtpBackend = 2;
@@ -60,7 +60,7 @@ std::string delegate_options(const Soc& soc) {
 // u32 magic, i64 signature, u64 size of the binary, zeros. ExecuTorch keeps contexts by their signatures: another for
 // every binary.
 std::vector<std::byte> binary_header(std::uint64_t size, const std::string& sha256) {
-  std::vector<std::byte> header(kAlignment);
+  std::vector<std::byte> header(kDataAlignment);
   const std::uint64_t signature = std::stoull(sha256.substr(0, 15), nullptr, 16);
   std::memcpy(header.data(), &kMagic, sizeof(kMagic));
   std::memcpy(header.data() + 4, &signature, sizeof(signature));
@@ -87,12 +87,12 @@ std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& gra
     builder.set_output(arguments.back());
   }
   builder.delegate_call("QnnBackend", arguments, 0, {{"qnn_compile_spec", delegate_options(*packaged.soc)}});
-  const std::int64_t payload = kAlignment + static_cast<std::int64_t>(binary.size());
+  const std::int64_t payload = kDataAlignment + static_cast<std::int64_t>(binary.size());
   const std::vector<std::byte> program = builder.serialize({.segments = {{.offset = 0, .size = payload}},
                                                             .named = {},
                                                             .constant_segment = 0,
                                                             .constant_offsets = {0},
-                                                            .segment_alignment = kAlignment,
+                                                            .segment_alignment = kDataAlignment,
                                                             .segments_end = payload});
   const auto begin = static_cast<std::int64_t>(program.size());
   OutputFile file(target, begin + payload);
@@ -100,7 +100,7 @@ std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& gra
   file.write(begin, binary_header(binary.size(), packaged.sha256));
   for (std::size_t done = 0; done < binary.size(); done += kPiece) {
     const std::span<const std::byte> piece = binary.subspan(done, std::min(kPiece, binary.size() - done));
-    file.write(begin + kAlignment + static_cast<std::int64_t>(done), piece);
+    file.write(begin + kDataAlignment + static_cast<std::int64_t>(done), piece);
     MappedFile::release(piece);
     if (control.stop.stop_requested()) {
       throw Error(ErrorCode::kCancelled, {}, "stopped");

@@ -7,6 +7,7 @@
 #include "backends/background_hash.h"
 #include "backends/export_config.h"
 #include "backends/qnn/compiler.h"
+#include "backends/qnn/description.h"
 #include "backends/qnn/lowering.h"
 #include "backends/qnn/options.h"
 #include "backends/qnn/package.h"
@@ -16,42 +17,33 @@
 #include "core/output_file.h"
 #include "core/output_folder.h"
 #include "core/sha256.h"
-#include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
+#include "diffulex_edge/qnn_backend.h"
 #include "diffulex_edge/version.h"
+#include "quant/arithmetic.h"
 
 namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Whether some layer may become an integer.
-bool has_integers(const QuantizationConfig& config) {
-  const auto is_integer = [](QuantizationDtype dtype) {
-    return dtype == QuantizationDtype::INT8 || dtype == QuantizationDtype::INT4;
-  };
-  return config.layer_formats.empty() ? is_integer(config.dtype)
-                                      : std::ranges::any_of(config.layer_formats, [&](const auto& entry) {
-                                          return is_integer(entry.second.dtype);
-                                        });
+// Every value an integer in mode static; no operator quantizes at run time.
+TargetArithmetic arithmetic_of(const BackendConfig& config) {
+  return {.has_dynamic = false,
+          .groups_are_dynamic = false,
+          .has_static_groups = true,
+          .static_everywhere = true,
+          .static_bits = config.activation_dtype == ActivationDtype::INT8 ? 8 : 16};
 }
 
-// Activations in integers mean mode static, and mode static means that all of them are.
-BackendConfig completed(BackendConfig config) {
-  config = with_static_mode(std::move(config));
-  QuantizationConfig& quantization = config.quant_config;
-  quantization.activation_bits = config.activation_dtype == ActivationDtype::INT8 ? 8 : 16;
-  quantization.static_everywhere = quantization.mode == QuantizationMode::STATIC && has_integers(quantization);
-  return config;
-}
+bool is_static(const BackendConfig& config) { return is_static_everywhere(config.quant_config, arithmetic_of(config)); }
 
 qnn::LoweringSettings choose_settings(const BackendConfig& config, const qnn::Options& options) {
   const QuantizationConfig& quantization = config.quant_config;
-  qnn::LoweringSettings settings{
-      .is_static = quantization.static_everywhere, .host_embedding = options.host_embedding, .shards = options.shards};
+  qnn::LoweringSettings settings{.host_embedding = options.host_embedding, .shards = options.shards};
   const bool all_fp16 = quantization.dtype == QuantizationDtype::FP16 && quantization.layer_formats.empty();
   const bool wants_fp16 = config.activation_dtype == ActivationDtype::FP16;
-  if (settings.is_static && (wants_fp16 || config.activation_dtype == ActivationDtype::FP32)) {
+  if (is_static(config) && (wants_fp16 || config.activation_dtype == ActivationDtype::FP32)) {
     throw Error(ErrorCode::kInvalidArgument, "activation dtype " + std::string(to_string(*config.activation_dtype)),
                 "is not mode static, in which QNN computes in integers", "leave it out, or use --mode weight_only");
   }
@@ -67,14 +59,14 @@ qnn::LoweringSettings choose_settings(const BackendConfig& config, const qnn::Op
 }
 
 std::string describe_activations(const BackendConfig& config, const qnn::LoweringSettings& settings) {
-  if (settings.is_static) {
-    return "int" + std::to_string(config.quant_config.activation_bits);
+  if (is_static(config)) {
+    return "int" + std::to_string(arithmetic_of(config).static_bits);
   }
   return settings.arithmetic == qnn::OnnxDtype::kFloat16 ? "fp16" : "fp32";
 }
 
-std::string describe_options(const BackendConfig& config, const qnn::LoweringSettings& settings) {
-  return describe_quantization(config.quant_config) + ", activations=" + describe_activations(config, settings);
+std::string describe_options(const Model& model, const BackendConfig& config, const qnn::LoweringSettings& settings) {
+  return describe_quantization(model, config.quant_config) + ", activations=" + describe_activations(config, settings);
 }
 
 void check_lengths(const BackendConfig& config, const Model& model) {
@@ -92,23 +84,24 @@ void check_lengths(const BackendConfig& config, const Model& model) {
 // One export, from the plan to the files.
 class QNNExport {
  public:
-  QNNExport(const Model& model, const BackendConfig& config)
+  QNNExport(const Model& model, BackendConfig config, const CalibrationFindings& findings,
+            const TargetArithmetic& target)
       : model_(model),
-        config_(config),
-        options_(qnn::parse_options(config)),
-        settings_(choose_settings(config, options_)),
-        quantization_(quantize_model(model, config.quant_config)),
+        config_(std::move(config)),
+        options_(qnn::parse_options(config_)),
+        settings_(choose_settings(config_, options_)),
+        quantization_(quantize_model(model, config_.quant_config, findings, target)),
         positions_(model.graph, model.seq_len),
         distinct_(*model.checkpoint),
         facts_({.notes = {{"producer", "diffulex-edge " + std::string(version())},
                           {"family", model.config.family},
-                          {"options", describe_options(config, settings_)},
+                          {"options", describe_options(model, config_, settings_)},
                           {"source_sha256", std::string(kSha256Digits, '0')}},
                 .model_sha256 = {},
                 .compiler = {},
                 .contexts = {}}) {
-    check_lengths(config, model);
-    check_takes_integers(config, has_integers(config.quant_config), "QNN");
+    check_lengths(config_, model);
+    check_takes_integers(config_, has_integers(config_.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
     facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
     check_socs();
@@ -191,11 +184,11 @@ class QNNExport {
     Placement placement;
     for (const auto& model : lowered_->models) {
       for (const qnn::OnnxGraph::NodeView& node : model->graph.nodes()) {
-        ++(model->on_host ? placement.host : placement.device)[node.op];
+        ++(model->on_host ? placement.host : placement.npu)[node.op];
       }
     }
     for (const qnn::PackagedContext& packaged : facts_.contexts) {
-      placement.binaries.push_back({.target = std::string(packaged.soc->name),
+      placement.binaries.push_back({.soc = std::string(packaged.soc->name),
                                     .source = packaged.source,
                                     .bytes = packaged.context.bytes,
                                     .seconds = packaged.context.seconds,
@@ -217,6 +210,7 @@ class QNNExport {
                                   .program = {}};
     const MappedFile binary(packaged.context.binary);
     packaged.sha256 = sha256_hex(binary.bytes());
+    binary.check();
     context_bytes_ +=
         static_cast<std::int64_t>(fs::file_size(packaged.context.binary) + fs::file_size(packaged.context.model));
     if (options_.as_pte) {
@@ -232,7 +226,7 @@ class QNNExport {
           "the NPU has no operator that quantizes activations at run time: mode dynamic stores integer weights and "
           "computes in FP16, as weight_only; --mode static computes in integers");
     }
-    if (!settings_.is_static && settings_.arithmetic == qnn::OnnxDtype::kFloat) {
+    if (!is_static(config_) && settings_.arithmetic == qnn::OnnxDtype::kFloat) {
       warnings.emplace_back("the NPU computes floating point in FP16; FP32 values are for other runtimes");
     }
     if (!missing_.empty()) {
@@ -241,7 +235,7 @@ class QNNExport {
   }
 
   const Model& model_;
-  const BackendConfig& config_;
+  BackendConfig config_;
   qnn::Options options_;
   qnn::LoweringSettings settings_;
   QuantizationResult quantization_;
@@ -255,10 +249,19 @@ class QNNExport {
 
 }  // namespace
 
-QNNBackend::QNNBackend(BackendConfig config) : EdgeBackend(completed(std::move(config))) {}
+QNNBackend::QNNBackend(BackendConfig config) : EdgeBackend(std::move(config)) {}
+
+TargetArithmetic QNNBackend::arithmetic() const {
+  using Half = TargetArithmetic::Half;
+  TargetArithmetic target = arithmetic_of(config());
+  const bool is_half = choose_settings(resolved(), qnn::parse_options(config())).arithmetic == qnn::OnnxDtype::kFloat16;
+  target.half = is_half ? Half::kAlways : Half::kNever;
+  return target;
+}
 
 void QNNBackend::check_config() const {
-  choose_settings(config(), qnn::parse_options(config()));
+  check_formats(qnn::description(), quantization());
+  choose_settings(resolved(), qnn::parse_options(config()));
   check_not_dynamic(config(), "leave it out: mode dynamic computes in floating point on the NPU");
 }
 
@@ -267,34 +270,12 @@ void QNNBackend::check_target(const fs::path& target) const {
     throw Error(ErrorCode::kInvalidArgument, target.string(), "the QNN backend writes a folder, and this names a file",
                 "leave out " + ending.string() + ", or use another --backend");
   }
+  OutputFolder::check(target, qnn::is_package);
 }
 
-Support QNNBackend::support(QuantizationDtype dtype, QuantizationMode mode) const {
-  switch (dtype) {
-    case QuantizationDtype::FP32:
-      return {SupportLevel::kFull, "the NPU computes in FP16"};
-    case QuantizationDtype::FP16:
-      return {SupportLevel::kFull, "FP16 throughout"};
-    case QuantizationDtype::INT8:
-      switch (mode) {
-        case QuantizationMode::STATIC:
-          return {SupportLevel::kFull, "16-bit activations; 8-bit ones with --activation-dtype int8"};
-        case QuantizationMode::DYNAMIC:
-          return {SupportLevel::kFull, "the NPU quantizes nothing at run time: as weight-only"};
-        case QuantizationMode::WEIGHT_ONLY:
-          return {SupportLevel::kFull, "FP16 activations"};
-      }
-      break;
-    case QuantizationDtype::INT4:
-      return {SupportLevel::kFull, mode == QuantizationMode::STATIC
-                                       ? "16-bit activations; groups from HTP v69 on"
-                                       : "FP16 activations; with 16-bit ones in --mode static"};
-  }
-  return {};
-}
-
-ExportMetadata QNNBackend::run(const Model& model, const fs::path* target, const RunControl& control) {
-  QNNExport work(model, config());
+ExportMetadata QNNBackend::run(const Model& model, const CalibrationFindings& findings, const fs::path* target,
+                               const RunControl& control) {
+  QNNExport work(model, resolved(), findings, arithmetic());
   if (target != nullptr) {
     work.write(*target, control);
   }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <limits>
 
+#include "quant/affine_scale.h"
 #include "quant/kernels/kernels.h"
 #include "quant/static_graph.h"
 

@@ -31,6 +31,9 @@ Encoding choose_encoding(const ActivationRange& range, int bits);
 using Id = OnnxGraph::Id;
 using Sizes = std::vector<std::int64_t>;
 
+// Of what a sigmoid or a softmax makes.
+inline constexpr ActivationRange kShares = {.min = 0.0F, .max = 1.0F};
+
 // A value of the ONNX graph. In mode static it comes from a DequantizeLinear with the encoding of `range`, unless it is
 // of token ids.
 struct Value {

@@ -18,8 +18,7 @@ constexpr std::string_view kContrib = "com.microsoft";
 }  // namespace
 
 void WeightOperators::note_layer(const LayerPlan& plan, std::string kernel, const StoredMatrix& stored) {
-  result_.layers.push_back(
-      {.plan = plan, .kernel = std::move(kernel), .stored_bytes = stored.is_new ? stored.bytes() : 0});
+  result_.layers.push_back({.plan = plan, .kernel = std::move(kernel), .stored_bytes = stored.new_bytes});
 }
 
 // A matrix of floats, in the arithmetic's type.
@@ -60,22 +59,25 @@ Id WeightOperators::rows(const LayerPlan& plan, Id ids) {
     const Id table = float_matrix(plan, "gather");
     return graph_.add("Gather", {table, ids}, {{"axis", std::int64_t{0}}}, writer_.float_type(shape), "embedding");
   }
-  if (plan.format.element != ElementType::kI8) {
+  if (plan.format.bits() != 8) {
     throw Error(ErrorCode::kUnsupported, plan.layer, "INT4 embeddings are not available with QNN",
                 "use --embedding-dtype int8 or fp16");
   }
-  // Rows as integers of scale 1, which the compiler keeps in 8 bits, times the scale of each row.
-  const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kSigned);
+  // Rows as integers of scale 1, which the compiler keeps in 8 bits, times the scale of each row. They are signed or
+  // not as those of a head are, so that a tied one has the same bytes.
+  const bool is_signed = bits_.has_value();
+  const StoredMatrix stored = result_.data.add_matrix(plan, is_signed ? Packing::kSigned : Packing::kUnsigned);
+  const OnnxDtype dtype = is_signed ? OnnxDtype::kInt8 : OnnxDtype::kUint8;
   note_layer(plan, "gather x int8", stored);
   const Sizes all = {plan.rows, plan.columns};
   const float unit = 1.0F;
   const Id one = writer_.floats(std::span(&unit, 1), {}, "one");
-  const std::byte nothing{0};
-  const Id zero = graph_.constant({.dtype = OnnxDtype::kInt8, .sizes = {}}, std::span(&nothing, 1), "zero");
-  const Id table = external({.dtype = OnnxDtype::kInt8, .sizes = all}, stored.values, plan.layer + ".weight", "gather");
+  const std::byte middle{is_signed ? std::uint8_t{0} : std::uint8_t{0x80}};
+  const Id zero = graph_.constant({.dtype = dtype, .sizes = {}}, std::span(&middle, 1), "zero");
+  const Id table = external({.dtype = dtype, .sizes = all}, stored.values, plan.layer + ".weight", "gather");
   const Id numbers = graph_.add("DequantizeLinear", {table, one, zero}, {}, writer_.float_type(all));
   const Id rows = graph_.add("Gather", {numbers, ids}, {{"axis", std::int64_t{0}}}, writer_.float_type(shape));
-  const Id integers = graph_.add("QuantizeLinear", {rows, one, zero}, {}, {.dtype = OnnxDtype::kInt8, .sizes = shape});
+  const Id integers = graph_.add("QuantizeLinear", {rows, one, zero}, {}, {.dtype = dtype, .sizes = shape});
   const Id row_numbers = graph_.add("DequantizeLinear", {integers, one, zero}, {}, writer_.float_type(shape));
   Id scales = external({.dtype = OnnxDtype::kFloat, .sizes = {plan.rows, 1}}, stored.scales, plan.layer + ".scale");
   if (arithmetic_ != OnnxDtype::kFloat) {
@@ -104,7 +106,7 @@ Value WeightOperators::multiply(const LayerPlan& plan, const Value& x, const Act
 
 Id WeightOperators::dequantized_matrix(const LayerPlan& plan, int bits) {
   const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kSigned);
-  const bool is_int4 = plan.format.element == ElementType::kI4;
+  const bool is_int4 = plan.format.bits() == 4;
   const bool in_groups = plan.format.granularity == Granularity::kGroup;
   note_layer(plan, "int" + std::to_string(bits) + (is_int4 ? " x int4" : " x int8"), stored);
   result_.has_blocks = result_.has_blocks || in_groups;
@@ -123,10 +125,10 @@ Id WeightOperators::dequantized_matrix(const LayerPlan& plan, int bits) {
 }
 
 // Floating-point activations: the one operator with integer weights that the compiler takes beside them, and that
-// with three dimensions alone.
+// only with three dimensions.
 Value WeightOperators::multiply_blocks(const LayerPlan& plan, const Value& x) {
   const StoredMatrix stored = result_.data.add_matrix(plan, Packing::kBlocks);
-  const bool is_int4 = plan.format.element == ElementType::kI4;
+  const bool is_int4 = plan.format.bits() == 4;
   result_.dynamic_as_weight_only = result_.dynamic_as_weight_only || config_.mode == QuantizationMode::DYNAMIC;
   note_layer(plan, float_name() + (is_int4 ? " x int4" : " x int8"), stored);
   const std::int64_t bits = is_int4 ? 4 : 8;

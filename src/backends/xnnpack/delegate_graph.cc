@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge::xnnpack {
 namespace {
@@ -38,6 +39,10 @@ std::vector<std::byte> with_header(const std::uint8_t* flatbuffer, std::uint32_t
 std::uint32_t DelegateGraph::constant(std::string key, std::uint64_t size) {
   constants_.push_back({.key = std::move(key), .size = size});
   return static_cast<std::uint32_t>(constants_.size());  // entry 0 is the format's "no constant"
+}
+
+void DelegateGraph::rename_constant(std::uint32_t index, std::string key) {
+  constants_.at(index - 1).key = std::move(key);
 }
 
 XnnId DelegateGraph::append(ValueEntry entry) {

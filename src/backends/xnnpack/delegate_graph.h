@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "diffulex_edge/quantization.h"
+#include "quant/affine_scale.h"
 #include "xnnpack_graph_generated.h"
 
 namespace diffulex_edge::xnnpack {
@@ -34,8 +35,12 @@ using ValueQuantization = std::variant<std::monostate, PerChannelScales, PerGrou
 
 class DelegateGraph {
  public:
-  // Names `size` bytes of the program's named data. The result indexes the graph's constants.
+  // Names `size` bytes of the program's named data. The result indexes the graph's constants. Only for what XNNPACK
+  // packs, filters and biases of fully-connected nodes: where its weight cache is on, ExecuTorch's backend frees named
+  // data when the nodes have been prepared. Other constants are inputs.
   std::uint32_t constant(std::string key, std::uint64_t size);
+  // Another name of the same length.
+  void rename_constant(std::uint32_t index, std::string key);
 
   // `dims` are upper bounds where the sequence is among them.
   XnnId value(Datatype type, std::vector<std::uint32_t> dims);

@@ -1,10 +1,12 @@
 #include "backends/xnnpack/static_linear.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge::xnnpack {
 namespace {
@@ -13,8 +15,7 @@ constexpr float kLeastNormal = std::numeric_limits<float>::min();
 
 }  // namespace
 
-StaticLinear::StaticLinear(const LayerPlan& plan)
-    : layer_(plan.layer), packed_(plan.format.element == ElementType::kI4) {
+StaticLinear::StaticLinear(const LayerPlan& plan) : layer_(plan.layer), packed_(plan.format.bits() == 4) {
   if (!plan.activations) {
     throw Error(ErrorCode::kInternal, layer_, "has no static activations");
   }
@@ -32,6 +33,13 @@ StaticLinear::StaticLinear(const LayerPlan& plan)
                 "sums over its input of " + std::to_string(plan.columns) + " may leave 32 bits in mode static",
                 "use --mode dynamic, or exclude the layer");
   }
+}
+
+std::string StaticLinear::scales() const {
+  const auto text = [](const AffineScale& affine) {
+    return std::to_string(std::bit_cast<std::uint32_t>(affine.scale)) + "," + std::to_string(affine.zero_point);
+  };
+  return text(input_) + ";" + text(output_);
 }
 
 void StaticLinear::refine_zero_rows(std::span<float> weight_scales, std::span<const std::byte> values) const {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "diffulex_edge/quantization.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge::xnnpack {
 
@@ -22,6 +23,8 @@ class StaticLinear {
 
   const AffineScale& input() const { return input_; }
   const AffineScale& output() const { return output_; }
+  // Both, exactly, as text.
+  std::string scales() const;
 
   // A row of zeros can have any scale. Its own, usually 1, may be coarser than the output's steps, and its bias is
   // counted in it: it gets one with which 256 steps of the sum are one of the output. `values` are the rows' stored

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/round_up.h"
 #include "quant/kernels/kernels.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_encoder.h"
@@ -13,52 +14,40 @@ namespace {
 constexpr std::int64_t kReadBeyond = 128;
 constexpr std::int64_t kScalesAlignment = 16;
 
-std::int64_t align(std::int64_t value, std::int64_t alignment) {
-  return (value + alignment - 1) / alignment * alignment;
-}
-
 // A tied weight may be stored in several formats: each has a name of its own.
-std::string key_of(const LayerPlan& plan, const WeightFormat& format) {
+std::string name_of(const LayerPlan& plan, const WeightFormat& format) {
   return plan.tensor + ":" + to_string(format.element);
 }
 
-// What two uses of a weight must share to be stored once.
-std::string format_of(const LayerPlan& plan, const WeightFormat& format) {
-  return to_string(format) + ", " + std::string(to_string(plan.method));
-}
+constexpr const char* kFilter = "filter";
+constexpr const char* kEmbedding = "embedding";
 
 }  // namespace
 
-std::uint32_t WeightStore::add_segment(std::string key, std::int64_t size) {
-  segments_.push_back({.key = std::move(key), .size = size});
+std::uint32_t WeightStore::add_segment(std::string name, std::int64_t size) {
+  segments_.push_back({.name = std::move(name), .size = size});
+  hashes_.push_back(std::make_unique<ContentHash>());
   return static_cast<std::uint32_t>(segments_.size() - 1);
 }
 
 WeightStore::Stream& WeightStore::find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout,
                                               bool& is_new) {
-  const Key key(distinct_.content_of(plan.tensor), format_of(plan, format), layout);
-  const auto [position, inserted] = by_key_.emplace(key, streams_.size());
+  const auto [weight, inserted] = weights_.add(plan, format, layout == Layout::kFilter ? kFilter : kEmbedding);
   is_new = inserted;
   if (inserted) {
-    Stream stream;
-    stream.source = find_stored_weight(checkpoint_, plan.tensor);
-    stream.format = format;
-    stream.method = plan.method;
-    stream.layout = layout;
-    stream.parts.values_bytes = plan.rows * format.row_bytes(plan.columns);
-    streams_.push_back(std::move(stream));
+    streams_.push_back({.layout = layout, .parts = {.values_bytes = plan.rows * format.row_bytes(plan.columns)}});
   }
-  return streams_[position->second];
+  return streams_[weight];
 }
 
 StoredParts WeightStore::add_filter(const LayerPlan& plan) {
   bool is_new = false;
   Stream& stream = find_or_add(plan, plan.format, Layout::kFilter, is_new);
   if (is_new) {
-    stream.parts.values_segment = add_segment(key_of(plan, plan.format), stream.parts.values_bytes);
+    stream.parts.values_segment = add_segment(name_of(plan, plan.format), stream.parts.values_bytes);
     stream.parts.scales_bytes = plan.scale_bytes();
     if (plan.format.granularity == Granularity::kGroup) {
-      stream.parts.scales_segment = add_segment(key_of(plan, plan.format) + ":scale", plan.scale_bytes());
+      stream.parts.scales_segment = add_segment(name_of(plan, plan.format) + ":scale", plan.scale_bytes());
     }
   }
   StoredParts parts = stream.parts;
@@ -67,18 +56,18 @@ StoredParts WeightStore::add_filter(const LayerPlan& plan) {
 }
 
 StoredParts WeightStore::add_embedding(const LayerPlan& plan) {
-  const bool packed = plan.format.element == ElementType::kI4;
+  const bool packed = plan.format.bits() == 4;
   bool is_new = false;
   Stream& stream = find_or_add(plan, plan.format, packed ? Layout::kEmbedding : Layout::kFilter, is_new);
   const std::int64_t scales = plan.rows * plan.format.scales_per_row(plan.columns);
   if (is_new) {
     stream.parts.values_segment =
-        add_segment(key_of(plan, plan.format) + (packed ? ":embedding" : ""), stream.parts.values_bytes);
+        add_segment(name_of(plan, plan.format) + (packed ? ":embedding" : ""), stream.parts.values_bytes);
     stream.parts.scales_bytes = plan.scale_bytes();
   }
   if (scales > 0 && !stream.appended_scales) {
     stream.appended_scales = true;
-    stream.parts.scales_offset = align(stream.parts.values_bytes, kScalesAlignment);
+    stream.parts.scales_offset = round_up(stream.parts.values_bytes, kScalesAlignment);
     stream.parts.scales_bytes = scales * 4;
     segments_[stream.parts.values_segment].size = stream.parts.scales_offset + scales * 4;
   }
@@ -91,27 +80,26 @@ StoredParts WeightStore::add_vector(const LayerPlan& plan, ElementType element) 
   bool is_new = false;
   Stream& stream = find_or_add(plan, float_format(element), Layout::kFilter, is_new);
   if (is_new) {
-    stream.parts.values_segment = add_segment(key_of(plan, stream.format), stream.parts.values_bytes + kReadBeyond);
+    stream.parts.values_segment =
+        add_segment(name_of(plan, float_format(element)), stream.parts.values_bytes + kReadBeyond);
   }
   StoredParts parts = stream.parts;
   parts.is_new = is_new;
   return parts;
 }
 
-std::uint32_t WeightStore::add_computed(const std::string& key, std::span<const std::byte> bytes) {
+std::uint32_t WeightStore::add_computed(const std::string& name, std::span<const std::byte> bytes) {
   std::vector<std::byte> padded(bytes.begin(), bytes.end());
   padded.resize(bytes.size() + kReadBeyond);
-  const auto [position, inserted] = computed_.emplace(padded, static_cast<std::uint32_t>(segments_.size()));
-  if (inserted) {
-    const std::uint32_t segment = add_segment(key, static_cast<std::int64_t>(padded.size()));
-    segments_[segment].bytes = std::move(padded);
-  }
-  return position->second;
+  return computed_.add(padded, [&](std::int64_t size) {
+    const std::uint32_t segment = add_segment(name, size);
+    segments_[segment].bytes = padded;
+    return segment;
+  });
 }
 
 void WeightStore::on_channel_scales(const LayerPlan& plan, ScaleReceiver receiver) {
-  const Key key(distinct_.content_of(plan.tensor), format_of(plan, plan.format), Layout::kFilter);
-  streams_[by_key_.at(key)].receivers.push_back(std::move(receiver));
+  streams_[weights_.find(plan, plan.format, kFilter)].receivers.push_back(std::move(receiver));
 }
 
 std::vector<float> WeightStore::read_vector(const LayerPlan& plan) const {
@@ -123,7 +111,9 @@ std::vector<float> WeightStore::read_vector(const LayerPlan& plan) const {
   return values;
 }
 
-void WeightStore::write_tile(const Stream& stream, const EncodedTile& tile, const Write& write) {
+void WeightStore::write_tile(std::size_t weight, const EncodedTile& tile, const Write& write) const {
+  const Stream& stream = streams_[weight];
+  const WeightFormat& format = weights_[weight].format;
   const StoredParts& parts = stream.parts;
   if (stream.layout == Layout::kEmbedding) {
     auto* nibbles = reinterpret_cast<std::uint8_t*>(tile.values.data());
@@ -131,15 +121,17 @@ void WeightStore::write_tile(const Stream& stream, const EncodedTile& tile, cons
   }
   const auto row_bytes = static_cast<std::int64_t>(tile.values.size()) / tile.rows;
   write(parts.values_segment, tile.row_begin * row_bytes, tile.values);
+  hashes_[parts.values_segment]->add(tile.row_begin, {tile.values, tile.scales});
   if (tile.scales.empty()) {
     return;
   }
-  const std::int64_t first_scale = tile.row_begin * stream.format.scales_per_row(stream.source.columns);
+  const std::int64_t first_scale = tile.row_begin * format.scales_per_row(weights_[weight].source.columns);
   if (parts.scales_segment) {
-    write(*parts.scales_segment, first_scale * stream.format.scale_bytes(), tile.scales);
+    write(*parts.scales_segment, first_scale * format.scale_bytes(), tile.scales);
+    hashes_[*parts.scales_segment]->add(tile.row_begin, {tile.scales});
   }
   if (stream.appended_scales || !stream.receivers.empty()) {
-    const std::vector<float> scales = load_scales(tile.scales, stream.format.scale_type);
+    const std::vector<float> scales = load_scales(tile.scales, format.scale_type);
     if (stream.appended_scales) {
       write(parts.values_segment, parts.scales_offset + first_scale * 4, std::as_bytes(std::span(scales)));
     }
@@ -150,22 +142,18 @@ void WeightStore::write_tile(const Stream& stream, const EncodedTile& tile, cons
 }
 
 void WeightStore::stream(const Write& write, const RunControl& control) const {
+  const Write write_hashed = [&](std::uint32_t segment, std::int64_t offset, std::span<const std::byte> bytes) {
+    hashes_[segment]->add(offset, {bytes});
+    write(segment, offset, bytes);
+  };
   for (std::uint32_t segment = 0; segment < segments_.size(); ++segment) {
     if (!segments_[segment].bytes.empty()) {
-      write(segment, 0, segments_[segment].bytes);
+      write_hashed(segment, 0, segments_[segment].bytes);
     }
   }
-  std::vector<StreamJob> jobs;
-  for (const Stream& stream : streams_) {
-    jobs.push_back({.source = stream.source,
-                    .format = stream.format,
-                    .method = stream.method,
-                    .saturate_fp16 = saturate_fp16_,
-                    .sink = [&stream, &write](const EncodedTile& tile) { write_tile(stream, tile, write); }});
-  }
-  stream_weights(jobs, control);
+  weights_.stream([&](std::size_t weight, const EncodedTile& tile) { write_tile(weight, tile, write); }, control);
   for (const auto& finish : finishers_) {
-    finish(write);
+    finish(write_hashed);
   }
 }
 

@@ -4,25 +4,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "checkpoint/distinct_tensors.h"
-#include "checkpoint/stored_weight.h"
+#include "backends/shared_weights.h"
+#include "core/content_hash.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/quantization.h"
-#include "quant/weight_stream.h"
 
 namespace diffulex_edge::xnnpack {
 
 // One segment. Streamed parts are zero until `stream` fills them.
 struct Segment {
-  std::string key;  // of the program's named data
+  std::string name;  // the tensor's in the checkpoint and its format, "model.norm.weight:f32"
   std::int64_t size = 0;
   std::vector<std::byte> bytes;  // known from the start; empty where the segment is streamed
 };
@@ -40,7 +38,9 @@ struct StoredParts {
 class WeightStore {
  public:
   WeightStore(const Checkpoint& checkpoint, bool saturate_fp16)
-      : checkpoint_(checkpoint), distinct_(checkpoint), saturate_fp16_(saturate_fp16) {}
+      : checkpoint_(checkpoint),
+        distinct_(std::make_unique<DistinctTensors>(checkpoint)),
+        weights_(checkpoint, *distinct_, saturate_fp16) {}
 
   // A linear layer's matrix, as XNNPACK's filters want it: even elements in the low nibble, bfloat16 group scales in a
   // segment of their own. Per-channel scales go to `channel_scales` of the receiver that `on_channel_scales` names.
@@ -51,10 +51,10 @@ class WeightStore {
   // A vector in float format, with the room behind it that XNNPACK may read beyond the end of an unpacked constant.
   StoredParts add_vector(const LayerPlan& plan, ElementType element);
   // Small computed data, with the same room behind it. Equal bytes share a segment.
-  std::uint32_t add_computed(const std::string& key, std::span<const std::byte> bytes);
+  std::uint32_t add_computed(const std::string& name, std::span<const std::byte> bytes);
 
   // Room for `size` bytes that are known only when the weights have been streamed, to be written by on_streamed.
-  std::uint32_t add_reserved(std::string key, std::int64_t size) { return add_segment(std::move(key), size); }
+  std::uint32_t add_reserved(std::string name, std::int64_t size) { return add_segment(std::move(name), size); }
 
   // Receives the float32 scales of the filter stored by the last add_filter, and the rows that they belong to as
   // stored, tile by tile while streaming.
@@ -72,31 +72,29 @@ class WeightStore {
 
   // Streams every weight; write(segment, offset in it, bytes) is called from several threads.
   void stream(const Write& write, const RunControl& control) const;
+  // After `stream`: of a segment's bytes and, for a linear layer's values, of the scales that they are counted in.
+  ContentDigest content(std::uint32_t segment) const { return hashes_.at(segment)->digest(); }
 
  private:
   enum class Layout { kFilter, kEmbedding };
   struct Stream {
-    StoredWeight source;
-    WeightFormat format;
-    RoundingMethod method = RoundingMethod::RTN;
     Layout layout = Layout::kFilter;
     StoredParts parts;
     bool appended_scales = false;
     std::vector<ScaleReceiver> receivers;
   };
-  using Key = std::tuple<std::string, std::string, Layout>;  // content, format and method, layout
 
   Stream& find_or_add(const LayerPlan& plan, const WeightFormat& format, Layout layout, bool& is_new);
-  std::uint32_t add_segment(std::string key, std::int64_t size);
-  static void write_tile(const Stream& stream, const EncodedTile& tile, const Write& write);
+  std::uint32_t add_segment(std::string name, std::int64_t size);
+  void write_tile(std::size_t weight, const EncodedTile& tile, const Write& write) const;
 
   const Checkpoint& checkpoint_;
-  DistinctTensors distinct_;
-  bool saturate_fp16_;
+  std::unique_ptr<DistinctTensors> distinct_;
+  SharedWeights weights_;
+  std::vector<Stream> streams_;  // of each weight
   std::vector<Segment> segments_;
-  std::vector<Stream> streams_;
-  std::map<Key, std::size_t> by_key_;
-  std::map<std::vector<std::byte>, std::uint32_t> computed_;
+  std::vector<std::unique_ptr<ContentHash>> hashes_;  // of each segment
+  SharedData<std::uint32_t> computed_;                // segments
   std::vector<std::function<void(const Write&)>> finishers_;
 };
 

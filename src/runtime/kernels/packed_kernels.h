@@ -33,7 +33,7 @@ constexpr std::size_t step_columns(PackedElement element) {
 }
 constexpr std::size_t step_bytes(PackedElement element) { return element == PackedElement::kF16 ? 32 : 64; }
 
-// Some consecutive panels. Integers have either scales of groups (kI4 alone) or one for each row.
+// Some consecutive panels. Integers have either scales of groups (only kI4) or one for each row.
 struct PackedPanels {
   PackedElement element = PackedElement::kI8;
   std::size_t panels = 0;

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "diffulex_edge/xnnpack_backend.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
 
@@ -22,10 +23,10 @@ class ScriptedBackend final : public EdgeBackend {
   explicit ScriptedBackend(Script script, BackendConfig config = {})
       : EdgeBackend(std::move(config)), script_(std::move(script)) {}
   std::string_view name() const override { return "scripted"; }
-  Support support(QuantizationDtype /*dtype*/, QuantizationMode /*mode*/) const override { return {}; }
 
  protected:
-  ExportMetadata run(const Model& /*model*/, const std::filesystem::path* target, const RunControl& control) override {
+  ExportMetadata run(const Model& /*model*/, const CalibrationFindings& /*findings*/,
+                     const std::filesystem::path* target, const RunControl& control) override {
     return script_(target, control);
   }
 
@@ -42,6 +43,44 @@ class Facade : public ::testing::Test {
   Model model() { return load_model(folder_ / "model"); }
   testing::TemporaryFolder folder_;
 };
+
+// It was a sentence only, which whoever threw it again had to take apart.
+TEST_F(Facade, CarriesTheErrorItself) {
+  const ExportResult result = run([](const auto*, const RunControl&) -> ExportMetadata {
+    throw Error(ErrorCode::kUnsupported, "layer 3", "is too wide", "make it narrower");
+  });
+  EXPECT_FALSE(result.success);
+  try {
+    result.check();
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_EQ(error.where(), "layer 3");
+    EXPECT_EQ(error.problem(), "is too wide");
+    EXPECT_EQ(error.advice(), "make it narrower");
+    EXPECT_EQ(error.what(), result.error_message);
+  }
+  EXPECT_NO_THROW(run([](const auto*, const RunControl&) { return ExportMetadata(); }).check());
+}
+
+// It came back as an internal error of the library.
+TEST_F(Facade, PassesOnWhatACallbackThrowsUnchanged) {
+  struct Stopped {
+    int at = 0;
+  };
+  const ScriptedBackend::Script script = [](const auto*, const RunControl& control) {
+    control.on_progress({.stage = "weights"});
+    return ExportMetadata();
+  };
+  try {
+    run(script, {.on_progress = [](const Progress&) { throw Stopped{7}; }});
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Stopped& stopped) {
+    EXPECT_EQ(stopped.at, 7);
+  }
+  EXPECT_THROW(run(script, {.on_progress = [](const Progress&) { throw std::out_of_range("mine"); }}),
+               std::out_of_range);
+}
 
 TEST_F(Facade, FillsInWhatEveryExportHas) {
   const ExportResult result = run(
@@ -220,7 +259,7 @@ TEST(Registry, MakesBackendsThatWereAddedToIt) {
   EXPECT_NE(std::ranges::find(names, name), names.end());
   testing::expect_error(ErrorCode::kInvalidArgument, {"'" + name + "'", "registered already"},
                         [&] { registry.register_backend(name, factory); });
-  testing::expect_error(ErrorCode::kUnsupported, {"'XNNPACK'", "only coreml, qnn, xnnpack, zz-"},
+  testing::expect_error(ErrorCode::kUnsupported, {"'XNNPACK'", "only coreml, qnn, ", "xnnpack, zz-"},
                         [&] { registry.create("XNNPACK", {}); });
 }
 

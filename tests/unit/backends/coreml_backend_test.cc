@@ -4,7 +4,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "diffulex_edge/backend.h"
+#include "backends/coreml/description.h"
+#include "diffulex_edge/coreml_backend.h"
 #include "diffulex_edge/model_hash.h"
 #include "support/coreml_payload.h"
 #include "support/expect_error.h"
@@ -35,11 +36,7 @@ QuantizationConfig with(QuantizationConfig config, const std::function<void(Quan
 }
 
 QuantizationConfig whole(QuantizationDtype dtype, QuantizationMode mode = QuantizationMode::WEIGHT_ONLY) {
-  return {.dtype = dtype,
-          .mode = mode,
-          .embedding_dtype = dtype,
-          .head_dtype = dtype,
-          .activations = testing::wide_activations()};
+  return {.dtype = dtype, .mode = mode, .embedding_dtype = dtype, .head_dtype = dtype};
 }
 
 class CoreMLExports : public ::testing::Test {
@@ -59,7 +56,7 @@ class CoreMLExports : public ::testing::Test {
   ExportResult run(const BackendConfig& config, const std::string& name = "x.mlpackage",
                    const RunControl& control = {.threads = 2}) const {
     const Model loaded = model(config.input_lengths ? config.input_lengths->longest() : 24);
-    return CoreMLBackend(config).export_model(loaded, folder_ / name, control);
+    return CoreMLBackend(config).export_model(loaded, folder_ / name, control, testing::wide_findings());
   }
   ExportResult run(const QuantizationConfig& quantization, const Options& named = {},
                    const std::string& name = "x.mlpackage") const {
@@ -160,7 +157,7 @@ TEST_F(CoreMLExports, ArePredictedToTheByte) {
     const auto bytes =
         as_pte ? static_cast<std::int64_t>(fs::file_size(folder_ / name)) : bytes_in(read_tree(folder_ / name));
     EXPECT_EQ(result.metadata.file_bytes, bytes);
-    const ExportResult dry = CoreMLBackend(config).dry_run(model());
+    const ExportResult dry = CoreMLBackend(config).dry_run(model(), testing::wide_findings());
     ASSERT_TRUE(dry.success) << dry.error_message;
     EXPECT_TRUE(dry.metadata.dry_run);
     EXPECT_EQ(dry.metadata.file_bytes, bytes);
@@ -176,7 +173,7 @@ TEST_F(CoreMLExports, ArePredictedToTheByte) {
     }
     EXPECT_GT(stored, bytes / 3);
     EXPECT_LT(stored, bytes);
-    EXPECT_EQ(result.metadata.quantized_memory_mb, static_cast<double>(stored) / (1 << 20));
+    EXPECT_EQ(result.metadata.quantized_memory_mb, static_cast<double>(stored) / 1e6);
   }
 }
 
@@ -271,7 +268,7 @@ TEST_F(CoreMLExports, LowerEveryFamily) {
         BackendConfig wanted = config({.dtype = QuantizationDtype::INT8}, {{"minimum_deployment_target", target}});
         wanted.input_lengths = parse_input_lengths(lengths);
         const fs::path out = folder_ / (std::to_string(index++) + ".mlpackage");
-        const ExportResult result = CoreMLBackend(wanted).export_model(loaded, out);
+        const ExportResult result = CoreMLBackend(wanted).export_model(loaded, out, {}, testing::wide_findings());
         ASSERT_TRUE(result.success) << result.error_message;
         const ReadProgram read = testing::read_program(Proto(testing::read_file(out / kModelFile)).text(502));
         const std::int64_t length = wanted.input_lengths->kind == InputLengths::Kind::kFixed ? 24 : -1;
@@ -305,7 +302,7 @@ TEST_F(CoreMLExports, ComputeInFp16UnlessAllIsFp32) {
   const auto dtype_of = [&](const QuantizationConfig& quantization, std::optional<ActivationDtype> activation) {
     BackendConfig wanted = config(quantization);
     wanted.activation_dtype = activation;
-    const ExportResult result = CoreMLBackend(wanted).dry_run(model());
+    const ExportResult result = CoreMLBackend(wanted).dry_run(model(), testing::wide_findings());
     EXPECT_TRUE(result.success) << result.error_message;
     return result.metadata.activation_dtype;
   };
@@ -393,19 +390,19 @@ TEST_F(CoreMLExports, QuantizeActivationsInModeStatic) {
 TEST_F(CoreMLExports, TakeInt8ActivationsForModeStatic) {
   BackendConfig asked = config(whole(QuantizationDtype::INT8));
   asked.activation_dtype = ActivationDtype::INT8;
-  EXPECT_EQ(CoreMLBackend(asked).config().quant_config.mode, QuantizationMode::STATIC);
+  EXPECT_EQ(CoreMLBackend(asked).quantization().mode, QuantizationMode::STATIC);
   const Tree tree = exported(asked, "a.mlpackage");
   EXPECT_TRUE(exported(config(whole(QuantizationDtype::INT8, QuantizationMode::STATIC)), "b.mlpackage") == tree);
 }
 
-TEST_F(CoreMLExports, HaveOnePaletteForEachWeightWhateverTheGroupSize) {
-  EXPECT_EQ(
-      CoreMLBackend(config({.dtype = QuantizationDtype::INT4}, {{"palette", "true"}})).config().quant_config.group_size,
-      0);
-  EXPECT_EQ(CoreMLBackend(config({.dtype = QuantizationDtype::INT4}, {{"palette", "false"}}))
-                .config()
-                .quant_config.group_size,
-            32);
+TEST_F(CoreMLExports, TakeTheOptionPaletteForAFormat) {
+  const BackendConfig asked = config({.dtype = QuantizationDtype::INT4}, {{"palette", "true"}, {"palette_group", "8"}});
+  EXPECT_EQ(CoreMLBackend(asked).quantization().dtype, QuantizationDtype::PALETTE4);
+  EXPECT_EQ(CoreMLBackend(asked).quantization().palette_group, 8);
+  const BackendConfig plain = config({.dtype = QuantizationDtype::PALETTE4, .palette_group = 8});
+  EXPECT_TRUE(exported(asked, "a.mlpackage") == exported(plain, "b.mlpackage"));
+  EXPECT_EQ(CoreMLBackend(config({.dtype = QuantizationDtype::INT4}, {{"palette", "false"}})).quantization().dtype,
+            QuantizationDtype::INT4);
 }
 
 TEST_F(CoreMLExports, StoreTiedWeightsOnce) {
@@ -426,7 +423,7 @@ TEST_F(CoreMLExports, StoreTiedWeightsOnce) {
 
 TEST_F(CoreMLExports, NameTheKernelOfEachLayer) {
   const auto kernel = [&](const BackendConfig& wanted, const std::string& layer) {
-    const ExportResult result = CoreMLBackend(wanted).dry_run(model());
+    const ExportResult result = CoreMLBackend(wanted).dry_run(model(), testing::wide_findings());
     EXPECT_TRUE(result.success) << result.error_message;
     for (const StoredLayer& stored : result.metadata.layers) {
       if (stored.plan.layer == layer && stored.plan.role != LayerRole::kBias) {
@@ -471,7 +468,9 @@ bool warns(const ExportResult& result, const std::string& text) {
 }
 
 TEST_F(CoreMLExports, WarnOfWhatIsNotAsItSounds) {
-  const auto dry = [&](const BackendConfig& wanted) { return CoreMLBackend(wanted).dry_run(model()); };
+  const auto dry = [&](const BackendConfig& wanted) {
+    return CoreMLBackend(wanted).dry_run(model(), testing::wide_findings());
+  };
   const std::string dynamic = "no operator that quantizes activations at run time";
   EXPECT_TRUE(warns(dry(config(whole(QuantizationDtype::INT8, QuantizationMode::DYNAMIC))), dynamic));
   EXPECT_FALSE(warns(dry(config(whole(QuantizationDtype::INT8))), dynamic));
@@ -627,7 +626,7 @@ TEST_F(CoreMLExports, LeaveForeignFoldersAlone) {
     const ExportResult result = run({.dtype = QuantizationDtype::INT8}, named);
     EXPECT_EQ(result.error_code, ErrorCode::kIo);
     EXPECT_EQ(result.error_message,
-              (folder_ / "x.mlpackage").string() + ": exists and is not an empty folder (name a new folder with -o)");
+              (folder_ / "x.mlpackage").string() + ": exists and is not an empty folder (name another folder)");
   }
   // A manifest.json of someone else: a web application, another packager.
   for (const char* manifest : {"{}", R"({"name": "app"})", R"({"format": "other"})", "[]", "no JSON", ""}) {
@@ -710,8 +709,19 @@ TEST_F(CoreMLExports, RefuseWhatTheTargetLacks) {
   for (const char* target : {"iOS16", "iOS17"}) {
     expect_refused(config({.dtype = QuantizationDtype::INT4}, {{"minimum_deployment_target", target}}),
                    ErrorCode::kUnsupported,
-                   "layers.0.q_proj: INT4 weights with scales need the deployment target iOS18 or macOS15 (raise "
+                   "dtype int4: INT4 weights with scales need the deployment target iOS18 or macOS15 (raise "
                    "--minimum-deployment-target, or use --palette)");
+  }
+  for (const char* target : {"iOS16", "macOS14"}) {
+    expect_refused(config({.dtype = QuantizationDtype::PALETTE3}, {{"minimum_deployment_target", target}}),
+                   ErrorCode::kUnsupported,
+                   "dtype palette3: PALETTE3 needs the deployment target iOS18 or macOS15 (raise "
+                   "--minimum-deployment-target, or use palettes of 1, 2, 4, 6 or 8 bits)");
+    expect_refused(
+        config({.dtype = QuantizationDtype::PALETTE6, .palette_group = 8}, {{"minimum_deployment_target", target}}),
+        ErrorCode::kUnsupported,
+        "dtype palette6: groups of rows with tables of their own need the deployment target iOS18 or macOS15 "
+        "(leave out --palette-group for one table a weight)");
   }
   expect_refused(
       config(whole(QuantizationDtype::INT8, QuantizationMode::STATIC), {{"minimum_deployment_target", "iOS16"}}),
@@ -767,7 +777,9 @@ TEST_F(CoreMLExports, RefusePalettesOfAQuantizedCheckpoint) {
   const ExportResult result = CoreMLBackend(config(int4, {{"palette", "true"}})).dry_run(stored);
   EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(result.error_message,
-            "layers.0.q_proj: is stored in INT4 already, and a palette needs its floats (export the original model)");
+            "model.layers.0.self_attn.q_proj.weight: the checkpoint stores it as i4 per channel, f32 scales, it can't "
+            "become palette4 "
+            "(start from the unquantized checkpoint)");
 }
 
 // The same integers and scales, whether they come from the model or from its quantized checkpoint.
@@ -794,11 +806,10 @@ TEST_F(CoreMLExports, AreSupportedAsIsSaid) {
       if (mode == QuantizationMode::STATIC) {
         quantization.group_size = 0;
       }
-      const CoreMLBackend backend(config(quantization));
-      const Support support = backend.support(dtype, mode);
+      const Support support = coreml::description().support(dtype, mode);
       EXPECT_FALSE(support.note.empty());
       EXPECT_NE(support.level, SupportLevel::kUnsupported);
-      const ExportResult result = CoreMLBackend(config(quantization)).dry_run(model());
+      const ExportResult result = CoreMLBackend(config(quantization)).dry_run(model(), testing::wide_findings());
       EXPECT_TRUE(result.success) << result.error_message;
       const bool is_int4 = dtype == QuantizationDtype::INT4;
       const bool partial = (mode == QuantizationMode::DYNAMIC && (is_int4 || dtype == QuantizationDtype::INT8)) ||
@@ -809,7 +820,9 @@ TEST_F(CoreMLExports, AreSupportedAsIsSaid) {
   const CoreMLBackend backend;
   EXPECT_EQ(backend.name(), "coreml");
   EXPECT_EQ(BackendRegistry::instance().create("coreml", {})->name(), "coreml");
-  const auto note = [&](QuantizationDtype dtype, QuantizationMode mode) { return backend.support(dtype, mode).note; };
+  const auto note = [](QuantizationDtype dtype, QuantizationMode mode) {
+    return coreml::description().support(dtype, mode).note;
+  };
   EXPECT_NE(note(QuantizationDtype::INT8, QuantizationMode::STATIC).find("iOS17"), std::string::npos);
   EXPECT_NE(note(QuantizationDtype::INT8, QuantizationMode::DYNAMIC).find("no operator"), std::string::npos);
   EXPECT_NE(note(QuantizationDtype::INT4, QuantizationMode::WEIGHT_ONLY).find("iOS18"), std::string::npos);

@@ -5,8 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/sha256.h"
-#include "diffulex_edge/backend.h"
 #include "diffulex_edge/model_hash.h"
+#include "diffulex_edge/qnn_backend.h"
+#include "quant/arithmetic.h"
 #include "support/expect_error.h"
 #include "support/file_tree.h"
 #include "support/onnx_reader.h"
@@ -44,6 +45,10 @@ QuantizationConfig in_mode_static(QuantizationDtype dtype) {
   return {.dtype = dtype, .mode = QuantizationMode::STATIC};
 }
 
+bool is_everywhere(const QNNBackend& backend) {
+  return is_static_everywhere(backend.quantization(), backend.arithmetic());
+}
+
 class QnnExports : public ::testing::Test {
  protected:
   QnnExports() { testing::write_sdar(folder_ / "model"); }
@@ -52,13 +57,16 @@ class QnnExports : public ::testing::Test {
     return load_model(folder_ / "model",
                       {.seq_len = seq_len, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
   }
-  // As calibration would complete it.
-  BackendConfig config(const QuantizationConfig& quantization, Options named = {},
-                       std::optional<ActivationDtype> activations = {}) const {
+  static BackendConfig config(const QuantizationConfig& quantization, Options named = {},
+                              std::optional<ActivationDtype> activations = {}) {
     BackendConfig config;
     config.quant_config = quantization;
     config.backend_options = std::move(named);
     config.activation_dtype = activations;
+    return config;
+  }
+  // As calibration would find them.
+  CalibrationFindings findings() const {
     GraphActivations ranges;
     const Model loaded = model();
     for (std::size_t i = 0; i < loaded.graph.nodes().size(); ++i) {
@@ -67,12 +75,11 @@ class QnnExports : public ::testing::Test {
         ranges.scores[static_cast<ValueId>(i)] = {.min = -4.0F, .max = 6.0F};
       }
     }
-    config.quant_config.graph_activations = ranges;
-    return config;
+    return {.layers = {}, .graph = ranges, .input_importance = {}};
   }
   ExportResult run(const BackendConfig& config, const std::string& name = "out",
                    const RunControl& control = {.threads = 2}) const {
-    return QNNBackend(config).export_model(model(), folder_ / name, control);
+    return QNNBackend(config).export_model(model(), folder_ / name, control, findings());
   }
   Tree exported(const BackendConfig& config, const std::string& name = "out",
                 const RunControl& control = {.threads = 2}) const {
@@ -123,7 +130,7 @@ TEST_F(QnnExports, AreAsLargeAsTheDryRunSays) {
     SCOPED_TRACE(one.name);
     const BackendConfig wanted = config(one.quantization, {}, one.activations);
     QNNBackend backend(wanted);
-    const ExportResult predicted = backend.dry_run(model());
+    const ExportResult predicted = backend.dry_run(model(), findings());
     ASSERT_TRUE(predicted.success) << predicted.error_message;
     EXPECT_TRUE(predicted.metadata.dry_run);
     EXPECT_FALSE(fs::exists(folder_ / "out"));
@@ -133,7 +140,7 @@ TEST_F(QnnExports, AreAsLargeAsTheDryRunSays) {
     const Tree tree = read_tree(folder_ / "out");
     EXPECT_EQ(predicted.metadata.file_bytes, bytes_in(tree));
     EXPECT_EQ(result.metadata.file_bytes, bytes_in(tree));
-    const bool is_static = backend.config().quant_config.static_everywhere;
+    const bool is_static = is_everywhere(backend);
     EXPECT_EQ(names_in(tree),
               is_static ? (std::vector<std::string>{"encodings.json", "manifest.json", "model.onnx", "model.onnx.data"})
                         : (std::vector<std::string>{"manifest.json", "model.onnx", "model.onnx.data"}));
@@ -192,32 +199,32 @@ TEST_F(QnnExports, DescribeTheEncodingsOfValuesInTheModel) {
 TEST_F(QnnExports, TakeIntegerActivationsForModeStatic) {
   for (const auto& [activations, bits] : {std::pair(ActivationDtype::INT8, 8), {ActivationDtype::INT16, 16}}) {
     const QNNBackend backend(config({.dtype = QuantizationDtype::INT8}, {}, activations));
-    const QuantizationConfig& completed = backend.config().quant_config;
-    EXPECT_EQ(completed.mode, QuantizationMode::STATIC);
-    EXPECT_EQ(completed.activation_bits, bits);
-    EXPECT_TRUE(completed.static_everywhere);
+    EXPECT_EQ(backend.quantization().mode, QuantizationMode::STATIC);
+    EXPECT_EQ(backend.config().quant_config.mode, QuantizationMode::WEIGHT_ONLY);  // what was asked for stays
+    EXPECT_EQ(backend.arithmetic().static_bits, bits);
+    EXPECT_TRUE(is_everywhere(backend));
     const ExportResult result = run(config({.dtype = QuantizationDtype::INT8}, {}, activations));
     EXPECT_EQ(result.metadata.activation_dtype, "int" + std::to_string(bits)) << result.error_message;
   }
   const QNNBackend backend(config(in_mode_static(QuantizationDtype::INT8)));
-  EXPECT_EQ(backend.config().quant_config.activation_bits, 16);  // the default
-  EXPECT_TRUE(backend.config().quant_config.static_everywhere);
+  EXPECT_EQ(backend.arithmetic().static_bits, 16);  // the default
+  EXPECT_TRUE(is_everywhere(backend));
 }
 
 TEST_F(QnnExports, HaveNoIntegersWithoutIntegerWeights) {
   using enum QuantizationDtype;
   for (const QuantizationDtype dtype : {FP32, FP16}) {
     const QNNBackend backend(config(in_mode_static(dtype)));
-    EXPECT_FALSE(backend.config().quant_config.static_everywhere);
+    EXPECT_FALSE(is_everywhere(backend));
   }
   const auto mixed = [](const LayerFormat& format) {
     return with(in_mode_static(FP32), [&](QuantizationConfig& config) {
       config.layer_formats = {{"layers.0.q_proj", {.dtype = FP16}}, {"layers.0.k_proj", format}};
     });
   };
-  EXPECT_FALSE(QNNBackend(config(mixed({.dtype = FP32}))).config().quant_config.static_everywhere);
-  EXPECT_TRUE(QNNBackend(config(mixed({.dtype = INT8}))).config().quant_config.static_everywhere);
-  EXPECT_FALSE(QNNBackend(config({.dtype = INT8})).config().quant_config.static_everywhere);
+  EXPECT_FALSE(is_everywhere(QNNBackend(config(mixed({.dtype = FP32})))));
+  EXPECT_TRUE(is_everywhere(QNNBackend(config(mixed({.dtype = INT8})))));
+  EXPECT_FALSE(is_everywhere(QNNBackend(config({.dtype = INT8}))));
 }
 
 TEST_F(QnnExports, NameTheirActivations) {
@@ -285,8 +292,7 @@ TEST_F(QnnExports, ReplaceAnOlderExport) {
 TEST_F(QnnExports, LeaveForeignFoldersAlone) {
   fs::create_directory(folder_ / "out");
   testing::write_file(folder_ / "out/photo", "kept");
-  const std::string sentence =
-      (folder_ / "out").string() + ": exists and is not an empty folder (name a new folder with -o)";
+  const std::string sentence = (folder_ / "out").string() + ": exists and is not an empty folder (name another folder)";
   for (const char* manifest : {"", "{}", "[]", "no JSON", R"({"format": "other"})"}) {
     testing::write_file(folder_ / "out/manifest.json", manifest);
     const ExportResult result = run(config({.dtype = QuantizationDtype::INT8}));
@@ -418,17 +424,18 @@ TEST_F(QnnExports, RefuseGroupsWhereASocTakesNone) {
                    culprit + ": its NPU takes no INT4 weights in groups (use --group-size 0)");
     BackendConfig channels = groups;
     channels.quant_config.group_size = 0;
-    EXPECT_TRUE(QNNBackend(channels).dry_run(model()).success);
+    EXPECT_TRUE(QNNBackend(channels).dry_run(model(), findings()).success);
     const BackendConfig newer = config(in_mode_static(QuantizationDtype::INT4), {{"soc", "SM8450"}});
-    EXPECT_TRUE(QNNBackend(newer).dry_run(model()).success);
+    EXPECT_TRUE(QNNBackend(newer).dry_run(model(), findings()).success);
   }
 }
 
 TEST_F(QnnExports, NeedRangesInModeStatic) {
-  BackendConfig wanted = config(in_mode_static(QuantizationDtype::INT8));
-  wanted.quant_config.graph_activations.reset();
-  expect_refused(wanted, ErrorCode::kInvalidArgument,
-                 "mode static: needs the ranges of all activations (give calibration data (--calibration FILE))");
+  const ExportResult result =
+      QNNBackend(config(in_mode_static(QuantizationDtype::INT8))).export_model(model(), folder_ / "out");
+  EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(result.error_message,
+            "mode static: needs the ranges of all activations (give calibration data (--calibration FILE))");
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 
 #include <random>
 
-#include "diffulex_edge/backend.h"
 #include "diffulex_edge/inspection.h"
+#include "diffulex_edge/xnnpack_backend.h"
 #include "support/expect_error.h"
 #include "support/reference_decoder.h"
 #include "support/static_ranges.h"
@@ -22,10 +22,10 @@ class XnnpackBackend : public ::testing::Test {
     BackendConfig config{.quant_config = quantization, .activation_dtype = activation, .backend_options = {}};
     XNNPACKBackend backend(config);
     const Model model = load_model(folder_ / "model");
-    ExportResult result = backend.export_model(model, folder_ / "x.pte", {.threads = threads});
+    ExportResult result = backend.export_model(model, folder_ / "x.pte", {.threads = threads}, findings_);
     if (result.success) {
       EXPECT_EQ(result.metadata.file_bytes, static_cast<std::int64_t>(std::filesystem::file_size(folder_ / "x.pte")));
-      EXPECT_EQ(backend.dry_run(model).metadata.file_bytes, result.metadata.file_bytes);
+      EXPECT_EQ(backend.dry_run(model, findings_).metadata.file_bytes, result.metadata.file_bytes);
     }
     return result;
   }
@@ -53,6 +53,7 @@ class XnnpackBackend : public ::testing::Test {
     }
   }
   testing::TemporaryFolder folder_;
+  CalibrationFindings findings_ = testing::wide_findings();
 };
 
 const QuantizationConfig kFormats[] = {
@@ -71,12 +72,8 @@ const QuantizationConfig kFormats[] = {
     {.dtype = QuantizationDtype::INT8,
      .mode = QuantizationMode::STATIC,
      .embedding_dtype = QuantizationDtype::INT8,
-     .head_dtype = QuantizationDtype::INT8,
-     .activations = testing::wide_activations()},
-    {.dtype = QuantizationDtype::INT4,
-     .mode = QuantizationMode::STATIC,
-     .group_size = 0,
-     .activations = testing::wide_activations()},
+     .head_dtype = QuantizationDtype::INT8},
+    {.dtype = QuantizationDtype::INT4, .mode = QuantizationMode::STATIC, .group_size = 0},
 };
 
 TEST_F(XnnpackBackend, PredictsSizesAndMakesOneDelegateCall) {
@@ -118,6 +115,7 @@ TEST_F(XnnpackBackend, StoresTiedWeightsOnceWhereTheLayoutsAgree) {
 
 TEST_F(XnnpackBackend, ReturnsFailuresAndLeavesTheTargetAlone) {
   testing::write_file(folder_ / "x.pte", "old");
+  findings_ = {};
   const ExportResult result = run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
   EXPECT_FALSE(result.success);
   EXPECT_EQ(result.error_code, ErrorCode::kInvalidArgument);
@@ -129,16 +127,15 @@ TEST_F(XnnpackBackend, ReturnsFailuresAndLeavesTheTargetAlone) {
 }
 
 TEST_F(XnnpackBackend, TakesInt8ActivationsForModeStatic) {
-  QuantizationConfig config = {.dtype = QuantizationDtype::INT8, .activations = testing::wide_activations()};
+  QuantizationConfig config = {.dtype = QuantizationDtype::INT8};
+  const XNNPACKBackend backend({.quant_config = config, .activation_dtype = ActivationDtype::INT8});
+  EXPECT_EQ(backend.quantization().mode, QuantizationMode::STATIC);
+  EXPECT_EQ(backend.config().quant_config.mode, QuantizationMode::WEIGHT_ONLY);  // what was asked for stays
   const ExportResult result = run(config, false, 0, ActivationDtype::INT8);
   ASSERT_TRUE(result.success) << result.error_message;
   EXPECT_EQ(result.metadata.activation_dtype, "int8");
   const std::string bytes = testing::read_file(folder_ / "x.pte");
   config.mode = QuantizationMode::STATIC;
-  EXPECT_EQ(XNNPACKBackend({.quant_config = config, .activation_dtype = {}, .backend_options = {}})
-                .config()
-                .quant_config.mode,
-            QuantizationMode::STATIC);
   ASSERT_TRUE(run(config).success);
   EXPECT_TRUE(testing::read_file(folder_ / "x.pte") == bytes);
   config.mode = QuantizationMode::DYNAMIC;
@@ -150,12 +147,10 @@ TEST_F(XnnpackBackend, NamesTheKernelAndTheFormatOfStaticLayers) {
   const testing::ReferenceDecoder dream = testing::reference_decoder("dream");
   testing::write_model(folder_ / "model", dream.config, dream.tensors());
   const Model model = load_model(folder_ / "model");
-  XNNPACKBackend backend({.quant_config = {.dtype = QuantizationDtype::INT8,
-                                           .mode = QuantizationMode::STATIC,
-                                           .activations = testing::wide_activations()},
+  XNNPACKBackend backend({.quant_config = {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC},
                           .activation_dtype = {},
                           .backend_options = {}});
-  const ExportResult result = backend.dry_run(model);
+  const ExportResult result = backend.dry_run(model, testing::wide_findings());
   ASSERT_TRUE(result.success) << result.error_message;
   int biases = 0;
   for (const StoredLayer& layer : result.metadata.layers) {
@@ -163,6 +158,7 @@ TEST_F(XnnpackBackend, NamesTheKernelAndTheFormatOfStaticLayers) {
       const bool head = layer.plan.layer == "lm_head";
       EXPECT_EQ(layer.kernel, head ? "f32 x f32" : "qs8 x qc8w");
       EXPECT_EQ(layer.plan.activations.has_value(), !head);
+      EXPECT_EQ(to_string(layer.plan.arithmetic), head ? "fp32" : "static int8");
     } else if (layer.plan.role == LayerRole::kBias) {
       EXPECT_EQ(to_string(layer.plan.format), "i32 per channel, f32 scales");
       EXPECT_EQ(layer.stored_bytes, 8 * layer.plan.columns);
@@ -174,10 +170,9 @@ TEST_F(XnnpackBackend, NamesTheKernelAndTheFormatOfStaticLayers) {
 
 // A scale that the runtime would refuse is found when the weights are streamed; nothing is written then.
 TEST_F(XnnpackBackend, RefusesStaticRangesThatDoNotBelongToTheWeights) {
-  testing::Activations activations = testing::wide_activations();
-  activations.at("layers.1.o_proj") = {.input = {.min = -1e6F, .max = 1e6F}, .output = {.min = 0.0F, .max = 1e-3F}};
-  const ExportResult result =
-      run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = activations});
+  findings_.layers.at("layers.1.o_proj") = {.input = {.min = -1e6F, .max = 1e6F},
+                                            .output = {.min = 0.0F, .max = 1e-3F}};
+  const ExportResult result = run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
   EXPECT_EQ(result.error_code, ErrorCode::kUnsupported);
   EXPECT_NE(result.error_message.find("layers.1.o_proj"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(folder_ / "x.pte"));
@@ -199,7 +194,7 @@ TEST_F(XnnpackBackend, InspectionSurvivesDamagedFiles) {
 }
 
 TEST_F(XnnpackBackend, InspectionSurvivesDamagedFilesWithStaticActivations) {
-  run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()});
+  run({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
   expect_survives(testing::read_file(folder_ / "x.pte"));
 }
 

@@ -131,5 +131,16 @@ TEST_F(CheckpointTest, RefusesWeightsOfOtherTypesAndRanks) {
   }
 }
 
+TEST_F(CheckpointTest, ReadsZerosWhereItsFileWasCutAndSaysSo) {
+  write("model.safetensors", {tensor("a", DType::kF32, {4, 2048}), tensor("b", DType::kF32, {4, 2048})});
+  const Checkpoint checkpoint(folder_.path());
+  const TensorView& last = checkpoint.at("b");
+  EXPECT_EQ(last.bytes.back(), std::byte{0x3f});
+  last.check();
+  std::filesystem::resize_file(folder_ / "model.safetensors", 4096);
+  EXPECT_EQ(last.bytes.back(), std::byte{0});
+  testing::expect_error(ErrorCode::kBadFile, {"model.safetensors"}, [&] { last.check(); });
+}
+
 }  // namespace
 }  // namespace diffulex_edge

@@ -1,6 +1,7 @@
 // Folders and files that are not what they say.
 #include <gtest/gtest.h>
 
+#include "checkpoint/tensor_source.h"
 #include "diffulex_edge/checkpoint.h"
 #include "support/expect_error.h"
 #include "support/safetensors_text.h"

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "checkpoint/tensor_source.h"
 #include "diffulex_edge/checkpoint.h"
 #include "support/expect_error.h"
 #include "support/safetensors_text.h"

@@ -23,8 +23,12 @@ TEST(Error, KeepsHostileNamesOnOneBoundedLine) {
   EXPECT_LT(what.size(), 1000U);
 }
 
-TEST(Error, PassesOnNoControlCharacterOfTwoBytes) {
-  EXPECT_STREQ(Error(ErrorCode::kBadFile, {}, "a\u009b31mb\u00e9").what(), "a?31mb\u00e9");
+// A damaged header's bytes reached the terminal as they were.
+TEST(Error, ShowsNoRawBytesInAnyPart) {
+  const Error error(ErrorCode::kBadFile, "a\xf0.txt", "a\u009b31mb\u00e9", "\xc3");
+  EXPECT_STREQ(error.what(), R"(a\xF0.txt: a\u009B31mbé (\xC3))");
+  EXPECT_EQ(error.where(), R"(a\xF0.txt)");
+  EXPECT_EQ(error.advice(), R"(\xC3)");
 }
 
 TEST(Error, CutsLongNamesBetweenCharacters) {

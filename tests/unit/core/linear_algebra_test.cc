@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -113,38 +114,65 @@ TEST(LinearAlgebra, TiledProductsAreThoseOfOneCall) {
   }
 }
 
-TEST(LinearAlgebra, CholeskyGivesAnUpperTriangleWhoseSquareIsTheMatrix) {
-  constexpr std::int64_t kSize = 9;
-  const auto a = positive_definite(kSize);
-  auto u = a;
-  ASSERT_TRUE(cholesky_upper(u, kSize));
-  for (std::size_t i = 0; i < kSize; ++i) {
-    for (std::size_t j = 0; j < kSize; ++j) {
+// Below, at and above the size at which the recursive algorithms stop, and sizes that leave every kind of remainder.
+constexpr std::size_t kSizes[] = {1, 9, 16, 17, 33, 150};
+
+// The largest element of |a b - expected|, a taken transposed where `first_transposed`.
+double largest_difference(const std::vector<double>& a, bool first_transposed, const std::vector<double>& b,
+                          const std::vector<double>& expected, std::size_t n) {
+  double largest = 0.0;
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) {
       double sum = 0.0;
-      for (std::size_t k = 0; k < kSize; ++k) {
-        sum += u[k * kSize + i] * u[k * kSize + j];
+      for (std::size_t k = 0; k < n; ++k) {
+        sum += (first_transposed ? a[k * n + i] : a[i * n + k]) * b[k * n + j];
       }
-      EXPECT_NEAR(sum, a[i * kSize + j], 1e-10);
-      if (j < i) {
-        EXPECT_EQ(u[i * kSize + j], 0.0);
+      largest = std::max(largest, std::abs(sum - expected[i * n + j]));
+    }
+  }
+  return largest;
+}
+
+std::vector<double> identity(std::size_t n) {
+  std::vector<double> matrix(n * n);
+  for (std::size_t i = 0; i < n; ++i) {
+    matrix[i * n + i] = 1.0;
+  }
+  return matrix;
+}
+
+TEST(LinearAlgebra, CholeskyGivesAnUpperTriangleWhoseSquareIsTheMatrix) {
+  for (const std::size_t n : kSizes) {
+    const auto a = positive_definite(n);
+    auto u = a;
+    ASSERT_TRUE(cholesky_upper(u, static_cast<std::int64_t>(n)));
+    EXPECT_LT(largest_difference(u, true, u, a, n), 1e-11) << n;
+    for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t j = 0; j < i; ++j) {
+        ASSERT_EQ(u[i * n + j], 0.0);
       }
     }
   }
 }
 
+TEST(LinearAlgebra, InverseOfAnUpperTriangleLeavesWhatIsBelow) {
+  for (const std::size_t n : kSizes) {
+    auto u = positive_definite(n);
+    ASSERT_TRUE(cholesky_upper(u, static_cast<std::int64_t>(n)));
+    auto inverse = u;
+    ASSERT_TRUE(invert_upper(inverse, static_cast<std::int64_t>(n)));
+    EXPECT_LT(largest_difference(inverse, false, u, identity(n), n), 1e-11) << n;
+    u[n * n - 1] = 0.0;
+    EXPECT_FALSE(invert_upper(u, static_cast<std::int64_t>(n)));
+  }
+}
+
 TEST(LinearAlgebra, InverseTimesMatrixIsTheIdentity) {
-  constexpr std::int64_t kSize = 9;
-  const auto a = positive_definite(kSize);
-  auto inverse = a;
-  ASSERT_TRUE(invert_positive_definite(inverse, kSize));
-  for (std::size_t i = 0; i < kSize; ++i) {
-    for (std::size_t j = 0; j < kSize; ++j) {
-      double sum = 0.0;
-      for (std::size_t k = 0; k < kSize; ++k) {
-        sum += inverse[i * kSize + k] * a[k * kSize + j];
-      }
-      EXPECT_NEAR(sum, i == j ? 1.0 : 0.0, 1e-10);
-    }
+  for (const std::size_t n : kSizes) {
+    const auto a = positive_definite(n);
+    auto inverse = a;
+    ASSERT_TRUE(invert_positive_definite(inverse, static_cast<std::int64_t>(n)));
+    EXPECT_LT(largest_difference(inverse, false, a, identity(n), n), 1e-10) << n;
   }
 }
 
@@ -153,6 +181,10 @@ TEST(LinearAlgebra, SaysWhereAMatrixIsNotPositiveDefinite) {
   auto copy = indefinite;
   EXPECT_FALSE(cholesky_upper(copy, 2));
   EXPECT_FALSE(invert_positive_definite(indefinite, 2));
+  // Only the last of many pivots is negative, so that every step before it succeeds.
+  auto late = positive_definite(100);
+  late.back() = -1.0;
+  EXPECT_FALSE(cholesky_upper(late, 100));
 }
 
 }  // namespace

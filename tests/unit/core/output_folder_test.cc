@@ -4,25 +4,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-
 #include "support/expect_error.h"
+#include "support/file_tree.h"
 #include "support/temporary_folder.h"
 
 namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
-using Names = std::vector<std::string>;
-
-Names names_in(const fs::path& folder) {
-  Names names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename());
-  }
-  std::ranges::sort(names);
-  return names;
-}
+using testing::Names;
+using testing::names_in;
 
 bool always(const fs::path& /*folder*/) { return true; }
 
@@ -97,7 +88,7 @@ TEST_F(OutputFolders, RefuseFilesAndFoldersWithSomethingInThem) {
   };
   for (const char* name : {"x", "plain", "pipe"}) {
     const std::string path = (folder_ / name).string();
-    testing::expect_error(ErrorCode::kIo, {path + ": exists and is not an empty folder (name a new folder with -o)"},
+    testing::expect_error(ErrorCode::kIo, {path + ": exists and is not an empty folder (name another folder)"},
                           [&] { OutputFolder{folder_ / name}; });
     testing::expect_error(ErrorCode::kIo, {path}, [&] { OutputFolder(folder_ / name, never); });
   }
@@ -200,19 +191,6 @@ TEST_F(OutputFolders, RefuseLinksToFilesAndThemselves) {
   testing::expect_error(ErrorCode::kIo, {"loop", "leads back to itself"},
                         [&] { OutputFolder(folder_ / "loop", always); });
   EXPECT_EQ(names_in(folder_.path()), (Names{"loop", "plain", "to_file"}));
-}
-
-// A process that was killed left its folder, and another with the same number (the first of a container, say) comes.
-TEST_F(OutputFolders, DoNotTakeInWhatAnEarlierProcessLeft) {
-  fs::path left;
-  {
-    const OutputFolder out(folder_ / "x");
-    left = out.path();
-  }
-  fs::create_directory(left);
-  testing::write_file(left / "stale", "stale");
-  write_whole(folder_ / "x", "new");
-  EXPECT_EQ(names_in(folder_ / "x"), Names{"file"});
 }
 
 TEST_F(OutputFolders, OfOneNameDoNotMeet) {

@@ -8,22 +8,16 @@
 
 #include "core/output_file.h"
 #include "support/expect_error.h"
+#include "support/file_tree.h"
 #include "support/temporary_folder.h"
 
 namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::names_in;
 
 std::span<const std::byte> bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
-
-std::vector<std::string> names_in(const fs::path& folder) {
-  std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename());
-  }
-  return names;
-}
 
 void write_whole(const fs::path& target, std::string_view text) {
   OutputFile file(target, static_cast<std::int64_t>(text.size()));
@@ -92,7 +86,7 @@ TEST(OutputTarget, LeavesNothingWhereCommitFails) {
     fs::create_directory(folder / "x");  // came into being meanwhile
     testing::expect_error(ErrorCode::kIo, {"can't give the file its name"}, [&] { file.commit(); });
   }
-  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"x"});
+  EXPECT_EQ(names_in(folder.path()), testing::Names{"x"});
   EXPECT_TRUE(fs::is_directory(folder / "x"));
 }
 

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "checkpoint/stored_weight.h"
+#include "checkpoint/tensor_source.h"
 #include "diffulex_edge/model.h"
 #include "quant/weight_encoder.h"
 #include "support/expect_error.h"
@@ -298,7 +299,7 @@ TEST(ShapeInference, RefusesInputsThatDoNotFit) {
   }
 }
 
-// The whole model, decomposed to primitives alone, against logits that PyTorch computed when it was trained.
+// The whole model, decomposed to primitives only, against logits that PyTorch computed when it was trained.
 TEST(WholeModel, TinyLladaGivesTheReferenceLogits) {
   const Model model = load_model(DIFFULEX_EDGE_EXAMPLES_DIR "/tiny-llada");
   std::map<std::string, Array> weights;

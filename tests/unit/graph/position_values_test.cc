@@ -6,6 +6,7 @@
 #include <set>
 
 #include "diffulex_edge/model.h"
+#include "models/rope.h"
 #include "support/reference_decoder.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"

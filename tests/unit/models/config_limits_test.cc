@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "diffulex_edge/quantization.h"
+#include "models/rope.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
 

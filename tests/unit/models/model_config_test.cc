@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "diffulex_edge/model.h"
+#include "models/rope.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
 

@@ -8,6 +8,7 @@
 #include <numbers>
 
 #include "diffulex_edge/model.h"
+#include "models/rope.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
 

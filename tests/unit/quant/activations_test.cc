@@ -4,6 +4,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
+#include "quant/affine_scale.h"
 #include "support/expect_error.h"
 
 namespace diffulex_edge {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "quant/layer_formats.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
 
@@ -62,18 +63,18 @@ TEST(MixedPrecision, SpendsBytesWhereTheyHelpMost) {
   EXPECT_EQ(formats(planner().for_size(1550)), "a=fp32 b=int8 c=int8 d=int8 ");
   const MixedPrecisionPlan smaller = planner().for_size(1549);
   EXPECT_EQ(formats(smaller), "a=fp32 b=int4_g32 c=int8 d=int8 ");
-  EXPECT_EQ(smaller.size, 1507);
+  EXPECT_EQ(smaller.file_bytes, 1507);
   EXPECT_DOUBLE_EQ(smaller.kl_divergence, 0.7);
-  EXPECT_LE(smaller.kl_bound, smaller.kl_divergence);
+  EXPECT_LE(smaller.kl_divergence_bound, smaller.kl_divergence);
 }
 
 TEST(MixedPrecision, CountsWhatTheChoiceItselfAdds) {
   // The smallest of all: 1000 + 50 + 50 + 50 + 14.
   const MixedPrecisionPlan smallest = planner().for_size(1164);
-  EXPECT_EQ(smallest.size, 1164);
+  EXPECT_EQ(smallest.file_bytes, 1164);
   testing::expect_error(ErrorCode::kInvalidArgument, {"target size", "1163"}, [] { planner().for_size(1163); });
   for (std::int64_t size = 1164; size < 2000; size += 3) {
-    EXPECT_LE(planner().for_size(size).size, size);
+    EXPECT_LE(planner().for_size(size).file_bytes, size);
   }
 }
 

@@ -19,11 +19,14 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+constexpr int kBits = 4;  // where the number does not matter
+constexpr int kAllBits[] = {1, 2, 3, 4, 6, 8};
+
 Palette fit(const std::vector<float>& weights, const std::vector<float>& importance = {},
-            ElementType type = ElementType::kF32) {
+            ElementType type = ElementType::kF32, int bits = kBits) {
   PaletteHistogram histogram(importance);
   histogram.add(weights);
-  return histogram.fit(type);
+  return histogram.fit(bits, type);
 }
 
 // Of weights in rows of importance.size(), each at the value nearest to it.
@@ -41,8 +44,9 @@ double squared_error(const std::vector<float>& weights, const Palette& palette,
   return sum;
 }
 
-// The least squared error of any 16 values, by the plain O(k n^2) dynamic programme.
-double least_squared_error(const std::vector<float>& weights, const std::vector<float>& importance = {}) {
+// The least squared error of any 2^bits values, by the plain O(k n^2) dynamic programme.
+double least_squared_error(const std::vector<float>& weights, const std::vector<float>& importance = {},
+                           int bits = kBits) {
   std::vector<std::size_t> order(weights.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::sort(order, {}, [&](std::size_t i) { return weights[i]; });
@@ -65,7 +69,7 @@ double least_squared_error(const std::vector<float>& weights, const std::vector<
     }
   }
   std::vector<double> best = cluster[0];
-  for (int k = 1; k < 16; ++k) {
+  for (int k = 1; k < (1 << bits); ++k) {
     std::vector<double> next = best;
     for (std::size_t end = 1; end <= count; ++end) {
       for (std::size_t start = 0; start < end; ++start) {
@@ -100,18 +104,27 @@ std::vector<float> random_importance(std::size_t columns, unsigned seed) {
   return importance;
 }
 
-std::vector<unsigned> unpack(const std::vector<std::byte>& nibbles, std::size_t count) {
+// From a byte's low bits to its high ones, bit by bit.
+std::vector<unsigned> unpack(const std::vector<std::byte>& packed, std::size_t count, std::size_t bits = kBits) {
   std::vector<unsigned> indices(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    indices[i] = (static_cast<unsigned>(nibbles[i / 2]) >> (i % 2 * 4)) & 15U;
+  for (std::size_t bit = 0; bit < count * bits; ++bit) {
+    const unsigned value = (static_cast<unsigned>(packed[bit / 8]) >> (bit % 8)) & 1U;
+    indices[bit / bits] |= value << (bit % bits);
   }
   return indices;
 }
 
 std::vector<unsigned> assign(const std::vector<float>& values, const Palette& palette) {
-  std::vector<std::byte> nibbles((values.size() + 1) / 2, std::byte{0xFF});
-  assign_palette(values, palette, nibbles);
-  return unpack(nibbles, values.size());
+  const auto bits = static_cast<std::size_t>(std::countr_zero(palette.size()));
+  std::vector<std::byte> packed((values.size() * bits + 7) / 8, std::byte{0xFF});
+  assign_palette(values, palette, packed);
+  std::vector<float> found(values.size());
+  look_up_palette(packed, palette, found);
+  const std::vector<unsigned> indices = unpack(packed, values.size(), bits);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    EXPECT_EQ(found[i], palette[indices[i]]) << i;
+  }
+  return indices;
 }
 
 // The first value of least distance. Distances are exact where exponents differ by less than 40.
@@ -190,7 +203,7 @@ TEST(PaletteHistogram, IsNearTheOptimumOfFloat32) {
 // 0.009497 of the variance: Max 1960, table I.
 TEST(PaletteHistogram, ReachesLloydMaxOnNormalWeights) {
   const std::vector<float> weights = normal_weights(std::size_t{1} << 18U, 7);
-  const double variance = squared_error(weights, Palette{}) / static_cast<double>(weights.size());
+  const double variance = squared_error(weights, Palette(16)) / static_cast<double>(weights.size());
   for (const ElementType type : {ElementType::kF32, ElementType::kF16}) {
     const double error = squared_error(weights, fit(weights, {}, type)) / static_cast<double>(weights.size());
     EXPECT_NEAR(error / variance, 0.009497, 0.01 * 0.009497);
@@ -254,7 +267,7 @@ TEST(PaletteHistogram, DoesNotDependOnTheOrderOfRowsAndMerges) {
       PaletteHistogram all = std::move(threads.back());
       threads.pop_back();
       std::ranges::for_each(threads, [&](const PaletteHistogram& thread) { all.merge(thread); });
-      EXPECT_EQ(all.fit(ElementType::kF32), expected);
+      EXPECT_EQ(all.fit(kBits, ElementType::kF32), expected);
     }
   }
 }
@@ -267,7 +280,7 @@ TEST(PaletteHistogram, CountsAsManyWeightsAsItSays) {
   for (int i = 0; i < 31; ++i) {
     histogram.merge(PaletteHistogram(histogram));
   }
-  EXPECT_EQ(histogram.fit(ElementType::kF32)[0], weight);
+  EXPECT_EQ(histogram.fit(kBits, ElementType::kF32)[0], weight);
   testing::expect_error(ErrorCode::kUnsupported, {"palette", "2^32"},
                         [&] { histogram.merge(PaletteHistogram(histogram)); });
 }
@@ -295,6 +308,17 @@ TEST(PaletteHistogram, RoundsToFloat16) {
   EXPECT_EQ(fit({65536.0F})[0], 65536.0F);
 }
 
+TEST(PaletteHistogram, FindsTheOptimumOfAnyNumberOfValues) {
+  for (const int bits : kAllBits) {
+    const std::vector<float> weights = in_bfloat16(normal_weights(400, static_cast<unsigned>(bits)));
+    const Palette palette = fit(weights, {}, ElementType::kF32, bits);
+    EXPECT_EQ(std::ssize(palette), 1 << bits);
+    EXPECT_TRUE(std::ranges::is_sorted(palette));
+    const double least = least_squared_error(weights, {}, bits);
+    EXPECT_NEAR(squared_error(weights, palette), least, 1e-9 * least + 1e-18) << bits;
+  }
+}
+
 TEST(PaletteHistogram, RefusesWhatMakesNoSense) {
   testing::expect_error(ErrorCode::kInvalidArgument, {"palette", "65536", "FP16 (65504)", "FP32"},
                         [] { fit({1.0F, -65536.0F}, {}, ElementType::kF16); });
@@ -311,12 +335,13 @@ TEST(PaletteHistogram, RefusesWhatMakesNoSense) {
 }
 
 TEST(AssignPalette, FindsTheNearestValueAndTheLowerOfTwo) {
-  for (unsigned seed = 0; seed < 20; ++seed) {
-    Palette palette{};
+  for (unsigned seed = 0; seed < 24; ++seed) {
+    Palette palette(std::size_t{1} << static_cast<unsigned>(kAllBits[seed / 4]));
     std::ranges::copy(normal_weights(palette.size(), seed), palette.begin());
     std::ranges::sort(palette);
     if (seed % 2 == 1) {
-      std::ranges::fill(palette.begin() + 1 + seed / 2, palette.end(), palette[seed / 2]);
+      const std::size_t last = seed % palette.size();
+      std::fill(palette.begin() + static_cast<std::ptrdiff_t>(last), palette.end(), palette[last]);
     }
     std::vector<float> values = normal_weights(500, seed + 50);
     for (std::size_t i = 0; i + 1 < palette.size(); ++i) {
@@ -335,11 +360,11 @@ TEST(AssignPalette, FindsTheNearestValueAndTheLowerOfTwo) {
 }
 
 TEST(AssignPalette, DecidesTiesExactly) {
-  Palette palette{};
+  Palette palette(16);
   std::iota(palette.begin(), palette.end(), -4.0F);
   EXPECT_EQ(assign({-9.0F, -3.5F, -0.5F, 0.5F, 10.5F, 99.0F}, palette), (std::vector<unsigned>{0, 0, 3, 4, 14, 15}));
   // Half-way but for what no float or double of the sum holds.
-  palette.fill(1.0F);
+  std::ranges::fill(palette, 1.0F);
   palette[0] = -1e-30F;
   EXPECT_EQ(assign({0.5F}, palette)[0], 1U);
   palette[0] = 1e-30F;
@@ -347,32 +372,37 @@ TEST(AssignPalette, DecidesTiesExactly) {
   palette[0] = 0.0F;
   EXPECT_EQ(assign({0.5F}, palette)[0], 0U);
   // Subnormal neighbours, and a sum beyond float32's range.
-  palette.fill(0x1p-149F);
+  std::ranges::fill(palette, 0x1p-149F);
   palette[0] = 0.0F;
   EXPECT_EQ(assign({0.0F, 0x1p-149F, -0x1p-149F}, palette), (std::vector<unsigned>{0, 1, 0}));
-  palette.fill(std::numeric_limits<float>::max());
+  std::ranges::fill(palette, std::numeric_limits<float>::max());
   palette[0] = 0x1p127F;
   EXPECT_EQ(assign({0x1.1p127F, 0x1.fp127F}, palette), (std::vector<unsigned>{0, 1}));
 }
 
 TEST(AssignPalette, WritesWholeBytesAndNoMore) {
-  Palette palette{};
-  std::iota(palette.begin(), palette.end(), -8.0F);
-  for (std::size_t count = 0; count < 200; ++count) {
-    std::vector<float> values(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      values[i] = static_cast<float>(i * 7 % 16) - 8.0F;
-    }
-    const std::size_t size = (count + 1) / 2;
-    std::vector<std::byte> nibbles(size + 1, std::byte{0xA5});
-    assign_palette(values, palette, std::span(nibbles).first(size));
-    EXPECT_EQ(nibbles[size], std::byte{0xA5});
-    const std::vector<unsigned> indices = unpack(nibbles, 2 * size);
-    for (std::size_t i = 0; i < count; ++i) {
-      EXPECT_EQ(indices[i], i * 7 % 16) << count;
-    }
-    if (count % 2 == 1) {
-      EXPECT_EQ(indices[count], 0U) << count;
+  for (const int bits : kAllBits) {
+    const auto width = static_cast<std::size_t>(bits);
+    const std::size_t values_count = std::size_t{1} << width;
+    Palette palette(values_count);
+    std::iota(palette.begin(), palette.end(), -8.0F);
+    for (std::size_t count = 0; count < 200; ++count) {
+      std::vector<float> values(count);
+      for (std::size_t i = 0; i < count; ++i) {
+        values[i] = static_cast<float>(i * 7 % values_count) - 8.0F;
+      }
+      const std::size_t size = (count * width + 7) / 8;
+      std::vector<std::byte> packed(size + 1, std::byte{0xA5});
+      assign_palette(values, palette, std::span(packed).first(size));
+      EXPECT_EQ(packed[size], std::byte{0xA5});
+      const std::vector<unsigned> indices = unpack(packed, count, width);
+      for (std::size_t i = 0; i < count; ++i) {
+        EXPECT_EQ(indices[i], i * 7 % values_count) << bits << " bits, " << count;
+      }
+      const std::size_t used = count * width % 8;
+      if (used != 0) {
+        EXPECT_EQ(static_cast<unsigned>(packed[size - 1]) >> used, 0U) << bits << " bits, " << count;
+      }
     }
   }
 }

@@ -88,8 +88,8 @@ TEST_F(PlanFamilies, HaveOneEntryForEachUseOfATensor) {
   EXPECT_EQ(tied.plan.layers.size(), untied.plan.layers.size());
   EXPECT_EQ(tied.parameters, untied.parameters - 37 * 96);
   EXPECT_EQ(planned_bytes(tied.plan), planned_bytes(untied.plan) - 4 * 37 * 96);
-  EXPECT_DOUBLE_EQ(tied.original_memory_mb, 4.0 * static_cast<double>(tied.parameters) / 1048576.0);
-  EXPECT_DOUBLE_EQ(tied.quantized_memory_mb, static_cast<double>(planned_bytes(tied.plan)) / 1048576.0);
+  EXPECT_DOUBLE_EQ(tied.original_memory_mb, 4.0 * static_cast<double>(tied.parameters) / 1e6);
+  EXPECT_DOUBLE_EQ(tied.quantized_memory_mb, static_cast<double>(planned_bytes(tied.plan)) / 1e6);
 }
 
 TEST_F(PlanFamilies, FallBackToTheNextSmallerGroupLayerByLayer) {
@@ -129,10 +129,9 @@ TEST_F(PlanFamilies, RefuseOtherGroupSizesWhateverTheDtype) {
 TEST_F(PlanFamilies, IgnoreTheModeOfFloatingPointWeights) {
   const Model model = load(testing::reference_decoder("qwen3"));
   for (const QuantizationDtype dtype : {QuantizationDtype::FP32, QuantizationDtype::FP16}) {
-    const auto result = quantize_model(model, {.dtype = dtype,
-                                               .mode = QuantizationMode::STATIC,
-                                               .embedding_dtype = QuantizationDtype::INT8,
-                                               .activations = testing::wide_activations()});
+    const auto result = quantize_model(
+        model, {.dtype = dtype, .mode = QuantizationMode::STATIC, .embedding_dtype = QuantizationDtype::INT8},
+        testing::wide_findings());
     EXPECT_TRUE(
         std::ranges::none_of(result.plan.layers, [](const LayerPlan& layer) { return layer.activations.has_value(); }));
   }
@@ -143,11 +142,12 @@ TEST_F(PlanFamilies, GiveEveryQuantizedLinearLayerItsActivations) {
     const Model model = load(testing::reference_decoder(family));
     testing::Activations activations = testing::wide_activations();
     activations.at("layers.1.k_proj").input.max = 7.0F;
-    const auto result = quantize_model(model, {.dtype = QuantizationDtype::INT8,
-                                               .mode = QuantizationMode::STATIC,
-                                               .embedding_dtype = QuantizationDtype::INT8,
-                                               .head_dtype = QuantizationDtype::INT8,
-                                               .activations = activations});
+    const auto result = quantize_model(model,
+                                       {.dtype = QuantizationDtype::INT8,
+                                        .mode = QuantizationMode::STATIC,
+                                        .embedding_dtype = QuantizationDtype::INT8,
+                                        .head_dtype = QuantizationDtype::INT8},
+                                       {.layers = activations});
     for (const LayerPlan& layer : result.plan.layers) {
       if (layer.role == LayerRole::kLinear) {
         EXPECT_EQ(layer.activations, activations.at(layer.layer)) << family << ' ' << layer.layer;

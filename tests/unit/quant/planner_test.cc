@@ -14,8 +14,9 @@ namespace {
 class Plan : public ::testing::Test {
  protected:
   Plan() { testing::write_sdar(folder_.path()); }
-  QuantizationResult plan(const QuantizationConfig& config) {
-    return quantize_model(load_model(folder_.path()), config);
+  QuantizationResult plan(const QuantizationConfig& config, const CalibrationFindings& findings = {},
+                          const TargetArithmetic& target = {}) {
+    return quantize_model(load_model(folder_.path()), config, findings, target);
   }
   static const LayerPlan& layer(const QuantizationResult& result, const std::string& name) {
     return *std::ranges::find(result.plan.layers, name, &LayerPlan::layer);
@@ -68,26 +69,28 @@ TEST_F(Plan, RefusesImpossibleConfigurations) {
 }
 
 TEST_F(Plan, StaticNeedsTheActivationsOfEveryQuantizedLayer) {
-  QuantizationConfig config = {
-      .dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()};
-  config.activations.erase("lm_head");
-  EXPECT_NO_THROW(plan(config));
+  QuantizationConfig config = {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC};
+  CalibrationFindings findings = testing::wide_findings();
+  findings.layers.erase("lm_head");
+  EXPECT_NO_THROW(plan(config, findings));
   config.head_dtype = QuantizationDtype::INT8;
   testing::expect_error(ErrorCode::kInvalidArgument, {"lm_head", "mode static", "--calibration FILE"},
-                        [&] { plan(config); });
+                        [&] { plan(config, findings); });
   config.head_dtype = {};
-  config.activations.erase("layers.1.up_proj");
-  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.1.up_proj", "--calibration FILE"}, [&] { plan(config); });
+  findings.layers.erase("layers.1.up_proj");
+  testing::expect_error(ErrorCode::kInvalidArgument, {"layers.1.up_proj", "--calibration FILE"},
+                        [&] { plan(config, findings); });
   config.exclude_layers.emplace_back("layers.1.up_proj");
-  EXPECT_NO_THROW(plan(config));
+  EXPECT_NO_THROW(plan(config, findings));
 }
 
 TEST_F(Plan, StaticTakesInt4PerChannelOnly) {
-  QuantizationConfig config = {
-      .dtype = QuantizationDtype::INT4, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()};
-  testing::expect_error(ErrorCode::kUnsupported, {"layers.0.q_proj", "static", "groups"}, [&] { plan(config); });
+  QuantizationConfig config = {.dtype = QuantizationDtype::INT4, .mode = QuantizationMode::STATIC};
+  const CalibrationFindings findings = testing::wide_findings();
+  testing::expect_error(ErrorCode::kUnsupported, {"layers.0.q_proj", "static", "groups"},
+                        [&] { plan(config, findings); });
   config.group_size = 0;
-  EXPECT_TRUE(layer(plan(config), "layers.0.q_proj").activations.has_value());
+  EXPECT_TRUE(layer(plan(config, findings), "layers.0.q_proj").activations.has_value());
 }
 
 TEST_F(Plan, StaticRefusesWhatIsNoRange) {
@@ -95,14 +98,87 @@ TEST_F(Plan, StaticRefusesWhatIsNoRange) {
        {ActivationRange{.min = 1.0F, .max = -1.0F}, ActivationRange{.min = -INFINITY, .max = 1.0F},
         ActivationRange{.min = 0.0F, .max = NAN}}) {
     for (const bool input : {false, true}) {
-      QuantizationConfig config = {.dtype = QuantizationDtype::INT8,
-                                   .mode = QuantizationMode::STATIC,
-                                   .activations = testing::wide_activations()};
-      LayerActivations& layer = config.activations.at("layers.0.o_proj");
+      QuantizationConfig config = {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC};
+      CalibrationFindings findings = testing::wide_findings();
+      LayerActivations& layer = findings.layers.at("layers.0.o_proj");
       (input ? layer.input : layer.output) = range;
-      testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.o_proj", "not a range"}, [&] { plan(config); });
+      testing::expect_error(ErrorCode::kInvalidArgument, {"layers.0.o_proj", "not a range"},
+                            [&] { plan(config, findings); });
     }
   }
+}
+
+// Targets as XNNPACK's, Core ML's and QNN's backends describe them.
+constexpr TargetArithmetic kXnnpack = {};
+constexpr TargetArithmetic kCoreML = {
+    .has_dynamic = false, .groups_are_dynamic = false, .half = TargetArithmetic::Half::kAlways};
+constexpr TargetArithmetic kQnn = {.has_dynamic = false,
+                                   .groups_are_dynamic = false,
+                                   .has_static_groups = true,
+                                   .static_everywhere = true,
+                                   .static_bits = 16};
+
+TEST_F(Plan, SaysHowALayerComputesOnItsTarget) {
+  using enum QuantizationMode;
+  using enum QuantizationDtype;
+  struct Case {
+    TargetArithmetic target;
+    QuantizationDtype dtype;
+    QuantizationMode mode;
+    std::int64_t group_size;
+    const char* arithmetic;
+  };
+  constexpr TargetArithmetic kHalfXnnpack = {.half = TargetArithmetic::Half::kFP16Weights};
+  for (const Case& one : {Case{kXnnpack, FP32, DYNAMIC, 32, "fp32"},
+                          {kXnnpack, FP16, STATIC, 32, "fp32"},
+                          {kHalfXnnpack, FP16, WEIGHT_ONLY, 32, "fp16"},
+                          {kHalfXnnpack, FP32, WEIGHT_ONLY, 32, "fp32"},
+                          {kXnnpack, INT8, WEIGHT_ONLY, 32, "fp32"},
+                          {kXnnpack, INT8, DYNAMIC, 32, "dynamic int8"},
+                          {kXnnpack, INT8, STATIC, 32, "static int8"},
+                          {kXnnpack, INT4, WEIGHT_ONLY, 32, "dynamic int8"},
+                          {kXnnpack, INT4, DYNAMIC, 32, "dynamic int8"},
+                          {kXnnpack, INT4, WEIGHT_ONLY, 0, "fp32"},
+                          {kXnnpack, INT4, STATIC, 0, "static int8"},
+                          {kCoreML, FP32, WEIGHT_ONLY, 32, "fp16"},
+                          {kCoreML, INT8, DYNAMIC, 32, "fp16"},
+                          {kCoreML, INT8, STATIC, 32, "static int8"},
+                          {kCoreML, INT4, WEIGHT_ONLY, 32, "fp16"},
+                          {kQnn, INT8, DYNAMIC, 32, "fp32"},
+                          {kQnn, INT8, STATIC, 32, "static int16 throughout"},
+                          {kQnn, INT4, STATIC, 32, "static int16 throughout"},
+                          {kQnn, FP16, STATIC, 32, "fp32"}}) {
+    const QuantizationConfig config = {.dtype = one.dtype, .mode = one.mode, .group_size = one.group_size};
+    const auto result = plan(config, testing::wide_findings(), one.target);
+    const LayerPlan& up = layer(result, "layers.0.up_proj");
+    EXPECT_EQ(to_string(up.arithmetic), one.arithmetic) << to_string(one.dtype) << ", " << to_string(one.mode);
+    EXPECT_EQ(up.activations.has_value(), up.arithmetic.activations == LayerArithmetic::Activations::kStatic);
+    EXPECT_EQ(result.plan.is_static_everywhere(), to_string(up.arithmetic).ends_with("throughout"));
+  }
+}
+
+TEST_F(Plan, LeavesTheLogitsOfAFloatHeadFloats) {
+  QuantizationConfig config = {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC};
+  EXPECT_EQ(to_string(layer(plan(config, {}, kQnn), "lm_head").arithmetic), "fp32");
+  config.head_dtype = QuantizationDtype::INT8;
+  EXPECT_EQ(to_string(layer(plan(config, {}, kQnn), "lm_head").arithmetic), "static int16 throughout");
+}
+
+// It asked for ranges that no calibration gave.
+TEST_F(Plan, RefusesSingleIntegersWhereAllValuesWouldHaveToBe) {
+  const QuantizationConfig config = {
+      .dtype = QuantizationDtype::FP16, .mode = QuantizationMode::STATIC, .head_dtype = QuantizationDtype::INT8};
+  testing::expect_error(ErrorCode::kUnsupported, {"lm_head", "mode static", "throughout", "--dtype int8"},
+                        [&] { plan(config, {}, kQnn); });
+  EXPECT_NO_THROW(plan(config, testing::wide_findings(), kXnnpack));
+}
+
+TEST_F(Plan, KeepsRequestFindingsAndTargetApart) {
+  const QuantizationConfig config = {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC};
+  const auto result = plan(config, testing::wide_findings(), kCoreML);
+  EXPECT_EQ(result.plan.config.mode, QuantizationMode::STATIC);
+  EXPECT_EQ(result.plan.findings.layers, testing::wide_activations());
+  EXPECT_EQ(result.plan.target, kCoreML);
 }
 
 TEST_F(Plan, WarnsAboutAPatternThatMatchesNothing) {
@@ -194,7 +270,7 @@ TEST_F(Plan, EachQuantizerMakesItsOwnDtypeAlone) {
 TEST(QuantizationNames, ParseInAnyCase) {
   EXPECT_EQ(parse_quantization_dtype("INT4"), QuantizationDtype::INT4);
   EXPECT_EQ(parse_quantization_mode("Weight_Only"), QuantizationMode::WEIGHT_ONLY);
-  testing::expect_error(ErrorCode::kInvalidArgument, {"int3", "fp32, fp16, int8, int4"},
+  testing::expect_error(ErrorCode::kInvalidArgument, {"int3", "fp32, fp16, int8", "int4"},
                         [] { parse_quantization_dtype("int3"); });
 }
 

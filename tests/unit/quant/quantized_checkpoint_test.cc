@@ -6,6 +6,7 @@
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/quantization.h"
+#include "diffulex_edge/xnnpack_backend.h"
 #include "support/expect_error.h"
 #include "support/static_ranges.h"
 #include "support/tiny_model.h"
@@ -19,7 +20,7 @@ class QuantizedCheckpoint : public ::testing::Test {
     testing::write_sdar(folder_ / "model", tied);
     testing::write_file(folder_ / "model/tokenizer.json", "{}");
     const Model model = load_model(folder_ / "model");
-    write_quantized_checkpoint(model, quantize_model(model, config).plan, folder_ / "q");
+    write_quantized_checkpoint(model, quantize_model(model, config, findings_).plan, folder_ / "q");
     return load_model(folder_ / "q");
   }
   std::size_t entries() const {
@@ -27,6 +28,7 @@ class QuantizedCheckpoint : public ::testing::Test {
         std::distance(std::filesystem::directory_iterator(folder_.path()), std::filesystem::directory_iterator()));
   }
   testing::TemporaryFolder folder_;
+  CalibrationFindings findings_ = testing::wide_findings();
 };
 
 TEST_F(QuantizedCheckpoint, ComesBackInItsFormats) {
@@ -80,20 +82,19 @@ TEST_F(QuantizedCheckpoint, ExportsTheBytesThatTheOriginalWouldHave) {
       {.dtype = QuantizationDtype::INT8, .embedding_dtype = QuantizationDtype::INT8},
       {.dtype = QuantizationDtype::INT4, .group_size = 64, .head_dtype = QuantizationDtype::INT8},
       {.dtype = QuantizationDtype::INT4, .group_size = 0},
-      {.dtype = QuantizationDtype::INT8,
-       .mode = QuantizationMode::STATIC,
-       .head_dtype = QuantizationDtype::INT8,
-       .activations = testing::wide_activations()}};
+      {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .head_dtype = QuantizationDtype::INT8}};
   for (const QuantizationConfig& config : kConfigs) {
     const Model quantized = quantize(config);
-    const auto export_bytes = [&](const Model& model, const QuantizationConfig& with) {
+    const auto export_bytes = [&](const Model& model, const QuantizationConfig& with,
+                                  const CalibrationFindings& findings) {
       const ExportResult result = XNNPACKBackend({.quant_config = with, .activation_dtype = {}, .backend_options = {}})
-                                      .export_model(model, folder_ / "x.pte");
+                                      .export_model(model, folder_ / "x.pte", {}, findings);
       EXPECT_TRUE(result.success) << result.error_message;
       return testing::read_file(folder_ / "x.pte");
     };
-    const std::string direct = export_bytes(load_model(folder_ / "model"), config);
-    EXPECT_TRUE(export_bytes(quantized, default_quantization_config(quantized)) == direct);
+    const std::string direct = export_bytes(load_model(folder_ / "model"), config, findings_);
+    EXPECT_TRUE(export_bytes(quantized, default_quantization_config(quantized), {}) == direct);
+    EXPECT_TRUE(export_bytes(quantized, config, {}) == direct);  // the request holds for what came of it
     std::filesystem::remove_all(folder_ / "q");
   }
 }
@@ -119,28 +120,26 @@ TEST_F(QuantizedCheckpoint, LeavesNothingWhereAWeightIsBrokenOrTheCallerStops) {
 }
 
 TEST_F(QuantizedCheckpoint, KeepsStaticRangesToTheBit) {
-  testing::Activations activations = testing::wide_activations();
+  testing::Activations& activations = findings_.layers;
   activations.at("layers.0.q_proj") = {.input = {.min = -0.1F, .max = 1.0F / 3.0F},
                                        .output = {.min = -3.4028235e38F, .max = 1e-45F}};
-  const Model model = quantize({.dtype = QuantizationDtype::INT8,
-                                .mode = QuantizationMode::STATIC,
-                                .head_dtype = QuantizationDtype::INT8,
-                                .activations = activations});
+  const Model model = quantize(
+      {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .head_dtype = QuantizationDtype::INT8});
   const QuantizationConfig config = default_quantization_config(model);
   EXPECT_EQ(config.mode, QuantizationMode::STATIC);
-  EXPECT_EQ(config.activations, activations);
-  EXPECT_EQ(quantize_model(model, config).plan.at("lm_head", "lm_head.weight").activations, activations.at("lm_head"));
+  const QuantizationPlan plan = quantize_model(model, config).plan;
+  EXPECT_EQ(plan.findings.layers, activations);
+  EXPECT_EQ(plan.at("lm_head", "lm_head.weight").activations, activations.at("lm_head"));
 }
 
 TEST_F(QuantizedCheckpoint, HasNoRangesInOtherModes) {
-  const Model model = quantize({.dtype = QuantizationDtype::INT8, .activations = testing::wide_activations()});
-  EXPECT_TRUE(default_quantization_config(model).activations.empty());
+  const Model model = quantize({.dtype = QuantizationDtype::INT8});
+  EXPECT_TRUE(model.stored_quantization.value().activations.empty());
   EXPECT_EQ(testing::read_file(folder_ / "q/config.json").find("activations"), std::string::npos);
 }
 
 TEST_F(QuantizedCheckpoint, ReadsStaticRangesStrictly) {
-  quantize(
-      {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC, .activations = testing::wide_activations()});
+  quantize({.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC});
   const nlohmann::json written = nlohmann::json::parse(testing::read_file(folder_ / "q/config.json"));
   const auto expect_refused = [&](const nlohmann::json& activations, const std::string& word) {
     nlohmann::json config = written;

@@ -77,8 +77,41 @@ TEST_F(EvaluationPageTest, DoesWithoutAComparison) {
   EvaluationReport plain{.model = model_, .result = result_, .data = "d", .reference = {}, .warnings = {}};
   const std::string html = to_html(plain);
   EXPECT_NE(html.find("Loss, set &lt;b&gt;"), std::string::npos);
+  EXPECT_NE(html.find("The loss is 2.5000 nats on set &lt;b&gt;; nothing was compared."), std::string::npos);
   EXPECT_EQ(html.find("Loss against size"), std::string::npos);
   EXPECT_EQ(html.find("KL"), std::string::npos);
+}
+
+TEST_F(EvaluationPageTest, ExplainsTheWordsThatItUsesAndNoOthers) {
+  const std::string without = to_html(report());
+  EXPECT_NE(without.find("<dt>commits flipped</dt>"), std::string::npos);
+  EXPECT_NE(without.find("<dt>KL</dt>"), std::string::npos);
+  EXPECT_EQ(without.find("<dt>bound</dt>"), std::string::npos);
+  EXPECT_EQ(without.find("<dt>next</dt>"), std::string::npos);
+  result_.sets[0].label = "bound";
+  formats_.formats[0].sets[0].label = "bound";
+  EXPECT_NE(to_html(report()).find("<dt>bound</dt>"), std::string::npos);
+}
+
+TEST_F(EvaluationPageTest, SaysInWordsThatAnIntervalHoldsZero) {
+  result_.sets[0].comparison->loss_increase = {.mean = 0.5, .low = -0.25, .high = 1.25};
+  formats_.formats[0].sets[0].comparison->loss_increase = {.mean = 0.75, .low = 0.5, .high = 1.0};
+  const std::string html = to_html(report());
+  EXPECT_NE(html.find(">no measurable difference</td>"), std::string::npos);
+  EXPECT_NE(html.find("no measurable difference in loss, and another token"), std::string::npos);
+  EXPECT_NE(html.find(">not measurable</text>"), std::string::npos);
+  EXPECT_NE(html.find(">+0.7500 ± 0.2500</text>"), std::string::npos);
+  EXPECT_NE(html.find("class=\"mark point outline s4\""), std::string::npos);  // this run
+  EXPECT_NE(html.find("class=\"mark point s1\""), std::string::npos);          // fp16
+}
+
+// Its increase is over that reference, and the chart's over the model in float32.
+TEST_F(EvaluationPageTest, AnotherReferenceGivesNoIntervalInTheChart) {
+  result_.sets[0].comparison->reference_loss.mean = 2.25;
+  result_.sets[0].comparison->loss_increase = {.mean = 0.25, .low = 0.2, .high = 0.3};
+  const std::string html = to_html(report());
+  EXPECT_NE(html.find("loss 2.5000 (+0.5000, no interval)</title>"), std::string::npos);
+  EXPECT_EQ(html.find(">+0.2500 ± 0.0500</text>"), std::string::npos);
 }
 
 TEST_F(EvaluationPageTest, JsonHasTheFormatsAndWhereTheyComeFrom) {

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "diffulex_edge/xnnpack_backend.h"
 #include "support/static_ranges.h"
 
 namespace diffulex_edge {
@@ -41,9 +42,9 @@ TEST_F(ExportReportTest, JsonHasTheDocumentedKeys) {
                           "dry_run",
                           "file_bytes",
                           "parameters",
-                          "original_mib",
-                          "quantized_mib",
-                          "reduction_pct",
+                          "original_memory_mb",
+                          "quantized_memory_mb",
+                          "memory_reduction_pct",
                           "compression_ratio",
                           "seconds",
                           "peak_rss_bytes",
@@ -64,7 +65,35 @@ TEST_F(ExportReportTest, StoredBytesOfTheLayersAddUpToTheTotal) {
   for (const Json& layer : json["layers"]) {
     bytes += layer["stored_bytes"].get<double>();
   }
-  EXPECT_NEAR(bytes / (1024 * 1024), json["quantized_mib"].get<double>(), 1e-9);
+  EXPECT_NEAR(bytes / 1e6, json["quantized_memory_mb"].get<double>(), 1e-9);
+}
+
+// What Python reads is what the command prints.
+TEST_F(ExportReportTest, MetadataHaveTheNamesOfTheWholeReport) {
+  const Json whole = Json::parse(to_json(report()));
+  const Json metadata = Json::parse(to_json(metadata_));
+  ASSERT_GT(metadata.size(), 15U);
+  for (const auto& [key, value] : metadata.items()) {
+    EXPECT_EQ(whole.value(key, Json()), value) << key;
+  }
+}
+
+TEST_F(ExportReportTest, LayersHaveOneNameInJsonAndOnThePage) {
+  const Json json = Json::parse(to_json(report()));
+  const std::string html = to_html(report());
+  for (const char* key :
+       {"layer", "tensor", "rows", "columns", "source", "format", "method", "kernel", "stored_bytes"}) {
+    EXPECT_TRUE(json["layers"][1].contains(key) || json["layers"][2].contains(key)) << key;
+    EXPECT_NE(html.find(std::string(">") + key + "</th>"), std::string::npos) << key;
+  }
+}
+
+TEST_F(ExportReportTest, PlacementIsNamedByWhatExecutes) {
+  metadata_.placement = Placement{.npu = {{"MatMul", 3}}, .host = {{"Gather", 1}}, .binaries = {{.soc = "SM8550"}}};
+  const Json json = Json::parse(to_json(report()));
+  EXPECT_EQ(json["placement"]["npu"]["MatMul"], 3);
+  EXPECT_EQ(json["placement"]["host"]["Gather"], 1);
+  EXPECT_EQ(json["placement"]["binaries"][0]["soc"], "SM8550");
 }
 
 TEST_F(ExportReportTest, HtmlEscapesNames) {
@@ -74,13 +103,37 @@ TEST_F(ExportReportTest, HtmlEscapesNames) {
   EXPECT_NE(html.find("layers.3.q_proj"), std::string::npos);
 }
 
+// Seven charts of equal bars said nothing that the sizes by kind did not.
+TEST_F(ExportReportTest, HtmlLeavesOutWhatIsTheSameInEveryBlock) {
+  EXPECT_EQ(to_html(report()).find("Each linear layer"), std::string::npos);
+  config_.quant_config.exclude_layers = {"layers.3.q_proj"};
+  metadata_ = XNNPACKBackend(config_).dry_run(model_).metadata;
+  const std::string html = to_html(report());
+  EXPECT_NE(html.find("Each linear layer"), std::string::npos);
+  EXPECT_NE(html.find("<figcaption>q_proj</figcaption>"), std::string::npos);
+  EXPECT_EQ(html.find("<figcaption>k_proj</figcaption>"), std::string::npos);
+  EXPECT_NE(html.find("The same in every block: k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj."),
+            std::string::npos);
+}
+
+TEST_F(ExportReportTest, HtmlBeginsWithAVerdict) {
+  const std::string html = to_html(report());
+  EXPECT_NE(html.find("<p class=\"verdict\">The file would take 4."), std::string::npos);
+  EXPECT_NE(html.find(" times smaller than the weights in FP32, with 28 linear layers in int8, 1 in fp32;"),
+            std::string::npos);
+}
+
 TEST_F(ExportReportTest, TextSaysThatADryRunWroteNothing) {
   EXPECT_NE(to_text(report()).find("nothing written"), std::string::npos);
 }
 
-TEST(Matrix, HasSixFormatsAndThreeBackends) {
+TEST(Matrix, HasEveryFormatAndThreeBackends) {
   const Json json = Json::parse(matrix_json());
-  EXPECT_EQ(json["rows"].size(), 6U);
+  const std::vector<std::string> first = {"FP32", "FP16", "INT8 Dynamic", "INT8 Static", "INT8 Weight-only"};
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    EXPECT_EQ(json["rows"][i]["quantization"], first[i]);
+  }
+  EXPECT_EQ(json["rows"].size(), all_formats().size() + 2);  // INT8 in three modes
   for (const Json& row : json["rows"]) {
     for (const char* backend : {"xnnpack", "coreml", "qnn"}) {
       EXPECT_TRUE(row[backend].contains("level"));
@@ -96,8 +149,8 @@ TEST(Matrix, ClaimsWhatAnExportDoesAndNothingElse) {
     BackendConfig config;
     config.quant_config.dtype = parse_quantization_dtype(row["dtype"].get<std::string>());
     config.quant_config.mode = parse_quantization_mode(row["mode"].get<std::string>());
-    config.quant_config.activations = testing::wide_activations(static_cast<int>(model.config.num_layers));
-    const ExportResult result = XNNPACKBackend(config).dry_run(model);
+    const CalibrationFindings findings = testing::wide_findings(static_cast<int>(model.config.num_layers));
+    const ExportResult result = XNNPACKBackend(config).dry_run(model, findings);
     EXPECT_EQ(result.success, row["xnnpack"]["level"] == "full") << row << result.error_message;
   }
 }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "report/html_page.h"
+
 namespace diffulex_edge {
 namespace {
 
@@ -14,6 +16,16 @@ TEST(TextTable, AlignsTextLeftAndNumbersRight) {
             "------  -----\n"
             "a           7\n"
             "longer  12345\n");
+}
+
+// The sign "±" has two bytes and was taken for one of three, as "−" is: a number of one digit was then no number.
+TEST(HtmlTable, AlignsNumbersWithEverySignRight) {
+  for (const char* cell : {"7", "+7", "−7", "±7", "±0.5"}) {
+    EXPECT_NE(html_table({"x"}, {{cell}}).find("<td class=\"n\">"), std::string::npos) << cell;
+  }
+  for (const char* cell : {"", "±", "−", "+", "x", "±x7", "--7"}) {
+    EXPECT_EQ(html_table({"x"}, {{cell}}).find("<td class=\"n\">"), std::string::npos) << cell;
+  }
 }
 
 TEST(TextTable, CountsCharactersAndNotBytes) {

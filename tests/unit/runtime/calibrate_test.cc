@@ -5,7 +5,8 @@
 #include <optional>
 
 #include "diffulex_edge/calibration.h"
-#include "runtime/executor.h"
+#include "runtime/calibrate.h"
+#include "runtime/execution_session.h"
 #include "runtime/linear_layers.h"
 #include "support/static_model.h"
 
@@ -27,7 +28,7 @@ class GraphCalibration : public ::testing::TestWithParam<const char*>, protected
  protected:
   GraphCalibration() : StaticModel(GetParam()) {}
   bool sees(std::int64_t query, std::int64_t key) const { return block_ == 0 || key / block_ <= query / block_; }
-  // From the definition, over the executor's queries and keys.
+  // From the definition, over the session's queries and keys.
   ActivationRange scores_of(const Activations& q, const Activations& k, float scale) const {
     const std::int64_t dim = model_.config.head_dim;
     ActivationRange range;
@@ -58,19 +59,22 @@ class GraphCalibration : public ::testing::TestWithParam<const char*>, protected
 
 TEST_P(GraphCalibration, CoversEveryValueInSixteenBits) {
   // Whatever the observer would leave out of 8 bits.
-  const QuantizationConfig config = calibrated(everywhere(16), {.observer = Observer::PERCENTILE, .percentile = 80.0});
-  ASSERT_TRUE(config.graph_activations);
-  const std::vector<ActivationRange>& found = config.graph_activations->values;
+  const CalibrationFindings findings =
+      calibrated(everywhere(16), int8_static(), {.observer = Observer::PERCENTILE, .percentile = 80.0});
+  ASSERT_TRUE(findings.graph);
+  const std::vector<ActivationRange>& found = findings.graph->values;
   ASSERT_EQ(found.size(), model_.graph.nodes().size());
   const LinearLayers layers(model_, nullptr);
   const RunControl control{.threads = 1};
-  Executor executor(model_, kCalibrationSequences, layers, control);
+  const ExecutionPlan graph_plan(model_.graph);
+  ExecutionSession session(graph_plan, model_, layers, control);
+  session.begin(make_batch(model_, kCalibrationSequences));
   std::vector<bool> is_computed(found.size());
-  while (executor.next() != nullptr) {
-    executor.step();
-    const auto value = static_cast<std::size_t>(executor.last());
+  while (session.next() != nullptr) {
+    session.step();
+    const auto value = static_cast<std::size_t>(session.last());
     is_computed[value] = true;
-    EXPECT_EQ(found[value], least_and_most(executor.value(executor.last()).data))
+    EXPECT_EQ(found[value], least_and_most(session.value(session.last()).data))
         << to_string(model_.graph.nodes()[value].op) << " " << value;
     EXPECT_LT(found[value].min, found[value].max) << value;
   }
@@ -82,47 +86,49 @@ TEST_P(GraphCalibration, CoversEveryValueInSixteenBits) {
 }
 
 TEST_P(GraphCalibration, CoversTheLogits) {
-  const QuantizationConfig config = calibrated(everywhere(16));
+  const CalibrationFindings findings = calibrated(everywhere(16));
   ActivationRange logits;
   for (const std::vector<float>& sequence : forward(model_, kCalibrationSequences)) {
     const ActivationRange range = least_and_most(sequence);
     logits = {.min = std::min(logits.min, range.min), .max = std::max(logits.max, range.max)};
   }
-  const ActivationRange& found = config.graph_activations->values[static_cast<std::size_t>(model_.graph.output())];
+  const ActivationRange& found = findings.graph->values[static_cast<std::size_t>(model_.graph.output())];
   EXPECT_NEAR(found.min, logits.min, 1e-4);
   EXPECT_NEAR(found.max, logits.max, 1e-4);
-  EXPECT_EQ(config.activations.at("lm_head").output, found);
+  EXPECT_EQ(findings.layers.at("lm_head").output, found);
 }
 
 TEST_P(GraphCalibration, CoversTheScoresOfPairsThatSeeEachOther) {
-  const QuantizationConfig config = calibrated(everywhere(16));
+  const CalibrationFindings findings = calibrated(everywhere(16));
   const LinearLayers layers(model_, nullptr);
   const RunControl control{.threads = 1};
-  Executor executor(model_, kCalibrationSequences, layers, control);
+  const ExecutionPlan graph_plan(model_.graph);
+  ExecutionSession session(graph_plan, model_, layers, control);
+  session.begin(make_batch(model_, kCalibrationSequences));
   std::size_t attentions = 0;
-  while (const Node* node = executor.next()) {
+  while (const Node* node = session.next()) {
     std::optional<ActivationRange> expected;
     if (node->op == Op::kAttention) {
-      expected = scores_of(executor.value(node->inputs[0]), executor.value(node->inputs[1]),
+      expected = scores_of(session.value(node->inputs[0]), session.value(node->inputs[1]),
                            std::get<AttentionAttributes>(node->attributes).scale);
     }
-    executor.step();
+    session.step();
     if (expected) {
       ++attentions;
-      const auto found = config.graph_activations->scores.find(executor.last());
-      ASSERT_NE(found, config.graph_activations->scores.end());
+      const auto found = findings.graph->scores.find(session.last());
+      ASSERT_NE(found, findings.graph->scores.end());
       EXPECT_NEAR(found->second.min, expected->min, 1e-4);
       EXPECT_NEAR(found->second.max, expected->max, 1e-4);
     }
   }
   EXPECT_EQ(attentions, 2U);
-  EXPECT_EQ(config.graph_activations->scores.size(), attentions);
+  EXPECT_EQ(findings.graph->scores.size(), attentions);
 }
 
 TEST_P(GraphCalibration, HasTheObserversRangesInEightBits) {
   const CalibrationOptions options{.observer = Observer::PERCENTILE, .percentile = 80.0};
-  const std::vector<ActivationRange> wide = calibrated(everywhere(16), options).graph_activations->values;
-  const std::vector<ActivationRange> narrow = calibrated(everywhere(8), options).graph_activations->values;
+  const std::vector<ActivationRange> wide = calibrated(everywhere(16), int8_static(), options).graph->values;
+  const std::vector<ActivationRange> narrow = calibrated(everywhere(8), int8_static(), options).graph->values;
   for (std::size_t value = 0; value < wide.size(); ++value) {
     EXPECT_GE(narrow[value].min, wide[value].min);
     EXPECT_LE(narrow[value].max, wide[value].max);
@@ -133,18 +139,31 @@ TEST_P(GraphCalibration, HasTheObserversRangesInEightBits) {
   }
 }
 
-TEST_P(GraphCalibration, IsLeftOutWhereLayersAloneAreStatic) {
-  QuantizationConfig config = everywhere(8);
-  config.static_everywhere = false;
-  EXPECT_FALSE(calibrated(config).graph_activations);
-}
+TEST_P(GraphCalibration, IsLeftOutWhereLayersAloneAreStatic) { EXPECT_FALSE(calibrated({}).graph); }
 
 TEST_P(GraphCalibration, IsNeededUntilThereAreRanges) {
-  QuantizationConfig config = everywhere(16);
+  const TargetArithmetic target = everywhere(16);
+  EXPECT_TRUE(needs_calibration(model_, int8_static(), target));
+  const CalibrationFindings found = calibrated(target);
+  const CalibrationFindings of_layers = {.layers = found.layers, .graph = {}, .input_importance = {}};
+  EXPECT_TRUE(needs_calibration(model_, int8_static(), target, of_layers));
+  EXPECT_FALSE(needs_calibration(model_, int8_static(), {}, of_layers));
+  CalibrationFindings incomplete = of_layers;
+  incomplete.layers.erase("layers.0.q_proj");
+  EXPECT_TRUE(needs_calibration(model_, int8_static(), {}, incomplete));
+  EXPECT_FALSE(needs_calibration(model_, int8_static(), target, found));
+}
+
+// A quantized head's were told to be missing, with data, too.
+TEST_P(GraphCalibration, IsNeededWhereTheHeadAloneIsStatic) {
+  const QuantizationConfig config = {
+      .dtype = QuantizationDtype::FP16, .mode = QuantizationMode::STATIC, .head_dtype = QuantizationDtype::INT8};
   EXPECT_TRUE(needs_calibration(model_, config));
-  config.activations = calibrated(everywhere(16)).activations;
-  EXPECT_TRUE(needs_calibration(model_, config));  // those of layers are not enough
-  EXPECT_FALSE(needs_calibration(model_, calibrated(config)));
+  const CalibrationFindings found = calibrated({}, config);
+  EXPECT_NO_THROW(quantize_model(model_, config, found));
+  QuantizationConfig without_head = config;
+  without_head.head_dtype = {};
+  EXPECT_FALSE(needs_calibration(model_, without_head));
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GraphCalibration, ::testing::Values("sdar", "dream", "llada", "qwen2"),

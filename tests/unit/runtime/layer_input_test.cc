@@ -56,7 +56,7 @@ TEST(LayerInput, CountsTokensRelativeToTheirSize) {
   for (std::size_t j = 0; j < kWidth; ++j) {
     seen.data[j] *= 1000.0F;  // the first token
   }
-  const LayerInput input(seen, nullptr, {}, {});
+  const LayerInput input(seen, std::nullopt, {}, {});
   const InputStatistics& statistics = input.statistics();
   double trace = 0.0;
   for (std::size_t j = 0; j < kWidth; ++j) {
@@ -91,8 +91,8 @@ TEST(LayerInput, LeavesHeldOutTokensOutOfTheStatistics) {
     split.weights[static_cast<std::size_t>(row)] = 0.0F;
     others.data[static_cast<std::size_t>(row * kWidth)] = 5.0F;
   }
-  const LayerInput first(seen, nullptr, split, {});
-  const LayerInput second(others, nullptr, split, {});
+  const LayerInput first(seen, std::nullopt, split, {});
+  const LayerInput second(others, std::nullopt, split, {});
   EXPECT_EQ(first.statistics().hessian, second.statistics().hessian);
 }
 
@@ -107,7 +107,7 @@ TEST(LayerInput, CorrectsAQuarterOfTheWay) {
     }
   }
   const std::vector<float> weight = {1.0F, -2.0F, 0.5F, 3.0F, -1.0F, 0.25F};
-  const LayerInput input(seen, &truth, {}, {});
+  const LayerInput input(seen, InputRows(truth), {}, {});
   const std::vector<float> corrected = input.correct(weight, 1);
   ASSERT_EQ(corrected.size(), weight.size());
   std::vector<float> whole(weight.size());
@@ -122,8 +122,8 @@ TEST(LayerInput, CorrectsAQuarterOfTheWay) {
 TEST(LayerInput, HasNothingToCorrectWithoutATruthOrWhereItIsTheSame) {
   const Activations seen = random_activations(4);
   const std::vector<float> weight(kWidth, 1.0F);
-  EXPECT_TRUE(LayerInput(seen, nullptr, {}, {}).correct(weight, 1).empty());
-  EXPECT_TRUE(LayerInput(seen, &seen, {}, {}).correct(weight, 1).empty());
+  EXPECT_TRUE(LayerInput(seen, std::nullopt, {}, {}).correct(weight, 1).empty());
+  EXPECT_TRUE(LayerInput(seen, InputRows(seen), {}, {}).correct(weight, 1).empty());
 }
 
 TEST(LayerInput, JudgesByTheOutputsRelativeErrorOnHeldOutTokens) {
@@ -144,14 +144,14 @@ TEST(LayerInput, JudgesByTheOutputsRelativeErrorOnHeldOutTokens) {
     expected += difference * difference / square_of(seen.row(t));
     sum_of_weights += 1.0 / square_of(seen.row(t));
   }
-  const LayerInput input(seen, nullptr, split, {});
+  const LayerInput input(seen, std::nullopt, split, {});
   EXPECT_NEAR(input.judge(weight, 1, format, {})(rounded), expected / sum_of_weights, 1e-3 * expected / sum_of_weights);
 }
 
 TEST(LayerInput, RefusesActivationsThatAreNotFinite) {
   Activations seen = random_activations(6);
   seen.data[3] = std::nanf("");
-  EXPECT_THROW(LayerInput(seen, nullptr, {}, {}), Error);
+  EXPECT_THROW(LayerInput(seen, std::nullopt, {}, {}), Error);
 }
 
 }  // namespace

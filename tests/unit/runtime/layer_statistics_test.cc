@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "quant/affine_scale.h"
 #include "support/expect_error.h"
 
 namespace diffulex_edge {

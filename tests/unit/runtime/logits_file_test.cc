@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checkpoint/tensor_source.h"
 #include "diffulex_edge/checkpoint.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 #include "support/expect_error.h"
 
 namespace diffulex_edge {

@@ -33,6 +33,14 @@ TokenSequences sequences_of(std::int64_t vocab) {
   return sequences;
 }
 
+CalibrationFindings findings() {
+  CalibrationFindings findings = testing::wide_findings();
+  for (auto& [name, ranges] : findings.layers) {
+    ranges = {.input = {.min = -5.0F, .max = 7.0F}, .output = {.min = -10.0F, .max = 8.0F}};
+  }
+  return findings;
+}
+
 std::vector<QuantizationConfig> configs() {
   std::vector<QuantizationConfig> configs;
   const auto add = [&](QuantizationDtype dtype, QuantizationMode mode, std::int64_t group_size,
@@ -43,9 +51,6 @@ std::vector<QuantizationConfig> configs() {
     config.group_size = group_size;
     config.embedding_dtype = others;
     config.head_dtype = others;
-    for (auto& [name, ranges] : config.activations = testing::wide_activations()) {
-      ranges = {.input = {.min = -5.0F, .max = 7.0F}, .output = {.min = -10.0F, .max = 8.0F}};
-    }
     configs.push_back(config);
   };
   using enum QuantizationDtype;
@@ -96,7 +101,7 @@ TEST_F(PackedModelTest, ComputesWhatTheSimulationDoesForEveryFormat) {
       for (const QuantizationConfig& config : configs()) {
         SCOPED_TRACE(std::string(family) + (tied ? ", tied, " : ", ") + std::string(to_string(config.dtype)) + " " +
                      std::string(to_string(config.mode)) + " " + std::to_string(config.group_size));
-        const QuantizationPlan plan = quantize_model(model, config).plan;
+        const QuantizationPlan plan = quantize_model(model, config, findings()).plan;
         const PackedModel packed(model, &plan);
         // A value half-way between two steps of a static output may round either way, and moves what sees it.
         const double tolerance = config.mode == QuantizationMode::STATIC ? 3e-2 : 1e-5;
@@ -126,7 +131,7 @@ TEST_F(PackedModelTest, IsTheSameForAnyNumberOfThreads) {
   const Model model = load(testing::reference_decoder("llada"));
   QuantizationConfig config;
   config.dtype = QuantizationDtype::INT4;
-  const QuantizationPlan plan = quantize_model(model, config).plan;
+  const QuantizationPlan plan = quantize_model(model, config, findings()).plan;
   const TokenSequences sequences = sequences_of(model.config.vocab_size);
   const PackedModel packed(model, &plan, {.threads = 3, .stop = {}, .on_progress = {}});
   const auto one = packed.forward(sequences, {.threads = 1, .stop = {}, .on_progress = {}});
@@ -140,7 +145,7 @@ TEST_F(PackedModelTest, TakesAboutThePlannedMemoryAndSharesTiedWeights) {
   config.dtype = QuantizationDtype::INT4;
   config.embedding_dtype = QuantizationDtype::INT8;
   config.head_dtype = QuantizationDtype::INT8;
-  const QuantizationPlan plan = quantize_model(model, config).plan;
+  const QuantizationPlan plan = quantize_model(model, config, findings()).plan;
   const std::int64_t bytes = PackedModel(model, &plan).weight_bytes();
   EXPECT_GE(bytes, planned_bytes(plan));
   EXPECT_LT(bytes, planned_bytes(plan) * 5 / 4);

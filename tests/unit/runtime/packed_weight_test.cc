@@ -10,6 +10,7 @@
 
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_encoder.h"
 #include "runtime/kernels/activation_kernels.h"

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "diffulex_edge/runtime.h"
+#include "quant/layer_formats.h"
 #include "support/expect_error.h"
 #include "support/static_ranges.h"
 #include "support/tiny_model.h"
@@ -86,7 +87,7 @@ class Sensitivity : public ::testing::Test {
         mixed.layer_formats[layer] = other.layers == unit.layers ? format : LayerFormat{};
       }
     }
-    return quantize_model(model_, mixed).plan;
+    return quantize_model(model_, mixed, testing::wide_findings()).plan;
   }
 
   testing::TemporaryFolder folder_;
@@ -102,11 +103,9 @@ TEST_F(Sensitivity, IsThatOfTheWholeModelWithOneLayerQuantized) {
   const CalibrationData data = some_data();
   for (const QuantizationMode mode :
        {QuantizationMode::WEIGHT_ONLY, QuantizationMode::DYNAMIC, QuantizationMode::STATIC}) {
-    QuantizationConfig config = open_config(mode);
-    if (mode == QuantizationMode::STATIC) {
-      config.activations = testing::wide_activations();
-    }
-    const auto units = measure_sensitivity(model_, config, data, all_layer_formats());
+    const QuantizationConfig config = open_config(mode);
+    const SensitivityRequest request{.config = config, .findings = testing::wide_findings()};
+    const auto units = measure_sensitivity(model_, request, data, all_layer_formats());
     ASSERT_EQ(units.size(), 16U);  // two layers of seven, embedding, head
     for (const LayerSensitivity& unit : units) {
       const auto measured = std::ranges::count(unit.formats, true, &FormatEffect::measured);
@@ -125,7 +124,7 @@ TEST_F(Sensitivity, IsThatOfTheWholeModelWithOneLayerQuantized) {
 
 TEST_F(Sensitivity, OfOtherFormatsFollowsTheirOutputErrors) {
   const CalibrationData data = some_data();
-  const auto units = measure_sensitivity(model_, open_config(), data, all_layer_formats());
+  const auto units = measure_sensitivity(model_, {.config = open_config()}, data, all_layer_formats());
   const auto& unit =
       *std::ranges::find(units, std::vector<std::string>{"layers.1.gate_proj"}, &LayerSensitivity::layers);
   std::vector<std::string> names;
@@ -134,10 +133,14 @@ TEST_F(Sensitivity, OfOtherFormatsFollowsTheirOutputErrors) {
     EXPECT_GE(effect.kl_divergence, 0.0);
   }
   // 64 columns: larger groups do not divide them.
-  EXPECT_EQ(names, (std::vector<std::string>{"fp32", "fp16", "int8", "int4_g32", "int4_g64", "int4_channel"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"fp32", "fp16", "int8", "palette8", "palette6", "int4_g32", "int4_g64",
+                                             "int4_channel", "palette4", "palette3", "palette2", "palette1"}));
   EXPECT_EQ(unit.formats[0].output_error, 0.0);
   EXPECT_LT(unit.formats[1].output_error.value(), unit.formats[2].output_error.value());
-  EXPECT_LT(unit.formats[2].output_error.value(), unit.formats[3].output_error.value());
+  EXPECT_LT(unit.formats[2].output_error.value(), unit.formats[5].output_error.value());
+  for (std::size_t i = 8; i + 1 < names.size(); ++i) {
+    EXPECT_LT(unit.formats[i].output_error.value(), unit.formats[i + 1].output_error.value()) << names[i];
+  }
   EXPECT_LT(unit.formats[3].output_error.value(), unit.formats[4].output_error.value());
   // Whatever was scaled from one format is near what another one measures.
   for (const FormatEffect& effect : unit.formats) {
@@ -151,8 +154,8 @@ TEST_F(Sensitivity, OfOtherFormatsFollowsTheirOutputErrors) {
 
 TEST_F(Sensitivity, DoesNotDependOnTheNumberOfThreads) {
   const CalibrationData data = some_data();
-  const auto one = measure_sensitivity(model_, open_config(), data, all_layer_formats(), {.threads = 1});
-  const auto three = measure_sensitivity(model_, open_config(), data, all_layer_formats(), {.threads = 3});
+  const auto one = measure_sensitivity(model_, {.config = open_config()}, data, all_layer_formats(), {.threads = 1});
+  const auto three = measure_sensitivity(model_, {.config = open_config()}, data, all_layer_formats(), {.threads = 3});
   for (std::size_t i = 0; i < one.size(); ++i) {
     for (std::size_t j = 0; j < one[i].formats.size(); ++j) {
       EXPECT_EQ(one[i].formats[j].kl_divergence, three[i].formats[j].kl_divergence) << one[i].layers[0];
@@ -166,7 +169,7 @@ TEST_F(Sensitivity, KeepsWhatIsSettled) {
   config.exclude_layers = {"layers.0."};
   config.embedding_dtype = QuantizationDtype::FP16;
   config.head_dtype = QuantizationDtype::INT4;
-  const auto units = measure_sensitivity(model_, config, some_data(), all_layer_formats());
+  const auto units = measure_sensitivity(model_, {.config = config}, some_data(), all_layer_formats());
   for (const LayerSensitivity& unit : units) {
     const std::string& layer = unit.layers[0];
     if (layer.starts_with("layers.1.")) {
@@ -181,7 +184,7 @@ TEST_F(Sensitivity, KeepsWhatIsSettled) {
 
 TEST_F(TiedSensitivity, TakesEmbeddingAndHeadTogether) {
   const CalibrationData data = some_data();
-  const auto units = measure_sensitivity(model_, open_config(), data, all_layer_formats());
+  const auto units = measure_sensitivity(model_, {.config = open_config()}, data, all_layer_formats());
   ASSERT_EQ(units.size(), 15U);
   const auto& table =
       *std::ranges::find_if(units, [](const LayerSensitivity& unit) { return unit.layers.size() == 2; });
@@ -194,22 +197,22 @@ TEST_F(TiedSensitivity, TakesEmbeddingAndHeadTogether) {
   config.embedding_dtype = QuantizationDtype::INT8;
   config.head_dtype = QuantizationDtype::FP16;
   testing::expect_error(ErrorCode::kInvalidArgument, {"embed_tokens", "share"},
-                        [&] { measure_sensitivity(model_, config, data, all_layer_formats()); });
+                        [&] { measure_sensitivity(model_, {.config = config}, data, all_layer_formats()); });
 }
 
 TEST_F(Sensitivity, RefusesWhatItCantMeasure) {
   QuantizationConfig config = open_config();
   config.method = RoundingMethod::GPTQ;
   testing::expect_error(ErrorCode::kInvalidArgument, {"gptq"},
-                        [&] { measure_sensitivity(model_, config, some_data(), all_layer_formats()); });
+                        [&] { measure_sensitivity(model_, {.config = config}, some_data(), all_layer_formats()); });
   CalibrationData nothing = some_data();
   for (auto& counts : nothing.counts) {
     counts.assign(counts.size(), false);
   }
   testing::expect_error(ErrorCode::kInvalidArgument, {"no position"},
-                        [&] { measure_sensitivity(model_, open_config(), nothing, all_layer_formats()); });
+                        [&] { measure_sensitivity(model_, {.config = open_config()}, nothing, all_layer_formats()); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"none of the formats"}, [&] {
-    measure_sensitivity(model_, open_config(), some_data(), {parse_layer_format("int4_g256")});
+    measure_sensitivity(model_, {.config = open_config()}, some_data(), {parse_layer_format("int4_g256")});
   });
 }
 

@@ -8,8 +8,9 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/runtime.h"
+#include "quant/affine_scale.h"
 #include "quant/static_graph.h"
-#include "runtime/executor.h"
+#include "runtime/execution_session.h"
 #include "runtime/linear_layers.h"
 #include "support/static_model.h"
 
@@ -25,8 +26,8 @@ class StaticValuesOf : public ::testing::TestWithParam<const char*>, protected t
  protected:
   StaticValuesOf() : StaticModel(GetParam()) {}
 
-  QuantizationPlan plan(QuantizationConfig config) const {
-    return quantize_model(model_, calibrated(std::move(config))).plan;
+  QuantizationPlan plan(const TargetArithmetic& target, const QuantizationConfig& config = int8_static()) const {
+    return quantize_model(model_, config, calibrated(target, config), target).plan;
   }
 };
 
@@ -48,16 +49,18 @@ TEST_P(StaticValuesOf, AreIntegersOfTheRangesThatCalibrationSaw) {
     const StaticValues integers(model_, quantized);
     const LinearLayers layers(model_, &quantized);
     const RunControl control{.threads = 2};
-    Executor executor(model_, kCalibrationSequences, layers, control, &integers);
+    const ExecutionPlan graph_plan(model_.graph);
+    ExecutionSession session(graph_plan, model_, layers, control, &integers);
+    session.begin(make_batch(model_, kCalibrationSequences));
     std::set<Op> rounded;
-    while (const Node* node = executor.next()) {
-      executor.step();
-      const std::vector<float>& made = executor.value(executor.last()).data;
-      if (const auto scale = integers.find(executor.last(), made)) {
+    while (const Node* node = session.next()) {
+      session.step();
+      const std::vector<float>& made = session.value(session.last()).data;
+      if (const auto scale = integers.find(session.last(), made)) {
         rounded.insert(node->op);
         expect_on_grid(made, *scale, bits, to_string(node->op));
         if (kOperators.contains(node->op)) {
-          const auto& range = quantized.config.graph_activations->values[static_cast<std::size_t>(executor.last())];
+          const auto& range = quantized.findings.graph->values[static_cast<std::size_t>(session.last())];
           EXPECT_EQ(*scale, affine_scale(with_headroom(range, bits), bits)) << to_string(node->op);
         }
       }
@@ -93,8 +96,7 @@ TEST_P(StaticValuesOf, PackedModelsHaveTheSame) {
   const auto simulated = forward(model_, kCalibrationSequences, &quantized);
   const auto packed = PackedModel(model_, &quantized).forward(kCalibrationSequences);
   const double step = static_cast<double>(
-      with_headroom(quantized.config.graph_activations->values[static_cast<std::size_t>(model_.graph.output())], 16)
-          .max);
+      with_headroom(quantized.findings.graph->values[static_cast<std::size_t>(model_.graph.output())], 16).max);
   for (std::size_t i = 0; i < simulated.size(); ++i) {
     for (std::size_t j = 0; j < simulated[i].size(); ++j) {
       ASSERT_NEAR(simulated[i][j], packed[i][j], 2e-3 * step);
@@ -103,11 +105,11 @@ TEST_P(StaticValuesOf, PackedModelsHaveTheSame) {
 }
 
 TEST_P(StaticValuesOf, AreTheLogitsOfAQuantizedHeadAlone) {
-  QuantizationConfig config = everywhere(8);
+  QuantizationConfig config = int8_static();
   const ValueId output = model_.graph.output();
-  EXPECT_FALSE(StaticValues(model_, plan(config)).find(output, {}));
+  EXPECT_FALSE(StaticValues(model_, plan(everywhere(8))).find(output, {}));
   config.head_dtype = QuantizationDtype::INT8;
-  const QuantizationPlan quantized = plan(config);
+  const QuantizationPlan quantized = plan(everywhere(8), config);
   const auto scale = StaticValues(model_, quantized).find(output, {});
   ASSERT_TRUE(scale);
   for (const std::vector<float>& logits : forward(model_, kCalibrationSequences, &quantized)) {
@@ -117,18 +119,16 @@ TEST_P(StaticValuesOf, AreTheLogitsOfAQuantizedHeadAlone) {
 
 TEST_P(StaticValuesOf, NeedRanges) {
   QuantizationPlan quantized = plan(everywhere(16));
-  quantized.config.graph_activations->scores.clear();
+  quantized.findings.graph->scores.clear();
   EXPECT_THROW(StaticValues(model_, quantized), Error);
-  quantized.config.graph_activations.reset();
+  quantized.findings.graph.reset();
   EXPECT_THROW(StaticValues(model_, quantized), Error);
   EXPECT_THROW(forward(model_, kCalibrationSequences, &quantized), Error);
 }
 
 TEST_P(StaticValuesOf, ArePartOfPlansThatSaySo) {
   EXPECT_FALSE(make_static_values(model_, nullptr));
-  QuantizationConfig config = everywhere(16);
-  config.static_everywhere = false;
-  const QuantizationPlan quantized = plan(config);
+  const QuantizationPlan quantized = plan({});
   EXPECT_FALSE(make_static_values(model_, &quantized));
 }
 

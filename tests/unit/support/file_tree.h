@@ -25,6 +25,18 @@ inline Tree read_tree(const std::filesystem::path& folder) {
   return tree;
 }
 
+using Names = std::vector<std::string>;
+
+// What is directly in a folder, in order.
+inline Names names_in(const std::filesystem::path& folder) {
+  Names names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.push_back(entry.path().filename());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
 inline std::int64_t bytes_in(const Tree& tree) {
   std::int64_t total = 0;
   for (const auto& [path, content] : tree) {

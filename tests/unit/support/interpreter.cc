@@ -169,6 +169,8 @@ class Interpreter {
         const auto& values = std::get<ConstantAttributes>(node.attributes).values;
         return {.shape = actual_shape(node.shape), .values = {values.begin(), values.end()}};
       }
+      case Op::kPositionTable:
+        return gather_from(node, [&](const auto& index) { return at(input(node, 1), index); });
       case Op::kPositions:
         return gather_from(node, [](const auto& index) { return static_cast<double>(index[0]); });
       case Op::kAdd:
@@ -177,12 +179,27 @@ class Interpreter {
         return pairs(node, std::minus<>());
       case Op::kMultiply:
         return pairs(node, std::multiplies<>());
+      case Op::kDivide:
+        return pairs(node, std::divides<>());
       case Op::kNegate:
         return each(node, std::negate<>());
       case Op::kSquare:
         return each(node, [](double x) { return x * x; });
       case Op::kReciprocalSquareRoot:
         return each(node, [](double x) { return 1.0 / std::sqrt(x); });
+      case Op::kSquareRoot:
+        return each(node, [](double x) { return std::sqrt(x); });
+      case Op::kTanh:
+        return each(node, [](double x) { return std::tanh(x); });
+      case Op::kExp:
+        return each(node, [](double x) { return std::exp(x); });
+      case Op::kGelu: {
+        const bool tanh = std::get<GeluAttributes>(node.attributes).tanh;
+        return each(node, [tanh](double x) {
+          const double inner = std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
+          return x / 2.0 * (1.0 + (tanh ? std::tanh(inner) : std::erf(x / std::sqrt(2.0))));
+        });
+      }
       case Op::kSigmoid:
         return each(node, [](double x) { return 1.0 / (1.0 + std::exp(-x)); });
       case Op::kSin:
@@ -241,8 +258,10 @@ class Interpreter {
       case Op::kConcat:
         return concat(node);
       case Op::kGather:
-        return gather_from(node, [&](const std::vector<std::int64_t>& index) {
-          return at(input(node, 0), {ids_[static_cast<std::size_t>(index[1])], index[2]});
+        return gather_from(node, [&](std::vector<std::int64_t> index) {
+          const std::int64_t column = index.back();
+          index.pop_back();
+          return at(input(node, 0), {static_cast<std::int64_t>(at(input(node, 1), index)), column});
         });
       default:
         throw std::logic_error("a composite is left: " + std::string(to_string(node.op)));

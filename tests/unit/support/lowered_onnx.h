@@ -27,9 +27,11 @@ using qnn::OnnxDtype;
 using qnn::stored_bytes;
 
 struct Lowered {
-  Lowered(Model loaded, const QuantizationConfig& config, const LoweringSettings& settings)
+  // In mode static every value is an integer of `bits` bits, with the findings' ranges.
+  Lowered(Model loaded, const QuantizationConfig& config, const LoweringSettings& settings,
+          const CalibrationFindings& findings = {}, int bits = 16)
       : model(std::move(loaded)),
-        plan(quantize_model(model, config).plan),
+        plan(quantize_model(model, config, findings, target(bits)).plan),
         positions(model.graph, model.seq_len),
         distinct(*model.checkpoint),
         result(qnn::lower(model, plan, positions, distinct, settings)),
@@ -42,6 +44,14 @@ struct Lowered {
           std::memcpy(data.data() + offset, bytes.data(), bytes.size());
         },
         {.threads = 1});
+  }
+
+  static TargetArithmetic target(int bits) {
+    return {.has_dynamic = false,
+            .groups_are_dynamic = false,
+            .has_static_groups = true,
+            .static_everywhere = true,
+            .static_bits = bits};
   }
 
   std::string bytes(const std::string& tensor) const {
@@ -99,7 +109,7 @@ struct Lowered {
             .scale = static_cast<float>(numbers(node.inputs.at(1)).at(0)),
             .zero_point = static_cast<std::int32_t>(numbers(node.inputs.at(2)).at(0))};
   }
-  // The one QuantizeLinear that reads a value, if nothing else does and DequantizeLinear alone reads the integers.
+  // The one QuantizeLinear that reads a value, if nothing else does and only DequantizeLinear reads the integers.
   const OnnxNode* quantizer(const std::string& value) const {
     const auto readers = onnx.readers(value);
     if (readers.size() != 1 || readers[0]->op != "QuantizeLinear") {

@@ -229,7 +229,7 @@ class Delegate {
   // What XNNPACK asks of a layer with static activations.
   void check_static(const xnn::FullyConnected& node) const {
     const bool is_static = tensor(node.input1_id()).datatype() == xnn::Datatype::qint8;
-    require(is_static == (tensor(node.output_id()).datatype() == xnn::Datatype::qint8), "one side alone is qint8");
+    require(is_static == (tensor(node.output_id()).datatype() == xnn::Datatype::qint8), "only one side is qint8");
     if (!is_static) {
       return;
     }
@@ -481,9 +481,21 @@ class Method {
   }
 
   std::string constant(std::int32_t index) const {
-    const auto& constants = *file_.program().constant_segment();
     require(tensor(index).data_buffer_idx() != 0, "a table without data");
-    return file_.segment(constants.segment_index()).substr(constants.offsets()->Get(tensor(index).data_buffer_idx()));
+    return file_.constant(tensor(index));
+  }
+
+  // A constant that the delegate gets as an argument.
+  Array constant_array(std::int32_t index) const {
+    const std::string bytes = constant(index);
+    const et::Tensor& constant = tensor(index);
+    const bool half = constant.scalar_type() == et::ScalarType::HALF;
+    require(half || constant.scalar_type() == et::ScalarType::FLOAT, "a constant argument of another type");
+    Array array{.shape = {constant.sizes()->begin(), constant.sizes()->end()}, .values = {}};
+    for (std::size_t i = 0; i < count(array.shape); ++i) {
+      array.values.push_back(half ? f16(bytes, i) : static_cast<double>(load<float>(bytes, i)));
+    }
+    return array;
   }
 
   void kernel(const et::KernelCall& call) {
@@ -549,10 +561,20 @@ class Method {
 
   void delegate(const et::DelegateCall& call) {
     std::map<std::uint32_t, Array> inputs;
-    for (std::uint32_t i = 0; i + 1 < call.args()->size(); ++i) {
-      inputs[i] = arrays_.at(call.args()->Get(i));
+    std::optional<std::int32_t> output;
+    for (std::uint32_t i = 0; i < call.args()->size(); ++i) {
+      const std::int32_t argument = call.args()->Get(i);
+      if (tensor(argument).data_buffer_idx() != 0) {
+        inputs[i] = constant_array(argument);
+      } else if (arrays_.contains(argument)) {
+        inputs[i] = arrays_.at(argument);
+      } else {
+        require(!output, "a second argument without a value");
+        output = argument;
+      }
     }
-    arrays_[call.args()->Get(call.args()->size() - 1)] = Delegate(file_, tokens_, bound_).run(inputs);
+    require(output.has_value(), "a delegate call without an output");
+    arrays_[*output] = Delegate(file_, tokens_, bound_).run(inputs);
   }
 
   const Pte& file_;

@@ -1,6 +1,6 @@
 // Executes a written program in double precision: the operators outside the delegate and the delegate's nodes, as
 // ExecuTorch and XNNPACK define them. Conversions to FP16 and to 8-bit activations round nothing, so that what comes
-// out depends on the file's weights and structure alone; static 8-bit activations are clamped to their range.
+// out depends on the file's weights and structure only; static 8-bit activations are clamped to their range.
 #pragma once
 
 #include <cstdint>

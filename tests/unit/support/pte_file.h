@@ -63,6 +63,31 @@ class Pte {
     EXPECT_TRUE(has(key)) << key;
     return has(key) ? segment(named_.at(key)) : std::string();
   }
+  // What a name of the program's data says of the tensor, without the hash of its content: "model.norm.weight:f32".
+  static std::string label(const std::string& key) { return key.substr(0, key.rfind(':')); }
+  // The bytes of a constant tensor, and what follows them in its segment.
+  std::string constant(const executorch::schema::Tensor& tensor) const {
+    EXPECT_NE(tensor.data_buffer_idx(), 0U);
+    const auto& constants = *program_->constant_segment();
+    return segment(constants.segment_index()).substr(constants.offsets()->Get(tensor.data_buffer_idx()));
+  }
+  // The stored weight with this label, whether the delegate packs it or gets it as an argument.
+  std::string stored(const std::string& name) const {
+    for (const auto& [key, index] : named_) {
+      if (label(key) == name) {
+        return segment(index);
+      }
+    }
+    for (const auto* value : *plan().values()) {
+      const auto* tensor = value->val_as_Tensor();
+      if (tensor != nullptr && tensor->extra_tensor_info() != nullptr &&
+          tensor->extra_tensor_info()->fully_qualified_name()->str() == name) {
+        return constant(*tensor);
+      }
+    }
+    ADD_FAILURE() << name << " is not in the file";
+    return {};
+  }
 
  private:
   std::string bytes_;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "diffulex_edge/calibration.h"
+#include "runtime/calibrate.h"
 #include "support/reference_decoder.h"
 #include "support/tiny_model.h"
 
@@ -22,23 +23,22 @@ class StaticModel {
     block_ = decoder.block;
   }
 
-  // INT8, and every value an integer of `bits` bits.
-  static QuantizationConfig everywhere(int bits) {
-    return {.dtype = QuantizationDtype::INT8,
-            .mode = QuantizationMode::STATIC,
-            .activation_bits = bits,
-            .static_everywhere = true};
-  }
   // With the ranges of kCalibrationSequences, by default from the observer that takes no time.
-  QuantizationConfig calibrated(QuantizationConfig config,
-                                const CalibrationOptions& options = {.observer = Observer::MIN_MAX}) const {
+  CalibrationFindings calibrated(const TargetArithmetic& target, const QuantizationConfig& config = int8_static(),
+                                 const CalibrationOptions& options = {.observer = Observer::MIN_MAX}) const {
     CalibrationData data{.inputs = kCalibrationSequences, .masked = {}, .counts = {}};
     for (const auto& sequence : kCalibrationSequences) {
       data.masked.emplace_back(sequence.size(), false);
       data.counts.emplace_back(sequence.size(), true);
     }
-    calibrate_activations(model_, config, data, options, {.threads = 2});
-    return config;
+    return calibrate_activations(model_, config, target, data, options, {.threads = 2}).findings;
+  }
+  // Where every value is an integer of `bits` bits.
+  static TargetArithmetic everywhere(int bits) {
+    return {.has_static_groups = true, .static_everywhere = true, .static_bits = bits};
+  }
+  static QuantizationConfig int8_static() {
+    return {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC};
   }
 
  protected:

@@ -24,4 +24,8 @@ inline Activations wide_activations(int layers = 2) {
   return result;
 }
 
+inline CalibrationFindings wide_findings(int layers = 2) {
+  return {.layers = wide_activations(layers), .graph = {}, .input_importance = {}};
+}
+
 }  // namespace diffulex_edge::testing

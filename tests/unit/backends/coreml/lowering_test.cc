@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "diffulex_edge/backend.h"
+#include "diffulex_edge/coreml_backend.h"
 #include "support/mil_reader.h"
 #include "support/temporary_folder.h"
 
@@ -326,13 +327,17 @@ TEST_F(LoweredGraphs, RefuseWhatCoreMLHasNotClearly) {
   const BackendConfig single = config(ActivationDtype::FP32);
   expect_refused(graph_.add(Op::kExp, {x}), config(ActivationDtype::FP32, "1..6"), ErrorCode::kInvalidArgument,
                  "sequence length: every shape of this model is fixed (leave out the lengths)");
-  expect_refused(graph_.add(Op::kReshape, {x}, ShapeAttributes{.shape = shape({1, 1, 1, 1, 2, 4})}, "deep"), single,
-                 ErrorCode::kUnsupported, "reshape 'deep': has a value of 6 dimensions: Core ML takes 1 to 5");
   expect_refused(graph_.add(Op::kEmbedding, {weight("t", {4, 4}), graph_.add(Op::kFloor, {x})}, {}, "t"), single,
                  ErrorCode::kUnsupported, "embedding 't': its ids are computed numbers, not an input's integers");
   const ValueId half = graph_.input("half", DType::kF16, shape({2, 4}));
   expect_refused(half, single, ErrorCode::kUnsupported,
                  "input 'half': is of type F16: Core ML takes float32 and integers here");
+  // Last, since it is refused wherever it is in a graph.
+  expect_refused(
+      graph_.add(Op::kReshape, {x}, ShapeAttributes{.shape = shape({1, 1, 1, 1, 2, 4})}, "deep"), single,
+      ErrorCode::kUnsupported,
+      "deep: its value has the shape [1, 1, 1, 1, 2, 4], and Core ML takes at most 5 dimensions (reshape the "
+      "model's inputs)");
 }
 
 TEST_F(LoweredGraphs, RefuseSeveralEnumeratedInputsBeforeIos18) {

@@ -115,20 +115,20 @@ TEST(MilConstants, AreSharedWhereTheyAreEqual) {
   EXPECT_EQ(function.constant(int_literal(1), "another"), one);
   const std::array<std::int64_t, 1> size = {2};
   const BlobReference blob{.file = "w", .offset = 64};
-  const std::vector<MilFunction::Id> ids = {one,
-                                            function.constant(int_literal(2)),
-                                            function.constant(ints_literal({1})),
-                                            function.constant(bool_literal(true)),
-                                            function.constant(int8_literal(1)),
-                                            function.constant(string_literal("1")),
-                                            function.constant(float_literal(MilDtype::kFloat16, 1.0F)),
-                                            function.constant(float_literal(MilDtype::kFloat32, 1.0F)),
-                                            function.constant(float_literal(MilDtype::kFloat32, 0.0F)),
-                                            function.constant(float_literal(MilDtype::kFloat32, -0.0F)),
-                                            function.constant(blob_literal(MilDtype::kFloat16, size, blob)),
-                                            function.constant(blob_literal(MilDtype::kInt8, size, blob)),
-                                            function.constant(blob_literal(MilDtype::kInt8, size, {"w", 128})),
-                                            function.constant(blob_literal(MilDtype::kInt8, size, {"v", 128}))};
+  const std::vector<Id> ids = {one,
+                               function.constant(int_literal(2)),
+                               function.constant(ints_literal({1})),
+                               function.constant(bool_literal(true)),
+                               function.constant(int8_literal(1)),
+                               function.constant(string_literal("1")),
+                               function.constant(float_literal(MilDtype::kFloat16, 1.0F)),
+                               function.constant(float_literal(MilDtype::kFloat32, 1.0F)),
+                               function.constant(float_literal(MilDtype::kFloat32, 0.0F)),
+                               function.constant(float_literal(MilDtype::kFloat32, -0.0F)),
+                               function.constant(blob_literal(MilDtype::kFloat16, size, blob)),
+                               function.constant(blob_literal(MilDtype::kInt8, size, blob)),
+                               function.constant(blob_literal(MilDtype::kInt8, size, {"w", 128})),
+                               function.constant(blob_literal(MilDtype::kInt8, size, {"v", 128}))};
   EXPECT_EQ(std::set(ids.begin(), ids.end()).size(), ids.size());
   EXPECT_EQ(function.constant(blob_literal(MilDtype::kInt8, size, {"v", 128})), ids.back());
   const ReadProgram program = read(function);

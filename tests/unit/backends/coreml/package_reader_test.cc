@@ -1,4 +1,4 @@
-// What packages hold is read, and what strangers break in them is refused.
+// What packages hold is read, and what is broken in them is refused.
 
 #include "backends/coreml/package_reader.h"
 
@@ -16,6 +16,7 @@
 #include "backends/coreml/package.h"
 #include "backends/coreml/weight_file.h"
 #include "diffulex_edge/inspection.h"
+#include "quant/affine_scale.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
@@ -84,7 +85,7 @@ MilFunction make_program(WeightFile& weights) {
   const auto blob = [](MilDtype dtype, const Sizes& shape, BlobReference place) {
     return blob_literal(dtype, shape, std::move(place));
   };
-  std::vector<MilFunction::Id> made;
+  std::vector<Id> made;
   made.push_back(function.constant(blob(MilDtype::kFloat16, sizes, weights.add(kBlobFloat16, 64)), "half"));
   made.push_back(function.constant(blob(MilDtype::kFloat32, {3}, weights.add(kBlobFloat32, 12)), "single"));
   const auto blockwise = [&](const char* name, MilDtype dtype, std::uint32_t type, std::size_t bytes, Sizes scales) {

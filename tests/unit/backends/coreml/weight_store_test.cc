@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <set>
 
 #include "quant/kernels/kernels.h"
@@ -29,7 +30,6 @@ constexpr std::uint32_t kFloat32Blob = 2;
 constexpr std::uint32_t kUint8Blob = 3;
 constexpr std::uint32_t kInt8Blob = 4;
 constexpr std::uint32_t kInt4Blob = 8;
-constexpr std::uint32_t kUint4Blob = 11;
 
 float half_to_float(std::uint16_t bits) { return kernels::scalar::f16_to_f32_one(bits); }
 std::uint16_t float_to_half(float value) { return kernels::scalar::f32_to_f16_one(value); }
@@ -137,8 +137,20 @@ class CoreMLWeightStore : public testing::StoreTest<WeightStore> {
 
 const WeightSettings kSingle = {.arithmetic = MilDtype::kFloat32};
 
-WeightSettings palette_settings(MilDtype arithmetic, std::int64_t group = 0, bool has_sub_bytes = true) {
-  return {.arithmetic = arithmetic, .palette = true, .palette_group = group, .has_sub_bytes = has_sub_bytes};
+// Of every number of bits that a palette can have.
+std::vector<WeightFormat> palette_formats(std::int64_t rows_per_table = 0) {
+  std::vector<WeightFormat> formats;
+  for (const FormatRow& row : all_formats()) {
+    if (row.has_codebook()) {
+      formats.push_back(row.format(rows_per_table));
+    }
+  }
+  return formats;
+}
+
+std::uint32_t blob_type(const WeightFormat& format) {
+  const std::map<int, std::uint32_t> types = {{1, 9}, {2, 10}, {3, 12}, {4, 11}, {6, 13}, {8, 3}};
+  return types.at(format.bits());
 }
 
 TEST_F(CoreMLWeightStore, BeginsWithTheNumberOfBlobs) {
@@ -178,7 +190,7 @@ TEST_F(CoreMLWeightStore, StoresFloatsInTheArithmeticsType) {
   for (const bool half : {true, false}) {
     open({matrix("a", 3, 5), floats("v", {4}, {1.0F, 0.1F, -2.5F, 1e-5F})}, half ? WeightSettings{} : kSingle);
     const StoredMatrix a = add("a", float_format(ElementType::kF32));
-    EXPECT_EQ(a.storage, half ? MatrixStorage::kFloat16 : MatrixStorage::kFloat32);
+    EXPECT_EQ(a.format, float_format(half ? ElementType::kF16 : ElementType::kF32));
     EXPECT_EQ(a.bytes, half ? 30 : 60);
     bool is_new = false;
     const BlobReference v = store_->add_vector(plan("v", float_format(ElementType::kF32)), is_new);
@@ -207,9 +219,9 @@ TEST_F(CoreMLWeightStore, StoresFloatsInTheArithmeticsType) {
 TEST_F(CoreMLWeightStore, KeepsFp16InSingleArithmetic) {
   open({matrix("a", 3, 5)}, kSingle);
   const StoredMatrix half = add("a", float_format(ElementType::kF16));
-  EXPECT_EQ(half.storage, MatrixStorage::kFloat16);
+  EXPECT_EQ(half.format, float_format(ElementType::kF16));
   const StoredMatrix full = add("a", float_format(ElementType::kF32));
-  EXPECT_EQ(full.storage, MatrixStorage::kFloat32);
+  EXPECT_EQ(full.format, float_format(ElementType::kF32));
   EXPECT_TRUE(full.is_new);
   const File file = stream();
   EXPECT_EQ(file.blob(half.values).type, kFloat16Blob);
@@ -220,7 +232,7 @@ TEST_F(CoreMLWeightStore, StoresInt8AsTheQuantizerEncodesIt) {
   for (const bool half : {true, false}) {
     open({matrix("a", 9000, 64)}, half ? WeightSettings{} : kSingle);  // several tiles
     const StoredMatrix a = add("a", int8_per_channel());
-    EXPECT_EQ(a.storage, MatrixStorage::kInt8);
+    EXPECT_EQ(a.format.element, ElementType::kI8);
     EXPECT_EQ(a.scales_per_row, 1);
     EXPECT_EQ(a.bytes, 9000 * 64 + 9000 * (half ? 2 : 4));
     const Encoded expected = encode("a", int8_per_channel());
@@ -244,7 +256,7 @@ TEST_F(CoreMLWeightStore, StoresInt4InTwosComplementAndItsScalesExactly) {
     for (const bool half : {true, false}) {
       open({matrix("a", 5000, 128)}, half ? WeightSettings{} : kSingle);
       const StoredMatrix a = add("a", format);
-      EXPECT_EQ(a.storage, MatrixStorage::kInt4);
+      EXPECT_EQ(a.format.element, ElementType::kI4);
       EXPECT_EQ(a.scales_per_row, 128 / format.group_size);
       EXPECT_EQ(a.bytes, 5000 * 64 + 5000 * a.scales_per_row * (half ? 2 : 4));
       const Encoded expected = encode("a", format);
@@ -426,61 +438,69 @@ TEST_F(CoreMLWeightStore, StoresEqualComputedDataOnce) {
 TEST_F(CoreMLWeightStore, FitsPalettesToTheWholeWeightOrToGroupsOfRows) {
   constexpr std::int64_t kRows = 600;
   constexpr std::int64_t kColumns = 1024;  // several tiles
-  for (const std::int64_t group : {std::int64_t{0}, std::int64_t{300}, std::int64_t{30}}) {
-    for (const MilDtype arithmetic : {MilDtype::kFloat16, MilDtype::kFloat32}) {
-      SCOPED_TRACE(group);
-      const bool half = arithmetic == MilDtype::kFloat16;
-      open({matrix("a", kRows, kColumns)}, palette_settings(arithmetic, group));
-      const StoredMatrix a = add("a", int4_per_channel());
-      EXPECT_EQ(a.storage, MatrixStorage::kPalette);
+  const std::vector<float> values = wave(kRows * kColumns, 0.7);
+  std::size_t checked = 0;
+  for (const std::int64_t group : {std::int64_t{0}, std::int64_t{300}, std::int64_t{120}}) {
+    for (const WeightFormat& format : palette_formats(group)) {
+      const bool half = checked++ % 2 == 0;
+      SCOPED_TRACE(to_string(format));
+      open({matrix("a", kRows, kColumns)}, {.arithmetic = half ? MilDtype::kFloat16 : MilDtype::kFloat32});
+      const StoredMatrix a = add("a", format);
       const std::int64_t tables = group == 0 ? 1 : kRows / group;
+      const std::int64_t size = std::int64_t{1} << format.bits();
+      EXPECT_EQ(a.format.element, format.element);
       EXPECT_EQ(a.tables_count, tables);
-      EXPECT_EQ(a.bytes, kRows * kColumns / 2 + tables * 16 * (half ? 2 : 4));
+      EXPECT_EQ(a.bytes, kRows * kColumns * format.bits() / 8 + tables * size * (half ? 2 : 4));
       const File file = stream();
       const File::Blob indices = file.blob(a.values);
       const File::Blob table = file.blob(a.tables);
-      EXPECT_EQ(indices.type, kUint4Blob);
+      EXPECT_EQ(indices.type, blob_type(format));
       EXPECT_EQ(table.type, half ? kFloat16Blob : kFloat32Blob);
       const std::vector<float> stored = half ? halves_to_floats(table.data) : as<float>(table.data);
-      ASSERT_EQ(stored.size(), static_cast<std::size_t>(16 * tables));
-      const std::vector<float> values = wave(kRows * kColumns, 0.7);
+      ASSERT_EQ(std::ssize(stored), size * tables);
       const std::size_t part = values.size() / static_cast<std::size_t>(tables);
+      const std::size_t bytes = part * static_cast<std::size_t>(format.bits()) / 8;
       for (std::size_t i = 0; i < static_cast<std::size_t>(tables); ++i) {
         const auto own = std::span(values).subspan(i * part, part);
         PaletteHistogram histogram;
         histogram.add(own);
-        const Palette palette = histogram.fit(half ? ElementType::kF16 : ElementType::kF32);
-        ASSERT_TRUE(std::ranges::equal(palette, std::span(stored).subspan(i * 16, 16))) << i;
-        Bytes nibbles(part / 2);
-        assign_palette(own, palette, nibbles);
-        ASSERT_TRUE(std::ranges::equal(nibbles, std::span(indices.data).subspan(i * part / 2, part / 2))) << i;
+        const Palette palette = histogram.fit(format.bits(), half ? ElementType::kF16 : ElementType::kF32);
+        const auto width = static_cast<std::size_t>(size);
+        ASSERT_TRUE(std::ranges::equal(palette, std::span(stored).subspan(i * width, width))) << i;
+        Bytes wanted(bytes);
+        assign_palette(own, palette, wanted);
+        ASSERT_TRUE(std::ranges::equal(wanted, std::span(indices.data).subspan(i * bytes, bytes))) << i;
       }
     }
   }
+  EXPECT_EQ(checked, 18U);
 }
 
 TEST_F(CoreMLWeightStore, StoresIndicesAsBytesWhereThereIsNothingSmaller) {
-  open({matrix("a", 4, 6)}, palette_settings(MilDtype::kFloat16, 0, false));
-  const StoredMatrix a = add("a", int4_per_channel());
-  const File file = stream();
-  EXPECT_EQ(file.blob(a.values).type, kUint8Blob);
-  EXPECT_EQ(file.blob(a.values).data.size(), 12U);
-  EXPECT_EQ(file.blob(a.tables).data.size(), 32U);
+  for (const WeightFormat& format : palette_formats()) {
+    open({matrix("a", 4, 8)}, {.has_sub_bytes = false});
+    const StoredMatrix a = add("a", format);
+    const File file = stream();
+    EXPECT_EQ(file.blob(a.values).type, kUint8Blob);
+    EXPECT_EQ(std::ssize(file.blob(a.values).data), 4 * format.bits());
+    EXPECT_EQ(std::ssize(file.blob(a.tables).data), 2 << format.bits());
+  }
 }
 
 TEST_F(CoreMLWeightStore, StoresInt8BesidePalettes) {
-  open({matrix("a", 4, 6)}, palette_settings(MilDtype::kFloat16, 2));
-  EXPECT_EQ(add("a", int8_per_channel()).storage, MatrixStorage::kInt8);
-  EXPECT_EQ(add("a", float_format(ElementType::kF16)).storage, MatrixStorage::kFloat16);
-  EXPECT_EQ(add("a", int4_per_channel()).storage, MatrixStorage::kPalette);
+  open({matrix("a", 4, 6)});
+  const WeightFormat palette = palette_format(ElementType::kPalette4, 2);
+  EXPECT_EQ(add("a", int8_per_channel()).format, int8_per_channel());
+  EXPECT_EQ(add("a", float_format(ElementType::kF16)).format, float_format(ElementType::kF16));
+  EXPECT_EQ(add("a", palette).format, palette);
   stream();
 }
 
 TEST_F(CoreMLWeightStore, HasTheSameBytesWithAnyNumberOfThreads) {
-  for (const bool palette : {false, true}) {
-    open({matrix("a", 9000, 64), matrix("b", 3000, 64, 0.3)},
-         palette ? palette_settings(MilDtype::kFloat16, 100) : WeightSettings{});
-    add("a", int4_groups(32, ElementType::kBF16));
+  for (const WeightFormat& format :
+       {int4_groups(32, ElementType::kBF16), palette_format(ElementType::kPalette4, 100)}) {
+    open({matrix("a", 9000, 64), matrix("b", 3000, 64, 0.3)});
+    add("a", format);
     add("b", int8_per_channel());
     add("b", float_format(ElementType::kF32));
     const File one = stream({.threads = 1});
@@ -489,45 +509,31 @@ TEST_F(CoreMLWeightStore, HasTheSameBytesWithAnyNumberOfThreads) {
   }
 }
 
-TEST_F(CoreMLWeightStore, RefusesInt4RowsOfOddLength) {
-  for (const WeightSettings& settings : {WeightSettings{}, palette_settings(MilDtype::kFloat16)}) {
-    open({matrix("a", 4, 7)}, settings);
-    testing::expect_error(ErrorCode::kUnsupported,
-                          {"the.a: 4-bit rows of odd length (7) are not available with Core ML (exclude the layer)"},
-                          [&] { add("a", int4_per_channel()); });
+TEST_F(CoreMLWeightStore, RefusesRowsThatEndInsideAByte) {
+  std::vector<WeightFormat> formats = palette_formats();
+  formats.push_back(int4_per_channel());
+  for (const WeightFormat& format : formats) {
+    open({matrix("a", 4, 7)});
+    if (format.bits() == 8) {
+      EXPECT_NO_THROW(add("a", format));
+      continue;
+    }
+    const std::string said = "the.a: rows of 7 elements of " + std::to_string(format.bits()) +
+                             " bits, which end inside a byte, are not available with Core ML (exclude the layer, or "
+                             "use 8 bits)";
+    testing::expect_error(ErrorCode::kUnsupported, {said}, [&] { add("a", format); });
     EXPECT_NO_THROW(add("a", int8_per_channel()));
   }
-}
-
-TEST_F(CoreMLWeightStore, RefusesPaletteGroupsThatDoNotDivideTheRows) {
-  open({matrix("a", 6, 8)}, palette_settings(MilDtype::kFloat16, 4));
-  testing::expect_error(
-      ErrorCode::kUnsupported,
-      {"the.a: has 6 rows: groups of 4 rows do not divide them (choose another --palette-group, or exclude the layer)"},
-      [&] { add("a", int4_per_channel()); });
-  open({matrix("a", 6, 8)}, palette_settings(MilDtype::kFloat16, 12));
-  testing::expect_error(ErrorCode::kUnsupported, {"the.a: has 6 rows: groups of 12 rows are larger than that"},
-                        [&] { add("a", int4_per_channel()); });
-}
-
-TEST_F(CoreMLWeightStore, RefusesPalettesOfIntegers) {
-  open({{"a", DType::kU8, {2, 16}, std::string(32, 'x')}, floats("a_scale", {2}, {1.0F, 1.0F})},
-       palette_settings(MilDtype::kFloat16));
-  testing::expect_error(
-      ErrorCode::kInvalidArgument,
-      {"the.a: is stored in INT4 already, and a palette needs its floats (export the original model)"},
-      [&] { add("a", int4_per_channel()); });
 }
 
 TEST_F(CoreMLWeightStore, RefusesWeightsThatAreNotFinite) {
   std::vector<float> values = wave(4 * 8, 0.7);
   values[17] = std::numeric_limits<float>::quiet_NaN();
-  for (const WeightFormat& format : {int8_per_channel(), int4_per_channel(), float_format(ElementType::kF32)}) {
-    for (const WeightSettings& settings : {WeightSettings{}, palette_settings(MilDtype::kFloat16, 2)}) {
-      open({floats("a", {4, 8}, values)}, settings);
-      add("a", format);
-      testing::expect_error(ErrorCode::kBadFile, {"'a'", "element [2, 1] = nan is not finite"}, [&] { stream(); });
-    }
+  for (const WeightFormat& format : {int8_per_channel(), int4_per_channel(), float_format(ElementType::kF32),
+                                     palette_format(ElementType::kPalette4, 2)}) {
+    open({floats("a", {4, 8}, values)});
+    add("a", format);
+    testing::expect_error(ErrorCode::kBadFile, {"'a'", "element [2, 1] = nan is not finite"}, [&] { stream(); });
   }
 }
 
@@ -545,22 +551,23 @@ TEST_F(CoreMLWeightStore, RefusesFloatsBeyondFp16UnlessTheySaturate) {
 TEST_F(CoreMLWeightStore, RefusesPalettesBeyondFp16) {
   std::vector<float> values = wave(4 * 8, 0.7);
   values[17] = 7e4F;
-  open({floats("a", {4, 8}, values)}, palette_settings(MilDtype::kFloat16));
-  add("a", int4_per_channel());
+  const WeightFormat palette = palette_format(ElementType::kPalette4, 0);
+  open({floats("a", {4, 8}, values)});
+  add("a", palette);
   testing::expect_error(ErrorCode::kUnsupported,
-                        {"the.a: has a palette with values beyond FP16 (65504) (use --activation-dtype fp32)"},
+                        {"'a'", "has a palette with values beyond FP16 (65504) (use --activation-dtype fp32)"},
                         [&] { stream(); });
-  open({floats("a", {4, 8}, values)}, palette_settings(MilDtype::kFloat32));
-  add("a", int4_per_channel());
+  open({floats("a", {4, 8}, values)}, kSingle);
+  add("a", palette);
   EXPECT_NO_THROW(stream());
 }
 
 TEST_F(CoreMLWeightStore, StopsWhenAsked) {
   std::stop_source source;
   source.request_stop();
-  for (const WeightSettings& settings : {WeightSettings{}, palette_settings(MilDtype::kFloat16)}) {
-    open({matrix("a", 4, 8)}, settings);
-    add("a", int4_per_channel());
+  for (const WeightFormat& format : {int4_per_channel(), palette_format(ElementType::kPalette4, 0)}) {
+    open({matrix("a", 4, 8)});
+    add("a", format);
     testing::expect_error(ErrorCode::kCancelled, {"stopped"}, [&] {
       store_->stream([](std::int64_t, auto) {}, {.threads = 1, .stop = source.get_token()});
     });

@@ -60,8 +60,8 @@ TEST(ProgramBuilder, RefusesSizesThatTheFormatCantHold) {
   testing::expect_error(ErrorCode::kUnsupported, {"2147483648", "31 bits"},
                         [&] { builder.planned_tensor(schema::ScalarType::CHAR, {{.value = std::int64_t{1} << 31U}}); });
   testing::expect_error(ErrorCode::kUnsupported, {"31 bits"},
-                        [&] { builder.constant_tensor(schema::ScalarType::CHAR, {std::int64_t{1} << 31U}, 1); });
-  EXPECT_NO_THROW(builder.constant_tensor(schema::ScalarType::CHAR, {(std::int64_t{1} << 31U) - 1}, 1));
+                        [&] { builder.constant_tensor(schema::ScalarType::CHAR, {std::int64_t{1} << 31U}, 1, ""); });
+  EXPECT_NO_THROW(builder.constant_tensor(schema::ScalarType::CHAR, {(std::int64_t{1} << 31U) - 1}, 1, ""));
 }
 
 TEST(ProgramBuilder, ListsEachOperatorOnceAndEachCallInOrder) {
@@ -70,7 +70,7 @@ TEST(ProgramBuilder, ListsEachOperatorOnceAndEachCallInOrder) {
   const auto number = builder.integer(-128);
   const auto truth = builder.boolean(true);
   const auto nothing = builder.null();
-  const auto table = builder.constant_tensor(schema::ScalarType::CHAR, {3, 5}, 2);
+  const auto table = builder.constant_tensor(schema::ScalarType::CHAR, {3, 5}, 2, "table");
   builder.set_input(x);
   builder.set_output(table);
   builder.kernel_call("aten::a", "out", {x, number});

@@ -230,19 +230,55 @@ TEST_F(QnnDataStore, AlignsEverythingTo64Bytes) {
 TEST_F(QnnDataStore, StoresEqualWeightsOnce) {
   open({matrix("a", 3, 64), matrix("same", 3, 64), matrix("other", 3, 64, 0.3)});
   const StoredMatrix first = add("a", int8_per_channel(), Packing::kSigned);
-  EXPECT_TRUE(first.is_new);
+  EXPECT_TRUE(first.is_new());
   const std::int64_t bytes = store_->file_bytes();
   for (const char* name : {"a", "same"}) {
     const StoredMatrix again = add(name, int8_per_channel(), Packing::kSigned);
-    EXPECT_FALSE(again.is_new);
+    EXPECT_FALSE(again.is_new());
     EXPECT_EQ(again.values.offset, first.values.offset);
     EXPECT_EQ(again.scales.offset, first.scales.offset);
     EXPECT_EQ(again.bytes(), first.bytes());
   }
   EXPECT_EQ(store_->file_bytes(), bytes);
   const StoredMatrix other = add("other", int8_per_channel(), Packing::kSigned);
-  EXPECT_TRUE(other.is_new);
+  EXPECT_TRUE(other.is_new());
   EXPECT_NE(other.values.offset, first.values.offset);
+}
+
+// A tied embedding, whose rows are gathered, and a head that multiplies in blocks.
+TEST_F(QnnDataStore, SharesTheValuesOfRowsWithThoseOfBlocks) {
+  open({matrix("a", 3, 48), matrix("tied", 3, 48)});
+  const StoredMatrix rows = add("a", int8_per_channel(), Packing::kUnsigned);
+  const StoredMatrix blocks = add("tied", int8_per_channel(), Packing::kBlocks);
+  EXPECT_EQ(blocks.values.offset, rows.values.offset);
+  EXPECT_NE(blocks.scales.offset, rows.scales.offset);
+  EXPECT_TRUE(rows.is_new());
+  EXPECT_FALSE(blocks.is_new());
+  EXPECT_EQ(rows.new_bytes, 3 * 48 + 3 * 4);
+  EXPECT_EQ(blocks.new_bytes, 3 * 3 * 4);
+  EXPECT_EQ(add("a", int8_per_channel(), Packing::kUnsigned).new_bytes, 0);
+  const Bytes file = stream();
+  const std::vector<float> scales = read<float>(file, rows.scales);
+  const std::vector<float> repeated = read<float>(file, blocks.scales);
+  Integers stored{.weights = wave(3 * 48, 0.7), .scales = scales};
+  for (const std::uint8_t value : read<std::uint8_t>(file, rows.values)) {
+    stored.integers.push_back(static_cast<std::int64_t>(value) - 128);
+  }
+  expect_nearest(stored);
+  for (std::size_t i = 0; i < repeated.size(); ++i) {
+    EXPECT_EQ(repeated[i], scales[i / 3]);
+  }
+}
+
+// The number of a weight that was refused went to the next one.
+TEST_F(QnnDataStore, TakesOthersAfterARefusal) {
+  open({matrix("a", 3, 20), matrix("b", 3, 16)});
+  testing::expect_error(ErrorCode::kUnsupported, {"not multiples of 16"},
+                        [&] { add("a", int8_per_channel(), Packing::kBlocks); });
+  const StoredMatrix stored = add("b", int8_per_channel(), Packing::kBlocks);
+  EXPECT_EQ(stored.values.bytes, 3 * 16);
+  testing::expect_error(ErrorCode::kUnsupported, {"not multiples of 16"},
+                        [&] { add("a", int8_per_channel(), Packing::kBlocks); });
 }
 
 TEST_F(QnnDataStore, KeepsOtherFormsOfAWeightApart) {
@@ -259,12 +295,12 @@ TEST_F(QnnDataStore, KeepsOtherFormsOfAWeightApart) {
   forms.push_back(store_->add_matrix(searched, Packing::kSigned));
   std::set<std::int64_t> offsets;
   for (const StoredMatrix& form : forms) {
-    EXPECT_TRUE(form.is_new);
+    EXPECT_TRUE(form.is_new());
     offsets.insert(form.values.offset);
   }
   EXPECT_EQ(offsets.size(), forms.size());
   // But a matrix of floats is the same whatever was planned for it.
-  EXPECT_FALSE(add("a", float_format(ElementType::kF32), Packing::kFloat32).is_new);
+  EXPECT_FALSE(add("a", float_format(ElementType::kF32), Packing::kFloat32).is_new());
   stream();
 }
 

@@ -28,7 +28,6 @@ using Sizes = std::vector<std::int64_t>;
 
 constexpr std::int64_t kLength = 12;
 constexpr float kHeadroom = 1.25F;
-const LoweringSettings kStatic = {.is_static = true};
 const LoweringSettings kFloats = {};
 const LoweringSettings kHalves = {.arithmetic = OnnxDtype::kFloat16};
 constexpr std::array kFamilies = {"llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"};
@@ -72,19 +71,19 @@ class QnnLowering : public ::testing::Test {
     }
     return config;
   }
-  static QuantizationConfig integers(const Model& model, int bits, QuantizationConfig config) {
+  static QuantizationConfig in_mode_static(QuantizationConfig config) {
     config.mode = QuantizationMode::STATIC;
-    config.activation_bits = bits;
-    config.static_everywhere = true;
-    config.graph_activations = ranges_of(model.graph);
     return config;
+  }
+  static CalibrationFindings findings_of(const Model& model) {
+    return {.layers = {}, .graph = ranges_of(model.graph), .input_importance = {}};
   }
   Lowered lower_static(const std::string& family, int bits,
                        const QuantizationConfig& config = {.dtype = QuantizationDtype::INT8},
                        std::int64_t length = kLength, bool tied = false) const {
     Model loaded = model(family, length, tied);
-    const QuantizationConfig all = integers(loaded, bits, config);
-    return {std::move(loaded), all, kStatic};
+    const CalibrationFindings findings = findings_of(loaded);
+    return {std::move(loaded), in_mode_static(config), kFloats, findings, bits};
   }
   Lowered lower_floats(const std::string& family, const QuantizationConfig& config,
                        const LoweringSettings& settings = kFloats, std::int64_t length = kLength) const {
@@ -107,10 +106,11 @@ class QnnLowering : public ::testing::Test {
   }
   void expect_no_ranges(const std::function<void(GraphActivations&)>& spoil, const std::string& part) const {
     Model loaded = model("sdar");
-    QuantizationConfig config = integers(loaded, 16, weights(QuantizationDtype::INT8));
-    spoil(*config.graph_activations);
+    const QuantizationConfig config = in_mode_static(weights(QuantizationDtype::INT8));
+    CalibrationFindings findings = findings_of(loaded);
+    spoil(*findings.graph);
     expect_error(ErrorCode::kInvalidArgument, {"mode static", part},
-                 [&] { const Lowered lowered(std::move(loaded), config, kStatic); });
+                 [&] { const Lowered lowered(std::move(loaded), config, kFloats, findings); });
   }
   testing::TemporaryFolder folder_;
 };
@@ -268,10 +268,9 @@ TEST_F(QnnLowering, KeepsTheEncodingOfValuesThatOnlyMove) {
 
 TEST_F(QnnLowering, NeedsTheRangesOfAllValues) {
   Model loaded = model("sdar");
-  QuantizationConfig config = integers(loaded, 16, weights(QuantizationDtype::INT8));
-  config.graph_activations.reset();
+  const QuantizationConfig config = in_mode_static(weights(QuantizationDtype::INT8));
   expect_error(ErrorCode::kInvalidArgument, {"mode static", "ranges of all activations", "--calibration"},
-               [&] { const Lowered lowered(std::move(loaded), config, kStatic); });
+               [&] { const Lowered lowered(std::move(loaded), config, kFloats); });
   expect_no_ranges([](GraphActivations& ranges) { ranges.values.pop_back(); }, "ranges of all activations");
   expect_no_ranges([](GraphActivations& ranges) { ranges.values.emplace_back(); }, "ranges of all activations");
   expect_no_ranges([](GraphActivations& ranges) { ranges.scores.erase(ranges.scores.begin()); }, "scores");
@@ -310,7 +309,8 @@ TEST_F(QnnLowering, HasNoIntegersInFloatingPointButThoseOfAnEmbedding) {
     const auto quantizers = lowered.onnx.of_op("QuantizeLinear");
     ASSERT_EQ(quantizers.size(), 1U);
     EXPECT_EQ(lowered.onnx.at(quantizers[0]->inputs[0]).op, "Gather");
-    EXPECT_EQ(lowered.onnx.tensors.at(quantizers[0]->inputs[2]).dtype, testing::kOnnxInt8);
+    // Unsigned, as MatMulNBits reads those of a head that is the same tensor.
+    EXPECT_EQ(lowered.onnx.tensors.at(quantizers[0]->inputs[2]).dtype, testing::kOnnxUint8);
     EXPECT_EQ(lowered.onnx.of_op("DequantizeLinear").size(), 2U);
   }
 }
@@ -452,7 +452,7 @@ TEST_F(QnnLowering, HidesExactlyLaterBlocksInIntegers) {
       const Lowered lowered = lower_static(family, bits);
       const double distance = bits == 8 ? 8.0 : 16.0;
       std::vector<ActivationRange> scores;
-      for (const auto& [value, range] : lowered.plan.config.graph_activations->scores) {
+      for (const auto& [value, range] : lowered.plan.findings.graph->scores) {
         scores.push_back(widened(range, bits));
       }
       const auto adders = mask_adders(lowered.onnx);

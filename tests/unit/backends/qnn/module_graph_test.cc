@@ -19,8 +19,13 @@ using testing::OnnxValue;
 
 constexpr float kLeast = std::numeric_limits<float>::lowest();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-const LoweringSettings kStatic = {.is_static = true};
-const LoweringSettings kHalves = {.arithmetic = OnnxDtype::kFloat16};
+// How a module is lowered: in mode static, every value is an integer of 8 bits, which have no headroom.
+struct Lowering {
+  bool is_static = false;
+  LoweringSettings settings = {};
+};
+const Lowering kStatic = {.is_static = true};
+const Lowering kHalves = {.settings = {.arithmetic = OnnxDtype::kFloat16}};
 
 Shape fixed(const Sizes& sizes) {
   Shape shape;
@@ -50,21 +55,21 @@ struct Module {
   ValueId constant(std::vector<float> values, const Sizes& sizes) {
     return graph.constant(std::move(values), fixed(sizes));
   }
-  Lowered lower(ValueId output, const LoweringSettings& settings = {}, const std::string& name = "y") {
+  Lowered lower(ValueId output, const Lowering& how = {}, const std::string& name = "y") {
     graph.set_output(output, name);
     Model model;
     model.seq_len = 1;
     model.graph = graph;
     model.checkpoint = std::make_shared<const Checkpoint>(tensors);
-    QuantizationConfig config;
-    if (settings.is_static) {
-      ranges.values.resize(graph.nodes().size(), {.min = -2.0F, .max = 4.0F});
-      config = {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC};
-      config.activation_bits = 8;  // without headroom
-      config.static_everywhere = true;
-      config.graph_activations = ranges;
+    if (!how.is_static) {
+      return {std::move(model), {}, how.settings};
     }
-    return {std::move(model), config, settings};
+    ranges.values.resize(graph.nodes().size(), {.min = -2.0F, .max = 4.0F});
+    return {std::move(model),
+            {.dtype = QuantizationDtype::INT8, .mode = QuantizationMode::STATIC},
+            how.settings,
+            {.layers = {}, .graph = ranges, .input_importance = {}},
+            8};
   }
   void set_range(ValueId value, const ActivationRange& range) {
     ranges.values.resize(graph.nodes().size(), {.min = -2.0F, .max = 4.0F});
@@ -126,7 +131,7 @@ TEST(QnnModules, HaveAnOperatorForEachOfTheGraphs) {
 }
 
 TEST(QnnModules, TakeFloatsAndIdsUnderTheirNames) {
-  for (const LoweringSettings& settings : {LoweringSettings{}, kHalves, kStatic}) {
+  for (const Lowering& settings : {Lowering{}, kHalves, kStatic}) {
     Module module;
     const ValueId ids = module.input({2, 3}, "ids", DType::kI64);
     const ValueId table = module.input({5, 4}, "table");
@@ -205,7 +210,7 @@ TEST(QnnModules, JoinValuesInTheRangeOfAllOfThem) {
 }
 
 TEST(QnnModules, NormalizeWithABiasInModeStatic) {
-  for (const LoweringSettings& settings : {LoweringSettings{}, kStatic}) {
+  for (const Lowering& settings : {Lowering{}, kStatic}) {
     Module module;
     const ValueId x = module.input({2, 3, 8});
     const ValueId y = module.graph.add(Op::kLayerNorm, {x}, LayerNormAttributes{.epsilon = 0.5F}, "norm");
@@ -233,7 +238,7 @@ const OnnxNode* masking(const Lowered& lowered) {
 TEST(QnnModules, SaturateWhatAMaskHides) {
   for (const float hidden : {kLeast, -kInfinity, -1e9F}) {
     for (const bool is_attention : {false, true}) {
-      for (const LoweringSettings& settings : {kHalves, kStatic}) {
+      for (const Lowering& settings : {kHalves, kStatic}) {
         Module module;
         const ValueId mask = module.constant({0.0F, hidden, -0.5F, 0.0F}, {2, 2});
         ValueId output = -1;
@@ -324,13 +329,14 @@ TEST(QnnModules, RefuseWhatQnnHasNot) {
     Module module;
     const ValueId output = module.graph.add(Op::kAdd, {residual(module), module.input({1, 3, 8}, "late")});
     expect_error(ErrorCode::kUnsupported, {"late", "--shards"},
-                 [&] { module.lower(output, {.host_embedding = true}); });
+                 [&] { module.lower(output, {.settings = {.host_embedding = true}}); });
   }
   {
     Module module;
     const ValueId output = module.graph.add(Op::kTanh, {module.input({3})});
-    expect_error(ErrorCode::kUnsupported, {"embedding"}, [&] { module.lower(output, {.host_embedding = true}); });
-    expect_error(ErrorCode::kUnsupported, {"shards"}, [&] { module.lower(output, {.shards = 2}); });
+    expect_error(ErrorCode::kUnsupported, {"embedding"},
+                 [&] { module.lower(output, {.settings = {.host_embedding = true}}); });
+    expect_error(ErrorCode::kUnsupported, {"shards"}, [&] { module.lower(output, {.settings = {.shards = 2}}); });
     expect_error(ErrorCode::kInvalidArgument, {"'x'"}, [&] { module.lower(output, {}, "x"); });
   }
   {

@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "diffulex_edge/backend.h"
+#include "diffulex_edge/xnnpack_backend.h"
+#include "quant/affine_scale.h"
 #include "quant/kernels/kernels.h"
 #include "support/program_interpreter.h"
 #include "support/reference_decoder.h"
@@ -78,7 +80,8 @@ class ProgramLogits : public ::testing::Test {
     testing::write_model(folder_ / "model", reference.config, reference.tensors());
     const Model model = load_model(folder_ / "model",
                                    {.seq_len = 13, .block_length = {}, .mask_token_id = {}, .ignored_config_keys = {}});
-    const ExportResult result = XNNPACKBackend(config).export_model(model, folder_ / "x.pte");
+    const ExportResult result =
+        XNNPACKBackend(config).export_model(model, folder_ / "x.pte", {}, testing::wide_findings());
     ASSERT_TRUE(result.success) << result.error_message;
     auto weights = testing::arrays_of(reference.tensors());
     const auto floats = weights;
@@ -159,14 +162,10 @@ TEST_F(ProgramLogits, OfTiedWeightsInOneFormat) {
 TEST_F(ProgramLogits, WithStaticActivations) {
   const QuantizationMode kStatic = QuantizationMode::STATIC;
   const QuantizationConfig kFormats[] = {
-      {.dtype = INT8, .mode = kStatic, .activations = testing::wide_activations()},
-      {.dtype = INT8,
-       .mode = kStatic,
-       .embedding_dtype = INT8,
-       .head_dtype = INT8,
-       .activations = testing::wide_activations()},
-      {.dtype = INT4, .mode = kStatic, .group_size = 0, .head_dtype = INT8, .activations = testing::wide_activations()},
-      {.dtype = FP16, .mode = kStatic, .group_size = 0, .head_dtype = INT4, .activations = testing::wide_activations()},
+      {.dtype = INT8, .mode = kStatic},
+      {.dtype = INT8, .mode = kStatic, .embedding_dtype = INT8, .head_dtype = INT8},
+      {.dtype = INT4, .mode = kStatic, .group_size = 0, .head_dtype = INT8},
+      {.dtype = FP16, .mode = kStatic, .group_size = 0, .head_dtype = INT4},
   };
   for (std::size_t i = 0; i < std::size(kFormats); ++i) {
     for (const char* family : {"dream", "qwen3"}) {
@@ -184,14 +183,13 @@ TEST_F(ProgramLogits, WithBiasesEverywhere) {
   model.config["include_bias"] = true;
   model.config["bias_for_layer_norm"] = false;
   model.qkv_bias = model.output_bias = model.mlp_bias = model.head_bias = true;
-  const QuantizationConfig kFormats[] = {
-      {.dtype = FP32},
-      {.dtype = FP16},
-      {.dtype = INT8, .head_dtype = INT8},
-      {.dtype = INT8, .mode = kDynamic, .head_dtype = INT8},
-      {.dtype = INT8, .mode = QuantizationMode::STATIC, .head_dtype = INT8, .activations = testing::wide_activations()},
-      {.dtype = INT4, .head_dtype = INT4},
-      {.dtype = INT4, .group_size = 0, .head_dtype = INT4}};
+  const QuantizationConfig kFormats[] = {{.dtype = FP32},
+                                         {.dtype = FP16},
+                                         {.dtype = INT8, .head_dtype = INT8},
+                                         {.dtype = INT8, .mode = kDynamic, .head_dtype = INT8},
+                                         {.dtype = INT8, .mode = QuantizationMode::STATIC, .head_dtype = INT8},
+                                         {.dtype = INT4, .head_dtype = INT4},
+                                         {.dtype = INT4, .group_size = 0, .head_dtype = INT4}};
   for (std::size_t i = 0; i < std::size(kFormats); ++i) {
     SCOPED_TRACE("format " + std::to_string(i));
     expect_same(model, config(kFormats[i]));

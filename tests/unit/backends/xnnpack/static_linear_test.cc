@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "quant/affine_scale.h"
 #include "support/expect_error.h"
 
 namespace diffulex_edge::xnnpack {

@@ -109,7 +109,7 @@ TEST_F(WeightStoreTest, GivesEverySegmentANameOfItsOwn) {
   store_->add_computed("constant.0", {});
   std::vector<std::string> names;
   for (const Segment& segment : store_->segments()) {
-    names.push_back(segment.key);
+    names.push_back(segment.name);
   }
   std::ranges::sort(names);
   EXPECT_EQ(std::ranges::adjacent_find(names), names.end());

@@ -308,7 +308,7 @@ TEST(F32ToBf16, KnownValues) {
   EXPECT_EQ(scalar::f32_to_bf16_one(kMaxFloat), 0x7F80);
   EXPECT_EQ(scalar::f32_to_bf16_one(-kInfinity), 0xFF80);
   EXPECT_EQ(scalar::f32_to_bf16_one(-0.0F), 0x8000);
-  EXPECT_EQ(scalar::f32_to_bf16_one(float_of(0x7F800001U)), 0x7FC0);  // a NaN whose high half alone is infinity
+  EXPECT_EQ(scalar::f32_to_bf16_one(float_of(0x7F800001U)), 0x7FC0);  // a NaN whose high half is infinity
   EXPECT_EQ(scalar::f32_to_bf16_one(float_of(0xFFFFFFFFU)), 0xFFFF);
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "quant/kernels/kernels.h"
+#include "support/processor_features.h"
 
 namespace diffulex_edge::kernels {
 namespace {
@@ -284,6 +285,19 @@ TEST(PackedKernels, TheLongestInt8RowDoesNotOverflow) {
     kernels.multiply_integers(panels, tokens, out.data());
     EXPECT_EQ(out, std::vector<float>(kPanelRows, -128.0F * 255.0F * static_cast<float>(kColumns)));
   }
+}
+
+TEST(PackedKernels, UseWhatTheProcessorCanDo) {
+  const std::string best = supported_packed_kernels().front().name;
+#if HWY_ARCH_X86_64
+  const auto has = [](const char* name) { return testing::processor_has(name); };
+  if (has("avx2") && has("fma") && has("f16c")) {
+    const bool vnni = has("avx512bw") && has("avx512vl") && has("avx512_vnni");
+    EXPECT_EQ(best, vnni ? "AVX-512 VNNI" : "AVX2");
+  }
+#elif HWY_ARCH_ARM_A64
+  EXPECT_EQ(best, testing::processor_has("asimddp") ? "NEON with dot products" : "NEON");
+#endif
 }
 
 TEST(PackedKernels, TheScalarSetIsTheLast) { EXPECT_STREQ(supported_packed_kernels().back().name, "scalar"); }

@@ -1,0 +1,28 @@
+// Where artefacts lie that nobody named a place for, and how they are copied.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <string>
+
+#include "bindings.h"
+#include "core/copy_output.h"
+#include "core/temporary_place.h"
+
+namespace nb = nanobind;
+
+namespace diffulex_edge::python {
+
+void bind_artefacts(nb::module_& module) {
+  nb::class_<Workspace>(module, "Workspace", "A temporary folder on a disk, removed with this object.")
+      .def(nb::init<>())
+      .def("folder", [](Workspace& self) { return self.folder().string(); });
+  module.def(
+      "copy_artefact",
+      [](const std::string& source, const std::string& target) {
+        const nb::gil_scoped_release unlock;
+        copy_to_output(source, target);
+      },
+      nb::arg("source"), nb::arg("target"));
+}
+
+}  // namespace diffulex_edge::python

@@ -1,0 +1,34 @@
+// Operators of the program outside the delegate: inputs, embeddings, and what follows from the number of tokens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "backends/xnnpack/delegate_values.h"
+
+namespace diffulex_edge::xnnpack {
+
+class ProgramOperators {
+ public:
+  explicit ProgramOperators(DelegateValues& values) : values_(values) {}
+
+  // An argument of the method: ids go to operators outside the delegate, numbers into it.
+  void input(ValueId value);
+  void embedding(ValueId value);
+  void positions(ValueId value);
+  void position_table(ValueId value);
+
+ private:
+  std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,
+                                  std::int32_t output);
+  // The number of tokens at run time, from an argument that has them as a dimension.
+  std::int32_t length_of(ValueId input);
+
+  DelegateValues& values_;
+  std::map<ValueId, std::int32_t> inputs_;  // the program's tensors
+  std::optional<std::int32_t> length_;      // the program's integer
+};
+
+}  // namespace diffulex_edge::xnnpack

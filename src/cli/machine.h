@@ -1,0 +1,12 @@
+// What `--version --verbose` says of this machine.
+#pragma once
+
+#include <string>
+
+namespace diffulex_edge::cli {
+
+// Lines of "what: name" without a last newline: the kernels that run here and the processor's features that they are
+// chosen by.
+std::string describe_machine();
+
+}  // namespace diffulex_edge::cli

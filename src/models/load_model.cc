@@ -1,0 +1,70 @@
+// Opens a model folder: configuration, checkpoint and graph, with the caller's options checked against them.
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/model.h"
+#include "models/architecture.h"
+#include "models/parsed_config.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::int64_t kDefaultSeqLen = 1024;
+constexpr std::int64_t kMaxSeqLen = std::int64_t{1} << 20U;
+
+std::int64_t choose_seq_len(const ModelConfig& config, const ModelOptions& options,
+                            std::vector<std::string>& warnings) {
+  if (!options.seq_len) {
+    return std::min(config.max_positions, kDefaultSeqLen);
+  }
+  const std::int64_t seq_len = *options.seq_len;
+  if (seq_len < 1 || seq_len > kMaxSeqLen) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence length", std::to_string(seq_len) + " is not in 1..1048576");
+  }
+  if (seq_len > config.max_positions) {
+    warnings.push_back("the sequence length " + std::to_string(seq_len) + " is beyond the " +
+                       std::to_string(config.max_positions) + " positions that the model was made for");
+  }
+  return seq_len;
+}
+
+// Ranges that belong to no layer were measured on another model.
+void check_activations(const Model& model) {
+  if (!model.stored_quantization) {
+    return;
+  }
+  for (const auto& [layer, unused] : model.stored_quantization->activations) {
+    const bool known = std::ranges::any_of(
+        model.graph.nodes(), [&](const Node& node) { return node.op == Op::kLinear && node.name == layer; });
+    if (!known) {
+      throw Error(ErrorCode::kBadFile, (model.path / "config.json").string() + ": 'quantization_config': 'activations'",
+                  "names '" + layer + "', which is no linear layer of this model");
+    }
+  }
+}
+
+}  // namespace
+
+Model load_model(const std::filesystem::path& folder, const ModelOptions& options) {
+  const ParsedConfig parsed = parse_config(folder, options);
+  Model model{.path = folder, .config = parsed.config};
+  if (options.mask_token_id) {
+    if (*options.mask_token_id < 0 || *options.mask_token_id >= model.config.vocab_size) {
+      throw Error(ErrorCode::kInvalidArgument, "mask token",
+                  std::to_string(*options.mask_token_id) + " is not in the vocabulary of " +
+                      std::to_string(model.config.vocab_size));
+    }
+    model.config.mask_token_id = options.mask_token_id;
+  }
+  model.seq_len = choose_seq_len(parsed.config, options, model.warnings);
+  model.stored_quantization = parsed.quantization;
+  model.checkpoint = std::make_shared<const Checkpoint>(folder);
+  model.graph = parsed.architecture->build(model.config, *model.checkpoint, model.seq_len);
+  check_activations(model);
+  return model;
+}
+
+}  // namespace diffulex_edge

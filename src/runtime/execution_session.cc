@@ -1,0 +1,224 @@
+#include "runtime/execution_session.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "core/parallel.h"
+#include "diffulex_edge/error.h"
+#include "quant/affine_scale.h"
+#include "runtime/linear_layers.h"
+#include "runtime/operators/operators.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::int64_t kLogitElements = 1LL << 25;  // float32 logits in memory at once
+
+}  // namespace
+
+std::int64_t widest_activation(const ModelConfig& config) {
+  return std::max({config.intermediate_size, config.num_heads * config.head_dim, config.hidden_size});
+}
+
+ExecutionSession::ExecutionSession(const ExecutionPlan& plan, const Model& model, const ModelLayers& layers,
+                                   const RunControl& control, const StaticValues* integers)
+    : plan_(plan),
+      model_(model),
+      layers_(layers),
+      control_(control),
+      integers_(integers),
+      values_(plan.graph().nodes().size()),
+      buffers_(plan.buffers()) {
+  set_sources();
+}
+
+// Constants, and weights that are operands as a whole.
+void ExecutionSession::set_sources() {
+  const auto& nodes = plan_.graph().nodes();
+  const auto set = [&](ValueId id, std::vector<float> data) {
+    made(id) = {.rows = 1, .width = static_cast<std::int64_t>(data.size()), .data = std::move(data)};
+  };
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].op == Op::kConstant) {
+      set(static_cast<ValueId>(i), std::get<ConstantAttributes>(nodes[i].attributes).values);
+    }
+  }
+  for (const ValueId weight : plan_.loaded_weights()) {
+    set(weight, layers_.load_vector(plan_.graph().tensor(weight)));
+  }
+}
+
+void ExecutionSession::begin(Batch batch) {
+  if (!cache_ && std::ranges::any_of(batch.starts, [](std::int64_t start) { return start != 0; })) {
+    throw Error(ErrorCode::kInvalidArgument, "batch", "goes on behind position 0, but the session keeps no keys");
+  }
+  for (const ExecutionPlan::Step& step : plan_.steps()) {  // of a batch that was left before its end
+    std::vector<float>& data = made(step.value).data;
+    if (data.capacity() > 0 && keeps_buffers_) {
+      buffers_[static_cast<std::size_t>(plan_.buffer(step.value))] = std::move(data);
+    }
+    made(step.value) = {};
+  }
+  batch_ = std::move(batch);
+  std::size_t input = 0;
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    if (plan_.graph().nodes()[i].op == Op::kInput) {
+      plan_.set_size(static_cast<ValueId>(i), batch_, values_[i]);
+      values_[i].data = std::move(batch_.inputs[input++]);
+    }
+  }
+  scratch_.resize(thread_count(control_));
+  position_ = 0;
+  last_ = -1;
+}
+
+const Node* ExecutionSession::next() const {
+  return position_ == plan_.steps().size() ? nullptr : &plan_.graph().node(plan_.steps()[position_].value);
+}
+
+void ExecutionSession::step() {
+  const ExecutionPlan::Step& step = plan_.steps()[position_];
+  if (control_.stop.stop_requested()) {
+    throw Error(ErrorCode::kCancelled, {}, "stopped");
+  }
+  Activations result;
+  plan_.set_size(step.value, batch_, result);
+  if (step.takes_input) {
+    result.data = std::move(made(plan_.graph().node(step.value).inputs[0]).data);
+  } else {
+    result.data = std::move(buffers_[static_cast<std::size_t>(plan_.buffer(step.value))]);
+    result.data.resize(static_cast<std::size_t>(result.rows * result.width));
+    const OperatorContext context{.plan = plan_,
+                                  .batch = batch_,
+                                  .values = values_,
+                                  .layers = layers_,
+                                  .control = control_,
+                                  .integers = integers_,
+                                  .cache = cache_ ? &*cache_ : nullptr,
+                                  .scores = scores_,
+                                  .scratch = scratch_,
+                                  .seq_len = model_.seq_len};
+    step.kernel.run(context, step.value, result);
+  }
+  round(step.value, result);
+  for (const ValueId input : step.last_uses) {
+    if (!step.takes_input && keeps_buffers_) {
+      buffers_[static_cast<std::size_t>(plan_.buffer(input))] = std::move(made(input).data);
+    }
+    made(input) = {};
+  }
+  last_ = step.value;
+  made(step.value) = std::move(result);
+  ++position_;
+}
+
+InputRows ExecutionSession::input_of(const Node& layer) const {
+  return {plan_.graph().shape(layer.inputs[0]).back().value, value(layer.inputs[0]).data};
+}
+
+void ExecutionSession::append_copies(std::size_t sequences) {
+  if (cache_) {
+    throw Error(ErrorCode::kInternal, "copies", "a session that keeps keys has none");
+  }
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    const auto id = static_cast<ValueId>(i);
+    if (values_[i].data.empty() || plan_.is_shared(id)) {
+      continue;
+    }
+    const std::int64_t count = plan_.begins(id, batch_)[sequences];
+    std::vector<float>& data = values_[i].data;
+    const auto old_size = static_cast<std::ptrdiff_t>(data.size());
+    data.resize(data.size() + static_cast<std::size_t>(count));
+    std::copy_n(data.begin(), count, data.begin() + old_size);
+  }
+  for (std::size_t i = 0; i < sequences; ++i) {
+    batch_.offsets.push_back(batch_.offsets.back() + batch_.length(i));
+    batch_.starts.push_back(batch_.starts[i]);
+  }
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    if (!values_[i].data.empty()) {
+      plan_.set_size(static_cast<ValueId>(i), batch_, values_[i]);
+    }
+  }
+}
+
+std::span<float> ExecutionSession::mutable_rows(ValueId id, std::int64_t begin, std::int64_t count) {
+  Activations& rows = made(id);
+  return std::span(rows.data).subspan(static_cast<std::size_t>(begin * rows.width),
+                                      static_cast<std::size_t>(count * rows.width));
+}
+
+void ExecutionSession::scale_columns(ValueId id, std::span<const float> factors) {
+  std::vector<float>& data = made(id).data;
+  for_each_row(static_cast<std::int64_t>(data.size() / factors.size()), static_cast<std::int64_t>(factors.size()),
+               control_, [&](std::int64_t row) {
+                 float* values = data.data() + static_cast<std::size_t>(row) * factors.size();
+                 for (std::size_t i = 0; i < factors.size(); ++i) {
+                   values[i] *= factors[i];
+                 }
+               });
+}
+
+void ExecutionSession::round(ValueId id, Activations& made) const {
+  if (integers_ == nullptr) {
+    return;
+  }
+  if (const std::optional<AffineScale> scale = integers_->find(id, made.data)) {
+    for_each_row(made.rows, made.width, control_, [&](std::int64_t row) {
+      integers_->round({made.data.data() + row * made.width, static_cast<std::size_t>(made.width)}, *scale);
+    });
+  }
+}
+
+void ExecutionSession::logits(std::span<const std::int64_t> rows,
+                              const std::function<void(std::size_t, std::size_t, std::span<const float>)>& sink) {
+  const Node& head = plan_.graph().node(plan_.head());
+  const Activations& hidden = value(head.inputs[0]);
+  const std::int64_t vocab = head.shape.back().value;
+  const auto at_once = static_cast<std::size_t>(std::clamp<std::int64_t>(kLogitElements / vocab, 16, 1024));
+  head_output_.width = vocab;
+  for (std::size_t first = 0; first < rows.size(); first += at_once) {
+    const std::size_t count = std::min(at_once, rows.size() - first);
+    head_input_.resize(count * static_cast<std::size_t>(hidden.width));
+    head_output_.rows = static_cast<std::int64_t>(count);
+    head_output_.data.resize(count * static_cast<std::size_t>(vocab));
+    for (std::size_t i = 0; i < count; ++i) {
+      std::ranges::copy(hidden.row(rows[first + i]),
+                        head_input_.begin() + static_cast<std::ptrdiff_t>(i) * hidden.width);
+    }
+    layers_.run(head, head_input_, head_output_.data, head_output_.rows, control_);
+    round(plan_.head(), head_output_);
+    sink(first, count, head_output_.data);
+  }
+}
+
+std::vector<std::vector<float>> run_model(const ExecutionPlan& plan, const Model& model,
+                                          const TokenSequences& sequences, const ModelLayers& layers,
+                                          const std::optional<StaticValues>& integers, const RunControl& control) {
+  if (plan.head() < 0) {
+    throw Error(ErrorCode::kUnsupported, "graph", "its output is not a linear layer");
+  }
+  ExecutionSession session(plan, model, layers, control, integers ? &*integers : nullptr);
+  session.begin(make_batch(model, sequences));
+  session.run_to_output();
+  std::vector<std::vector<float>> results;
+  const auto vocab = static_cast<std::size_t>(model.config.vocab_size);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    std::vector<std::int64_t> rows(sequences[i].size());
+    std::iota(rows.begin(), rows.end(), session.offsets()[i]);
+    std::vector<float>& result = results.emplace_back(rows.size() * vocab);
+    session.logits(rows, [&](std::size_t first, std::size_t, std::span<const float> values) {
+      std::ranges::copy(values, result.begin() + static_cast<std::ptrdiff_t>(first * vocab));
+    });
+  }
+  return results;
+}
+
+std::vector<std::vector<float>> forward(const Model& model, const TokenSequences& sequences,
+                                        const QuantizationPlan* plan, const RunControl& control) {
+  return run_model(ExecutionPlan(model.graph), model, sequences, LinearLayers(model, plan),
+                   make_static_values(model, plan), control);
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,80 @@
+#include "diffulex_edge/export_session.h"
+
+#include <utility>
+
+#include "backends/guarded_export.h"
+#include "diffulex_edge/quantization_session.h"
+#include "models/input_guard.h"
+
+namespace diffulex_edge {
+namespace {
+
+// The options, and whether the output can be what they make.
+std::unique_ptr<EdgeBackend> checked_backend(const Model& model, const ExportRequest& request) {
+  std::unique_ptr<EdgeBackend> backend = BackendRegistry::instance().create(request.backend, request.config);
+  backend->check_config();
+  if (!request.output.empty() || !request.dry_run) {
+    refuse_input_as_target(model, request.output);
+    backend->check_target(request.output);
+  }
+  return backend;
+}
+
+}  // namespace
+
+struct ExportSession::State {
+  std::unique_ptr<EdgeBackend> backend;
+  BackendConfig config;  // as the backend reads it
+  std::filesystem::path output;
+  bool dry_run = false;
+  QuantizationSession quantization;
+  std::optional<CalibrationResult> calibration;
+};
+
+ExportSession::ExportSession(Model model, ModelOptions options, ExportRequest request) {
+  std::unique_ptr<EdgeBackend> backend = checked_backend(model, request);
+  BackendConfig config = std::move(request.config);
+  config.quant_config = backend->quantization();
+  QuantizationSession quantization(std::move(model), std::move(options),
+                                   {.config = config.quant_config,
+                                    .target = backend->arithmetic(),
+                                    .calibration = std::move(request.calibration),
+                                    .data = std::move(request.data),
+                                    .known = std::move(request.known),
+                                    .dry_run = request.dry_run},
+                                   {.beside = request.output});
+  if (quantization.can_use_calibration()) {
+    // What lowering would refuse once calibration is done.
+    backend->dry_run(quantization.original(), quantization.made_up_findings()).check();
+  }
+  state_ = std::make_unique<State>(State{.backend = std::move(backend),
+                                         .config = std::move(config),
+                                         .output = std::move(request.output),
+                                         .dry_run = request.dry_run,
+                                         .quantization = std::move(quantization),
+                                         .calibration = {}});
+}
+
+ExportSession::~ExportSession() = default;
+ExportSession::ExportSession(ExportSession&&) noexcept = default;
+ExportSession& ExportSession::operator=(ExportSession&&) noexcept = default;
+
+ExportResult ExportSession::run(const RunControl& control) {
+  const WatchedCallback callback(control);
+  ExportResult result = caught([&] {
+    QuantizationSession& quantization = state_->quantization;
+    quantization.calibrate(callback.control());
+    state_->calibration = quantization.calibration();
+    return state_->dry_run ? state_->backend->dry_run(quantization.model(), quantization.findings())
+                           : state_->backend->export_model(quantization.model(), state_->output, callback.control(),
+                                                           quantization.findings());
+  });
+  callback.check();
+  return result;
+}
+
+const Model& ExportSession::model() const { return state_->quantization.original(); }
+const BackendConfig& ExportSession::config() const { return state_->config; }
+const std::optional<CalibrationResult>& ExportSession::calibration() const { return state_->calibration; }
+
+}  // namespace diffulex_edge
