@@ -85,11 +85,6 @@ std::string to_string(const WeightFormat& format);
 std::string to_string(ElementType element);
 
 WeightFormat float_format(ElementType element);
-WeightFormat int8_per_channel();
-WeightFormat int4_groups(std::int64_t group_size, ElementType scale_type);
-WeightFormat int4_per_channel();
-// A table in float16 for every `rows_per_table` rows; 0: for the whole weight.
-WeightFormat palette_format(ElementType element, std::int64_t rows_per_table);
 
 // The formats that users, plans and checkpoints name.
 enum class QuantizationDtype { FP32, FP16, INT8, INT4, PALETTE8, PALETTE6, PALETTE4, PALETTE3, PALETTE2, PALETTE1 };

@@ -112,7 +112,10 @@ const FormatRow* find_checkpoint_format(DType values) {
 
 WeightFormat FormatRow::format(std::int64_t group) const {
   if (has_codebook()) {
-    return palette_format(element, group);
+    return {.element = element,
+            .granularity = group == 0 ? Granularity::kTensor : Granularity::kRows,
+            .group_size = group,
+            .scale_type = ElementType::kF16};
   }
   if (!is_grid()) {
     return float_format(element);
@@ -175,23 +178,5 @@ std::string to_string(const WeightFormat& format) {
 }
 
 WeightFormat float_format(ElementType element) { return {.element = element}; }
-
-WeightFormat int8_per_channel() { return {.element = ElementType::kI8, .granularity = Granularity::kChannel}; }
-
-WeightFormat int4_groups(std::int64_t group_size, ElementType scale_type) {
-  return {.element = ElementType::kI4,
-          .granularity = Granularity::kGroup,
-          .group_size = group_size,
-          .scale_type = scale_type};
-}
-
-WeightFormat int4_per_channel() { return {.element = ElementType::kI4, .granularity = Granularity::kChannel}; }
-
-WeightFormat palette_format(ElementType element, std::int64_t rows_per_table) {
-  return {.element = element,
-          .granularity = rows_per_table == 0 ? Granularity::kTensor : Granularity::kRows,
-          .group_size = rows_per_table,
-          .scale_type = ElementType::kF16};
-}
 
 }  // namespace diffulex_edge

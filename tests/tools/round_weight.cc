@@ -63,11 +63,9 @@ std::vector<float> floats(const Checkpoint& checkpoint, const std::string& name)
 }
 
 WeightFormat format_of(const Arguments& arguments) {
-  if (arguments.text("dtype", "int4") == "int8") {
-    return int8_per_channel();
-  }
-  const std::int64_t group_size = arguments.integer("group_size", 32);
-  return group_size == 0 ? int4_per_channel() : int4_groups(group_size, ElementType::kBF16);
+  const bool is_int8 = arguments.text("dtype", "int4") == "int8";
+  return format_row(is_int8 ? QuantizationDtype::INT8 : QuantizationDtype::INT4)
+      .format(arguments.integer("group_size", 32));
 }
 
 void write(const std::string& path, std::vector<TensorToWrite> tensors,

@@ -1,7 +1,6 @@
 // Plans, lowers and writes .mlpackage folders.
 
 #include <algorithm>
-#include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,6 +16,7 @@
 #include "backends/coreml/pte_container.h"
 #include "backends/coreml/stored_forms.h"
 #include "backends/export_config.h"
+#include "backends/option_values.h"
 #include "core/links.h"
 #include "core/output_file.h"
 #include "core/output_folder.h"
@@ -368,19 +368,14 @@ class CoreMLExport {
 
 CoreMLBackend::CoreMLBackend(BackendConfig config) : EdgeBackend(std::move(config)) {}
 
-// What the options about palettes mean is part of the quantization. Values that are wrong are refused later.
+// What the options about palettes mean is part of the quantization.
 QuantizationConfig CoreMLBackend::quantization() const {
   QuantizationConfig wanted = EdgeBackend::quantization();
-  const auto option = [&](const char* name) {
-    const auto found = config().backend_options.find(name);
-    return found == config().backend_options.end() ? std::string_view() : std::string_view(found->second);
-  };
-  if (option("palette") == "true") {
+  const OptionValues values(coreml::description(), config().backend_options);
+  if (values.is_on("palette")) {
     wanted = with_palettes(std::move(wanted));
   }
-  const std::string_view group = option("palette_group");
-  std::int64_t rows = 0;
-  if (std::from_chars(group.data(), group.data() + group.size(), rows).ec == std::errc() && rows > 0) {
+  if (const std::int64_t rows = values.count("palette_group"); rows > 0) {
     wanted.palette_group = rows;
   }
   return wanted;

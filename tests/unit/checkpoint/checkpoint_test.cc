@@ -5,6 +5,7 @@
 #include "checkpoint/same_bytes.h"
 #include "checkpoint/stored_weight.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/safetensors_text.h"
 #include "support/temporary_folder.h"
 

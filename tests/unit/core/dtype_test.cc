@@ -6,6 +6,7 @@
 
 #include "diffulex_edge/weight_format.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 
 namespace diffulex_edge {
 namespace {

@@ -1,4 +1,5 @@
 #include "diffulex_edge/weight_format.h"
+#include "support/formats.h"
 
 #include <gtest/gtest.h>
 

@@ -6,6 +6,7 @@
 
 #include "diffulex_edge/quantization.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/reference_decoder.h"
 #include "support/static_ranges.h"
 #include "support/tiny_model.h"

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "diffulex_edge/quantization.h"
+#include "support/formats.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {

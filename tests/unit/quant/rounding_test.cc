@@ -9,6 +9,7 @@
 #include "diffulex_edge/error.h"
 #include "quant/integer_weight.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 
 namespace diffulex_edge {
 namespace {

@@ -9,6 +9,7 @@
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 
 namespace diffulex_edge {
 namespace {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quant/weight_encoder.h"
+#include "support/formats.h"
 
 namespace diffulex_edge {
 namespace {

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/safetensors_text.h"
 #include "support/temporary_folder.h"
 

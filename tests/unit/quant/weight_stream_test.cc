@@ -11,6 +11,7 @@
 
 #include "quant/kernels/kernels.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/tiny_model.h"
 
 namespace diffulex_edge {

@@ -11,6 +11,7 @@
 
 #include "quant/weight_stream.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/safetensors_text.h"
 #include "support/temporary_folder.h"
 

@@ -7,6 +7,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/weight_format.h"
+#include "support/formats.h"
 
 namespace diffulex_edge {
 namespace {

@@ -16,6 +16,7 @@
 #include "runtime/kernels/activation_kernels.h"
 #include "runtime/packed_multiply.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/safetensors_text.h"
 #include "support/temporary_folder.h"
 

@@ -14,6 +14,7 @@
 #include "quant/palette.h"
 #include "quant/weight_encoder.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/store_test.h"
 
 namespace diffulex_edge::coreml {

@@ -9,6 +9,7 @@
 
 #include "quant/kernels/kernels.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 #include "support/store_test.h"
 
 namespace diffulex_edge::qnn {

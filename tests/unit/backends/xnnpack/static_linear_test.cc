@@ -8,6 +8,7 @@
 
 #include "quant/affine_scale.h"
 #include "support/expect_error.h"
+#include "support/formats.h"
 
 namespace diffulex_edge::xnnpack {
 namespace {

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 
+#include "support/formats.h"
 #include "support/safetensors_text.h"
 #include "support/temporary_folder.h"
 
