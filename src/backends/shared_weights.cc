@@ -15,7 +15,8 @@ std::pair<std::size_t, bool> SharedWeights::add(const LayerPlan& plan, const Wei
     weights_.push_back({.source = find_stored_weight(checkpoint_, plan.tensor),
                         .format = format,
                         .method = plan.method,
-                        .layer = plan.layer});
+                        .layer = plan.layer,
+                        .importance = plan.importance});
   }
   return {position->second, is_new};
 }
@@ -35,6 +36,7 @@ void SharedWeights::stream(const Sink& sink, const RunControl& control,
                     .format = weights_[i].format,
                     .method = weights_[i].method,
                     .saturate_fp16 = saturate_fp16_,
+                    .importance = weights_[i].importance,
                     .sink = [&sink, i](const EncodedTile& tile) { sink(i, tile); }});
   }
   stream_weights(jobs, control);

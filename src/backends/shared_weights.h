@@ -30,7 +30,8 @@ class SharedWeights {
     StoredWeight source;
     WeightFormat format;  // in which it is encoded, before its parts take the form of a layout
     RoundingMethod method = RoundingMethod::RTN;
-    std::string layer;  // the first that uses it
+    std::string layer;              // the first that uses it
+    std::vector<float> importance;  // of its columns, for a format with tables
   };
 
   // Keeps references to both.

@@ -14,7 +14,9 @@ namespace {
 std::string format_names() {
   std::string text;
   for (const FormatRow& row : all_formats()) {
-    if (!text.empty()) text += &row == &all_formats().back() ? " or " : ", ";
+    if (!text.empty()) {
+      text += &row == &all_formats().back() ? " or " : ", ";
+    }
     text += row.name;
   }
   return text;

@@ -6,7 +6,6 @@
 
 #include "backends/coreml/stored_forms.h"
 #include "backends/coreml/weight_file.h"
-#include "core/round_up.h"
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
 #include "quant/weight_decoder.h"
@@ -63,12 +62,12 @@ void make_scales_normal(std::vector<float>& scales, std::span<std::byte> values,
 std::int64_t WeightStore::Blob::data() const { return offset + kMetadataBytes; }
 
 WeightStore::WeightStore(const Checkpoint& checkpoint, DistinctTensors& distinct, WeightSettings settings)
-    : checkpoint_(checkpoint), distinct_(distinct), settings_(std::move(settings)), end_(kHeadBytes) {}
+    : settings_(std::move(settings)),
+      weights_(checkpoint, distinct, settings_.saturate_fp16),
+      space_(kAlignment, kHeadBytes) {}
 
 std::size_t WeightStore::add_blob(std::uint32_t type, std::int64_t bytes) {
-  const std::int64_t offset = round_up(end_, kAlignment);
-  blobs_.push_back({.type = type, .offset = offset, .bytes = bytes});
-  end_ = offset + kMetadataBytes + bytes;
+  blobs_.push_back({.type = type, .offset = space_.reserve(kMetadataBytes + bytes), .bytes = bytes});
   return blobs_.size() - 1;
 }
 
@@ -91,16 +90,16 @@ WeightFormat WeightStore::stored_format(const LayerPlan& plan) const {
   return format;
 }
 
-void WeightStore::add_parts(Matrix& matrix, const LayerPlan& plan) {
+WeightStore::Matrix WeightStore::make_matrix(const LayerPlan& plan, const WeightFormat& format) {
+  Matrix matrix{.stored = {.format = format}};
   StoredMatrix& stored = matrix.stored;
-  const WeightFormat& format = stored.format;
   const bool as_bytes = format.has_codebook() && !settings_.has_sub_bytes;
   const std::uint32_t type = as_bytes ? kBlobUint8 : stored_form(format.element).blob;
   matrix.values = add_blob(type, plan.rows * format.row_bytes(plan.columns));
   stored.values = reference(matrix.values);
   stored.bytes = blobs_[matrix.values].bytes;
   if (!format.is_quantized()) {
-    return;
+    return matrix;
   }
   stored.scales_per_row = format.scales_per_row(plan.columns);
   stored.tables_count = format.tables(plan.rows);
@@ -109,6 +108,7 @@ void WeightStore::add_parts(Matrix& matrix, const LayerPlan& plan) {
   matrix.scales = add_blob(arithmetic_blob(), shared * arithmetic_bytes());
   (format.has_codebook() ? stored.tables : stored.scales) = reference(matrix.scales);
   stored.bytes += blobs_[matrix.scales].bytes;
+  return matrix;
 }
 
 StoredMatrix WeightStore::add_matrix(const LayerPlan& plan) {
@@ -119,19 +119,12 @@ StoredMatrix WeightStore::add_matrix(const LayerPlan& plan) {
                     " bits, which end inside a byte, are not available with Core ML",
                 "exclude the layer, or use 8 bits");
   }
-  const Key key(distinct_.content_of(plan.tensor), to_string(format) + ", " + std::string(to_string(plan.method)));
-  const auto [position, inserted] = by_key_.emplace(key, matrices_.size());
-  if (inserted) {
-    Matrix matrix{.source = find_stored_weight(checkpoint_, plan.tensor),
-                  .method = plan.method,
-                  .layer = plan.layer,
-                  .importance = plan.importance,
-                  .stored = {.format = format}};
-    add_parts(matrix, plan);
-    matrices_.push_back(std::move(matrix));
+  const auto [weight, is_new] = weights_.add(plan, format, {});
+  if (is_new) {
+    matrices_.push_back(make_matrix(plan, format));
   }
-  StoredMatrix stored = matrices_[position->second].stored;
-  stored.is_new = inserted;
+  StoredMatrix stored = matrices_[weight].stored;
+  stored.is_new = is_new;
   return stored;
 }
 
@@ -155,11 +148,8 @@ std::vector<std::byte> WeightStore::narrow(std::span<const float> values) const 
 }
 
 BlobReference WeightStore::add_computed(std::span<const float> values) {
-  const auto [position, inserted] = computed_.emplace(narrow(values), 0);
-  if (inserted) {
-    position->second = add_blob(arithmetic_blob(), static_cast<std::int64_t>(position->first.size()));
-  }
-  return reference(position->second);
+  return reference(
+      computed_.add(narrow(values), [this](std::int64_t bytes) { return add_blob(arithmetic_blob(), bytes); }));
 }
 
 void WeightStore::write_head(const Write& write) const {
@@ -173,11 +163,12 @@ void WeightStore::write_head(const Write& write) const {
   }
 }
 
-void WeightStore::write_scales(const Matrix& matrix, const Write& write, const EncodedTile& tile) const {
+void WeightStore::write_scales(std::size_t weight, const Write& write, const EncodedTile& tile) const {
+  const Matrix& matrix = matrices_[weight];
   const WeightFormat& format = matrix.stored.format;
   std::vector<float> scales = load_scales(tile.scales, format.scale_type);
   if (is_half()) {
-    make_scales_normal(scales, tile.values, format, matrix.layer);
+    make_scales_normal(scales, tile.values, format, weights_[weight].layer);
   }
   const std::int64_t first = tile.row_begin * matrix.stored.scales_per_row * arithmetic_bytes();
   write(blobs_[matrix.scales].data() + first, narrow(scales));
@@ -194,10 +185,11 @@ void WeightStore::write_tables(const Matrix& matrix, const Write& write, const E
   }
 }
 
-void WeightStore::write_encoded(const Matrix& matrix, const Write& write, const EncodedTile& tile) const {
+void WeightStore::write_encoded(std::size_t weight, const Write& write, const EncodedTile& tile) const {
+  const Matrix& matrix = matrices_[weight];
   const WeightFormat& format = matrix.stored.format;
   if (format.is_grid()) {
-    write_scales(matrix, write, tile);
+    write_scales(weight, write, tile);
   } else if (format.has_codebook()) {
     write_tables(matrix, write, tile);
   }
@@ -206,25 +198,15 @@ void WeightStore::write_encoded(const Matrix& matrix, const Write& write, const 
       both ^= std::byte{0x88};  // q + 8 becomes q in two's complement
     }
   }
-  write(blobs_[matrix.values].data() + tile.row_begin * format.row_bytes(matrix.source.columns), tile.values);
+  write(blobs_[matrix.values].data() + tile.row_begin * format.row_bytes(weights_[weight].source.columns), tile.values);
 }
 
 void WeightStore::stream(const Write& write, const RunControl& control) const {
   write_head(write);
-  for (const auto& [bytes, blob] : computed_) {
+  for (const auto& [bytes, blob] : computed_.places()) {
     write(blobs_[blob].data(), bytes);
   }
-  std::vector<StreamJob> jobs;
-  for (const Matrix& matrix : matrices_) {
-    const auto sink = [this, &matrix, &write](const EncodedTile& tile) { write_encoded(matrix, write, tile); };
-    jobs.push_back({.source = matrix.source,
-                    .format = matrix.stored.format,
-                    .method = matrix.method,
-                    .saturate_fp16 = settings_.saturate_fp16,
-                    .importance = matrix.importance,
-                    .sink = sink});
-  }
-  stream_weights(jobs, control);
+  weights_.stream([&](std::size_t weight, const EncodedTile& tile) { write_encoded(weight, write, tile); }, control);
 }
 
 }  // namespace diffulex_edge::coreml

@@ -4,15 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <span>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "backends/coreml/mil_program.h"
+#include "backends/shared_weights.h"
 #include "checkpoint/distinct_tensors.h"
-#include "checkpoint/stored_weight.h"
 #include "diffulex_edge/quantization.h"
 #include "quant/weight_stream.h"
 
@@ -50,7 +48,7 @@ class WeightStore {
   // Computed data, in the arithmetic's type. Equal data are stored once.
   BlobReference add_computed(std::span<const float> values);
 
-  std::int64_t file_bytes() const { return end_; }
+  std::int64_t file_bytes() const { return space_.end(); }
 
   // Called from several threads, with an offset in the file.
   using Write = std::function<void(std::int64_t offset, std::span<const std::byte> bytes)>;
@@ -67,15 +65,10 @@ class WeightStore {
     std::int64_t data() const;
   };
   struct Matrix {
-    StoredWeight source;
-    RoundingMethod method = RoundingMethod::RTN;
-    std::string layer;
-    std::vector<float> importance;  // of columns, for a palette
     StoredMatrix stored;
     std::size_t values = 0;  // blobs
     std::size_t scales = 0;  // or tables
   };
-  using Key = std::tuple<std::string, std::string>;  // content, format and method
 
   std::size_t add_blob(std::uint32_t type, std::int64_t bytes);
   BlobReference reference(std::size_t blob) const;
@@ -83,21 +76,19 @@ class WeightStore {
   std::uint32_t arithmetic_blob() const;
   std::int64_t arithmetic_bytes() const { return is_half() ? 2 : 4; }
   WeightFormat stored_format(const LayerPlan& plan) const;
-  void add_parts(Matrix& matrix, const LayerPlan& plan);
+  Matrix make_matrix(const LayerPlan& plan, const WeightFormat& format);
   std::vector<std::byte> narrow(std::span<const float> values) const;
   void write_head(const Write& write) const;
-  void write_scales(const Matrix& matrix, const Write& write, const EncodedTile& tile) const;
+  void write_scales(std::size_t weight, const Write& write, const EncodedTile& tile) const;
   void write_tables(const Matrix& matrix, const Write& write, const EncodedTile& tile) const;
-  void write_encoded(const Matrix& matrix, const Write& write, const EncodedTile& tile) const;
+  void write_encoded(std::size_t weight, const Write& write, const EncodedTile& tile) const;
 
-  const Checkpoint& checkpoint_;
-  DistinctTensors& distinct_;
   WeightSettings settings_;
+  SharedWeights weights_;
+  std::vector<Matrix> matrices_;      // of each weight
+  SharedData<std::size_t> computed_;  // their blobs
   std::vector<Blob> blobs_;
-  std::int64_t end_ = 0;
-  std::vector<Matrix> matrices_;
-  std::map<Key, std::size_t> by_key_;
-  std::map<std::vector<std::byte>, std::size_t> computed_;  // blobs by their bytes
+  FileSpace space_;
 };
 
 }  // namespace diffulex_edge::coreml
