@@ -108,7 +108,7 @@ bench-runtime: $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/runtime.py $(BENCH_ARGS)
 
 lint: build $(VENV)/lint.stamp
-	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
+	@$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PYTHON) scripts/check_rooms.py
