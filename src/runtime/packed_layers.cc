@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string>
 
 #include "checkpoint/stored_weight.h"
 #include "diffulex_edge/error.h"
@@ -107,6 +108,12 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, con
     }
     if (layer_plan != nullptr) {
       layer.plan = *layer_plan;
+      if (!PackedWeight::can_hold(layer_plan->columns, layer_plan->format)) {
+        throw Error(ErrorCode::kUnsupported, node.name,
+                    "has " + std::to_string(layer_plan->columns) +
+                        " inputs, and the fast arithmetic's sums of 32 bits hold 65,793 in INT8",
+                    "use --arithmetic simulated");
+      }
     }
     layer.weight = loader.add(tensor, layer_plan, plan != nullptr && plan->config.saturate_fp16);
     if (node.op == Op::kLinear && node.inputs.size() > 2) {

@@ -45,13 +45,17 @@ int zero_byte(kernels::PackedElement element) {
 
 }  // namespace
 
+bool PackedWeight::can_hold(std::int64_t columns, const WeightFormat& format) {
+  return format.element != ElementType::kI8 || columns <= kMostInt8Columns;
+}
+
 PackedWeight::PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format)
     : rows_(rows), columns_(columns), format_(format) {
   if (is_float32()) {
     value_bytes_ = static_cast<std::size_t>(rows * columns) * sizeof(float);
   } else {
     element_ = packed_element(format);
-    if (element_ == kernels::PackedElement::kI8 && columns > kMostInt8Columns) {
+    if (!can_hold(columns, format)) {
       throw Error(ErrorCode::kUnsupported, "int8 layer",
                   std::to_string(columns) + " inputs: sums of 32 bits hold " + std::to_string(kMostInt8Columns));
     }

@@ -19,8 +19,11 @@ namespace diffulex_edge {
 class PackedWeight {
  public:
   // Room for [rows, columns] in `format`: FP32, FP16, INT8 per channel, INT4 per channel or in groups. Throws
-  // Error{kOutOfMemory}, and Error{kUnsupported} for INT8 rows whose sums 32 bits cannot hold (over 65,793 columns).
+  // Error{kOutOfMemory}, and Error{kUnsupported} for what can_hold() denies.
   PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format);
+
+  // Whether 32 bits hold the sums of such rows: of INT8, at most 65,793 columns.
+  static bool can_hold(std::int64_t columns, const WeightFormat& format);
 
   // Takes rows as stream_weights encodes them. Different rows may be stored from several threads at once; each row has
   // to be stored once before the weight is used.

@@ -215,6 +215,9 @@ class ProgramReader {
       if (!bytes || offset > whole.size() || static_cast<std::uint64_t>(*bytes) > whole.size() - offset) {
         fail("constant tensor " + std::to_string(tensor->data_buffer_idx()) + " lies beyond its segment");
       }
+      if (*bytes == 0) {
+        continue;  // only its shape matters
+      }
       const schema::ExtraTensorInfo* info = tensor->extra_tensor_info();
       std::string name = info == nullptr ? std::string() : text(info->fully_qualified_name());
       add_weight(name.empty() ? "constant tensor " + std::to_string(tensor->data_buffer_idx()) : std::move(name),

@@ -40,6 +40,7 @@ void ProgramOperators::embedding(ValueId value) {
   const auto output = values_.program().planned_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, current.shape);
   std::string kernel;
   if (plan.format.is_quantized()) {
+    check_ids(ids, current.shape, plan.rows, parts);
     kernel = quantized_embedding(plan, parts, ids, output);
   } else {
     kernel = "aten::embedding";
@@ -53,6 +54,19 @@ void ProgramOperators::embedding(ValueId value) {
   values_.note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
   values_.delegate_input(value, output, half ? DType::kF16 : DType::kF32);
   values_.mapped(value).flow = values_.compute();
+}
+
+// A look-up in a table with the same rows and no columns: it takes no memory, and its kernel checks the ids.
+void ProgramOperators::check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, const StoredParts& parts) {
+  executorch::ProgramBuilder& program = values_.program();
+  Shape nothing = shape;
+  nothing.back() = {.value = 0};
+  const auto table =
+      program.constant_tensor(ScalarType::FLOAT, {rows, 0}, values_.program_constant(parts.values_segment, 0), {});
+  const auto output = program.planned_tensor(ScalarType::FLOAT, nothing);
+  program.kernel_call(
+      "aten::embedding", "out",
+      {table, ids, program.integer(-1), program.boolean(false), program.boolean(false), output, output});
 }
 
 std::string ProgramOperators::quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,
