@@ -17,7 +17,7 @@ namespace diffulex_edge {
 struct InspectedTensor {
   std::string name;
   // A safetensors dtype, an XNNPACK data type such as "qbint4", or with Core ML f32, f16, i8, i4, palette4 and so on.
-  std::string type;
+  std::string dtype;
   std::vector<std::int64_t> shape;  // logical: an INT4 weight counts its elements, not its bytes
   // Elements of a row that share a scale; of a palette, rows that share a table. 0: none, or all of them.
   std::int64_t group_size = 0;
@@ -28,18 +28,18 @@ struct InspectedTensor {
 };
 
 struct InspectedValue {
-  std::string type;
-  std::vector<std::int64_t> sizes;  // upper bounds where dynamic
+  std::string dtype;
+  std::vector<std::int64_t> shape;  // upper bounds where dynamic
   bool dynamic = false;
 };
 
 // An input, an output or a state of a Core ML model, as its description promises it.
 struct InspectedFeature {
   std::string name;
-  std::string type;                                           // of the elements, or what else it is, such as "image"
-  std::vector<std::int64_t> shape;                            // the only one or the default; empty where none is given
-  std::vector<std::vector<std::int64_t>> enumerated;          // all shapes that are taken
-  std::vector<std::pair<std::int64_t, std::int64_t>> ranges;  // or bounds for each dimension; -1: no upper one
+  std::string dtype;                                         // of the elements, or what else it is, such as "image"
+  std::vector<std::int64_t> shape;                           // the only one or the default; empty where none is given
+  std::vector<std::vector<std::int64_t>> enumerated_shapes;  // all shapes that are taken
+  std::vector<std::pair<std::int64_t, std::int64_t>> shape_range;  // or bounds for each dimension; -1: no upper one
 };
 
 struct InspectedFeatures {

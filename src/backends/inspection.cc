@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 
 InspectedTensor describe(const TensorView& view) {
   return {.name = view.name,
-          .type = std::string(to_string(view.dtype)),
+          .dtype = std::string(to_string(view.dtype)),
           .shape = view.shape,
           .bytes = static_cast<std::int64_t>(view.bytes.size()),
           .offset = view.bytes.data() - view.file->bytes().data(),
@@ -60,7 +60,7 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
     if (packed != nullptr && packed->bits() < 8 && scale != nullptr &&
         (scale->dtype == DType::kF32 || scale->dtype == DType::kBF16)) {
       const StoredWeight stored = find_stored_weight(checkpoint, name);
-      tensor.type = "I" + std::to_string(packed->bits());
+      tensor.dtype = "I" + std::to_string(packed->bits());
       tensor.shape = {stored.rows, stored.columns};
       tensor.group_size = stored.format.group_size;
     }

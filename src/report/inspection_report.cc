@@ -17,18 +17,18 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kTextColumn = 10;  // behind words such as "input"
 
 Json value_json(const InspectedValue& value) {
-  return {{"dtype", value.type}, {"shape", value.sizes}, {"dynamic", value.dynamic}};
+  return {{"dtype", value.dtype}, {"shape", value.shape}, {"dynamic", value.dynamic}};
 }
 
 Json features_json(const std::vector<InspectedFeature>& features) {
   Json json = Json::array();
   for (const InspectedFeature& feature : features) {
-    Json entry{{"name", feature.name}, {"dtype", feature.type}, {"shape", feature.shape}};
-    if (!feature.enumerated.empty()) {
-      entry["enumerated_shapes"] = feature.enumerated;
+    Json entry{{"name", feature.name}, {"dtype", feature.dtype}, {"shape", feature.shape}};
+    if (!feature.enumerated_shapes.empty()) {
+      entry["enumerated_shapes"] = feature.enumerated_shapes;
     }
-    if (!feature.ranges.empty()) {
-      entry["shape_range"] = feature.ranges;  // pairs: least, most; -1: no limit
+    if (!feature.shape_range.empty()) {
+      entry["shape_range"] = feature.shape_range;  // pairs: least, most; -1: no limit
     }
     json.push_back(std::move(entry));
   }
@@ -132,7 +132,7 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 }
 
 std::string value_text(const InspectedValue& value) {
-  return value.type + " [" + shape_text(value.sizes) + "]" + (value.dynamic ? " (upper bound)" : "");
+  return value.dtype + " [" + shape_text(value.shape) + "]" + (value.dynamic ? " (upper bound)" : "");
 }
 
 // Every line moved to the right.
@@ -150,21 +150,21 @@ std::string indented(const std::string& text, std::size_t columns) {
 }
 
 std::string feature_text(const InspectedFeature& feature) {
-  std::string text = feature.name + ": " + feature.type;
+  std::string text = feature.name + ": " + feature.dtype;
   if (!feature.shape.empty()) {
     text += " [" + shape_text(feature.shape) + "]";
   }
-  for (std::size_t i = 0; i < feature.enumerated.size(); ++i) {
-    text += (i == 0 ? ", one of [" : " [") + shape_text(feature.enumerated[i]) + "]";
+  for (std::size_t i = 0; i < feature.enumerated_shapes.size(); ++i) {
+    text += (i == 0 ? ", one of [" : " [") + shape_text(feature.enumerated_shapes[i]) + "]";
   }
-  for (std::size_t i = 0; i < feature.ranges.size(); ++i) {
-    const auto& [least, most] = feature.ranges[i];
+  for (std::size_t i = 0; i < feature.shape_range.size(); ++i) {
+    const auto& [least, most] = feature.shape_range[i];
     text += (i == 0 ? ", range [" : " x ") + std::to_string(least);
     if (most != least) {
       text += ".." + (most < 0 ? "any" : std::to_string(most));
     }
   }
-  return text + (feature.ranges.empty() ? "\n" : "]\n");
+  return text + (feature.shape_range.empty() ? "\n" : "]\n");
 }
 
 std::string features_text(const InspectedFeatures& features) {
@@ -286,7 +286,7 @@ std::string to_json(const Inspection& inspection) {
   Json& tensors = json["tensors"] = Json::array();
   for (const InspectedTensor& tensor : inspection.tensors) {
     Json entry{{"name", tensor.name},
-               {"dtype", tensor.type},
+               {"dtype", tensor.dtype},
                {"shape", tensor.shape},
                {"bytes", tensor.bytes},
                {"offset", tensor.offset}};
@@ -327,7 +327,7 @@ std::string to_text(const Inspection& inspection) {
   }
   TextTable table({"tensor", "type", "shape", "group", "bytes", "sha256"});
   for (const InspectedTensor& tensor : inspection.tensors) {
-    table.add({tensor.name, tensor.type, shape_text(tensor.shape),
+    table.add({tensor.name, tensor.dtype, shape_text(tensor.shape),
                tensor.group_size == 0 ? "" : std::to_string(tensor.group_size), std::to_string(tensor.bytes),
                tensor.sha256.substr(0, 16)});
   }

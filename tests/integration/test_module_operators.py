@@ -55,6 +55,9 @@ OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "einsum of attention": lambda x, y: torch.einsum("bqd,bkd->bqk", x, y),
     "einsum with a matrix": lambda x, _: torch.einsum("bsd,de->bes", x, MATRIX),
     "einsum of groups": lambda x, y: torch.einsum("bsd,btd->dst", x, y),
+    "attention with fewer heads of values": lambda x, y: functional.scaled_dot_product_attention(
+        torch.stack([x, 2 * x, -x, y], 1), torch.stack([x, y, y, x], 1), torch.stack([x, y], 1), enable_gqa=True
+    ),
     "an empty slice": lambda x, _: torch.cat([x * 2, x[..., 7:]], dim=-1),
 }
 

@@ -389,7 +389,9 @@ def on_terminal(*arguments: object) -> str:
 
 
 def hold_up(process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
+    for _ in range(8):
+        if process.poll() is not None:
+            return
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.2)
         process.send_signal(signal.SIGCONT)

@@ -373,6 +373,18 @@ def test_other_convolutions_are_not_covered() -> None:
     assert "only convolutions in one and two dimensions" in str(error)
 
 
+class UnevenAttention(nn.Module):
+    """Four values for two keys: PyTorch's CPU kernels do not look."""
+
+    def forward(self, q: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, q, v)
+
+
+def test_a_key_without_its_value_is_refused() -> None:
+    error = failure(UnevenAttention(), (torch.randn(1, 2, 2, 8), torch.randn(1, 2, 4, 8)))
+    assert "2 keys have 4 values" in str(error)
+
+
 @pytest.mark.parametrize(
     ("config", "named", "words"),
     [

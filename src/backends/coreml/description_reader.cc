@@ -127,17 +127,17 @@ class DescriptionReader {
           }
         }
       } else {
-        feature.type = find_name(kOtherFeatures, tag).value_or(feature.type);
+        feature.dtype = find_name(kOtherFeatures, tag).value_or(feature.dtype);
         message.skip();
       }
     }
-    if (feature.type.empty()) {
+    if (feature.dtype.empty()) {
       fail("the feature '" + feature.name + "' has no type");
     }
   }
 
   void read_array(MessageReader message, InspectedFeature& feature) const {
-    feature.type = "unknown";
+    feature.dtype = "unknown";
     while (message.next()) {
       switch (message.tag()) {
         case field::kArrayShape:
@@ -145,14 +145,14 @@ class DescriptionReader {
           break;
         case field::kArrayDataType: {
           const std::int64_t type = message.integer();
-          feature.type = find_name(kArrayTypes, type).value_or("type " + std::to_string(type));
+          feature.dtype = find_name(kArrayTypes, type).value_or("type " + std::to_string(type));
           break;
         }
         case field::kArrayEnumerated: {
           MessageReader shapes = message.message();
           while (shapes.next()) {
             if (shapes.tag() == field::kEnumeratedShapes) {
-              feature.enumerated.push_back(read_shape(shapes.message()));
+              feature.enumerated_shapes.push_back(read_shape(shapes.message()));
             } else {
               shapes.skip();
             }
@@ -163,7 +163,7 @@ class DescriptionReader {
           MessageReader ranges = message.message();
           while (ranges.next()) {
             if (ranges.tag() == field::kRangeSizes) {
-              feature.ranges.push_back(read_range(ranges.message()));
+              feature.shape_range.push_back(read_range(ranges.message()));
             } else {
               ranges.skip();
             }
@@ -209,14 +209,15 @@ class DescriptionReader {
   void check_array(const InspectedFeature& feature) const {
     const auto is_bad = [](std::int64_t size) { return size < 0; };
     bool bad = std::ranges::any_of(feature.shape, is_bad);
-    for (const auto& shape : feature.enumerated) {
+    for (const auto& shape : feature.enumerated_shapes) {
       bad =
           bad || std::ranges::any_of(shape, is_bad) || (!feature.shape.empty() && shape.size() != feature.shape.size());
     }
-    for (const auto& [least, most] : feature.ranges) {
+    for (const auto& [least, most] : feature.shape_range) {
       bad = bad || least < 0 || most < -1 || (most >= 0 && most < least);
     }
-    bad = bad || (!feature.ranges.empty() && !feature.shape.empty() && feature.ranges.size() != feature.shape.size());
+    bad = bad || (!feature.shape_range.empty() && !feature.shape.empty() &&
+                  feature.shape_range.size() != feature.shape.size());
     if (bad) {
       fail("the shapes of '" + feature.name + "' contradict each other or are negative");
     }

@@ -373,7 +373,7 @@ class ProgramReader {
     weight.file = blob.file;
     weight.offset = blob.offset;
     weight.tensor.name = name;
-    weight.tensor.type = element->name;
+    weight.tensor.dtype = element->name;
     weight.tensor.shape = type.shape;
     weights_.push_back(std::move(weight));
   }
@@ -432,7 +432,7 @@ class ProgramReader {
       fail("the weight '" + tensor.name + "' has " + std::to_string(found) + " bits of indices, not " +
            std::to_string(wanted));
     }
-    tensor.type = "palette" + std::to_string(bits);
+    tensor.dtype = "palette" + std::to_string(bits);
   }
 
   // Elements along the axes that are divided into groups; 0 where none is.

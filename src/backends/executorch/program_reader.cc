@@ -101,14 +101,14 @@ class ProgramReader {
   InspectedValue describe(const schema::ExecutionPlan& plan, std::int64_t index) const {
     const schema::Tensor* tensor = value(plan, index).val_as_Tensor();
     if (tensor == nullptr) {
-      return {.type = schema::EnumNameKernelTypes(value(plan, index).val_type())};
+      return {.dtype = schema::EnumNameKernelTypes(value(plan, index).val_type())};
     }
     const std::vector<std::int64_t> sizes = integers(tensor->sizes());
     if (std::ranges::any_of(sizes, [](std::int64_t size) { return size < 0; })) {
       fail("value " + std::to_string(index) + " has a negative size");
     }
-    return {.type = schema::EnumNameScalarType(tensor->scalar_type()),
-            .sizes = sizes,
+    return {.dtype = schema::EnumNameScalarType(tensor->scalar_type()),
+            .shape = sizes,
             .dynamic = tensor->shape_dynamism() != schema::TensorShapeDynamism::STATIC};
   }
 
@@ -182,7 +182,7 @@ class ProgramReader {
     delegate.models = std::move(contents.found.models);
     for (std::size_t i = 0; i < contents.tensors.size(); ++i) {
       InspectedTensor& tensor = contents.tensors[i];
-      add_weight(std::move(tensor.name), std::move(tensor.type), std::move(tensor.shape), tensor.group_size,
+      add_weight(std::move(tensor.name), std::move(tensor.dtype), std::move(tensor.shape), tensor.group_size,
                  contents.bytes[i]);
     }
   }
@@ -248,7 +248,7 @@ class ProgramReader {
       return;
     }
     contents_.weights.push_back({.name = std::move(name),
-                                 .type = std::move(type),
+                                 .dtype = std::move(type),
                                  .shape = std::move(shape),
                                  .group_size = group_size,
                                  .bytes = static_cast<std::int64_t>(bytes.size()),

@@ -171,7 +171,7 @@ class Reader {
       while (tensor.next()) {
         switch (tensor.tag()) {
           case field::kTensorTypeElement:
-            feature.type = type_name(tensor.integer());
+            feature.dtype = type_name(tensor.integer());
             break;
           case field::kTensorTypeShape:
             read_shape(tensor.message(), feature.shape);
@@ -213,7 +213,7 @@ class Reader {
           message.append_integers(read.tensor.shape);
           break;
         case field::kTensorDataType:
-          read.tensor.type = type_name(message.integer());
+          read.tensor.dtype = type_name(message.integer());
           break;
         case field::kTensorName:
           read.tensor.name = message.text();
@@ -277,7 +277,7 @@ class Reader {
       }
       count *= size;
     }
-    return (count * bits_of(tensor.type) + 7) / 8;
+    return (count * bits_of(tensor.dtype) + 7) / 8;
   }
 
   const std::string& file_;

@@ -78,7 +78,7 @@ class PayloadReader {
     }
     const std::string key = text(constant.named_key());
     contents_.tensors.push_back(
-        {.name = key.empty() ? name : key, .type = type, .shape = std::move(shape), .group_size = group_size});
+        {.name = key.empty() ? name : key, .dtype = type, .shape = std::move(shape), .group_size = group_size});
     contents_.bytes.push_back(bytes);
   }
 

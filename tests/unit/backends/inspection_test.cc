@@ -49,7 +49,7 @@ TEST_F(InspectTest, ShowsEveryTensorOfAFileWhereItIs) {
     EXPECT_EQ(tensor.sha256, hash(content)) << tensor.name;
     EXPECT_EQ(tensor.file, "m.safetensors");
   }
-  EXPECT_EQ(find(inspection, "a").type, "BF16");
+  EXPECT_EQ(find(inspection, "a").dtype, "BF16");
   EXPECT_EQ(find(inspection, "a").shape, (std::vector<std::int64_t>{2, 3}));
   EXPECT_EQ(find(inspection, "b").sha256, hash("ABCDEFGH"));
 }
@@ -87,11 +87,11 @@ TEST_F(InspectTest, CountsTheElementsOfPackedWeightsOnce) {
   write_quantized_checkpoint(model, quantized.plan, folder_ / "q");
   const Inspection inspection = inspect(folder_ / "q");
   const InspectedTensor& weight = find(inspection, "model.layers.0.mlp.down_proj.weight");
-  EXPECT_EQ(weight.type, "I4");
+  EXPECT_EQ(weight.dtype, "I4");
   EXPECT_EQ(weight.shape, (std::vector<std::int64_t>{64, 96}));
   EXPECT_EQ(weight.group_size, 32);
   EXPECT_EQ(weight.bytes, 64 * 48);
-  EXPECT_EQ(find(inspection, "model.layers.0.mlp.down_proj.weight_scale").type, "BF16");
+  EXPECT_EQ(find(inspection, "model.layers.0.mlp.down_proj.weight_scale").dtype, "BF16");
   EXPECT_EQ(inspection.parameters(), quantized.parameters);
 }
 
@@ -110,19 +110,19 @@ TEST_F(InspectTest, ReadsOurPrograms) {
   const InspectedMethod& method = inspection.methods[0];
   EXPECT_EQ(method.name, "forward");
   ASSERT_EQ(method.inputs.size(), 1U);
-  EXPECT_EQ(method.inputs[0].type, "LONG");
-  EXPECT_EQ(method.inputs[0].sizes, (std::vector<std::int64_t>{1, 1024}));
+  EXPECT_EQ(method.inputs[0].dtype, "LONG");
+  EXPECT_EQ(method.inputs[0].shape, (std::vector<std::int64_t>{1, 1024}));
   EXPECT_TRUE(method.inputs[0].dynamic);
   ASSERT_EQ(method.outputs.size(), 1U);
-  EXPECT_EQ(method.outputs[0].type, "FLOAT");
-  EXPECT_EQ(method.outputs[0].sizes, (std::vector<std::int64_t>{1, 1024, 50}));
+  EXPECT_EQ(method.outputs[0].dtype, "FLOAT");
+  EXPECT_EQ(method.outputs[0].shape, (std::vector<std::int64_t>{1, 1024, 50}));
   // Ids, embedded tokens, positions and logits, each at a multiple of 16.
   EXPECT_EQ(method.arena_bytes, 1024 * (8 + 4 * 64 + 4 + 4 * 50));
   ASSERT_EQ(method.delegates.size(), 1U);
   EXPECT_EQ(method.delegates[0].id, "XnnpackBackend");
   EXPECT_GT(method.delegates[0].nodes.at("FullyConnected"), 14);
   const InspectedTensor& weight = find(inspection, "model.layers.0.self_attn.q_proj.weight:i8");
-  EXPECT_EQ(weight.type, "qcint8");
+  EXPECT_EQ(weight.dtype, "qcint8");
   EXPECT_EQ(weight.shape, (std::vector<std::int64_t>{64, 64}));
   EXPECT_EQ(weight.bytes, 64 * 64);
   EXPECT_EQ(weight.sha256, hash(bytes.substr(static_cast<std::size_t>(weight.offset), 64 * 64)));

@@ -33,6 +33,10 @@ def _attention(translation: Translation, node: fx.Node) -> int:
     is_causal = argument(node, "is_causal")
     scale = argument(node, "scale")
     scale = 1.0 / math.sqrt(graph.shape(q)[-1]) if scale is None else float(scale)
+    if graph.shape(k)[-2] != graph.shape(v)[-2]:
+        raise translation.fail(
+            node, f"{graph.shape(k)[-2]} keys have {graph.shape(v)[-2]} values (give each key one value)"
+        )
     single_k, single_v = _patterns.repeated_heads(graph, k), _patterns.repeated_heads(graph, v)
     if graph.shape(single_k) == graph.shape(single_v):
         k, v = single_k, single_v
@@ -90,9 +94,9 @@ def _spelled_attention(
     translation: Translation, node: fx.Node, q: int, k: int, v: int, bias: int | None, scale: float
 ) -> int:
     graph = translation.graph
-    groups = graph.shape(q)[-3] // graph.shape(k)[-3] if len(graph.shape(q)) > 2 else 1
-    if groups > 1:
-        k, v = (_repeated(graph, value, groups) for value in (k, v))
+    if len(graph.shape(q)) > 2:
+        heads = graph.shape(q)[-3]
+        k, v = (_repeated(graph, value, heads // graph.shape(value)[-3]) for value in (k, v))
     scaled = graph.binary("multiply", q, graph.scalar(scale))
     axes = list(range(len(graph.shape(k))))
     axes[-1], axes[-2] = axes[-2], axes[-1]
@@ -103,6 +107,8 @@ def _spelled_attention(
 
 
 def _repeated(graph: Graph, value: int, copies: int) -> int:
+    if copies <= 1:
+        return value
     shape = graph.shape(value)
     apart = graph.reshape(value, (*shape[:-2], 1, *shape[-2:]))
     ones = graph.constant(torch.ones(copies, 1, 1))

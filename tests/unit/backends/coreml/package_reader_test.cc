@@ -185,7 +185,7 @@ TEST_F(PackageReaderTest, ShowsEveryFormOfWeights) {
   EXPECT_EQ(contents.weights.size(), expected.size());
   for (const Expected& wanted : expected) {
     const InspectedTensor& found = find(contents, wanted.name);
-    EXPECT_EQ(found.type, wanted.type) << wanted.name;
+    EXPECT_EQ(found.dtype, wanted.type) << wanted.name;
     EXPECT_EQ(found.shape, wanted.shape) << wanted.name;
     EXPECT_EQ(found.group_size, wanted.group) << wanted.name;
     EXPECT_EQ(found.bytes, wanted.bytes) << wanted.name;
@@ -213,9 +213,9 @@ TEST_F(PackageReaderTest, ShowsWhatTheModelSaysOfItself) {
   ASSERT_EQ(model.features.inputs.size(), 1U);
   const InspectedFeature& input = model.features.inputs[0];
   EXPECT_EQ(input.name, "ids");
-  EXPECT_EQ(input.type, "i32");
+  EXPECT_EQ(input.dtype, "i32");
   EXPECT_EQ(input.shape, (Sizes{1, 1}));
-  EXPECT_EQ(input.ranges, (std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {1, 9}}));
+  EXPECT_EQ(input.shape_range, (std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {1, 9}}));
   ASSERT_EQ(model.features.outputs.size(), 1U);
   EXPECT_EQ(model.features.outputs[0].name, "out");
   std::int64_t bytes = 0;
@@ -238,10 +238,10 @@ TEST_F(PackageReaderTest, ShowsEnumeratedAndFixedShapes) {
   const PackageContents contents =
       read_package(write("x.mlpackage", serialize_model(function, lengths, deployment_target(16), {}), "unused"));
   const InspectedFeatures& features = contents.models[0].features;
-  EXPECT_EQ(features.inputs[0].enumerated, (std::vector<Sizes>{{3}, {9}}));
-  EXPECT_EQ(features.inputs[1].type, "f16");
+  EXPECT_EQ(features.inputs[0].enumerated_shapes, (std::vector<Sizes>{{3}, {9}}));
+  EXPECT_EQ(features.inputs[1].dtype, "f16");
   EXPECT_EQ(features.inputs[1].shape, (Sizes{2, 3}));
-  EXPECT_TRUE(features.inputs[1].enumerated.empty() && features.inputs[1].ranges.empty());
+  EXPECT_TRUE(features.inputs[1].enumerated_shapes.empty() && features.inputs[1].shape_range.empty());
   EXPECT_TRUE(features.outputs[0].shape.empty());
   EXPECT_EQ(contents.files.size(), 2U) << "a weight file that no program uses is none of the package's";
 }
