@@ -17,8 +17,9 @@ from command import BAD_FILE, COMMAND, UNSUPPORTED, USAGE_ERROR, assert_fails, r
 from conftest import MakeCheckpoint
 from evaluation_data import cut
 
-MUTATIONS: Final = 150
-"""For each file, of the release build; the sanitized one is slower and takes a fifth."""
+MUTATIONS: Final = 50
+"""For each file, of the release build; the sanitized one is slower and takes a fifth. What the command makes of them is
+looked at here; the unit tests read thousands of mutations with sanitizers, without a process for each."""
 
 SPECIAL: Final = (0, 1, 0x7F, 0x80, 0xFF)
 

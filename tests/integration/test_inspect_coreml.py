@@ -200,7 +200,7 @@ def test_cut_files_are_bad_files(command: Path, package: Path) -> None:
 
 def test_flipped_bits_never_crash(command: Path, package: Path) -> None:
     generator = random.Random(4)
-    for name, places in (("Manifest.json", 30), (MODEL, 120), (WEIGHTS, 30)):
+    for name, places in (("Manifest.json", 20), (MODEL, 40), (WEIGHTS, 20)):
         path = package / name
         whole = path.read_bytes()
         for _ in range(places if command == COMMAND else places // 4):
@@ -259,9 +259,9 @@ def test_broken_payloads_of_programs_are_bad_files(command: Path, small: Path, t
         assert_fails(run_bounded(command, "inspect", path), BAD_FILE, "x.pte")
     generator = random.Random(5)
     begin = struct.unpack_from("<Q", whole, 24)[0]
-    places = [generator.randrange(begin, len(whole)) for _ in range(20)]  # mostly weights
-    places += [generator.randrange(begin, begin + 20_000) for _ in range(60)]  # the model's message
-    places += [generator.randrange(len(whole) - 600, len(whole)) for _ in range(60)]  # the directory
+    places = [generator.randrange(begin, len(whole)) for _ in range(8)]  # mostly weights
+    places += [generator.randrange(begin, begin + 20_000) for _ in range(20)]  # the model's message
+    places += [generator.randrange(len(whole) - 600, len(whole)) for _ in range(20)]  # the directory
     for place in places[:: 1 if command == COMMAND else 4]:
         flipped = bytearray(whole)
         flipped[place] ^= 1 << generator.randrange(8)

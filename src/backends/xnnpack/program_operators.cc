@@ -40,8 +40,7 @@ void ProgramOperators::embedding(ValueId value) {
   const auto output = values_.program().planned_tensor(half ? ScalarType::HALF : ScalarType::FLOAT, current.shape);
   std::string kernel;
   if (plan.format.is_quantized()) {
-    check_ids(ids, current.shape, plan.rows, parts);
-    kernel = quantized_embedding(plan, parts, ids, output);
+    kernel = quantized_embedding(plan, parts, ids, current.shape, output);
   } else {
     kernel = "aten::embedding";
     const auto table = values_.program().constant_tensor(
@@ -57,12 +56,12 @@ void ProgramOperators::embedding(ValueId value) {
 }
 
 // A look-up in a table with the same rows and no columns: it takes no memory, and its kernel checks the ids.
-void ProgramOperators::check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, const StoredParts& parts) {
+void ProgramOperators::check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows,
+                                 executorch::ConstantIndex constant) {
   executorch::ProgramBuilder& program = values_.program();
   Shape nothing = shape;
   nothing.back() = {.value = 0};
-  const auto table =
-      program.constant_tensor(ScalarType::FLOAT, {rows, 0}, values_.program_constant(parts.values_segment, 0), {});
+  const auto table = program.constant_tensor(ScalarType::FLOAT, {rows, 0}, constant, {});
   const auto output = program.planned_tensor(ScalarType::FLOAT, nothing);
   program.kernel_call(
       "aten::embedding", "out",
@@ -70,11 +69,13 @@ void ProgramOperators::check_ids(std::int32_t ids, const Shape& shape, std::int6
 }
 
 std::string ProgramOperators::quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,
-                                                  std::int32_t output) {
+                                                  const Shape& shape, std::int32_t output) {
   const bool packed = plan.format.bits() == 4;
-  const auto table = values_.program().constant_tensor(
-      packed ? ScalarType::BYTE : ScalarType::CHAR, {plan.rows, packed ? plan.columns / 2 : plan.columns},
-      values_.program_constant(parts.values_segment, 0), values_.segment_name(parts.values_segment));
+  const auto constant = values_.program_constant(parts.values_segment, 0);
+  check_ids(ids, shape, plan.rows, constant);
+  const auto table = values_.program().constant_tensor(packed ? ScalarType::BYTE : ScalarType::CHAR,
+                                                       {plan.rows, packed ? plan.columns / 2 : plan.columns}, constant,
+                                                       values_.segment_name(parts.values_segment));
   std::vector<std::int64_t> scale_sizes = {plan.rows};
   if (plan.format.granularity == Granularity::kGroup) {
     scale_sizes.push_back(plan.format.scales_per_row(plan.columns));

@@ -22,9 +22,9 @@ class ProgramOperators {
 
  private:
   // Ends an execution with ExecuTorch's InvalidArgument where an id is not a row of a table of so many: the kernels of
-  // quantized embeddings abort, or check nothing.
-  void check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, const StoredParts& parts);
-  std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,
+  // quantized embeddings abort, or check nothing. `constant` is any.
+  void check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, executorch::ConstantIndex constant);
+  std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids, const Shape& shape,
                                   std::int32_t output);
   // The number of tokens at run time, from an argument that has them as a dimension.
   std::int32_t length_of(ValueId input);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "core/sha256.h"
+#include "diffulex_edge/inspection.h"
 #include "diffulex_edge/model_hash.h"
 #include "diffulex_edge/qnn_backend.h"
 #include "quant/arithmetic.h"
@@ -183,6 +185,34 @@ TEST_F(QnnExports, HoldAModelWhoseDataIsAllThere) {
       EXPECT_EQ(manifest.at(key), value) << key;
     }
     EXPECT_EQ(notes.size(), 4U);
+  }
+}
+
+TEST_F(QnnExports, AreInspectedWithoutACrashWhateverTheirBytes) {
+  const Tree tree = exported(config({.dtype = QuantizationDtype::INT8}));
+  const auto data = std::ssize(tree.at("model.onnx.data"));
+  std::mt19937 generator(1);
+  for (const std::string name : {"model.onnx", "manifest.json"}) {
+    const std::string& whole = tree.at(name);
+    for (int i = 0; i < 1000; ++i) {
+      std::string damaged = whole;
+      const std::size_t at = generator() % whole.size();
+      if (i % 5 == 0) {
+        damaged.resize(at);
+      } else {
+        damaged[at] = static_cast<char>(i % 2 == 0 ? generator() : damaged[at] ^ 1 << generator() % 8);
+      }
+      testing::write_file(folder_ / "out" / name, damaged);
+      try {
+        for (const InspectedTensor& tensor : inspect(folder_ / "out", {.hashes = false}).tensors) {
+          EXPECT_GE(tensor.offset, 0) << tensor.name;
+          EXPECT_LE(tensor.offset + tensor.bytes, tensor.file == "model.onnx" ? std::ssize(damaged) : data);
+        }
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kBadFile) << error.what();
+      }
+    }
+    testing::write_file(folder_ / "out" / name, whole);
   }
 }
 
