@@ -165,6 +165,16 @@ TEST_F(PackedModelTest, NamesABrokenWeight) {
   testing::expect_error(ErrorCode::kBadFile, {broken->name, "not finite"}, [&] { const PackedModel packed(model); });
 }
 
+TEST_F(PackedModelTest, NamesALayerWhoseInt8RowsAreTooLong) {
+  const Model model = load(testing::reference_decoder("qwen3"));
+  QuantizationPlan plan = quantize_model(model, {.dtype = QuantizationDtype::INT8}).plan;
+  const auto layer = std::ranges::find(plan.layers, "layers.1.down_proj", &LayerPlan::layer);
+  ASSERT_NE(layer, plan.layers.end());
+  layer->columns = 65794;
+  testing::expect_error(ErrorCode::kUnsupported, {"layers.1.down_proj", "65794", "--arithmetic simulated"},
+                        [&] { const PackedModel packed(model, &plan); });
+}
+
 TEST_F(PackedModelTest, RefusesWrongSequencesAndStopsWhenAsked) {
   const Model model = load(testing::reference_decoder("qwen3"));
   const PackedModel packed(model);
