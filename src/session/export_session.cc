@@ -1,8 +1,11 @@
 #include "diffulex_edge/export_session.h"
 
+#include <iomanip>
+#include <sstream>
 #include <utility>
 
 #include "backends/guarded_export.h"
+#include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization_session.h"
 #include "models/input_guard.h"
 
@@ -18,6 +21,15 @@ std::unique_ptr<EdgeBackend> checked_backend(const Model& model, const ExportReq
     backend->check_target(request.output);
   }
   return backend;
+}
+
+void check_memory(double needed_mb, std::optional<double> most_mb) {
+  if (most_mb && needed_mb > *most_mb) {
+    std::ostringstream text;
+    text << "the weights take " << std::fixed << std::setprecision(2) << needed_mb << " MB, more than "
+         << std::defaultfloat << std::setprecision(6) << *most_mb;
+    throw Error(ErrorCode::kUnsupported, "max_memory_mb", text.str(), "quantize further, or raise it");
+  }
 }
 
 }  // namespace
@@ -43,9 +55,11 @@ ExportSession::ExportSession(Model model, ModelOptions options, ExportRequest re
                                     .known = std::move(request.known),
                                     .dry_run = request.dry_run},
                                    {.beside = request.output});
-  if (quantization.can_use_calibration()) {
+  if (quantization.can_use_calibration() || request.max_memory_mb) {
     // What lowering would refuse once calibration is done.
-    backend->dry_run(quantization.original(), quantization.made_up_findings()).check();
+    const ExportResult predicted = backend->dry_run(quantization.original(), quantization.made_up_findings());
+    predicted.check();
+    check_memory(predicted.metadata.quantized_memory_mb, request.max_memory_mb);
   }
   state_ = std::make_unique<State>(State{.backend = std::move(backend),
                                          .config = std::move(config),

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 #: done bytes, total bytes, stage
 ProgressCallback = Callable[[int, int, str], None]
 #: Exports to a path, or predicts what would be there, and gives the metadata.
-_Run = Callable[[str | None, ProgressCallback | None], dict[str, Any]]
 
 
 class EdgeBackend:
@@ -190,20 +189,17 @@ class EdgeBackend:
         lengths = seq_len if isinstance(seq_len, str) else None
         length = config.max_seq_len if seq_len is None else None if lengths is not None else int(seq_len)
 
-        def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
-            return _core.export_checkpoint(
-                **checkpoint, seq_len=length, backend=self.name, quant_config=config.quantization(),
-                activation_dtype=config.activation_dtype, input_lengths=lengths, options=self._options(), target=to,
-                threads=threads, progress=report,
-            )  # fmt: skip
-
         if config.max_seq_len is not None and seq_len is not None:
             longest = length if lengths is None else _core.longest_input(lengths)
             if longest > config.max_seq_len:
                 raise InvalidArgumentError(
                     f"max_seq_len: {config.max_seq_len} is less than {longest}", where="max_seq_len"
                 )
-        metadata = self._within_memory(run, path, progress)
+        metadata = _core.export_checkpoint(
+            **checkpoint, seq_len=length, backend=self.name, quant_config=config.quantization(),
+            activation_dtype=config.activation_dtype, input_lengths=lengths, options=self._options(),
+            target=str(path), max_memory_mb=config.max_memory_mb, threads=threads, progress=progress,
+        )  # fmt: skip
         metadata["has_sequence"] = True
         return ExportResult(success=True, buffer=_mapped(path), metadata=metadata, path=path, _artefact=path)
 
@@ -230,13 +226,11 @@ class EdgeBackend:
         folder = None if dry_run or path is not None else _core.Workspace()
         target = path if folder is None else Path(folder.folder()) / f"model{self.suffix}"
 
-        def run(to: str | None, report: ProgressCallback | None) -> dict[str, Any]:
-            return native.export(
-                self.name, quantization, self.config.activation_dtype, self._input_lengths(program),
-                self._options(), to, threads, report, runs.inputs, calibration.observer, calibration.percentile,
-            )  # fmt: skip
-
-        metadata = self._within_memory(run, target, progress)
+        metadata = native.export(
+            self.name, quantization, self.config.activation_dtype, self._input_lengths(program), self._options(),
+            None if target is None else str(target), self.config.max_memory_mb, threads, progress, runs.inputs,
+            calibration.observer, calibration.percentile,
+        )  # fmt: skip
         metadata["torch_export_seconds"] = program.seconds["torch_export"]
         metadata["seconds"] = time.perf_counter() - began + program.seconds["translation"]
         metadata["inputs"] = program.inputs
@@ -266,19 +260,6 @@ class EdgeBackend:
             raise InvalidArgumentError(
                 f"batch_size: {config.batch_size}, but the first dimension of {first.name} {has}", where="batch_size"
             )
-
-    def _within_memory(self, run: _Run, target: Path | None, progress: ProgressCallback | None) -> dict[str, Any]:
-        """Runs an export, if what it would store keeps to max_memory_mb."""
-        most = self.config.max_memory_mb
-        if most is not None:
-            needed = run(None, None)["quantized_memory_mb"]
-            if needed > most:
-                raise UnsupportedError(
-                    f"max_memory_mb: the weights take {needed:.2f} MB, more than {most:g} (quantize further, or raise "
-                    "it)",
-                    where="max_memory_mb",
-                )
-        return run(None if target is None else str(target), progress)
 
     def _quantization(self, program: ModuleProgram) -> QuantizationConfig:
         config = self.config.quantization()

@@ -39,7 +39,7 @@ class WatchedBackend final : public EdgeBackend {
  protected:
   ExportMetadata run(const Model& model, const CalibrationFindings& findings, const std::filesystem::path* target,
                      const RunControl& control) override {
-    ExportMetadata metadata;
+    ExportMetadata metadata{.quantized_memory_mb = 2.5};
     for (const LayerPlan& layer : quantize_model(model, quantization(), findings, arithmetic()).plan.layers) {
       metadata.layers.push_back({.plan = layer, .kernel = {}});
     }
@@ -190,6 +190,11 @@ TEST_F(ExportSessions, RefuseBeforeAnyWork) {
   ExportRequest percentile = request({.dtype = kInt8, .mode = kStatic}, true);
   percentile.calibration.percentile = 5.0;
   refuse(percentile, ErrorCode::kInvalidArgument, "percentile");
+  ExportRequest large = request({.dtype = kInt8, .mode = kStatic}, true);
+  large.max_memory_mb = 2.4;
+  refuse(large, ErrorCode::kUnsupported, "the weights take 2.50 MB, more than 2.4 (quantize further");
+  large.max_memory_mb = 2.5;
+  EXPECT_NO_THROW(session(large));
 }
 
 TEST_F(ExportSessions, LowerWithMadeUpFindingsBeforeTheyCalibrate) {
