@@ -312,9 +312,9 @@ void bind_export(nb::module_& module) {
           "export",
           [](const ModuleGraph& self, std::string backend, nb::object quant_config,
              std::optional<std::string> activation_dtype, std::optional<std::string> input_lengths,
-             std::map<std::string, std::string> options, std::optional<std::string> target,
-             std::optional<double> max_memory_mb, int threads, nb::object progress, const RunTuples& runs,
-             const std::string& observer, double percentile) {
+             std::map<std::string, std::string> options, std::optional<std::string> target, int threads,
+             nb::object progress, const RunTuples& runs, const std::string& observer, double percentile,
+             std::optional<double> max_memory_mb) {
             const Request request{.backend = std::move(backend),
                                   .quant_config = std::move(quant_config),
                                   .activation_dtype = std::move(activation_dtype),
@@ -329,9 +329,9 @@ void bind_export(nb::module_& module) {
             return run_export(self.model(), {}, request);
           },
           nb::arg("backend"), nb::arg("quant_config"), nb::arg("activation_dtype").none(),
-          nb::arg("input_lengths").none(), nb::arg("options"), nb::arg("target").none(),
-          nb::arg("max_memory_mb").none(), nb::arg("threads"), nb::arg("progress").none(), nb::arg("runs") = nb::list(),
-          nb::arg("observer") = "mse", nb::arg("percentile") = 99.99)
+          nb::arg("input_lengths").none(), nb::arg("options"), nb::arg("target").none(), nb::arg("threads"),
+          nb::arg("progress").none(), nb::arg("runs") = nb::list(), nb::arg("observer") = "mse",
+          nb::arg("percentile") = 99.99, nb::arg("max_memory_mb") = nb::none())
       .def(
           "round",
           [](const ModuleGraph& self, nb::handle quant_config, const RunTuples& runs, const std::string& observer,
@@ -350,7 +350,7 @@ void bind_export(nb::module_& module) {
          std::optional<std::int64_t> mask_token_id, std::vector<std::string> ignored_config_keys, std::string backend,
          nb::object quant_config, std::optional<std::string> plan, std::optional<std::string> activation_dtype,
          std::optional<std::string> input_lengths, std::map<std::string, std::string> options, nb::object calibration,
-         std::optional<std::string> target, std::optional<double> max_memory_mb, int threads, nb::object progress) {
+         std::optional<std::string> target, int threads, nb::object progress, std::optional<double> max_memory_mb) {
         BackendRegistry::instance().describe(backend);  // an unknown one shows before the model is read
         ModelOptions model_options{.seq_len = seq_len,
                                    .block_length = block_length,
@@ -376,8 +376,8 @@ void bind_export(nb::module_& module) {
       nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("mask_token_id").none(),
       nb::arg("ignored_config_keys"), nb::arg("backend"), nb::arg("quant_config").none(), nb::arg("plan").none(),
       nb::arg("activation_dtype").none(), nb::arg("input_lengths").none(), nb::arg("options"),
-      nb::arg("calibration").none(), nb::arg("target").none(), nb::arg("max_memory_mb").none(), nb::arg("threads"),
-      nb::arg("progress").none());
+      nb::arg("calibration").none(), nb::arg("target").none(), nb::arg("threads"), nb::arg("progress").none(),
+      nb::arg("max_memory_mb") = nb::none());
   module.def(
       "longest_input", [](const std::string& lengths) { return parse_input_lengths(lengths).longest(); },
       nb::arg("lengths"), "In tokens, of lengths such as 64,128 or 8..512.");

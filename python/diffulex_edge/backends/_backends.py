@@ -228,8 +228,8 @@ class EdgeBackend:
 
         metadata = native.export(
             self.name, quantization, self.config.activation_dtype, self._input_lengths(program), self._options(),
-            None if target is None else str(target), self.config.max_memory_mb, threads, progress, runs.inputs,
-            calibration.observer, calibration.percentile,
+            None if target is None else str(target), threads, progress, runs.inputs, calibration.observer,
+            calibration.percentile, self.config.max_memory_mb,
         )  # fmt: skip
         metadata["torch_export_seconds"] = program.seconds["torch_export"]
         metadata["seconds"] = time.perf_counter() - began + program.seconds["translation"]
