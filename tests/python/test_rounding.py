@@ -136,11 +136,23 @@ def test_an_export_of_the_module_computes_as_that_of_the_checkpoint(
     assert made.metadata["calibration"]["sequences"] == len(STATES)
     assert ("rounding" in stages, "calibration" in stages) == ("method" in options, "mode" in options)
     assert len(made.metadata["calibration"]["rounding"]) == (28 if "method" in options else 0)
+    assert made.path is None
+    (tmp_path / "module.pte").write_bytes(made.buffer)
+    assert stored_integers(tmp_path / "module.pte") == stored_integers(target)
     ids = random_ids(1024, 1, LENGTH, seed=99)
     # Rotary tables are stored in one and computed in the other. INT4 in groups rounds its inputs to 8 bits as it runs:
-    # a value between two steps may go to the other side.
-    tolerance = 1e-4 if options["dtype"] == "int4" else 2e-6
+    # a value between two steps may go to the other side, and how many do depends on the processor.
+    tolerance = 1e-2 if options["dtype"] == "int4" else 2e-6
     assert difference(run_pte(made, ids), run_pte(target.read_bytes(), ids)) <= tolerance
+
+
+def stored_integers(program: Path) -> list[str]:
+    """Hashes of the integers of a program's 28 quantized layers, whatever they are called."""
+    command = [str(COMMAND), "inspect", str(program), "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["tensors"]
+    hashes = sorted(tensor["sha256"] for tensor in found if tensor["dtype"].startswith(("qb", "qc")))
+    assert len(hashes) >= 28
+    return hashes
 
 
 # --- Other modules.
