@@ -137,6 +137,8 @@ WRITES: dict[str, Callable[[Case, Tensor], Tensor]] = {
     "y[..., :2].zero_()": write(lambda y, x: y[..., :2].zero_()),
     "y[:1].fill_(2)": write(lambda y, x: y[:1].fill_(2)),
     "y.unsqueeze(0)[0, 0].copy_(x[1])": write(lambda y, x: y.unsqueeze(0)[0, 0].copy_(x[1])),
+    "y.copy_(y)": write(lambda y, x: y.copy_(y)),
+    "y[0, 0].fill_(y[0, 0])": write(lambda y, x: y[0, 0].fill_(y[0, 0])),
     "chunk": write(_pieces),
     "y.t()[0].sub_(x[:, 0])": write(_turned),
     "y[:, 1:] += y[:, :-1]": write(_overlapping),
@@ -165,6 +167,30 @@ def test_writes_in_place_are_kept(tmp_path: Path, name: str, backend: str) -> No
     wanted = eager(model, (x,))
     assert not torch.equal(wanted, model.linear(x))
     torch.testing.assert_close(run(result, (x,), backend, tmp_path), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("write", [lambda y: y.zero_(), lambda y: y[:, 1].fill_(2.0)])
+def test_writes_to_elements_that_share_memory_are_refused(write: Callable[[Tensor], Any], tmp_path: Path) -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x * 2.0
+        write(y.expand(3, 2, 4))
+        return y
+
+    result = export(Function(function), (torch.randn(2, 4),), "xnnpack", tmp_path)
+    assert "share memory" in (result.error_message or "")
+
+
+def test_writes_to_one_of_the_copies_of_an_expanded_tensor_are_kept(tmp_path: Path) -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x * 2.0
+        copies = y.expand(3, 2, 4)
+        copies[1].add_(x)
+        return torch.cat([y, copies[2]])
+
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    result = export(Function(function), (x,), "xnnpack", tmp_path)
+    assert result.success, result.error_message
+    torch.testing.assert_close(run(result, (x,), "xnnpack", tmp_path), torch.cat([3 * x, 3 * x]))
 
 
 def _operands() -> tuple[Tensor, ...]:

@@ -202,10 +202,11 @@ class Folding:
 
 
 def shape_operand(node: fx.Node) -> fx.Node | None:
-    """The operand of which a node takes nothing but the shape and the type."""
-    if node.op == "call_function" and getattr(node.target, "overloadpacket", None) in _OF_A_SHAPE and node.args:
-        return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    return None
+    """The operand of which a node takes nothing but the shape and the type: not `x` of `x.copy_(x)`."""
+    if node.op != "call_function" or getattr(node.target, "overloadpacket", None) not in _OF_A_SHAPE or not node.args:
+        return None
+    first, *others = (*node.args, *node.kwargs.values())
+    return first if isinstance(first, fx.Node) and first not in others else None
 
 
 def _is_random(node: fx.Node) -> bool:

@@ -27,8 +27,17 @@ _HIDDEN_ALIASES = (aten.type_as.default,)
 
 def functional(program: ExportedProgram) -> ExportedProgram:
     """The program, or an equal one in which no operator writes to its operands."""
-    if not any(_writes(node) for node in program.graph.nodes):
+    writes = [node for node in program.graph.nodes if _writes(node)]
+    if not writes:
         return program
+    for node in writes:
+        if any(_overlaps_itself(target) for target in _targets(node)):
+            # PyTorch's own functional form adds up what was written to one place (2.13).
+            raise UnsupportedError(
+                f"{source_of(node)}: a write to a tensor whose elements share memory (write to it before it is "
+                "expanded, or to a clone)",
+                where=str(node.target),
+            )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about itself
         try:
@@ -36,11 +45,10 @@ def functional(program: ExportedProgram) -> ExportedProgram:
             with _dropouts_as_aliases(program):
                 result = program.run_decompositions({op: known[op] for op in _HIDDEN_ALIASES})
         except Exception as error:
-            writes = next(node for node in program.graph.nodes if _writes(node))
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsupportedError(
-                f"{source_of(writes)}: torch.export can't do without this change in place, or another one: {first}",
-                where=str(writes.target),
+                f"{source_of(writes[0])}: torch.export can't do without this change in place, or another one: {first}",
+                where=str(writes[0].target),
             ) from error
     for node in result.graph.nodes:
         if _writes(node):
@@ -71,6 +79,28 @@ def _dropouts_as_aliases(program: ExportedProgram) -> Iterator[None]:
 def _writes(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+def _targets(node: fx.Node) -> Iterator[Tensor]:
+    """The tensors that a node writes to."""
+    for declared in node.target._schema.arguments:  # type: ignore[union-attr]
+        operand = argument(node, declared.name) if declared.alias_info and declared.alias_info.is_write else None
+        if isinstance(operand, fx.Node) and isinstance(operand.meta["val"], Tensor):
+            yield operand.meta["val"]
+
+
+def _overlaps_itself(value: Tensor) -> bool:
+    """Whether two elements may be one place in memory, as those of an expanded tensor."""
+    sizes = [size if isinstance(size, int) else size.node.hint for size in value.shape]
+    strides = [stride if isinstance(stride, int) else stride.node.hint for stride in value.stride()]
+    if 0 in sizes:
+        return False
+    reach = 0
+    for stride, size in sorted((stride, size) for stride, size in zip(strides, sizes, strict=True) if size != 1):
+        if stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
 
 
 def check_state(folding: Folding, output: fx.Node) -> list[str]:
