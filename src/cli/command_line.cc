@@ -86,6 +86,14 @@ int run(const Command& command) {
   return code;
 }
 
+std::string unknown_command(const CLI::App& app, std::string_view word) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return fmt::format("'{}' is not one of {}", word, names);
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App app("Takes a diffusion language model from its Hugging Face checkpoint to an edge device.", "diffulex-edge");
   bool asked = false;
@@ -110,7 +118,9 @@ int parse_and_run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const std::vector<CLI::App*> chosen = app.get_subcommands();
     const std::string help = chosen.empty() ? "" : " " + chosen.front()->get_name();
-    print_error(printable(fmt::format("{} (see diffulex-edge{} --help)", error.what(), help)));
+    const bool is_unknown = chosen.empty() && argc > 1 && *argv[1] != '-';
+    const std::string what = is_unknown ? unknown_command(app, argv[1]) : error.what();
+    print_error(printable(fmt::format("{} (see diffulex-edge{} --help)", what, help)));
     return exit_code(ErrorCode::kInvalidArgument);
   }
   for (const Command& command : commands) {

@@ -36,6 +36,10 @@ def test_usage_errors_name_the_subcommands_help(subcommand: str) -> None:
     assert_fails(run("--nonsense"), USAGE_ERROR, "(see diffulex-edge --help)")
 
 
+def test_what_is_no_subcommand_is_named_beside_those_that_are() -> None:
+    assert_fails(run("generate", "x"), USAGE_ERROR, "'generate' is not one of export, quantize, ", "matrix (see diffulex")
+
+
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
 def test_every_subcommand_has_help(subcommand: str) -> None:
     result = run(subcommand, "--help")
