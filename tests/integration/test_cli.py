@@ -37,7 +37,9 @@ def test_usage_errors_name_the_subcommands_help(subcommand: str) -> None:
 
 
 def test_what_is_no_subcommand_is_named_beside_those_that_are() -> None:
-    assert_fails(run("generate", "x"), USAGE_ERROR, "'generate' is not one of export, quantize, ", "matrix (see diffulex")
+    assert_fails(
+        run("generate", "x"), USAGE_ERROR, "'generate' is not one of export, quantize, ", "matrix (see diffulex"
+    )
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
