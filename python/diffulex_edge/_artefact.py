@@ -68,6 +68,17 @@ class Placement:
     binary_bytes: int | None
 
 
+def most_tokens(path: Path, shapes: Sequence[Sequence[int]]) -> int:
+    """N of token ids [1, N], the only input; VerificationError for a model whose inputs have other shapes."""
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        listed = ", ".join(map(str, shapes))
+        raise VerificationError(
+            f"{path}: takes inputs of the shape {listed}, not token ids [1, N]: verify measures language "
+            "models, and validate_numerical_accuracy compares any module with its artefact"
+        )
+    return shapes[0][1]
+
+
 class Check(Protocol):
     """What a vendor's tools have found right in an artefact: a dataclass."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import Artefact, Logits, Runnable, TensorForward, VerificationError
+from diffulex_edge._artefact import Artefact, Logits, Runnable, TensorForward, VerificationError, most_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class PteProgram(Artefact):
 
     def load(self) -> Runnable:
         method = PteMethod(self.path)
-        limit = _most_tokens(method)
+        limit = most_tokens(self.path, method.input_sizes())
         import torch
 
         def forward(ids: NDArray[np.int64]) -> Logits:
@@ -95,15 +95,3 @@ class PteProgram(Artefact):
             return method.run([value.contiguous() for value in inputs if isinstance(value, torch.Tensor)]).clone()
 
         return "ExecuTorch", run
-
-
-def _most_tokens(method: PteMethod) -> int:
-    """The longest sequence of a program of token ids; VerificationError for another one."""
-    sizes = method.input_sizes()
-    if len(sizes) != 1 or len(sizes[0]) != 2:
-        shapes = ", ".join(map(str, sizes))
-        raise VerificationError(
-            f"{method.path}: takes inputs of the shape {shapes}, not token ids [1, N]: verify measures language "
-            "models, and validate_numerical_accuracy compares any module with its artefact"
-        )
-    return sizes[0][1]

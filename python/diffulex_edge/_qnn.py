@@ -28,6 +28,7 @@ from diffulex_edge._artefact import (
     Runnable,
     TensorForward,
     VerificationError,
+    most_tokens,
 )
 
 if TYPE_CHECKING:
@@ -183,13 +184,7 @@ class QnnFolder(Artefact):
 
     def length_of_tokens(self) -> int:
         """N of token ids [1, N], the only input; VerificationError for a model that takes something else."""
-        if len(self._shapes) != 1 or len(self._shapes[0]) != 2:
-            shapes = ", ".join(map(str, self._shapes))
-            raise VerificationError(
-                f"{self.folder}: takes inputs of the shape {shapes}, not token ids [1, N]: verify measures language "
-                "models, and validate_numerical_accuracy compares any module with its artefact"
-            )
-        return self._shapes[0][1]
+        return most_tokens(self.folder, self._shapes)
 
     @property
     def socs(self) -> list[str]:

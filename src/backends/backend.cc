@@ -11,6 +11,7 @@
 
 #include "backends/export_config.h"
 #include "backends/guarded_export.h"
+#include "core/join.h"
 #include "core/process_memory.h"
 #include "models/input_guard.h"
 
@@ -83,12 +84,8 @@ InputLengths parse_input_lengths(std::string_view text) {
 }
 
 std::string to_string(const InputLengths& lengths) {
-  std::string text;
-  for (const std::int64_t length : lengths.lengths) {
-    const char* separator = lengths.kind == InputLengths::Kind::kRange ? ".." : ",";
-    text += (text.empty() ? "" : separator) + std::to_string(length);
-  }
-  return text;
+  return join(lengths.lengths, lengths.kind == InputLengths::Kind::kRange ? ".." : ",",
+              [](std::int64_t length) { return std::to_string(length); });
 }
 
 double ExportMetadata::memory_reduction_pct() const {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <utility>
 
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -13,16 +14,6 @@ std::string flag_of(const std::string& name) {
   std::string flag = "--" + name;
   std::ranges::replace(flag, '_', '-');
   return flag;
-}
-
-// "a, b or c".
-std::string join(const std::vector<std::string>& words, const std::string& last) {
-  std::string text;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    const std::string separator = i + 1 == words.size() ? " " + last + " " : ", ";
-    text += (i == 0 ? "" : separator) + words[i];
-  }
-  return text;
 }
 
 // "iOS16, iOS17 or iOS18 (default): what they are", or "all (default); some: what that is".
@@ -37,7 +28,7 @@ std::string describe_choices(const BackendOption& option) {
     words.push_back(std::move(word));
   }
   if (are_plain) {
-    text = join(words, "or");
+    text = join(words, ", ", " or ");
   }
   return text + (option.help.empty() ? "" : ": " + option.help);
 }
@@ -107,8 +98,8 @@ std::map<std::string, std::string> options_of(const BackendDescription& backend,
       }
     }
     throw Error(ErrorCode::kInvalidArgument, flag_of(name),
-                "belongs to the " + join(titles, "and") + (titles.size() > 1 ? " backends" : " backend"),
-                "add " + join(flags, "or") + ", or leave it out");
+                "belongs to the " + join(titles, ", ", " and ") + (titles.size() > 1 ? " backends" : " backend"),
+                "add " + join(flags, ", ", " or ") + ", or leave it out");
   }
   return given;
 }
@@ -118,7 +109,7 @@ std::string backend_choices(const std::vector<BackendDescription>& backends) {
   for (const BackendDescription& backend : backends) {
     names.push_back(backend.name + (names.empty() ? " (default)" : ""));
   }
-  return join(names, "or");
+  return join(names, ", ", " or ");
 }
 
 std::string describe_outputs(const std::vector<BackendDescription>& backends) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "core/join.h"
 #include "core/size_text.h"
 #include "diffulex_edge/error.h"
 
@@ -23,13 +24,9 @@ void check_choice(const BackendOption& option, const std::string& text, const st
   if (std::ranges::find(choices, text) != choices.end()) {
     return;
   }
-  const std::string separator = choices.size() == 2 ? " nor " : ", ";
-  std::string known;
-  for (const std::string& choice : choices) {
-    known += (known.empty() ? "" : separator) + choice;
-  }
+  const bool are_two = choices.size() == 2;
   throw Error(ErrorCode::kInvalidArgument, spoken_name(option),
-              "'" + text + "' is " + (choices.size() == 2 ? "neither " : "not one of ") + known);
+              "'" + text + "' is " + (are_two ? "neither " : "not one of ") + join(choices, are_two ? " nor " : ", "));
 }
 
 std::vector<std::string> values_of(const std::vector<BackendOption::Choice>& choices) {

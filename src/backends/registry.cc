@@ -9,6 +9,7 @@
 #include "backends/option_values.h"
 #include "backends/qnn/description.h"
 #include "backends/xnnpack/description.h"
+#include "core/join.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
 
@@ -151,11 +152,8 @@ struct BackendRegistry::State {
       }
       known.insert(entry.description.name);
     }
-    std::string names;
-    for (const std::string& each : known) {
-      names += (names.empty() ? "" : ", ") + each;
-    }
-    throw Error(ErrorCode::kUnsupported, "backend '" + std::string(name) + "'", "this build has only " + names);
+    throw Error(ErrorCode::kUnsupported, "backend '" + std::string(name) + "'",
+                "this build has only " + join(known, ", "));
   }
 };
 

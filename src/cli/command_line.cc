@@ -15,6 +15,7 @@
 #include "cli/interrupt.h"
 #include "cli/machine.h"
 #include "cli/report_file.h"
+#include "core/join.h"
 #include "core/printable.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/version.h"
@@ -87,11 +88,8 @@ int run(const Command& command) {
 }
 
 std::string unknown_command(const CLI::App& app, std::string_view word) {
-  std::string names;
-  for (const CLI::App* command : app.get_subcommands({})) {
-    names += (names.empty() ? "" : ", ") + command->get_name();
-  }
-  return fmt::format("'{}' is not one of {}", word, names);
+  const auto name_of = [](const CLI::App* command) { return command->get_name(); };
+  return fmt::format("'{}' is not one of {}", word, join(app.get_subcommands({}), ", ", name_of));
 }
 
 int parse_and_run(int argc, char** argv) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backends/command_options.h"
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/mixed_precision.h"
 
@@ -11,16 +12,7 @@ namespace diffulex_edge::cli {
 namespace {
 
 // "fp32, fp16, int8, int4 or palette4"
-std::string format_names() {
-  std::string text;
-  for (const FormatRow& row : all_formats()) {
-    if (!text.empty()) {
-      text += &row == &all_formats().back() ? " or " : ", ";
-    }
-    text += row.name;
-  }
-  return text;
-}
+std::string format_names() { return join(all_formats(), ", ", " or ", &FormatRow::name); }
 
 }  // namespace
 

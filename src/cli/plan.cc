@@ -16,6 +16,7 @@
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
+#include "core/join.h"
 #include "core/output_file.h"
 #include "core/process_memory.h"
 #include "core/size_text.h"
@@ -100,11 +101,7 @@ SensitivityRequest request_of(const PlanArguments& arguments, const Model& model
 
 // "fp32,fp16,int8,int4_g32,..."
 std::string layer_format_names() {
-  std::string text;
-  for (const LayerFormat& format : all_layer_formats()) {
-    text += (text.empty() ? "" : ",") + to_string(format);
-  }
-  return text;
+  return join(all_layer_formats(), ",", [](const LayerFormat& format) { return to_string(format); });
 }
 
 std::vector<LayerFormat> formats(const PlanArguments& arguments) {

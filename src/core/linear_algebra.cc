@@ -5,6 +5,7 @@
 
 #include "core/kernels/matrix_kernels.h"
 #include "core/parallel.h"
+#include "core/round_up.h"
 
 namespace diffulex_edge {
 namespace {
@@ -19,7 +20,7 @@ void multiply_views(const Gemm& gemm, const View& a, const View& b, float* c, st
 // this small.
 constexpr std::int64_t kSmall = 16;
 // Cuts at a multiple of kSmall.
-std::int64_t first_half(std::int64_t n) { return (n / 2 + kSmall - 1) / kSmall * kSmall; }
+std::int64_t first_half(std::int64_t n) { return round_up(n / 2, kSmall); }
 
 // A part of a row-major matrix.
 struct Part {

@@ -11,12 +11,12 @@
 
 #include "core/links.h"
 #include "core/mapped_file.h"
+#include "core/unnamed_file.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr const char* kDescriptors = "/proc/self/fd/";
 constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH;  // less the umask
 
 }  // namespace
@@ -56,12 +56,8 @@ void OutputFile::fail(const char* action, int error_number) const {
 }
 
 void OutputFile::open_file() {
-#ifdef O_TMPFILE
-  if (::access(kDescriptors, X_OK) == 0) {  // by which it gets its name
-    remove_abandoned_places(folder_of(target_));
-    descriptor_ = ::open(folder_of(target_).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode);
-  }
-#endif
+  remove_abandoned_places(folder_of(target_));
+  descriptor_ = open_unnamed(folder_of(target_), kMode);
   if (descriptor_ < 0) {
     place_ = std::make_unique<TemporaryPlace>(folder_of(target_), target_.filename());
     descriptor_ = ::open(place_->path().c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kMode);
@@ -112,11 +108,7 @@ void OutputFile::flush(const std::stop_token& stop) const {
 
 void OutputFile::give_name() {
   if (!place_) {
-    const std::string source = kDescriptors + std::to_string(descriptor_);
-    const auto link = [&](const std::filesystem::path& name) {
-      return ::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
-    };
-    if (link(target_)) {
+    if (link_unnamed(descriptor_, target_)) {
       return;
     }
     // It can't replace an existing file, but rename can.
@@ -124,7 +116,7 @@ void OutputFile::give_name() {
       fail("can't give the file its name", errno);
     }
     place_ = std::make_unique<TemporaryPlace>(folder_of(target_), target_.filename());
-    if (!link(place_->path())) {
+    if (!link_unnamed(descriptor_, place_->path())) {
       fail("can't give the file its name", errno);
     }
   }

@@ -1,7 +1,8 @@
 #include "core/printable.h"
 
+#include <utf8proc.h>
+
 #include <array>
-#include <cstdint>
 #include <cstdio>
 
 namespace diffulex_edge {
@@ -12,33 +13,12 @@ struct Character {
   std::size_t bytes = 0;  // 0 where the text is no UTF-8 here
 };
 
-// Table 3-7 of the Unicode standard: the shortest form only, no surrogates, at most U+10FFFF.
-Character character_at(std::string_view text) {
-  const auto lead = static_cast<unsigned char>(text[0]);
-  if (lead < 0x80) {
-    return {.value = lead, .bytes = 1};
-  }
-  if (lead < 0xC2 || lead > 0xF4) {
-    return {};
-  }
-  std::size_t bytes = 2;
-  for (const unsigned longer : {0xE0U, 0xF0U}) {
-    bytes += lead >= longer ? 1 : 0;
-  }
-  if (text.size() < bytes) {
-    return {};
-  }
-  char32_t value = lead & (0xFFU >> (bytes + 1));
-  for (std::size_t i = 1; i < bytes; ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    if ((byte & 0xC0U) != 0x80U) {
-      return {};
-    }
-    value = (value << 6U) | (byte & 0x3FU);
-  }
-  constexpr std::array<char32_t, 5> kLeast = {0, 0, 0x80, 0x800, 0x10000};
-  const bool is_surrogate = value >= 0xD800 && value < 0xE000;
-  return value < kLeast[bytes] || is_surrogate || value > 0x10FFFF ? Character{} : Character{value, bytes};
+// The first one.
+Character character_of(std::string_view text) {
+  utf8proc_int32_t value = 0;
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  const utf8proc_ssize_t size = utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(text.size()), &value);
+  return size > 0 ? Character{static_cast<char32_t>(value), static_cast<std::size_t>(size)} : Character{};
 }
 
 // Ends a line, or turns the direction of what follows.
@@ -63,7 +43,7 @@ std::string convert(std::string_view text, std::size_t most, bool keeps_lines) {
   std::string result;
   std::size_t read = 0;
   while (!text.empty()) {
-    const Character character = character_at(text);
+    const Character character = character_of(text);
     const std::size_t bytes = character.bytes == 0 ? 1 : character.bytes;
     if (bytes > most - read) {
       return result + "...";

@@ -21,7 +21,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/join.h"
 #include "core/links.h"
+#include "core/unnamed_file.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -159,13 +161,7 @@ void remove_abandoned_places(const fs::path& folder) {
 // taken.
 void TemporaryPlace::make_mark(const fs::path& folder) {
   constexpr mode_t kOwnerOnly = S_IRUSR | S_IWUSR;
-  const std::string descriptors = "/proc/self/fd/";
-  int made = -1;
-#ifdef O_TMPFILE
-  if (::access(descriptors.c_str(), X_OK) == 0) {
-    made = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kOwnerOnly);
-  }
-#endif
+  int made = open_unnamed(folder, kOwnerOnly);
   const bool is_unnamed = made >= 0;
   if (!is_unnamed) {
     made = ::open(mark_.c_str(), O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, kOwnerOnly);
@@ -183,8 +179,7 @@ void TemporaryPlace::make_mark(const fs::path& folder) {
       fail(target_, "can't create", errno);
     }
   }
-  const std::string unnamed = descriptors + std::to_string(file.get());
-  if (is_unnamed && ::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, mark_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+  if (is_unnamed && !link_unnamed(file.get(), mark_)) {
     check_taken(errno);
     return;
   }
@@ -273,11 +268,9 @@ const fs::path& Workspace::folder() {
   };
   const auto found = std::ranges::find_if(candidates, fits);
   if (found == candidates.end()) {
-    std::string listed;
-    for (const fs::path& candidate : candidates) {
-      listed += (listed.empty() ? "" : ", ") + candidate.string();
-    }
-    throw Error(ErrorCode::kIo, "temporary files", "no folder on a disk can be written: tried " + listed,
+    throw Error(ErrorCode::kIo, "temporary files",
+                "no folder on a disk can be written: tried " +
+                    join(candidates, ", ", [](const fs::path& candidate) { return candidate.string(); }),
                 "set TMPDIR to one");
   }
   auto place = std::make_unique<TemporaryPlace>(*found, "temporary files");

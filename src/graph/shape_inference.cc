@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -98,11 +99,9 @@ class Inference {
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    std::string shapes;
-    for (const Node* input : inputs_) {
-      shapes += (shapes.empty() ? "" : ", ") + to_string(input->shape);
-    }
-    throw Error(ErrorCode::kInternal, "operator " + std::string(to_string(op_)), what + "; inputs: " + shapes);
+    const auto shape_of = [](const Node* input) { return to_string(input->shape); };
+    throw Error(ErrorCode::kInternal, "operator " + std::string(to_string(op_)),
+                what + "; inputs: " + join(inputs_, ", ", shape_of));
   }
   void require(bool condition, const char* what) const {
     if (!condition) {

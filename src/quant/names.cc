@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
 #include "quant/layer_formats.h"
@@ -51,14 +52,14 @@ template <typename Table>
 auto value_of(const Table& table, std::string_view text, const std::string& what) {
   std::string lower(text);
   std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  std::string choices;
   for (const auto& [value, name] : table) {
     if (name == lower) {
       return value;
     }
-    choices += (choices.empty() ? "" : ", ") + std::string(name);
   }
-  throw Error(ErrorCode::kInvalidArgument, what, "'" + std::string(text) + "' is not one of " + choices);
+  const auto name_of_entry = [](const auto& entry) { return entry.second; };
+  throw Error(ErrorCode::kInvalidArgument, what,
+              "'" + std::string(text) + "' is not one of " + join(table, ", ", name_of_entry));
 }
 
 }  // namespace

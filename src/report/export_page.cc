@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/join.h"
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/description.h"
@@ -117,10 +118,7 @@ std::string to_html(const ExportReport& report) {
     add_calibration(page, *report.calibration);
   }
   Facts facts = {{metadata.dry_run ? "Would be written to" : "Written to", report.output}};
-  std::string operators;
-  for (const std::string& op : metadata.operators_outside_delegate) {
-    operators += (operators.empty() ? "" : ", ") + op;
-  }
+  const std::string operators = join(metadata.operators_outside_delegate, ", ");
   facts.emplace_back("Outside the delegate",
                      operators.empty() ? "nothing" : operators + " (run by ExecuTorch's own kernels)");
   add_provenance(page, report.model, report.provenance, facts);

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "core/join.h"
 #include "report/description.h"
 #include "report/svg.h"
 #include "report/text_table.h"
@@ -38,11 +39,7 @@ std::string uniform_note(const std::vector<std::string>& titles) {
   if (titles.empty()) {
     return {};
   }
-  std::string names;
-  for (const std::string& title : titles) {
-    names += (names.empty() ? "" : ", ") + title;
-  }
-  return "<p class=\"note\">The same in every block: " + svg::escape(names) + ".</p>";
+  return "<p class=\"note\">The same in every block: " + svg::escape(join(titles, ", ")) + ".</p>";
 }
 
 std::string decibels(double value) { return std::isinf(value) ? "no error at all" : format_number(value, 1) + " dB"; }
@@ -73,11 +70,7 @@ std::string format_legend(const std::vector<SizedLayer>& layers) {
   }
   std::vector<LegendEntry> entries;
   for (const auto& [style, formats] : names) {
-    std::string text;
-    for (const std::string& format : formats) {
-      text += (text.empty() ? "" : "; ") + format;
-    }
-    entries.push_back({.name = text, .style = style});
+    entries.push_back({.name = join(formats, "; "), .style = style});
   }
   return legend(entries, LegendMark::kArea);
 }

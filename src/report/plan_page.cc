@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "core/join.h"
 #include "diffulex_edge/report.h"
 #include "quant/layer_formats.h"
 #include "report/chart.h"
@@ -31,14 +32,6 @@ std::map<QuantizationDtype, DtypeUse> dtypes_used(const PlanReport& report) {
     use.parameters += unit.parameters;
   }
   return uses;
-}
-
-std::string join(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) {
-    text += (text.empty() ? "" : ", ") + name;
-  }
-  return text;
 }
 
 std::vector<Tile> tiles_of(const PlanReport& report) {
@@ -150,7 +143,7 @@ std::string layer_table(const PlanReport& report) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const LayerSensitivity& unit : report.sensitivity) {
-    std::vector<std::string> row = {join(unit.layers), format_count(unit.parameters),
+    std::vector<std::string> row = {join(unit.layers, ", "), format_count(unit.parameters),
                                     to_string(report.plan.format_of(unit))};
     for (const LayerFormat& format : formats) {
       const auto found = std::ranges::find(unit.formats, format, &FormatEffect::format);

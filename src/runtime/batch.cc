@@ -10,14 +10,6 @@
 namespace diffulex_edge {
 namespace {
 
-std::string describe(const std::vector<std::int64_t>& sizes) {
-  std::string text = "[";
-  for (const std::int64_t size : sizes) {
-    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  }
-  return text + "]";
-}
-
 // One input of one run; `length` is the sequence's, from the first input that has it.
 void check_input(const Node& node, const InputTensor& given, std::int64_t longest, const std::string& run,
                  std::optional<std::int64_t>& length) {
@@ -35,7 +27,7 @@ void check_input(const Node& node, const InputTensor& given, std::int64_t longes
   }
   if (!fits || !std::cmp_equal(count, given.values.size())) {
     throw Error(ErrorCode::kInvalidArgument, run,
-                "the input " + node.name + " has the shape " + describe(given.shape) + ", not " +
+                "the input " + node.name + " has the shape " + to_string(static_shape(given.shape)) + ", not " +
                     to_string(node.shape) + (length ? " with one length for all of its inputs" : ""),
                 "calibrate with inputs of the shapes that the module is exported for");
   }

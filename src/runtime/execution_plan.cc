@@ -11,16 +11,10 @@ namespace {
 // Integers up to here are exact in float32: ids are kept as such.
 constexpr std::int64_t kMostRows = std::int64_t{1} << 24U;
 
-// The dimensions without leading ones.
-std::span<const Dim> significant(const Shape& shape) {
-  const auto first = std::ranges::find_if(shape, [](const Dim& dim) { return dim.is_sequence || dim.value != 1; });
-  return {first, shape.end()};
-}
-
 bool has_sequence(std::span<const Dim> dims) { return std::ranges::any_of(dims, &Dim::is_sequence); }
 
 bool is_token_major(const Shape& shape) {
-  const auto dims = significant(shape);
+  const auto dims = without_leading_ones(shape);
   return !dims.empty() && dims.front().is_sequence && !has_sequence(dims.subspan(1));
 }
 
@@ -33,6 +27,11 @@ std::int64_t width_of_tokens(const Shape& shape) {
 }
 
 }  // namespace
+
+std::span<const Dim> without_leading_ones(std::span<const Dim> dims) {
+  const auto first = std::ranges::find_if(dims, [](const Dim& dim) { return dim.is_sequence || dim.value != 1; });
+  return {first, dims.end()};
+}
 
 bool reads_weight(const Node& user, std::size_t input) {
   switch (user.op) {
@@ -95,7 +94,7 @@ void ExecutionPlan::find_head() {
   const auto output = static_cast<std::size_t>(graph_.output());
   const Node& node = graph_.nodes()[output];
   if (node.op == Op::kLinear && !values_[output].is_used && is_token_major(node.shape) &&
-      is_token_major(graph_.shape(node.inputs[0])) && significant(node.shape).size() == 2) {
+      is_token_major(graph_.shape(node.inputs[0])) && without_leading_ones(node.shape).size() == 2) {
     head_ = graph_.output();
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -83,6 +84,8 @@ class ExecutionPlan {
   std::vector<int> free_buffers_;
   ValueId head_ = -1;
 };
+
+std::span<const Dim> without_leading_ones(std::span<const Dim> dims);
 
 // Whether an operator reads this input, a kWeight, from the model's layers itself, row by row or as a vector.
 bool reads_weight(const Node& user, std::size_t input);

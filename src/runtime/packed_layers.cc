@@ -111,7 +111,8 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, con
       if (!PackedWeight::can_hold(layer_plan->columns, layer_plan->format)) {
         throw Error(ErrorCode::kUnsupported, node.name,
                     "has " + std::to_string(layer_plan->columns) +
-                        " inputs, and the fast arithmetic's sums of 32 bits hold 65,793 in INT8",
+                        " inputs, and the fast arithmetic's sums of 32 bits hold " +
+                        std::to_string(PackedWeight::kMostInt8Columns) + " in INT8",
                     "use --arithmetic simulated");
       }
     }

@@ -15,7 +15,6 @@ constexpr auto kPanelRows = static_cast<std::int64_t>(kernels::kPanelRows);
 constexpr auto kIntegerStep = static_cast<std::int64_t>(kernels::step_bytes(kernels::PackedElement::kI4));
 constexpr auto kHalfStep = static_cast<std::int64_t>(kernels::step_bytes(kernels::PackedElement::kF16));
 constexpr std::size_t kCacheLine = 64;
-constexpr std::int64_t kMostInt8Columns = 65793;  // 128 * 255 * columns fit in 32 bits
 
 kernels::PackedElement packed_element(const WeightFormat& format) {
   switch (format.element) {

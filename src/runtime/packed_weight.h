@@ -22,7 +22,8 @@ class PackedWeight {
   // Error{kOutOfMemory}, and Error{kUnsupported} for what can_hold() denies.
   PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format);
 
-  // Whether 32 bits hold the sums of such rows: of INT8, at most 65,793 columns.
+  static constexpr std::int64_t kMostInt8Columns = 65793;  // 128 * 255 * columns fit in 32 bits
+  // Whether 32 bits hold the sums of such rows.
   static bool can_hold(std::int64_t columns, const WeightFormat& format);
 
   // Takes rows as stream_weights encodes them. Different rows may be stored from several threads at once; each row has

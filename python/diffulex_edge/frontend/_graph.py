@@ -164,6 +164,14 @@ class Graph:
     def unary(self, op: str, x: int, **attributes: Any) -> int:
         return self.add(op, (x,), self.shape(x), **attributes)
 
+    def complement(self, x: int) -> int:
+        """1 - x: of a boolean, which is the number 0 or 1, its negation."""
+        return self.binary("subtract", self.scalar(1.0), x)
+
+    def mean(self, x: int) -> int:
+        """Over the last dimension, which stays with size 1."""
+        return self.add("reduce_mean", (x,), (*self.shape(x)[:-1], 1))
+
     def slice(self, x: int, axis: int, begin: int, end: int) -> int:
         shape = list(self.shape(x))
         if (begin, end) == (0, shape[axis]):

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <vector>
 
 #include "backends/coreml/weight_file.h"
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::coreml {
@@ -28,15 +30,13 @@ constexpr const char* kNewerTarget = "the deployment target iOS18 or macOS15";
 
 // "1, 2 or 4": the bits of the palettes that a target has.
 std::string palettes_of(const DeploymentTarget& target) {
-  std::string text;
-  std::string last;
+  std::vector<std::string> bits;
   for (const StoredForm& form : kForms) {
     if (traits(form.element).kind == ElementKind::kCodebook && form.release <= target.release) {
-      text += (text.empty() || last.empty() ? "" : ", ") + last;
-      last = std::to_string(traits(form.element).bits);
+      bits.push_back(std::to_string(traits(form.element).bits));
     }
   }
-  return text.empty() ? last : text + " or " + last;
+  return join(bits, ", ", " or ");
 }
 
 }  // namespace

@@ -9,8 +9,6 @@
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::coreml {
-namespace {}  // namespace
-
 void WeightOperands::note_layer(LayerPlan plan, std::string kernel, std::int64_t bytes) {
   if (!plan.format.is_quantized()) {
     const bool half = arithmetic() == MilDtype::kFloat16 || plan.format.element == ElementType::kF16;

@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::qnn {
@@ -36,14 +37,13 @@ char upper(char letter) { return letter >= 'a' && letter <= 'z' ? static_cast<ch
 std::span<const Soc> all_socs() { return kSocs; }
 
 const Soc& parse_soc(std::string_view name) {
-  std::string known;
   for (const Soc& soc : kSocs) {
     if (std::ranges::equal(soc.name, name, {}, {}, upper)) {
       return soc;
     }
-    known += (known.empty() ? "" : ", ") + std::string(soc.name);
   }
-  throw Error(ErrorCode::kInvalidArgument, "soc", "'" + std::string(name) + "' is not one of " + known);
+  throw Error(ErrorCode::kInvalidArgument, "soc",
+              "'" + std::string(name) + "' is not one of " + join(kSocs, ", ", &Soc::name));
 }
 
 }  // namespace diffulex_edge::qnn

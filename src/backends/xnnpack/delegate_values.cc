@@ -84,11 +84,13 @@ XnnId DelegateValues::constant(ValueId value, DType dtype) {
 }
 
 std::uint32_t DelegateValues::computed_segment(const std::vector<float>& values, DType dtype) {
+  const std::string name = "constant." + std::to_string(result_->weights.segments().size());
+  if (dtype != DType::kF16) {
+    return result_->weights.add_computed(name, std::as_bytes(std::span(values)));
+  }
   std::vector<std::uint16_t> halves(values.size());
   kernels::f32_to_f16(values.data(), halves.data(), values.size());
-  const auto bytes = dtype == DType::kF16 ? std::as_bytes(std::span(halves)) : std::as_bytes(std::span(values));
-  const std::string name = "constant." + std::to_string(result_->weights.segments().size());
-  return result_->weights.add_computed(name, bytes);
+  return result_->weights.add_computed(name, std::as_bytes(std::span(halves)));
 }
 
 XnnId DelegateValues::computed_operand(const std::vector<float>& values, const std::vector<std::uint32_t>& dims,

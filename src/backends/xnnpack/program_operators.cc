@@ -46,13 +46,18 @@ void ProgramOperators::embedding(ValueId value) {
     const auto table = values_.program().constant_tensor(
         half ? ScalarType::HALF : ScalarType::FLOAT, {plan.rows, plan.columns},
         values_.program_constant(parts.values_segment, 0), values_.segment_name(parts.values_segment));
-    values_.program().kernel_call(kernel, "out",
-                                  {table, ids, values_.program().integer(-1), values_.program().boolean(false),
-                                   values_.program().boolean(false), output, output});
+    look_up(table, ids, output);
   }
   values_.note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
   values_.delegate_input(value, output, half ? DType::kF16 : DType::kF32);
   values_.mapped(value).flow = values_.compute();
+}
+
+void ProgramOperators::look_up(std::int32_t table, std::int32_t ids, std::int32_t output) {
+  executorch::ProgramBuilder& program = values_.program();
+  program.kernel_call(
+      "aten::embedding", "out",
+      {table, ids, program.integer(-1), program.boolean(false), program.boolean(false), output, output});
 }
 
 // A look-up in a table with the same rows and no columns: it takes no memory, and its kernel checks the ids.
@@ -63,9 +68,7 @@ void ProgramOperators::check_ids(std::int32_t ids, const Shape& shape, std::int6
   nothing.back() = {.value = 0};
   const auto table = program.constant_tensor(ScalarType::FLOAT, {rows, 0}, constant, {});
   const auto output = program.planned_tensor(ScalarType::FLOAT, nothing);
-  program.kernel_call(
-      "aten::embedding", "out",
-      {table, ids, program.integer(-1), program.boolean(false), program.boolean(false), output, output});
+  look_up(table, ids, output);
 }
 
 std::string ProgramOperators::quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,

@@ -21,6 +21,8 @@ class ProgramOperators {
   void position_table(ValueId value);
 
  private:
+  // ATen's look-up: its kernel checks the ids.
+  void look_up(std::int32_t table, std::int32_t ids, std::int32_t output);
   // Ends an execution with ExecuTorch's InvalidArgument where an id is not a row of a table of so many: the kernels of
   // quantized embeddings abort, or check nothing. `constant` is any.
   void check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, executorch::ConstantIndex constant);

@@ -8,6 +8,8 @@
 #include <memory>
 #include <vector>
 
+#include "core/round_up.h"
+
 // Vectors of unknown length can't be kept in arrays: SVE's processors have NEON as well.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #undef HWY_TARGET_INCLUDE
@@ -272,7 +274,7 @@ template <typename T>
 void multiply_blocks(const ProductShape& shape, T alpha, const MatrixView<T>& a, const MatrixView<T>& b, T beta, T* c,
                      std::int64_t c_stride) {
   const std::int64_t width = tile_columns<T>();
-  const std::int64_t most_columns = std::min(kBlockColumns, (shape.n + width - 1) / width * width);
+  const std::int64_t most_columns = std::min(kBlockColumns, round_up(shape.n, width));
   T* const copied_b = scratch<T>(std::min(kDepth, shape.k) * most_columns + std::min(kBlockRows, shape.m) * kRowStride);
   T* const copied_a = copied_b + std::min(kDepth, shape.k) * most_columns;
   for (std::int64_t column = 0; column < shape.n; column += kBlockColumns) {

@@ -21,12 +21,6 @@ enum class Part {
   kNone,  // in none of these ways
 };
 
-// Without leading ones.
-std::span<const Dim> stripped(std::span<const Dim> dims) {
-  const auto first = std::ranges::find_if(dims, [](const Dim& dim) { return dim.is_sequence || dim.value != 1; });
-  return {first, dims.end()};
-}
-
 bool are_equal(std::span<const Dim> a, std::span<const Dim> b) { return std::ranges::equal(a, b); }
 
 bool are_ones(std::span<const Dim> dims) {
@@ -34,8 +28,8 @@ bool are_ones(std::span<const Dim> dims) {
 }
 
 Part part_of(const ExecutionPlan& plan, ValueId operand, ValueId result) {
-  const auto dims = stripped(plan.graph().shape(result));
-  const auto own = stripped(plan.graph().shape(operand));
+  const auto dims = without_leading_ones(plan.graph().shape(result));
+  const auto own = without_leading_ones(plan.graph().shape(operand));
   const bool is_tokens = plan.layout(result) == Layout::kTokens;
   if (plan.layout(result) == Layout::kShared) {
     return Part::kNone;
@@ -45,7 +39,7 @@ Part part_of(const ExecutionPlan& plan, ValueId operand, ValueId result) {
       return Part::kOneElement;
     }
     // A row of tokens is what follows the sequence; any other row is the last dimension.
-    const auto row = stripped(dims.last(is_tokens ? dims.size() - 1 : 1));
+    const auto row = without_leading_ones(dims.last(is_tokens ? dims.size() - 1 : 1));
     return std::ranges::none_of(row, &Dim::is_sequence) && are_equal(own, row) ? Part::kOneRow : Part::kNone;
   }
   if (are_equal(own, dims)) {

@@ -148,7 +148,7 @@ def greater(graph: Graph, a: int, b: int, is_least: bool = False) -> int:
     """The greater of two numbers, or the lesser, unrounded: one of them times 1, and the other times 0."""
     difference = graph.binary("subtract", a, b)
     first = above(graph, graph.unary("negate", difference) if is_least else difference)
-    second = graph.binary("subtract", graph.scalar(1.0), first)
+    second = graph.complement(first)
     return graph.binary("add", graph.binary("multiply", a, first), graph.binary("multiply", b, second))
 
 

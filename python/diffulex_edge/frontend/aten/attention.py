@@ -74,8 +74,7 @@ def _without_hidden_rows(translation: Translation, node: fx.Node, mixed: int, ma
     if graph.shape(shown)[last] == SEQUENCE:
         seen = sequence.sum_over(translation, node, shown, last)
     else:
-        mean = graph.add("reduce_mean", (shown,), (*graph.shape(shown)[:-1], 1))
-        seen = graph.binary("multiply", mean, graph.scalar(2.0 * graph.shape(shown)[last]))
+        seen = graph.binary("multiply", graph.mean(shown), graph.scalar(2.0 * graph.shape(shown)[last]))
     return graph.binary("multiply", mixed, graph.unary("clamp", seen, min=0.0, max=1.0))
 
 

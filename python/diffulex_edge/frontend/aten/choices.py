@@ -58,7 +58,7 @@ def _chosen(translation: Translation, node: fx.Node, condition: fx.Node, a: int,
     """a where the condition is true, and b elsewhere."""
     graph = translation.graph
     first = translation.floating(condition)
-    second = graph.binary("subtract", graph.scalar(1.0), first)
+    second = graph.complement(first)
     a = _defined_where(graph, first, _finite(translation, node, a))
     b = _defined_where(graph, second, _finite(translation, node, b))
     return graph.binary("add", graph.binary("multiply", a, first), graph.binary("multiply", b, second))
@@ -72,7 +72,7 @@ def _defined_where(graph: Graph, chosen: int, value: int) -> int:
     node = graph[value]
 
     def one_elsewhere(x: int) -> int:
-        rest = graph.binary("subtract", graph.scalar(1.0), chosen)
+        rest = graph.complement(chosen)
         return graph.binary("add", graph.binary("multiply", x, chosen), rest)
 
     is_partial = node.op in _PARTIAL and graph.op(node.inputs[-1]) != "constant"

@@ -15,15 +15,10 @@ from diffulex_edge.frontend.aten.translation import Translation
 aten = torch.ops.aten
 
 
-def negated(translation: Translation, value: int) -> int:
-    graph = translation.graph
-    return graph.binary("subtract", graph.scalar(1.0), value)
-
-
 def additive(translation: Translation, value: int, hidden: float) -> int:
     """What a mask, 1 where attention may look, adds to the scores."""
     graph = translation.graph
-    return graph.binary("multiply", negated(translation, value), graph.scalar(hidden))
+    return graph.binary("multiply", translation.graph.complement(value), graph.scalar(hidden))
 
 
 def _both(translation: Translation, node: fx.Node) -> tuple[int, int]:
@@ -51,7 +46,7 @@ def _or(translation: Translation, node: fx.Node) -> int:
 def _not(translation: Translation, node: fx.Node) -> int:
     if argument(node, "self").meta["val"].dtype != torch.bool:
         raise translation.fail(node, "an operator on bits, or on other numbers than booleans")
-    return negated(translation, translation.floating(argument(node, "self")))
+    return translation.graph.complement(translation.floating(argument(node, "self")))
 
 
 def _is_integer(operand: Any) -> bool:
@@ -89,12 +84,12 @@ def _lt(translation: Translation, node: fx.Node) -> int:
 
 @handles(aten.le, reads="self other", integers=True)
 def _le(translation: Translation, node: fx.Node) -> int:
-    return negated(translation, _gt(translation, node))
+    return translation.graph.complement(_gt(translation, node))
 
 
 @handles(aten.ge, reads="self other", integers=True)
 def _ge(translation: Translation, node: fx.Node) -> int:
-    return negated(translation, _lt(translation, node))
+    return translation.graph.complement(_lt(translation, node))
 
 
 @handles(aten.ne, reads="self other", integers=True)
@@ -102,7 +97,7 @@ def _ne(translation: Translation, node: fx.Node) -> int:
     a, b = argument(node, "self"), argument(node, "other")
     if isinstance(b, int) and b in (0, 1) and isinstance(a, fx.Node) and translation.is_mask(a):
         mask = translation.floating(a)
-        return mask if b == 0 else negated(translation, mask)
+        return mask if b == 0 else translation.graph.complement(mask)
     graph = translation.graph
     difference, are_integers = _difference(translation, node)
     return _above(translation, absolute(graph, difference), are_integers)
@@ -110,7 +105,7 @@ def _ne(translation: Translation, node: fx.Node) -> int:
 
 @handles(aten.eq, reads="self other", integers=True)
 def _eq(translation: Translation, node: fx.Node) -> int:
-    return negated(translation, _ne(translation, node))
+    return translation.graph.complement(_ne(translation, node))
 
 
 @handles(aten.index, reads="self indices", integers=True)

@@ -99,7 +99,7 @@ def _band(
     if numbers == (1.0, 0.0):
         return inside
     if numbers[0] == 0.0:
-        outside = graph.binary("subtract", graph.scalar(1.0), inside)
+        outside = graph.complement(inside)
         return graph.binary("multiply", outside, graph.scalar(numbers[1]))
     scaled = graph.binary("multiply", inside, graph.scalar(numbers[0] - numbers[1]))
     return graph.binary("add", scaled, graph.scalar(numbers[1])) if numbers[1] else scaled

@@ -51,9 +51,6 @@ def reduced(translation: Translation, node: fx.Node, x: int, is_mean: bool) -> i
     graph = translation.graph
     count = 1
 
-    def mean(value: int) -> int:
-        return graph.add("reduce_mean", (value,), (*graph.shape(value)[:-1], 1))
-
     for axis in axes_of(translation, node, x):
         size = graph.shape(x)[axis]
         if size == SEQUENCE:
@@ -62,7 +59,7 @@ def reduced(translation: Translation, node: fx.Node, x: int, is_mean: bool) -> i
                 x = graph.binary("divide", x, sequence.length(translation, node))
         else:
             count *= size
-            x = along_last(translation, x, axis, mean)
+            x = along_last(translation, x, axis, graph.mean)
     return x if is_mean or count == 1 else graph.binary("multiply", x, graph.scalar(float(count)))
 
 
@@ -147,8 +144,7 @@ def _log_sum_exp(translation: Translation, node: fx.Node, x: int) -> int:
         raise translation.fail(node, "a logarithm of a sum over the sequence (export with a fixed length)")
 
     def total(value: int) -> int:
-        mean = graph.add("reduce_mean", (value,), (*graph.shape(value)[:-1], 1))
-        return graph.binary("multiply", mean, graph.scalar(float(count)))
+        return graph.binary("multiply", graph.mean(value), graph.scalar(float(count)))
 
     shift = total(graph.binary("multiply", graph.unary("softmax", x), x))
     summed = total(graph.unary("exp", graph.binary("subtract", x, shift)))
