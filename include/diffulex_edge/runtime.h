@@ -61,8 +61,17 @@ class PackedModel {
   std::int64_t weight_bytes() const;
 
  private:
+  friend class DecodingSession;  // runs it with a cache
+
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// How keys and values of earlier tokens are kept. INT8 has a scale for each token and head.
+enum class CacheDtype { FP32, FP16, INT8 };
+
+std::string_view to_string(CacheDtype dtype);  // "fp32", "fp16", "int8"
+// Error{kInvalidArgument} for anything else.
+CacheDtype parse_cache_dtype(std::string_view text);
 
 }  // namespace diffulex_edge

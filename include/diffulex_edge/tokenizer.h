@@ -25,10 +25,15 @@ class Tokenizer {
   // tokens inside the text are recognized. Throws Error{kInvalidArgument} where `utf8` is not valid UTF-8.
   std::vector<std::int64_t> encode(std::string_view utf8) const;
 
+  // The ids that Hugging Face's `encode(text)` puts before a text's own: a beginning-of-sequence token, or none.
+  const std::vector<std::int64_t>& begin_ids() const;
+
   // The text of all ids, special tokens included; always valid UTF-8: bytes that are not become U+FFFD. Ids without a
   // token give nothing, since models pad their vocabularies.
   std::string decode(std::span<const std::int64_t> ids) const;
 
+  // Whether a token marks something, as an end or a mask does, and is no part of the text that people read.
+  bool is_special(std::int64_t id) const;
   std::int64_t vocab_size() const;  // the largest id + 1, added tokens included
   // A token as it is spelled in the file: " the" is "Ġthe".
   std::optional<std::int64_t> id_of(std::string_view token) const;

@@ -30,6 +30,7 @@ Command make_command(CLI::App* app, std::shared_ptr<Arguments> arguments,
 Command add_export(CLI::App& app, std::string command_line);
 Command add_quantize(CLI::App& app);
 Command add_evaluate(CLI::App& app, std::string command_line);
+Command add_generate(CLI::App& app);
 Command add_plan(CLI::App& app, std::string command_line);
 Command add_inspect(CLI::App& app);
 Command add_matrix(CLI::App& app);

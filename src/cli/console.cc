@@ -21,6 +21,12 @@ void print_line(std::string_view text) {
   }
 }
 
+void print_text(std::string_view text) {
+  if (!write(stdout, text)) {
+    throw_unwritable();
+  }
+}
+
 void flush_output() {
   if (std::fflush(stdout) != 0) {
     throw_unwritable();

@@ -15,13 +15,12 @@
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
-#include "diffulex_edge/backend.h"
+#include "cli/runtime_arguments.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/quantization_session.h"
 #include "diffulex_edge/report.h"
-#include "quant/layer_formats.h"
 #include "runtime/logits_file.h"
 
 namespace diffulex_edge::cli {
@@ -29,7 +28,7 @@ namespace {
 
 struct EvaluateArguments {
   ModelArguments model;
-  QuantizationArguments quantization;
+  RuntimeArguments target;
   CalibrationArguments calibration;
   OutputOptions output_options;
   std::string data;
@@ -37,11 +36,8 @@ struct EvaluateArguments {
   ReportFile report;
   std::string command_line;
   bool no_format_comparison = false;
-  BackendArguments backend;
-  std::optional<std::string> activation_dtype;
   std::optional<std::string> logits;
   bool float_activations = false;
-  std::int64_t palette_group = 0;
   std::string arithmetic = "simulated";
   std::int64_t length = EvaluationTextOptions().length;
   std::int64_t sequences = EvaluationTextOptions().max_sequences;
@@ -68,28 +64,6 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
   return make_evaluation_sets(
       model, data,
       {.length = arguments.length, .max_sequences = arguments.sequences, .seed = arguments.calibration.seed});
-}
-
-// What the backend makes of the options, as for `export`, and computes with.
-QuantizationRequest request_for_backend(const EvaluateArguments& arguments, const Model& model) {
-  BackendConfig config{.quant_config = arguments.quantization.config(model)};
-  config.quant_config.palette_group = arguments.palette_group;
-  if (arguments.palette_group != 0 && !has_palettes(config.quant_config)) {
-    throw Error(ErrorCode::kInvalidArgument, "palette group", "is given without palettes", "add --dtype palette4");
-  }
-  if (arguments.activation_dtype) {
-    config.activation_dtype = parse_activation_dtype(*arguments.activation_dtype);
-  }
-  if (config.activation_dtype == ActivationDtype::FP16) {
-    throw Error(ErrorCode::kUnsupported, "activation dtype fp16", "is not simulated: floating point is float32 here",
-                "leave it out");
-  }
-  const auto backend = BackendRegistry::instance().create(arguments.backend.name(), std::move(config));
-  backend->check_config();
-  return {.config = backend->quantization(),
-          .target = backend->arithmetic(),
-          .calibration = arguments.calibration.options(),
-          .known = {}};
 }
 
 QuantizationPlan evaluated_plan(const EvaluateArguments& arguments, QuantizationPlan plan) {
@@ -156,14 +130,14 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
   options.seq_len = longest(sets);
   // An artefact of one length takes that of the data: calibration is cut at it, as in the export.
-  if (arguments.calibration.data && arguments.backend.description().lengths != LengthSupport::kExact) {
+  if (arguments.calibration.data && arguments.target.backend.description().lengths != LengthSupport::kExact) {
     const std::int64_t limit = read_model_config(arguments.model.path, options).max_positions;
     options.seq_len = std::max(*options.seq_len, std::min(arguments.calibration.length, limit));
   }
   Model loaded = load_model(arguments.model.path, options);
   arguments.report.check(loaded, {arguments.data, arguments.calibration.data.value_or("")});
   check_logits(arguments, loaded);
-  const QuantizationRequest request = request_for_backend(arguments, loaded);
+  const QuantizationRequest request = arguments.target.request(loaded, arguments.calibration.options());
   QuantizationSession session(std::move(loaded), options, request);
   const Model& original = session.original();
   const Reference against = load_reference(arguments, original, options, request.target);
@@ -206,7 +180,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   warnings.insert(warnings.end(), quantized.warnings.begin(), quantized.warnings.end());
   const EvaluationReport report{.model = original,
                                 .plan = plan,
-                                .backend = arguments.backend.name(),
+                                .backend = arguments.target.backend.name(),
                                 .arithmetic = arithmetic,
                                 .result = result,
                                 .data = arguments.data,
@@ -237,13 +211,6 @@ Command add_evaluate(CLI::App& app, std::string command_line) {
                       "Compare with this model, or with this plan (.json) of MODEL, instead of with MODEL in float32");
   command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");
   command->add_option("--sequences", arguments->sequences, "Text: sequences, at most; 0: all (default 64)");
-  arguments->backend.add_name_to(*command, "Whose activations: ");
-  command->add_option("--activation-dtype", arguments->activation_dtype,
-                      "int8: the same as --mode static; qnn: int16 (default of --mode static) or int8");
-  command
-      ->add_option("--palette-group", arguments->palette_group,
-                   "Palettes: rows of a weight that share a table; 0 (default): all")
-      ->check(CLI::NonNegativeNumber);
   command->add_option("--logits", arguments->logits,
                       "Also write the logits of every counted position to this safetensors file, for `python -m "
                       "diffulex_edge verify ARTEFACT --against FILE`");
@@ -256,7 +223,7 @@ Command add_evaluate(CLI::App& app, std::string command_line) {
   arguments->report.add_to(*command);
   command->add_flag("--no-format-comparison", arguments->no_format_comparison,
                     "Leave loss against size of every format out of the report: it takes some seven times as long");
-  arguments->quantization.add_to(*command);
+  arguments->target.add_to(*command);
   arguments->calibration.add_to(*command);
   arguments->output_options.add_to(*command);
   return make_command(command, arguments, run);

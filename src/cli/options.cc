@@ -29,11 +29,14 @@ RunControl OutputOptions::control(ProgressBar& bar, std::stop_token stop) const 
 }
 
 void ModelArguments::add_to(CLI::App& command) {
-  command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
+  add_without_blocks_to(command);
   command.add_option("--block-length", block_length,
                      "Block of a block-causal model, in tokens; 0: fully bidirectional (default: the model's)");
-  command.add_option("--mask-token-id", mask_token_id,
-                     "The token that masks others, for calibration and evaluation with text (default: the model's)");
+}
+
+void ModelArguments::add_without_blocks_to(CLI::App& command) {
+  command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
+  command.add_option("--mask-token-id", mask_token_id, "The token that masks others (default: the model's)");
   command
       .add_option("--ignore-config-key", ignored_config_keys,
                   "A config.json key that you know to be harmless (repeatable)")

@@ -37,6 +37,8 @@ struct ModelArguments {
   std::vector<std::string> ignored_config_keys;
 
   void add_to(CLI::App& command);
+  // All but --block-length, for commands that decode by blocks.
+  void add_without_blocks_to(CLI::App& command);
   ModelOptions options() const;
 };
 

@@ -50,12 +50,20 @@ struct Batch {
   std::vector<std::int64_t> offsets = {0};
   // The position of each sequence's first token.
   std::vector<std::int64_t> starts;
+  // Where keys are kept: the sequence of the cache that each one is (empty: in order), and the position that its
+  // attention ends before (empty: with its last token). What lies behind its last token is in the cache already.
+  std::vector<std::size_t> cached_as;
+  std::vector<std::int64_t> ends;
   // Of each of the graph's inputs, in the order of its nodes: the elements of all sequences. Integers are exact.
   std::vector<std::vector<float>> inputs;
 
   std::size_t sequences() const { return offsets.size() - 1; }
   std::int64_t tokens() const { return offsets.back(); }
   std::int64_t length(std::size_t sequence) const { return offsets[sequence + 1] - offsets[sequence]; }
+  std::size_t cache_index(std::size_t sequence) const { return cached_as.empty() ? sequence : cached_as[sequence]; }
+  std::int64_t end(std::size_t sequence) const {
+    return ends.empty() ? starts[sequence] + length(sequence) : ends[sequence];
+  }
 };
 
 // For a model's one input. Without `starts`, all sequences begin at position 0. Errors: kInvalidArgument for an empty

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 #include <utility>
 
 #include "core/parallel.h"
@@ -50,9 +51,7 @@ void ExecutionSession::set_sources() {
 }
 
 void ExecutionSession::begin(Batch batch) {
-  if (!cache_ && std::ranges::any_of(batch.starts, [](std::int64_t start) { return start != 0; })) {
-    throw Error(ErrorCode::kInvalidArgument, "batch", "goes on behind position 0, but the session keeps no keys");
-  }
+  check_cache(batch);
   for (const ExecutionPlan::Step& step : plan_.steps()) {  // of a batch that was left before its end
     std::vector<float>& data = made(step.value).data;
     if (data.capacity() > 0 && keeps_buffers_) {
@@ -68,9 +67,46 @@ void ExecutionSession::begin(Batch batch) {
       values_[i].data = std::move(batch_.inputs[input++]);
     }
   }
+  for (std::size_t i = 0; cache_ && i < batch_.sequences(); ++i) {
+    cache_->set_length(batch_.cache_index(i), batch_.starts[i]);  // until finish_cache()
+  }
   scratch_.resize(thread_count(control_));
   position_ = 0;
   last_ = -1;
+}
+
+void ExecutionSession::check_cache(const Batch& batch) const {
+  if (!cache_) {
+    if (std::ranges::any_of(batch.starts, [](std::int64_t start) { return start != 0; })) {
+      throw Error(ErrorCode::kInvalidArgument, "batch", "goes on behind position 0, but the session keeps no keys");
+    }
+    return;
+  }
+  const KeyValueCacheOptions& room = cache_->options();
+  for (std::size_t i = 0; i < batch.sequences(); ++i) {
+    const std::string where = "sequence " + std::to_string(i);
+    const std::size_t kept = batch.cache_index(i);
+    const std::int64_t end = batch.starts[i] + batch.length(i);
+    if (kept >= room.sequences || std::max(end, batch.end(i)) > room.capacity) {
+      throw Error(ErrorCode::kInvalidArgument, where,
+                  "the cache has room for " + std::to_string(room.sequences) + " sequences of " +
+                      std::to_string(room.capacity) + " tokens");
+    }
+    const std::int64_t known = cache_->length(kept);
+    if (batch.starts[i] > known || batch.end(i) > std::max(known, end)) {
+      throw Error(ErrorCode::kInvalidArgument, where,
+                  "goes on at position " + std::to_string(batch.starts[i]) + " and sees " +
+                      std::to_string(batch.end(i)) + ", but only " + std::to_string(known) +
+                      " tokens were run before");
+    }
+  }
+}
+
+// What a batch wrote counts once all layers have it.
+void ExecutionSession::finish_cache() {
+  for (std::size_t i = 0; cache_ && i < batch_.sequences(); ++i) {
+    cache_->set_length(batch_.cache_index(i), std::max(batch_.end(i), batch_.starts[i] + batch_.length(i)));
+  }
 }
 
 const Node* ExecutionSession::next() const {
@@ -110,7 +146,9 @@ void ExecutionSession::step() {
   }
   last_ = step.value;
   made(step.value) = std::move(result);
-  ++position_;
+  if (++position_ == plan_.steps().size()) {
+    finish_cache();
+  }
 }
 
 InputRows ExecutionSession::input_of(const Node& layer) const {
@@ -172,11 +210,14 @@ void ExecutionSession::round(ValueId id, Activations& made) const {
 }
 
 void ExecutionSession::logits(std::span<const std::int64_t> rows,
-                              const std::function<void(std::size_t, std::size_t, std::span<const float>)>& sink) {
+                              const std::function<void(std::size_t, std::size_t, std::span<float>)>& sink,
+                              std::size_t at_once) {
   const Node& head = plan_.graph().node(plan_.head());
   const Activations& hidden = value(head.inputs[0]);
   const std::int64_t vocab = head.shape.back().value;
-  const auto at_once = static_cast<std::size_t>(std::clamp<std::int64_t>(kLogitElements / vocab, 16, 1024));
+  if (at_once == 0) {
+    at_once = static_cast<std::size_t>(std::clamp<std::int64_t>(kLogitElements / vocab, 16, 1024));
+  }
   head_output_.width = vocab;
   for (std::size_t first = 0; first < rows.size(); first += at_once) {
     const std::size_t count = std::min(at_once, rows.size() - first);

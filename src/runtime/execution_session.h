@@ -31,16 +31,17 @@ class ExecutionSession {
   ExecutionSession(const ExecutionPlan& plan, const Model& model, const ModelLayers& layers, const RunControl& control,
                    const StaticValues* integers = nullptr);
 
-  // From here on, keys and values stay in the session: a batch's sequences, as many as in the batch before, may go on
-  // where those ended or at any earlier position. Exact where the model is block-causal and a batch ends with a block.
-  void keep_keys_and_values() { cache_.emplace(); }
+  // From here on, keys and values stay in the session: a batch's sequences may go on where those of the cache ended, at
+  // any earlier position, or in the middle of what is known already (Batch::ends). Exact where the model is block-causal
+  // and a batch ends with a block. Error{kOutOfMemory}.
+  void keep_keys_and_values(const KeyValueCacheOptions& options) { cache_.emplace(plan_.graph(), options); }
   // From here on, the memory of dead values stays for later ones, in this batch and the next: after the first batch,
   // steps allocate no values. Else it is given back at once, which needs the least memory for large batches.
   void keep_buffers() { keeps_buffers_ = true; }
   const KeyValueCache* cache() const { return cache_ ? &*cache_ : nullptr; }
 
   // Starts a batch; the last one's values are gone. Errors: kInvalidArgument where a sequence begins behind position 0
-  // and keys are not kept.
+  // and keys are not kept, or those of positions that it sees are missing, or there is no room for its own.
   void begin(Batch batch);
 
   // The operator that comes next; nullptr when only the output layer, the head, is left, or nothing.
@@ -79,13 +80,17 @@ class ExecutionSession {
   const std::vector<std::int64_t>& offsets() const { return batch_.offsets; }
 
   // After run_to_output, of a plan with a head: the logits of the given tokens, a bounded number of rows at a time, in
-  // order. `sink` gets the position of the first one in `rows` and [count, vocab] values.
+  // order: at most `at_once`, or as many as 128 MB hold. `sink` gets the position of the first one in `rows` and
+  // [count, vocab] values.
   void logits(std::span<const std::int64_t> rows,
-              const std::function<void(std::size_t first, std::size_t count, std::span<const float> values)>& sink);
+              const std::function<void(std::size_t first, std::size_t count, std::span<float> values)>& sink,
+              std::size_t at_once = 0);
 
  private:
   Activations& made(ValueId id) { return values_[static_cast<std::size_t>(id)]; }
   void set_sources();
+  void check_cache(const Batch& batch) const;
+  void finish_cache();
   void round(ValueId id, Activations& made) const;
 
   const ExecutionPlan& plan_;

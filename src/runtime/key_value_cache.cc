@@ -1,41 +1,163 @@
 #include "runtime/key_value_cache.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <string>
 
+#include "core/join.h"
 #include "diffulex_edge/error.h"
+#include "quant/kernels/kernels.h"
 
 namespace diffulex_edge {
+namespace {
 
-KeyValueCache::Tokens KeyValueCache::put(ValueId attention, std::size_t sequence, std::int64_t start,
-                                         std::span<const float> keys, std::span<const float> values,
-                                         std::int64_t width) {
-  std::vector<Sequence>& sequences = sequences_[attention];
-  if (sequences.size() <= sequence) {
-    sequences.resize(sequence + 1);
-  }
-  Sequence& kept = sequences[sequence];
-  const auto begin = static_cast<std::size_t>(start * width);
-  if (kept.keys.size() < begin) {
-    throw Error(ErrorCode::kInvalidArgument, "sequence " + std::to_string(sequence),
-                "goes on at position " + std::to_string(start) + ", but only " +
-                    std::to_string(static_cast<std::int64_t>(kept.keys.size()) / width) + " tokens were run before");
-  }
-  kept.keys.resize(begin + keys.size());
-  kept.values.resize(begin + values.size());
-  std::ranges::copy(keys, kept.keys.begin() + static_cast<std::ptrdiff_t>(begin));
-  std::ranges::copy(values, kept.values.begin() + static_cast<std::ptrdiff_t>(begin));
-  return {.keys = kept.keys, .values = kept.values};
+struct CacheDtypeRow {
+  CacheDtype dtype;
+  std::string_view name;
+  std::int64_t bytes;  // of an element
+};
+constexpr std::array kCacheDtypes = {
+    CacheDtypeRow{CacheDtype::FP32, "fp32", 4},
+    CacheDtypeRow{CacheDtype::FP16, "fp16", 2},
+    CacheDtypeRow{CacheDtype::INT8, "int8", 1},
+};
+
+const CacheDtypeRow& row_of(CacheDtype dtype) {
+  return *std::ranges::find(kCacheDtypes, dtype, &CacheDtypeRow::dtype);
 }
 
-std::int64_t KeyValueCache::bytes() const {
-  std::size_t floats = 0;
-  for (const auto& [attention, sequences] : sequences_) {
-    for (const Sequence& sequence : sequences) {
-      floats += sequence.keys.size() + sequence.values.size();
+// Rows of all sequences and heads at one attention.
+std::int64_t row_count(const KeyValueCacheOptions& options, std::int64_t heads) {
+  return static_cast<std::int64_t>(options.sequences) * heads * options.capacity;
+}
+
+std::int64_t scale_bytes(const KeyValueCacheOptions& options, std::int64_t heads) {
+  return options.dtype == CacheDtype::INT8 ? row_count(options, heads) * std::int64_t{sizeof(float)} : 0;
+}
+
+constexpr float kLargestInt8 = 127.0F;
+
+}  // namespace
+
+std::string_view to_string(CacheDtype dtype) { return row_of(dtype).name; }
+
+CacheDtype parse_cache_dtype(std::string_view text) {
+  const auto* found = std::ranges::find(kCacheDtypes, text, &CacheDtypeRow::name);
+  if (found == kCacheDtypes.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "cache dtype",
+                "'" + std::string(text) + "' is not one of " + join(kCacheDtypes, ", ", &CacheDtypeRow::name));
+  }
+  return found->dtype;
+}
+
+void KeyValueCache::Free::operator()(std::byte* memory) const { std::free(memory); }
+
+std::int64_t KeyValueCache::bytes(const Graph& graph, const KeyValueCacheOptions& options) {
+  std::int64_t total = 0;
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kAttention) {
+      const Shape& keys = graph.shape(node.inputs[1]);
+      const std::int64_t elements = row_count(options, keys[1].value) * keys[2].value * row_of(options.dtype).bytes;
+      total += 2 * (elements + scale_bytes(options, keys[1].value));
     }
   }
-  return static_cast<std::int64_t>(floats * sizeof(float));
+  return total;
+}
+
+KeyValueCache::KeyValueCache(const Graph& graph, const KeyValueCacheOptions& options)
+    : options_(options),
+      bytes_(bytes(graph, options)),
+      lengths_(options.sequences, 0),
+      layers_(graph.nodes().size()) {
+  // Pages that are never written take no memory: calloc() gets them from the system as they are.
+  const auto allocate = [&](std::int64_t count) {
+    Memory memory(static_cast<std::byte*>(std::calloc(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)), 1)));
+    if (memory == nullptr) {
+      throw Error(ErrorCode::kOutOfMemory, "cache",
+                  "keys and values of " + std::to_string(options.capacity) + " tokens take " + std::to_string(bytes_) +
+                      " bytes",
+                  "generate fewer tokens, or keep them in another dtype");
+    }
+    return memory;
+  };
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (graph.nodes()[i].op != Op::kAttention) {
+      continue;
+    }
+    const Shape& keys = graph.shape(graph.nodes()[i].inputs[1]);
+    Layer& layer = layers_[i];
+    layer.heads = keys[1].value;
+    layer.dim = keys[2].value;
+    for (Tensor* tensor : {&layer.keys, &layer.values}) {
+      tensor->elements = allocate(row_count(options, layer.heads) * layer.dim * row_of(options.dtype).bytes);
+      tensor->scales = allocate(scale_bytes(options, layer.heads));
+    }
+  }
+}
+
+void KeyValueCache::write(ValueId attention, std::size_t sequence, std::int64_t start, std::int64_t count,
+                          const float* keys, const float* values) {
+  Layer& layer = layers_[static_cast<std::size_t>(attention)];
+  for (std::int64_t head = 0; head < layer.heads; ++head) {
+    const std::int64_t first = (static_cast<std::int64_t>(sequence) * layer.heads + head) * options_.capacity + start;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t source = (i * layer.heads + head) * layer.dim;
+      write_row(layer.keys, first + i, layer.dim, keys + source);
+      write_row(layer.values, first + i, layer.dim, values + source);
+    }
+  }
+}
+
+void KeyValueCache::write_row(Tensor& tensor, std::int64_t row, std::int64_t dim, const float* source) const {
+  const auto n = static_cast<std::size_t>(dim);
+  std::byte* target = tensor.elements.get() + row * dim * row_of(options_.dtype).bytes;
+  switch (options_.dtype) {
+    case CacheDtype::FP32:
+      std::memcpy(target, source, n * sizeof(float));
+      return;
+    case CacheDtype::FP16:
+      kernels::f32_to_f16_saturate(source, reinterpret_cast<std::uint16_t*>(target), n);
+      return;
+    case CacheDtype::INT8:
+      break;
+  }
+  const float scale = kernels::f32_abs_max(source, n) / kLargestInt8;
+  reinterpret_cast<float*>(tensor.scales.get())[row] = scale;
+  auto* integers = reinterpret_cast<std::int8_t*>(target);
+  const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
+  for (std::size_t i = 0; i < n; ++i) {
+    integers[i] = static_cast<std::int8_t>(std::nearbyint(source[i] * inverse));
+  }
+}
+
+const float* KeyValueCache::rows(Part part, ValueId attention, std::size_t sequence, std::int64_t head,
+                                 std::int64_t begin, std::int64_t count, std::span<float> scratch) const {
+  const Layer& layer = layers_[static_cast<std::size_t>(attention)];
+  const Tensor& tensor = part == Part::kKeys ? layer.keys : layer.values;
+  const std::int64_t first = (static_cast<std::int64_t>(sequence) * layer.heads + head) * options_.capacity + begin;
+  const std::byte* source = tensor.elements.get() + first * layer.dim * row_of(options_.dtype).bytes;
+  switch (options_.dtype) {
+    case CacheDtype::FP32:
+      return reinterpret_cast<const float*>(source);
+    case CacheDtype::FP16:
+      kernels::f16_to_f32(reinterpret_cast<const std::uint16_t*>(source), scratch.data(),
+                          static_cast<std::size_t>(count * layer.dim));
+      return scratch.data();
+    case CacheDtype::INT8:
+      break;
+  }
+  const auto* integers = reinterpret_cast<const std::int8_t*>(source);
+  const auto* scales = reinterpret_cast<const float*>(tensor.scales.get()) + first;
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t k = 0; k < layer.dim; ++k) {
+      const std::int64_t at = i * layer.dim + k;
+      scratch[static_cast<std::size_t>(at)] = static_cast<float>(integers[at]) * scales[i];
+    }
+  }
+  return scratch.data();
 }
 
 }  // namespace diffulex_edge

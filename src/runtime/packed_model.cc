@@ -6,7 +6,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/runtime.h"
 #include "runtime/execution_session.h"
-#include "runtime/packed_layers.h"
+#include "runtime/packed_model.h"
 
 namespace diffulex_edge {
 namespace {
@@ -30,21 +30,6 @@ QuantizedArithmetic parse_quantized_arithmetic(std::string_view text) {
   }
   return found->first;
 }
-
-struct PackedModel::State {
-  State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
-      : model(source),
-        layers(source, plan, control),
-        integers(make_static_values(source, plan)),
-        graph_plan(model.graph) {
-    model.checkpoint.reset();
-  }
-
-  Model model;  // without its checkpoint
-  PackedLayers layers;
-  std::optional<StaticValues> integers;
-  ExecutionPlan graph_plan;
-};
 
 PackedModel::PackedModel(const Model& model, const QuantizationPlan* plan, const RunControl& control)
     : state_(std::make_unique<State>(model, plan, control)) {}

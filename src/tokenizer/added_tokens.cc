@@ -20,7 +20,8 @@ AddedToken read_token(const Fields& fields) {
           .single_word = fields.flag("single_word", false),
           .lstrip = fields.flag("lstrip", false),
           .rstrip = fields.flag("rstrip", false),
-          .normalized = fields.flag("normalized", !fields.flag("special", false))};
+          .normalized = fields.flag("normalized", !fields.flag("special", false)),
+          .special = fields.flag("special", false)};
 }
 
 bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
@@ -127,6 +128,9 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const Bpe& bpe, const Norma
       fields.fail("the token '" + token.content + "' is there twice");
     }
     tokens_.emplace(token.id, token.content);
+    if (token.special) {
+      special_.insert(token.id);
+    }
     const bool normalized = token.normalized;
     std::string pattern = normalized ? normalizer.apply(token.content) : token.content;
     (normalized ? normalized_ : raw_).add(std::move(token), std::move(pattern));

@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,7 @@ struct AddedToken {
   bool lstrip = false;       // takes the spaces before it
   bool rstrip = false;       // takes the spaces behind it
   bool normalized = false;   // looked for in normalized text
+  bool special = false;      // no part of what people read
 };
 
 // A part of a text: a token, or text without any.
@@ -55,6 +57,7 @@ class AddedTokens {
 
   const std::map<std::int64_t, std::string>& tokens() const { return tokens_; }
   std::optional<std::int64_t> id_of(std::string_view content) const;
+  bool is_special(std::int64_t id) const { return special_.contains(id); }
 
   const AddedTokenFinder& in_raw_text() const { return raw_; }
   const AddedTokenFinder& in_normalized_text() const { return normalized_; }
@@ -62,6 +65,7 @@ class AddedTokens {
  private:
   std::map<std::int64_t, std::string> tokens_;
   std::map<std::string, std::int64_t, std::less<>> ids_;
+  std::set<std::int64_t> special_;
   AddedTokenFinder raw_;
   AddedTokenFinder normalized_;
 };

@@ -37,6 +37,39 @@ bool read_decoder(const nlohmann::json& value, const std::string& where) {
   return true;
 }
 
+// The special tokens that a template puts before a single text, in a post-processor or one of a sequence of them. What
+// follows the text (an end of sequence) would end a text that is to be continued, and is left out.
+std::vector<std::int64_t> read_begin_ids(const nlohmann::json& value, const std::string& where) {
+  std::vector<std::int64_t> ids;
+  if (value.is_null()) {
+    return ids;
+  }
+  const Fields fields(value, where);
+  if (fields.text("type") == "Sequence") {
+    for (const nlohmann::json& processor : fields.list("processors")) {
+      const std::vector<std::int64_t> more = read_begin_ids(processor, where);
+      ids.insert(ids.end(), more.begin(), more.end());
+    }
+  }
+  if (fields.text("type") != "TemplateProcessing") {
+    return ids;  // others move offsets, which nobody asks for here
+  }
+  for (const nlohmann::json& piece : fields.list("single")) {
+    const Fields piece_fields(piece, where);
+    if (!piece_fields.has("SpecialToken")) {
+      break;
+    }
+    const std::string& name = piece_fields.object("SpecialToken").text("id");
+    for (const nlohmann::json& id : fields.object("special_tokens").object(name).list("ids")) {
+      if (!id.is_number_unsigned()) {
+        fields.fail("the id of '" + name + "' is " + id.dump());
+      }
+      ids.push_back(id.get<std::int64_t>());
+    }
+  }
+  return ids;
+}
+
 // The words of one text: most of them come again.
 class WordCache {
  public:
@@ -75,6 +108,7 @@ struct Tokenizer::Parts {
         added(Fields(document, file).has("added_tokens") ? Fields(document, file).list("added_tokens")
                                                          : nlohmann::json::array(),
               bpe, normalizer, file + ": 'added_tokens'"),
+        begin_ids(read_begin_ids(member_or_null(document, "post_processor"), file + ": 'post_processor'")),
         byte_level_decoder(read_decoder(member_or_null(document, "decoder"), file + ": 'decoder'")) {}
 
   const std::string* token(std::int64_t id) const {
@@ -89,6 +123,7 @@ struct Tokenizer::Parts {
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   AddedTokens added;
+  std::vector<std::int64_t> begin_ids;
   bool byte_level_decoder;
 };
 
@@ -140,6 +175,10 @@ std::string Tokenizer::decode(std::span<const std::int64_t> ids) const {
   }
   return replace_invalid_utf8(bytes);
 }
+
+const std::vector<std::int64_t>& Tokenizer::begin_ids() const { return parts_->begin_ids; }
+
+bool Tokenizer::is_special(std::int64_t id) const { return parts_->added.is_special(id); }
 
 std::int64_t Tokenizer::vocab_size() const {
   std::int64_t largest = parts_->added.tokens().empty() ? -1 : parts_->added.tokens().rbegin()->first;

@@ -14,7 +14,8 @@
 namespace diffulex_edge::operators {
 namespace {
 
-constexpr std::int64_t kAttentionRows = 128;  // queries whose scores are in memory at once, for each thread
+constexpr std::int64_t kAttentionRows = 128;  // queries, of all heads that share keys, at once for each thread
+constexpr std::int64_t kCachedKeys = 128;     // that are converted to float32 at once
 constexpr float kUnseen = -1e4F;              // a mask's values below it hide a key: its score is not observed
 
 // One sequence's operands.
@@ -24,16 +25,23 @@ struct Sequence {
   const float* v = nullptr;
   const float* mask = nullptr;  // [queries, keys], or null
   float* target = nullptr;
+  std::size_t index = 0;   // in the batch
   std::int64_t start = 0;  // position of the first query
   std::int64_t queries = 0;
   std::int64_t keys = 0;
 };
 
-// A tile of one head's queries.
+// A tile of the queries of all heads that share one head of keys and values, which are then read once for them.
 struct Item {
   const Sequence* sequence = nullptr;
   std::int64_t query = 0;
-  std::int64_t head = 0;
+  std::int64_t kv_head = 0;
+};
+
+// Rows of one head.
+struct HeadRows {
+  const float* data = nullptr;
+  std::int64_t stride = 0;  // elements from one row to the next
 };
 
 class Attention {
@@ -45,8 +53,9 @@ class Attention {
     head_dim_ = q[2].value;
     heads_ = q[1].value;
     q_width_ = heads_ * head_dim_;
-    kv_width_ = k[1].value * head_dim_;
-    group_ = q[1].value / k[1].value;
+    kv_heads_ = k[1].value;
+    kv_width_ = kv_heads_ * head_dim_;
+    group_ = heads_ / kv_heads_;
     scale_ = std::get<AttentionAttributes>(node_.attributes).scale;
     if (node_.inputs.size() > 3) {
       const Node& mask = context.node(node_.inputs[3]);
@@ -65,9 +74,9 @@ class Attention {
   void run() {
     std::vector<Item> items;
     for (const Sequence& sequence : sequences_) {
-      for (std::int64_t query = 0; query < sequence.queries; query += kAttentionRows) {
-        for (std::int64_t head = 0; head < heads_; ++head) {
-          items.push_back({.sequence = &sequence, .query = query, .head = head});
+      for (std::int64_t query = 0; query < sequence.queries; query += queries_at_once()) {
+        for (std::int64_t head = 0; head < kv_heads_; ++head) {
+          items.push_back({.sequence = &sequence, .query = query, .kv_head = head});
         }
       }
     }
@@ -118,13 +127,11 @@ class Attention {
         sequence.mask = context_.value(mask_).data.data() + Tensors(context_, mask_).begin(i);
       }
       if (context_.cache != nullptr) {
+        sequence.index = i;
         sequence.start = context_.batch.starts[i];
-        const auto count = static_cast<std::size_t>(sequence.queries * kv_width_);
-        const KeyValueCache::Tokens all =
-            context_.cache->put(id_, i, sequence.start, {sequence.k, count}, {sequence.v, count}, kv_width_);
-        sequence.k = all.keys.data();
-        sequence.v = all.values.data();
-        sequence.keys = sequence.start + sequence.queries;
+        sequence.keys = context_.batch.end(i);
+        context_.cache->write(id_, context_.batch.cache_index(i), sequence.start, sequence.queries, sequence.k,
+                              sequence.v);
       }
     }
   }
@@ -134,29 +141,79 @@ class Attention {
     return block_ == 0 ? sequence.keys : std::min(sequence.keys, ((sequence.start + query) / block_ + 1) * block_);
   }
 
+  std::int64_t queries_at_once() const { return std::max<std::int64_t>(1, kAttentionRows / group_); }
+
   void run(const Item& item, std::size_t worker) {
     const Sequence& sequence = *item.sequence;
-    const std::int64_t queries = std::min(kAttentionRows, sequence.queries - item.query);
+    const std::int64_t queries = std::min(queries_at_once(), sequence.queries - item.query);
+    const std::int64_t rows = queries * group_;  // head by head
     // Keys beyond the last block that a tile of queries sees are not touched.
     const std::int64_t keys = seen_by(sequence, item.query + queries - 1);
-    std::vector<float>& scores = context_.scratch[worker];
-    scores.resize(std::max(scores.size(), static_cast<std::size_t>(queries * keys)));
-    const std::int64_t q_at = item.query * q_width_ + item.head * head_dim_;
-    const std::int64_t kv_at = item.head / group_ * head_dim_;
-    multiply_transposed({.m = queries, .n = keys, .k = head_dim_, .alpha = scale_}, sequence.q + q_at, q_width_,
-                        sequence.k + kv_at, kv_width_, scores.data(), keys);
-    for (std::int64_t i = 0; i < queries; ++i) {
-      float* row = scores.data() + i * keys;
-      const std::int64_t seen = seen_by(sequence, item.query + i);
-      const float* mask = sequence.mask == nullptr ? nullptr : sequence.mask + (item.query + i) * sequence.keys;
-      if (context_.scores) {
-        observe({row, static_cast<std::size_t>(seen)}, mask, ranges_[worker]);
-      }
-      softmax({row, static_cast<std::size_t>(seen)}, mask);
-      std::fill(row + seen, row + keys, 0.0F);
+    const std::int64_t at_once = context_.cache == nullptr || in_place() ? keys : std::min(keys, kCachedKeys);
+    std::vector<float>& scratch = context_.scratch[worker];
+    const std::int64_t needed = rows * (keys + 2 * head_dim_) + at_once * head_dim_;
+    scratch.resize(std::max(scratch.size(), static_cast<std::size_t>(needed)));
+    float* scores = scratch.data();
+    float* q = scores + rows * keys;
+    float* target = q + rows * head_dim_;
+    const std::span<float> converted(target + rows * head_dim_, static_cast<std::size_t>(at_once * head_dim_));
+    for_each_query(item, queries, [&](std::int64_t row, std::int64_t at) {
+      std::copy_n(sequence.q + at, head_dim_, q + row * head_dim_);
+    });
+    for (std::int64_t begin = 0; begin < keys; begin += at_once) {
+      const std::int64_t count = std::min(at_once, keys - begin);
+      const HeadRows k = head_rows(KeyValueCache::Part::kKeys, item, begin, count, converted);
+      multiply_transposed({.m = rows, .n = count, .k = head_dim_, .alpha = scale_}, q, head_dim_, k.data, k.stride,
+                          scores + begin, keys);
     }
-    multiply({.m = queries, .n = head_dim_, .k = keys}, scores.data(), keys, sequence.v + kv_at, kv_width_,
-             sequence.target + q_at, q_width_);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t query = item.query + i % queries;
+      softmax({scores + i * keys, static_cast<std::size_t>(keys)}, sequence, query, worker);
+    }
+    for (std::int64_t begin = 0; begin < keys; begin += at_once) {
+      const std::int64_t count = std::min(at_once, keys - begin);
+      const HeadRows v = head_rows(KeyValueCache::Part::kValues, item, begin, count, converted);
+      multiply({.m = rows, .n = head_dim_, .k = count, .beta = begin == 0 ? 0.0F : 1.0F}, scores + begin, keys, v.data,
+               v.stride, target, head_dim_);
+    }
+    for_each_query(item, queries, [&](std::int64_t row, std::int64_t at) {
+      std::copy_n(target + row * head_dim_, head_dim_, sequence.target + at);
+    });
+  }
+
+  // Calls body(row, place in the tensor of queries) for each query of each head of the item.
+  template <typename Body>
+  void for_each_query(const Item& item, std::int64_t queries, const Body& body) const {
+    for (std::int64_t head = 0; head < group_; ++head) {
+      for (std::int64_t i = 0; i < queries; ++i) {
+        body(head * queries + i, (item.query + i) * q_width_ + (item.kv_head * group_ + head) * head_dim_);
+      }
+    }
+  }
+
+  bool in_place() const { return context_.cache->options().dtype == CacheDtype::FP32; }
+
+  HeadRows head_rows(KeyValueCache::Part part, const Item& item, std::int64_t begin, std::int64_t count,
+                     std::span<float> converted) const {
+    const Sequence& sequence = *item.sequence;
+    if (context_.cache != nullptr) {
+      return {.data = context_.cache->rows(part, id_, context_.batch.cache_index(sequence.index), item.kv_head, begin,
+                                           count, converted),
+              .stride = head_dim_};
+    }
+    const float* first = part == KeyValueCache::Part::kKeys ? sequence.k : sequence.v;
+    return {.data = first + begin * kv_width_ + item.kv_head * head_dim_, .stride = kv_width_};
+  }
+
+  // Of one query's scores, in place; those of keys that it does not see become 0.
+  void softmax(std::span<float> scores, const Sequence& sequence, std::int64_t query, std::size_t worker) {
+    const auto seen = static_cast<std::size_t>(seen_by(sequence, query));
+    const float* mask = sequence.mask == nullptr ? nullptr : sequence.mask + query * sequence.keys;
+    if (context_.scores) {
+      observe(scores.first(seen), mask, ranges_[worker]);
+    }
+    softmax(scores.first(seen), mask);
+    std::ranges::fill(scores.subspan(seen), 0.0F);
   }
 
   static void observe(std::span<const float> scores, const float* mask, ActivationRange& range) {
@@ -192,6 +249,7 @@ class Attention {
   std::int64_t head_dim_ = 0;
   std::int64_t heads_ = 0;
   std::int64_t q_width_ = 0;
+  std::int64_t kv_heads_ = 0;
   std::int64_t kv_width_ = 0;
   std::int64_t group_ = 1;
   std::int64_t block_ = 0;  // 0: every token sees every other

@@ -85,10 +85,13 @@ TEST_P(SessionOf, RefusesToGoOnWithoutKeys) {
   ExecutionSession session = this->session();
   testing::expect_error(ErrorCode::kInvalidArgument, {"position 0", "keys"},
                         [&] { session.begin(make_batch(model_, {{1, 2}}, starts)); });
-  session.keep_keys_and_values();
-  session.begin(make_batch(model_, {{1, 2}}, starts));
+  session.keep_keys_and_values({.capacity = 5});
+  testing::expect_error(ErrorCode::kInvalidArgument, {"sequence 0", "room", "5 tokens"},
+                        [&] { session.begin(make_batch(model_, {{1, 2}}, starts)); });
+  testing::expect_error(ErrorCode::kInvalidArgument, {"sequence 1", "room", "1 sequences"},
+                        [&] { session.begin(make_batch(model_, {{1}, {1}})); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"sequence 0", "position 4", "0 tokens"},
-                        [&] { session.run_to_output(); });
+                        [&] { session.begin(make_batch(model_, {{1}}, starts)); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"13 tokens", "from position 4"},
                         [&] { make_batch(model_, {std::vector<std::int64_t>(13)}, starts); });
 }
@@ -110,7 +113,7 @@ TEST_P(CachedSessionOf, GoesOnExactly) {
   }
   const auto expected = forward(model_, whole, nullptr, control_);
   ExecutionSession session = this->session();
-  session.keep_keys_and_values();
+  session.keep_keys_and_values({.capacity = 3 * block_, .sequences = 2});
   const auto run = [&](std::int64_t begin, std::int64_t end, std::int64_t change) {
     TokenSequences pieces;
     for (const auto& sequence : whole) {

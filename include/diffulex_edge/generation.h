@@ -1,0 +1,170 @@
+// Writes text with diffusion language models, and with autoregressive ones, on the CPU: every family decodes as its
+// authors published it.
+//
+// A canvas holds the prompt and masks behind it. Each forward pass predicts the masked tokens, and some of them are
+// committed: which, and how many, is the family's decoding. docs/GENERATION.md describes each.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
+#include "diffulex_edge/quantization.h"
+#include "diffulex_edge/runtime.h"
+
+namespace diffulex_edge {
+
+// Which of the predicted tokens a step commits.
+enum class Remasking {
+  LOW_CONFIDENCE,          // LLaDA: the most probable ones, as many as the step's share
+  RANDOM,                  // LLaDA: any, as many as the step's share
+  ORIGIN,                  // Dream: each one with the step's probability
+  MASKGIT_PLUS,            // Dream: the most probable ones
+  TOPK_MARGIN,             // Dream: those whose best token is farthest ahead of the second
+  ENTROPY,                 // Dream: those with the least entropy
+  SEQUENTIAL,              // SDAR: from left to right
+  LOW_CONFIDENCE_STATIC,   // SDAR: the most probable ones, as many as the step's share
+  LOW_CONFIDENCE_DYNAMIC,  // SDAR: all above the threshold, at least the step's share
+  ENTROPY_BOUNDED,         // as many as keep the sum of entropies, without the largest, within a bound
+};
+
+std::string_view to_string(Remasking remasking);  // "low_confidence", ...
+// Error{kInvalidArgument} for anything else.
+Remasking parse_remasking(std::string_view text);
+
+// What is kept of earlier passes. Block-causal models lose nothing by it: finished blocks never change. In bidirectional
+// models every token changes all others, and the caches of Fast-dLLM (https://arxiv.org/abs/2505.22618) are
+// approximations: keys and values of other positions are those of the block's first pass.
+enum class CacheKind {
+  AUTO,    // EXACT where a model is block-causal, else NONE
+  NONE,    // every pass computes all tokens
+  EXACT,   // block-causal: finished blocks
+  PREFIX,  // bidirectional: what is before the block
+  DUAL,    // bidirectional: what is before and behind the block
+  BLOCK,   // Fast-dLLM v2: finished blocks exactly, and the rest of the block as the published block cache does
+};
+
+std::string_view to_string(CacheKind kind);  // "auto", ...
+// Error{kInvalidArgument} for anything else.
+CacheKind parse_cache_kind(std::string_view text);
+
+// How a request is decoded. What is absent is the family's own default (docs/GENERATION.md has the table).
+struct DiffusionGenerationConfig {
+  std::int64_t max_new_tokens = 128;             // 0: the masks in the prompt
+  std::optional<std::int64_t> steps;             // of the whole answer, shared evenly over its blocks
+  std::optional<std::int64_t> steps_per_block;   // the same for each block; not beside `steps`
+  std::optional<std::int64_t> block_length;      // bidirectional models: tokens that are decoded before later ones
+  std::optional<std::int64_t> sub_block_length;  // Fast-dLLM v2
+  std::optional<Remasking> remasking;
+  // Commits all tokens at least (SDAR, Fast-dLLM v2: more) this probable, and always the best: fewer passes.
+  std::optional<double> threshold;
+  // Commits the n best while the n-th has a probability of at least 1 - factor / (n + 1). Not beside `threshold`.
+  std::optional<double> factor;
+  double eb_threshold = 0.35;  // of ENTROPY_BOUNDED, in nats
+
+  double temperature = 0.0;  // 0: the most probable token
+  std::int64_t top_k = 0;    // 0: all
+  double top_p = 1.0;
+  double min_p = 0.0;               // of the most probable token's probability
+  double repetition_penalty = 1.0;  // divides positive logits of tokens that are there, multiplies negative ones
+  std::uint64_t seed = 0;
+
+  double eps = 1e-3;                    // Dream: the last time step
+  double alg_temp = 0.0;                // Dream: draws the positions by softmax(confidence / alg_temp)
+  double cfg_scale = 0.0;               // LLaDA: classifier-free guidance
+  bool logits_eos_inf = false;          // LLaDA: end tokens are never written
+  bool confidence_eos_eot_inf = false;  // LLaDA: end tokens are committed last
+
+  std::vector<std::int64_t> eos_ids;   // end the text
+  std::optional<std::int64_t> eot_id;  // LLaDA's end of turn
+  bool ignore_eos = false;             // write max_new_tokens, whatever they are
+
+  CacheKind cache = CacheKind::AUTO;
+  // PREFIX and DUAL: passes of a block after which everything is computed again; 0: only where a block begins.
+  std::int64_t cache_refresh = 0;
+  CacheDtype cache_dtype = CacheDtype::FP32;
+};
+
+// What to write: tokens between a prompt and a suffix. The mask token in either stands for a token to be written too;
+// with max_new_tokens 0 for these alone.
+struct GenerationRequest {
+  std::vector<std::int64_t> prompt;
+  std::vector<std::int64_t> suffix;  // bidirectional models only
+  DiffusionGenerationConfig config;
+};
+
+// A canvas between two passes.
+struct GenerationState {
+  std::size_t request = 0;
+  std::span<const std::int64_t> tokens;  // of the whole canvas, prompt and suffix included
+  const std::vector<bool>& masked;       // of each token: still to be written
+  std::int64_t begin = 0;                // the first new token
+  std::int64_t end = 0;                  // behind the last one
+  std::int64_t written = 0;              // new tokens from `begin` on without a mask between them: they are final
+  std::int64_t forward_passes = 0;
+};
+
+// Called after every pass that wrote a token, from the thread that generates; false ends this request.
+using GenerationCallback = std::function<bool(const GenerationState&)>;
+
+enum class Stopped { END, LENGTH, STOP };  // an end token; max_new_tokens; the callback
+
+std::string_view to_string(Stopped stopped);  // "end", "length", "stop"
+
+struct GenerationResult {
+  // The new ones, up to and with an end token; without masks.
+  std::vector<std::int64_t> tokens;
+  std::int64_t prompt_tokens = 0;
+  std::int64_t forward_passes = 0;
+  std::int64_t cache_bytes = 0;
+  double seconds = 0.0;
+  double seconds_to_first_block = 0.0;  // until the first new tokens were final
+  Stopped stopped = Stopped::LENGTH;
+
+  double tokens_per_forward() const;
+  double tokens_per_second() const;
+};
+
+// A model with packed weights, ready to write.
+class DiffusionEngine {
+ public:
+  // Packs the weights as PackedModel does, in the plan's formats. Errors: those of PackedModel.
+  explicit DiffusionEngine(const Model& model, const QuantizationPlan* plan = nullptr, const RunControl& control = {});
+  ~DiffusionEngine();
+  DiffusionEngine(DiffusionEngine&& other) noexcept;
+  DiffusionEngine& operator=(DiffusionEngine&& other) noexcept;
+  DiffusionEngine(const DiffusionEngine&) = delete;
+  DiffusionEngine& operator=(const DiffusionEngine&) = delete;
+
+  // Writes all requests, side by side: each pass computes the windows of all of them, and no request's tokens depend on
+  // the others or on the number of threads. May be called from several threads at once. Results in the order of the
+  // requests. Errors, all before the first pass: kInvalidArgument for an empty prompt, a prompt and max_new_tokens
+  // beyond the model's length, a token outside the vocabulary, options that contradict each other or that the family
+  // does not have, a model without a mask token; kUnsupported for a suffix of a block-causal model; kOutOfMemory. And
+  // kCancelled.
+  std::vector<GenerationResult> generate(std::span<const GenerationRequest> requests,
+                                         const GenerationCallback& callback = {}, const RunControl& control = {}) const;
+  GenerationResult generate(const GenerationRequest& request, const GenerationCallback& callback = {},
+                            const RunControl& control = {}) const;
+
+  // What a request's cache takes. Errors: those of generate() about its options.
+  std::int64_t cache_bytes(const GenerationRequest& request) const;
+  std::int64_t weight_bytes() const;
+  const ModelConfig& config() const;
+
+ private:
+  struct State;
+  std::unique_ptr<const State> state_;
+};
+
+// The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.
+std::vector<std::int64_t> find_eos_ids(const Model& model);
+
+}  // namespace diffulex_edge

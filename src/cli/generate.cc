@@ -1,0 +1,268 @@
+// diffulex-edge generate MODEL --prompt TEXT
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/canvas_view.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/generation_arguments.h"
+#include "cli/options.h"
+#include "cli/progress_bar.h"
+#include "cli/runtime_arguments.h"
+#include "cli/text_model.h"
+#include "core/mapped_file.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/generation.h"
+#include "runtime/npy_file.h"
+
+namespace diffulex_edge::cli {
+namespace {
+
+struct GenerateArguments {
+  ModelArguments model;
+  RuntimeArguments runtime;
+  GenerationArguments generation;
+  OutputOptions output_options;
+  std::optional<std::int64_t> block_length;
+  std::optional<std::string> prompt;
+  std::optional<std::string> prompt_ids;
+  std::optional<std::string> canvas;
+  std::string suffix;
+  std::vector<std::string> stops;
+  bool stream = false;
+  bool visual = false;
+};
+
+std::string read_all(std::istream& stream, const std::string& name) {
+  std::string text(std::istreambuf_iterator<char>(stream), {});
+  if (stream.bad()) {
+    throw Error(ErrorCode::kBadFile, name, "could not be read");
+  }
+  return text;
+}
+
+// TEXT, "-" for stdin, or @FILE.
+std::string read_text(const std::string& option) {
+  if (option == "-") {
+    return read_all(std::cin, "stdin");
+  }
+  if (!option.starts_with('@')) {
+    return option;
+  }
+  const std::string path = option.substr(1);
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    throw Error(ErrorCode::kBadFile, path, "could not be opened", "--prompt @FILE reads a text file");
+  }
+  return read_all(file, path);
+}
+
+std::vector<std::int64_t> read_ids(const std::string& path) {
+  const MappedFile file(path);
+  const NpyMatrix matrix(file);
+  if (matrix.rows() != 1) {
+    throw Error(ErrorCode::kBadFile, path, "has " + std::to_string(matrix.rows()) + " rows, not one prompt",
+                "save an integer array of the shape [1, tokens]");
+  }
+  return matrix.row(0);
+}
+
+void check_arguments(const GenerateArguments& arguments) {
+  const int prompts = (arguments.prompt ? 1 : 0) + (arguments.prompt_ids ? 1 : 0) + (arguments.canvas ? 1 : 0);
+  if (prompts != 1) {
+    throw Error(ErrorCode::kInvalidArgument, "prompt", prompts == 0 ? "is missing" : "is given more than once",
+                "give one of --prompt, --prompt-ids and --canvas");
+  }
+  if (arguments.canvas && !arguments.suffix.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--suffix", "is given beside --canvas", "put it into the canvas");
+  }
+  if (arguments.visual && arguments.output_options.json) {
+    throw Error(ErrorCode::kInvalidArgument, "--visual", "is given beside --json", "leave one out");
+  }
+  for (const std::string& stop : arguments.stops) {
+    if (stop.empty()) {
+      throw Error(ErrorCode::kInvalidArgument, "--stop", "is empty");
+    }
+  }
+}
+
+GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
+  GenerationRequest request{
+      .prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids())};
+  request.config.block_length = arguments.block_length;
+  if (arguments.prompt_ids) {
+    request.prompt = read_ids(*arguments.prompt_ids);
+  } else if (arguments.canvas) {
+    request.prompt = model.encode_prompt(read_text(*arguments.canvas));
+    request.config.max_new_tokens = 0;
+    request.config.ignore_eos = true;
+  } else {
+    request.prompt = model.encode_prompt(read_text(*arguments.prompt));
+  }
+  if (!arguments.suffix.empty()) {
+    request.suffix = model.tokenizer().encode(arguments.suffix);
+  }
+  return request;
+}
+
+// What becomes of the text while it is written.
+class Writer {
+ public:
+  Writer(const GenerateArguments& arguments, const TextModel& model) : json_(arguments.output_options.json) {
+    stream_ = arguments.stream;
+    if (model.has_tokenizer()) {
+      text_.emplace(model.stream(arguments.stops));
+    } else if (!json_ || !arguments.stops.empty()) {
+      static_cast<void>(model.tokenizer());  // says that there is none
+    }
+    if (arguments.visual) {
+      view_.emplace(model.tokenizer());
+    }
+  }
+
+  bool take(const GenerationState& state) {
+    tokens_.assign(state.tokens.begin() + state.begin, state.tokens.begin() + state.begin + state.written);
+    passes_ = state.forward_passes;
+    if (view_) {
+      view_->show(state);
+    }
+    if (text_) {
+      give(text_->take(tokens_));
+    }
+    return !(text_ && text_->is_stopped());
+  }
+
+  void finish() {
+    if (view_) {
+      view_->clear();
+    }
+    if (text_) {
+      give(text_->finish());
+    }
+    if (!json_) {
+      print_line(view_ ? text_->text() : std::string());
+    }
+    flush_output();
+  }
+
+  std::string text() const { return text_ ? text_->text() : std::string(); }
+  bool has_text() const { return text_.has_value(); }
+  bool is_stopped() const { return text_ && text_->is_stopped(); }
+  const std::vector<std::int64_t>& tokens() const { return tokens_; }
+  std::int64_t passes() const { return passes_; }
+
+ private:
+  void give(const std::string& text) {
+    if (text.empty() || view_) {
+      return;
+    }
+    if (!json_) {
+      print_text(text);
+    } else if (stream_) {
+      print_line(nlohmann::ordered_json{{"text", text}}.dump());
+    }
+    flush_output();
+  }
+
+  bool json_;
+  bool stream_ = false;
+  std::optional<TextStream> text_;
+  std::optional<CanvasView> view_;
+  std::vector<std::int64_t> tokens_;
+  std::int64_t passes_ = 0;
+};
+
+double rounded(double value) { return std::stod(fmt::format("{:.4g}", value)); }
+
+std::string to_json(const GenerateArguments& arguments, const TextModel& model, const Writer& writer,
+                    const GenerationResult& result) {
+  nlohmann::ordered_json document{{"success", true}};
+  if (writer.has_text()) {
+    document["text"] = writer.text();
+  }
+  document["tokens"] = result.tokens;
+  document["prompt_tokens"] = result.prompt_tokens;
+  document["forward_passes"] = result.forward_passes;
+  document["tokens_per_forward"] = rounded(result.tokens_per_forward());
+  document["tokens_per_second"] = rounded(result.tokens_per_second());
+  document["seconds"] = rounded(result.seconds);
+  document["seconds_to_first_block"] = rounded(result.seconds_to_first_block);
+  document["cache_bytes"] = result.cache_bytes;
+  document["weight_bytes"] = model.engine().weight_bytes();
+  document["seed"] = arguments.generation.config.seed;
+  document["stopped"] = to_string(result.stopped);
+  const bool one_line = arguments.stream;
+  return document.dump(one_line ? -1 : 2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+void run(const GenerateArguments& arguments, std::stop_token stop) {
+  check_arguments(arguments);
+  ProgressBar bar(arguments.output_options.quiet);
+  const RunControl control = arguments.output_options.control(bar, std::move(stop));
+  const TextModel model(arguments.model, arguments.runtime, arguments.block_length, control);
+  bar.end();
+  for (const std::string& warning : model.warnings()) {
+    print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
+  }
+  const GenerationRequest request = make_request(arguments, model);
+  Writer writer(arguments, model);
+  GenerationResult result;
+  bool is_interrupted = false;
+  try {
+    result = model.engine().generate(request, [&](const GenerationState& state) { return writer.take(state); }, control);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) {
+      throw;
+    }
+    is_interrupted = true;
+    result = {.tokens = writer.tokens(), .forward_passes = writer.passes(), .stopped = Stopped::STOP};
+    result.prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
+  }
+  writer.finish();
+  if (arguments.output_options.json) {
+    print_line(to_json(arguments, model, writer, result));
+  } else if (!arguments.output_options.quiet && !is_interrupted) {
+    print_message(fmt::format("{} tokens in {} passes, {:.1f} tokens per second ({})\n", result.tokens.size(),
+                              result.forward_passes, result.tokens_per_second(), to_string(result.stopped)));
+  }
+  if (is_interrupted) {
+    flush_output();
+    throw Error(ErrorCode::kCancelled, {}, "stopped", "stopped, the text is as far as it was written");
+  }
+}
+
+}  // namespace
+
+Command add_generate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("generate", "Write text with a model, quantized or not, on this machine");
+  const auto arguments = std::make_shared<GenerateArguments>();
+  arguments->model.add_without_blocks_to(*command);
+  command->add_option("--prompt", arguments->prompt, "What the text goes on from: TEXT, - for stdin, or @FILE");
+  command->add_option("--prompt-ids", arguments->prompt_ids, "Token ids in its place: integers [1, tokens] (.npy)");
+  command->add_option("--canvas", arguments->canvas,
+                      "A text with mask tokens, all of which are filled in: TEXT, - for stdin, or @FILE");
+  command->add_option("--suffix", arguments->suffix, "What comes behind the new text (bidirectional models)");
+  command->add_option("--stop", arguments->stops, "Ends the text where it appears (repeatable)")
+      ->allow_extra_args(false);
+  command->add_option("--block-length", arguments->block_length,
+                      "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
+  arguments->generation.add_to(*command);
+  command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text, then the whole object");
+  command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
+  arguments->runtime.add_to(*command);
+  arguments->output_options.add_to(*command);
+  return make_command(command, arguments, run);
+}
+
+}  // namespace diffulex_edge::cli

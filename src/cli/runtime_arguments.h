@@ -1,0 +1,27 @@
+// How a model is quantized that runs on this machine: as a backend would export it.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "cli/options.h"
+#include "diffulex_edge/calibration.h"
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/quantization_session.h"
+
+namespace diffulex_edge::cli {
+
+struct RuntimeArguments {
+  QuantizationArguments quantization;
+  BackendArguments backend;
+  std::optional<std::string> activation_dtype;
+  std::int64_t palette_group = 0;
+
+  void add_to(CLI::App& command);
+  // What the backend makes of the options, as for `export`, and computes with. Throws Error.
+  QuantizationRequest request(const Model& model, const CalibrationOptions& calibration) const;
+};
+
+}  // namespace diffulex_edge::cli

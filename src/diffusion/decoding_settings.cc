@@ -1,0 +1,249 @@
+#include "diffusion/decoding_settings.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "diffulex_edge/error.h"
+#include "runtime/diffusion_states.h"
+
+namespace diffulex_edge {
+namespace {
+
+// What the authors' programs do where nothing is said.
+constexpr std::int64_t kLladaBlock = 32;
+constexpr std::int64_t kFastDllmV2SubBlock = 8;
+constexpr double kSdarThreshold = 0.85;
+constexpr double kFastDllmV2Threshold = 1.0;
+
+[[noreturn]] void refuse(const std::string& option, const std::string& what, const std::string& advice = {}) {
+  throw Error(ErrorCode::kInvalidArgument, option, what, advice);
+}
+
+void check_range(const std::string& option, double value, double least, double most) {
+  if (!(value >= least && value <= most)) {
+    const auto number = [](double x) {
+      std::string text = std::to_string(x);
+      text.erase(text.find_last_not_of('0') + 1);
+      return text.ends_with('.') ? text.substr(0, text.size() - 1) : text;
+    };
+    refuse(option, number(value) + " is not " +
+                       (std::isinf(most) ? number(least) + " or more" : "in " + number(least) + ".." + number(most)));
+  }
+}
+
+void check_positive(const std::string& option, const std::optional<std::int64_t>& value) {
+  if (value && *value < 1) {
+    refuse(option, std::to_string(*value) + " is not 1 or more");
+  }
+}
+
+void check_ranges(const DiffusionGenerationConfig& config) {
+  constexpr double kAny = HUGE_VAL;
+  check_positive("steps", config.steps);
+  check_positive("steps_per_block", config.steps_per_block);
+  check_positive("block_length", config.block_length);
+  check_positive("sub_block_length", config.sub_block_length);
+  check_range("threshold", config.threshold.value_or(0.0), 0.0, 1.0);
+  check_range("factor", config.factor.value_or(0.0), 0.0, kAny);
+  check_range("eb_threshold", config.eb_threshold, 0.0, kAny);
+  check_range("temperature", config.temperature, 0.0, kAny);
+  check_range("top_k", static_cast<double>(config.top_k), 0.0, kAny);
+  check_range("top_p", config.top_p, 0.0, 1.0);
+  check_range("min_p", config.min_p, 0.0, 1.0);
+  check_range("repetition_penalty", config.repetition_penalty, 1e-6, kAny);
+  check_range("eps", config.eps, 1e-9, 1.0);
+  check_range("alg_temp", config.alg_temp, 0.0, kAny);
+  check_range("cfg_scale", config.cfg_scale, 0.0, kAny);
+  check_range("cache_refresh", static_cast<double>(config.cache_refresh), 0.0, kAny);
+  if (config.steps && config.steps_per_block) {
+    refuse("steps", "is given beside steps_per_block", "give one of them");
+  }
+  if (config.threshold && config.factor) {
+    refuse("threshold", "is given beside factor", "give one of them");
+  }
+}
+
+DecoderKind decoder_kind(const ModelConfig& model) {
+  if (is_autoregressive(model)) {
+    return DecoderKind::kAutoregressive;
+  }
+  if (model.block_length == 0) {
+    return DecoderKind::kBidirectional;
+  }
+  return predicts_next_position(model) ? DecoderKind::kFastDllmV2 : DecoderKind::kBlockCausal;
+}
+
+bool is_dream(const ModelConfig& model) { return model.block_length == 0 && predicts_next_position(model); }
+
+Remasking default_remasking(const ModelConfig& model, DecoderKind decoder) {
+  if (decoder == DecoderKind::kBlockCausal) {
+    return Remasking::LOW_CONFIDENCE_DYNAMIC;
+  }
+  return is_dream(model) ? Remasking::ENTROPY : Remasking::LOW_CONFIDENCE;
+}
+
+// What a strategy compares, and how it chooses.
+void set_remasking(Remasking remasking, const DiffusionGenerationConfig& config, DecodingSettings& settings) {
+  SelectionRule& rule = settings.rule;
+  rule.entropy_bound = config.eb_threshold;
+  rule.alg_temp = config.alg_temp;
+  switch (remasking) {
+    case Remasking::LOW_CONFIDENCE:
+    case Remasking::MASKGIT_PLUS:
+    case Remasking::LOW_CONFIDENCE_STATIC:
+      break;
+    case Remasking::RANDOM:
+      settings.sampler.confidence = Confidence::kRandom;
+      break;
+    case Remasking::ORIGIN:
+      rule.selection = Selection::kEach;
+      settings.schedule = Schedule::kTime;
+      break;
+    case Remasking::TOPK_MARGIN:
+      settings.sampler.confidence = Confidence::kMargin;
+      break;
+    case Remasking::ENTROPY:
+      settings.sampler.confidence = Confidence::kEntropy;
+      break;
+    case Remasking::SEQUENTIAL:
+      rule.selection = Selection::kSequential;
+      break;
+    case Remasking::LOW_CONFIDENCE_DYNAMIC:
+      rule.selection = Selection::kAboveThreshold;
+      rule.threshold = config.threshold.value_or(kSdarThreshold);
+      return;
+    case Remasking::ENTROPY_BOUNDED:
+      settings.sampler.confidence = Confidence::kEntropy;
+      rule.selection = Selection::kEntropyBounded;
+      break;
+  }
+  if (config.threshold || config.factor) {
+    if (rule.selection != Selection::kBest) {
+      refuse("remasking", std::string(to_string(remasking)) + " has no threshold and no factor", "leave one out");
+    }
+    // Thresholds are of probabilities.
+    settings.sampler.confidence = Confidence::kProbability;
+    rule.selection = config.threshold ? Selection::kThreshold : Selection::kFactor;
+    rule.threshold = config.threshold.value_or(0.0);
+    rule.factor = config.factor.value_or(0.0);
+  }
+}
+
+CacheKind cache_kind(DecoderKind decoder, const DiffusionGenerationConfig& config) {
+  const bool is_bidirectional = decoder == DecoderKind::kBidirectional;
+  CacheKind kind = config.cache;
+  if (kind == CacheKind::AUTO) {
+    kind = is_bidirectional ? CacheKind::NONE : CacheKind::EXACT;
+  }
+  const std::string name(to_string(kind));
+  if (is_bidirectional && (kind == CacheKind::EXACT || kind == CacheKind::BLOCK)) {
+    refuse("cache", name + " is for block-causal models; in this one every token changes all others",
+           "take none, prefix or dual");
+  }
+  if (!is_bidirectional && (kind == CacheKind::PREFIX || kind == CacheKind::DUAL)) {
+    refuse("cache", name + " is for bidirectional models; this one's finished blocks are kept exactly",
+           "take exact or none");
+  }
+  if (kind == CacheKind::BLOCK && decoder != DecoderKind::kFastDllmV2) {
+    refuse("cache", name + " is for Fast-dLLM v2", "take exact or none");
+  }
+  return kind;
+}
+
+void refuse_foreign(const DiffusionGenerationConfig& config, const ModelConfig& model, DecoderKind decoder) {
+  const auto refuse_if = [&](bool is_given, const std::string& option, const std::string& whose) {
+    if (is_given) {
+      refuse(option, "is for " + whose + "; the model's family is " + model.family, "leave it out");
+    }
+  };
+  const bool is_bidirectional = decoder == DecoderKind::kBidirectional;
+  refuse_if(config.block_length && !is_bidirectional && *config.block_length != model.block_length, "block_length",
+            "bidirectional models, others were trained with theirs");
+  refuse_if(config.sub_block_length && decoder != DecoderKind::kFastDllmV2, "sub_block_length", "Fast-dLLM v2");
+  refuse_if(config.cfg_scale > 0.0 && !is_bidirectional, "cfg_scale", "bidirectional models");
+  refuse_if(config.cache_refresh > 0 && !is_bidirectional, "cache_refresh", "bidirectional models");
+  refuse_if(config.remasking && decoder == DecoderKind::kAutoregressive, "remasking", "diffusion models");
+  refuse_if((config.threshold || config.factor) && decoder == DecoderKind::kAutoregressive, "threshold",
+            "diffusion models");
+  refuse_if((config.remasking || config.factor) && decoder == DecoderKind::kFastDllmV2, "remasking",
+            "other models, this one commits by threshold");
+}
+
+}  // namespace
+
+DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
+                                   std::int64_t new_tokens) {
+  if (new_tokens < 1) {
+    refuse("max_new_tokens", std::to_string(config.max_new_tokens) + " leave nothing to write",
+           "ask for 1 or more, or put mask tokens into the prompt");
+  }
+  check_ranges(config);
+  DecodingSettings settings;
+  settings.decoder = decoder_kind(model);
+  refuse_foreign(config, model, settings.decoder);
+  const bool is_bidirectional = settings.decoder == DecoderKind::kBidirectional;
+  const bool is_time_step = is_dream(model);
+  settings.is_shifted = settings.decoder == DecoderKind::kAutoregressive || predicts_next_position(model);
+  settings.mask_token = settings.decoder == DecoderKind::kAutoregressive ? -1 : mask_token(model);
+
+  const std::int64_t usual_block = is_time_step ? new_tokens : kLladaBlock;
+  settings.block_length = is_bidirectional ? config.block_length.value_or(usual_block) : model.block_length;
+  settings.block_length = is_bidirectional ? std::min(settings.block_length, new_tokens) : model.block_length;
+  settings.sub_block_length =
+      std::min(config.sub_block_length.value_or(kFastDllmV2SubBlock), settings.block_length);
+  if (settings.block_length % settings.sub_block_length != 0) {
+    refuse("sub_block_length", std::to_string(settings.sub_block_length) + " does not divide the block of " +
+                                   std::to_string(settings.block_length));
+  }
+  const std::int64_t blocks = (new_tokens + settings.block_length - 1) / settings.block_length;
+  settings.steps_per_block = config.steps_per_block.value_or(settings.block_length);
+  if (config.steps) {
+    if (*config.steps % blocks != 0) {
+      refuse("steps", std::to_string(*config.steps) + " are not shared evenly by " + std::to_string(blocks) +
+                          " blocks of " + std::to_string(settings.block_length),
+             "take a multiple, or give steps_per_block");
+    }
+    settings.steps_per_block = *config.steps / blocks;
+  }
+  settings.eps = config.eps;
+  if (is_time_step) {
+    settings.schedule = Schedule::kTime;
+  } else if (!is_bidirectional) {
+    settings.schedule = Schedule::kEvenBlock;
+  }
+
+  SamplerSettings& sampler = settings.sampler;
+  sampler.temperature = config.temperature;
+  sampler.top_k = config.top_k;
+  sampler.top_p = config.top_p;
+  sampler.min_p = config.min_p;
+  sampler.repetition_penalty = config.repetition_penalty;
+  sampler.gumbel = is_bidirectional && !is_time_step;
+  sampler.top_p_first = is_time_step;
+  sampler.confidence_before_filters = settings.decoder == DecoderKind::kFastDllmV2;
+  if (config.logits_eos_inf) {
+    sampler.never = config.eos_ids;
+  }
+  if (config.confidence_eos_eot_inf) {
+    sampler.last = config.eos_ids;
+    if (config.eot_id) {
+      sampler.last.push_back(*config.eot_id);
+    }
+  }
+  if (settings.decoder == DecoderKind::kFastDllmV2) {
+    settings.rule = {.selection = Selection::kAboveThreshold,
+                     .threshold = config.threshold.value_or(kFastDllmV2Threshold)};
+  } else {
+    set_remasking(config.remasking.value_or(default_remasking(model, settings.decoder)), config, settings);
+  }
+  settings.cfg_scale = config.cfg_scale;
+  settings.cache = cache_kind(settings.decoder, config);
+  settings.cache_refresh = config.cache_refresh;
+  if (settings.cfg_scale > 0.0 && settings.cache != CacheKind::NONE) {
+    refuse("cfg_scale", "needs every token in each pass", "take no cache");
+  }
+  return settings;
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,44 @@
+// A request's options with the family's defaults in place of what was not given: what decoders go by.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "diffulex_edge/generation.h"
+#include "diffulex_edge/model.h"
+#include "diffusion/remasking.h"
+#include "diffusion/sampler.h"
+
+namespace diffulex_edge {
+
+// What each step's share follows from.
+enum class Schedule : std::uint8_t {
+  kEven,       // LLaDA: the block's masks, shared evenly over its steps
+  kTime,       // Dream: time steps from 1 to eps
+  kEvenBlock,  // SDAR: the block's length, shared evenly, however many of its tokens are masked
+};
+
+enum class DecoderKind : std::uint8_t { kBidirectional, kBlockCausal, kAutoregressive, kFastDllmV2 };
+
+struct DecodingSettings {
+  DecoderKind decoder = DecoderKind::kBidirectional;
+  bool is_shifted = false;  // a token's logits are those of the position before it
+  std::int64_t block_length = 1;
+  std::int64_t sub_block_length = 1;
+  std::int64_t steps_per_block = 1;
+  Schedule schedule = Schedule::kEven;
+  double eps = 1e-3;
+  SelectionRule rule;
+  SamplerSettings sampler;
+  double cfg_scale = 0.0;
+  CacheKind cache = CacheKind::NONE;  // never AUTO
+  std::int64_t cache_refresh = 0;
+  std::int64_t mask_token = -1;  // -1: an autoregressive model has none
+};
+
+// `new_tokens` are those from the first to the last one that is written. Errors: kInvalidArgument for options that contradict each other, are out of range, or that the family does not have,
+// and for a model without a mask token.
+DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
+                                   std::int64_t new_tokens);
+
+}  // namespace diffulex_edge

@@ -1,0 +1,57 @@
+// Runs pieces of sequences through a packed model, beside keys and values of what came before: what a decoder's passes are
+// made of.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
+#include "diffulex_edge/runtime.h"
+#include "runtime/execution_session.h"
+
+namespace diffulex_edge {
+
+// A piece of one sequence: `tokens` from position `start` on.
+struct Window {
+  std::size_t sequence = 0;  // of the cache
+  std::int64_t start = 0;
+  std::vector<std::int64_t> tokens;
+  // Attention sees positions before this one; those outside of the window are in the cache. At least the window's end.
+  std::int64_t end = 0;
+  std::vector<std::int64_t> rows;  // places in `tokens` whose logits are wanted, ascending
+};
+
+class DecodingSession {
+ public:
+  // The logits of rows[row] of a window: may be called from several threads at once, each time with other logits, which
+  // it may change. Nothing is called where no window wants rows.
+  using RowSink = std::function<void(std::size_t window, std::size_t row, std::span<float> logits)>;
+
+  // `model` must outlive this. Error{kOutOfMemory}; kUnsupported for a graph without a head.
+  DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, const RunControl& control);
+  DecodingSession(const DecodingSession&) = delete;
+  DecodingSession& operator=(const DecodingSession&) = delete;
+  DecodingSession(DecodingSession&&) = delete;
+  DecodingSession& operator=(DecodingSession&&) = delete;
+  ~DecodingSession() = default;
+
+  // One forward pass for all windows, of different sequences. Errors: those of make_batch() and
+  // ExecutionSession::begin(), kCancelled.
+  void run(const std::vector<Window>& windows, const RowSink& sink);
+
+  const Model& model() const { return model_; }
+  std::int64_t cache_bytes() const { return session_.cache()->bytes(); }
+  // How later passes are stopped.
+  void set_stop(std::stop_token stop) { control_.stop = std::move(stop); }
+
+ private:
+  const Model& model_;
+  RunControl control_;
+  ExecutionSession session_;
+};
+
+}  // namespace diffulex_edge
