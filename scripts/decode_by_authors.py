@@ -54,6 +54,7 @@ PROGRAMS: Final = {
     "dream": "dllm/dllm/pipelines/dream/models/generation_utils.py",
     "fast_dream": "Fast-dLLM/dream/model/generation_utils.py",
     "fast_dream_block": "Fast-dLLM/dream/model/generation_utils_block.py",
+    "rnd1": "RND1/rnd/sampling.py",
     "sdar": "SDAR/generate.py",
     "fast_dllm_v2": "fast_dllm_v2/generate.py",
     "transformers": "transformers GenerationMixin.generate",
@@ -73,11 +74,12 @@ class RejectedError(Exception):
 class Decisions(TorchFunctionMode):
     """Sees every choice that a program makes by torch functions, and keeps the least distance to another choice."""
 
-    def __init__(self, vocabulary: int, mask_id: int | None, exact_counts: bool) -> None:
+    def __init__(self, vocabulary: int, mask_id: int | None, *, exact_counts: bool, by_order: bool) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.mask_id = mask_id
         self.exact_counts = exact_counts  # more tokens asked for than are masked: others would be overwritten
+        self.by_order = by_order
         self.margin = math.inf
         self.filter_margin = math.inf
         self.paused = False
@@ -103,6 +105,8 @@ class Decisions(TorchFunctionMode):
             self._token(args[0].log(), result.indices)
         elif name == "topk":
             self._rank(args[0], int(args[1] if len(args) > 1 else kwargs["k"]))
+        elif name == "sort":
+            self._order(args[0])
         elif name in ("gt", "lt", "ge", "le", "__gt__", "__lt__", "__ge__", "__le__"):
             self._compare(args[0], args[1])
         return result
@@ -130,10 +134,27 @@ class Decisions(TorchFunctionMode):
                 self._add((finite[count - 1] - finite[count]).item())
             self.best_two = (finite[0].item(), finite[1].item()) if len(finite) > 1 else None
 
+    def _order(self, values: Tensor) -> None:
+        """All positions in order, for a program that adds their entropies up in that order."""
+        if self.by_order and values.shape[-1] != self.vocabulary:
+            limit = torch.finfo(values.dtype).max
+            for row in values.reshape(-1, values.shape[-1]):
+                ordered = row[row.abs() < limit].sort().values
+                if len(ordered) > 1:
+                    self._add(ordered.diff().min().item())
+
     def _compare(self, values: Any, limit: Any) -> None:
-        if isinstance(values, Tensor) and isinstance(limit, Tensor) and values.is_floating_point() and values.dim() == 2:
+        if (
+            isinstance(values, Tensor)
+            and isinstance(limit, Tensor)
+            and values.is_floating_point()
+            and values.dim() == 2
+        ):
             if values.shape[-1] != self.vocabulary and limit.shape == (1, values.shape[-1]):
                 self._add((values - limit).abs().min().item())
+                accepted = int((values >= limit).sum())
+                if accepted < values.numel():
+                    self._add((values[0, accepted - 1] - values[0, accepted]).item())
             return
         if not isinstance(values, Tensor) or not values.is_floating_point() or not isinstance(limit, (int, float)):
             return
@@ -145,7 +166,7 @@ class Decisions(TorchFunctionMode):
             self.filter_margin = min(self.filter_margin, distance)
             return
         self.threshold = limit
-        if limit < 1:
+        if limit != 1:  # no probability is above 1
             self._add(distance)
         if self.best_two is not None and self.best_two[0] < limit:
             self._add(self.best_two[0] - self.best_two[1])
@@ -248,6 +269,7 @@ class Authors:
         self.fast_dream = load_package("authors_fast_dream", folder / "Fast-dLLM/dream/model")
         self.fast_dream_block = importlib.import_module("authors_fast_dream.generation_utils_block")
         self.dream = load_package("authors_dream", folder / "dllm/dllm/pipelines/dream/models")
+        self.rnd1 = load_file_as("authors_rnd1", folder / PROGRAMS["rnd1"])
         self.sdar = load_file_as("authors_sdar_generate", folder / PROGRAMS["sdar"])
         self.sdar_model = self._sdar_model(folder / "SDAR/training/model/SDAR-8B-Chat")
         self.v2 = load_file_as("authors_fast_dllm_v2", folder / PROGRAMS["fast_dllm_v2"])
@@ -407,7 +429,7 @@ class Runner:
             made = load_module(folder, authors.llada_model.LLaDAModelLM, authors.llada_model.LLaDAConfig)
         elif program in ("fast_dream", "fast_dream_block"):
             made = load_module(folder, authors.fast_dream.DreamModel, authors.fast_dream.DreamConfig)
-        elif program == "dream":
+        elif program in ("dream", "rnd1"):
             made = load_module(folder, authors.dream.DreamModel, authors.dream.DreamConfig)
         elif program == "sdar":
             made = load_module(folder, authors.sdar_model.SDARForCausalLM, authors.sdar_model.SDARConfig)
@@ -421,7 +443,9 @@ class Runner:
         """The case, or RejectedError."""
         made = self.model(program, model)
         vocabulary = json.loads((self.checkpoint(model) / "config.json").read_text())["vocab_size"]
-        decisions = Decisions(vocabulary, options.get("mask_token_id"), exact_counts=program == "sdar")
+        decisions = Decisions(
+            vocabulary, options.get("mask_token_id"), exact_counts=program == "sdar", by_order=program == "rnd1"
+        )
         counted = Counted(made, decisions)
         ids = torch.tensor([prompt])
         with decisions, contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -528,6 +552,19 @@ class Runner:
             more["threshold"] = options["threshold"]
         algorithm = "confidence_threshold" if "threshold" in options else options["remasking"]
         return self._dream("authors_fast_dream", model, ids, algorithm, options, **more)
+
+    def run_rnd1(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        """RND1 shifts logits and sees every position, as Dream does: its program decodes Dream's model."""
+        return self.authors.rnd1.diffusion_sample(
+            model,
+            seq_len=ids.shape[1] + options["max_new_tokens"],
+            num_steps=options["steps"],
+            greedy=True,
+            mask_token_id=options["mask_token_id"],
+            prefix_ids=ids,
+            eos_token_id=None,
+            eb_gamma=options["eb_threshold"],
+        )
 
     def run_sdar(self, model: Any, ids: Tensor, options: Options) -> Tensor:
         written = self.authors.sdar.block_diffusion_generate(
@@ -640,15 +677,22 @@ def llada_settings() -> Iterator[Setting]:
     yield plain(b, 12, 16, 16, 12, logits_eos_inf=True, confidence_eos_eot_inf=True, stop="rare")
 
     def fast(
-        model: Options, prompt: int, new: int, block: int, steps: int, cache: str, program: str = "fast_llada", **more: Any
+        model: Options,
+        prompt: int,
+        new: int,
+        block: int,
+        steps: int,
+        cache: str,
+        program: str = "fast_llada",
+        **more: Any,
     ) -> Setting:
         _, _, _, options = plain(model, prompt, new, block, steps, cache=cache, **more)
         return program, model, prompt, options
 
     yield fast(a, 10, 32, 8, 32, "none", threshold=0.9)
     yield fast(b, 19, 32, 32, 32, "none", threshold=0.5)
-    yield fast(TINY, 24, 32, 16, 32, "none", threshold=0.7)
-    yield fast(TINY, 9, 32, 8, 32, "none", threshold=0.9)
+    yield fast(TINY, 24, 32, 16, 32, "none", threshold=0.2)
+    yield fast(TINY, 9, 32, 8, 32, "none", threshold=0.3)
     for cache in ("prefix", "dual"):
         yield fast(a, 12, 24, 8, 24, cache)
         yield fast(b, 7, 32, 16, 10, cache)
@@ -657,11 +701,11 @@ def llada_settings() -> Iterator[Setting]:
         yield fast(a, 16, 32, 8, 32, cache, threshold=0.9)
         yield fast(b, 5, 32, 16, 32, cache, threshold=0.6)
         yield fast(c, 33, 32, 32, 32, cache, threshold=0.5)
-        yield fast(TINY, 30, 48, 16, 48, cache, threshold=0.8)
-        yield fast(TINY, 13, 24, 4, 24, cache, threshold=0.5)
+        yield fast(TINY, 30, 48, 16, 48, cache, threshold=0.2)
+        yield fast(TINY, 13, 24, 4, 24, cache, threshold=0.25)
     yield fast(a, 11, 32, 16, 32, "none", "factor", factor=1.0)
-    yield fast(TINY, 22, 32, 32, 32, "none", "factor", factor=0.5)
-    yield fast(TINY, 15, 32, 8, 32, "prefix", "factor", factor=1.5)
+    yield fast(TINY, 22, 32, 32, 32, "none", "factor", factor=2.6)
+    yield fast(TINY, 15, 32, 8, 32, "prefix", "factor", factor=2.4)
     yield fast(b, 18, 32, 8, 32, "dual", "factor", factor=1.0)
 
 
@@ -680,12 +724,18 @@ def dream_settings() -> Iterator[Setting]:
         yield plain(b, 1, 16, 1, remasking)
         yield plain(c, 14, 16, 8, remasking, top_p=0.9)
         yield plain(a, 8, 16, 8, remasking, top_k=5)
-        yield plain(b, 17, 16, 8, remasking, top_p=0.8, top_k=20)
+        yield plain(b, 17, 16, 8, remasking, top_p=0.7, top_k=5)
         yield plain(c, 9, 32, 10, remasking, eps=0.05)
     yield plain(a, 12, 16, 1, "origin")
 
     def threshold(model: Options, prompt: int, new: int, steps: int, value: float) -> Setting:
-        options = {"max_new_tokens": new, "steps": steps, "remasking": "maskgit_plus", "cache": "none", "threshold": value}
+        options = {
+            "max_new_tokens": new,
+            "steps": steps,
+            "remasking": "maskgit_plus",
+            "cache": "none",
+            "threshold": value,
+        }
         return "fast_dream", model, prompt, options
 
     yield threshold(a, 13, 32, 8, 0.9)
@@ -693,8 +743,23 @@ def dream_settings() -> Iterator[Setting]:
     yield threshold(c, 20, 24, 24, 0.7)
     yield threshold(b, 16, 32, 1, 0.6)
 
+    def bounded(model: Options, prompt: int, new: int, steps: int, entropy: float) -> Setting:
+        options = {"max_new_tokens": new, "steps": steps, "remasking": "entropy_bounded", "eb_threshold": entropy}
+        return "rnd1", model, prompt, options
+
+    yield bounded(a, 11, 16, 64, 0.1)
+    yield bounded(b, 18, 24, 64, 1.0)
+    yield bounded(c, 7, 24, 64, 3.0)
+    yield bounded(a, 24, 16, 4, 0.5)  # what is left after 4 passes is filled in
+
     def block(model: Options, prompt: int, new: int, length: int, steps: int, cache: str, **more: Any) -> Setting:
-        options = {"max_new_tokens": new, "steps": steps, "block_length": length, "remasking": "entropy", "cache": cache}
+        options = {
+            "max_new_tokens": new,
+            "steps": steps,
+            "block_length": length,
+            "remasking": "entropy",
+            "cache": cache,
+        }
         if "threshold" in more:
             options["remasking"] = "maskgit_plus"
         return "fast_dream_block", model, prompt, options | more
@@ -752,22 +817,24 @@ def fast_dllm_v2_settings() -> Iterator[Setting]:
     def model(seed: int, block: int) -> Options:
         return random_model("fast_dllm_v2", seed, **({} if block == 32 else {"bd_size": block}))
 
-    def decode(seed: int, prompt: int, new: int, block: int, part: int, value: float, cache: str, **more: Any) -> Setting:
+    def decode(
+        seed: int, prompt: int, new: int, block: int, part: int, value: float, cache: str, **more: Any
+    ) -> Setting:
         options = {"max_new_tokens": new, "block_length": block, "sub_block_length": part, "threshold": value}
         return "fast_dllm_v2", model(seed, block), prompt, options | {"cache": cache} | more
 
+    yield decode(3, 24, 24, 8, 8, 0.3, "none")
+    yield decode(5, 33, 32, 16, 16, 0.5, "none")
     for cache in ("none", "block"):
-        for value, prompt in ((1.0, 10), (0.9, 40), (0.6, 64), (0.3, 31)):
-            yield decode(1, prompt, 32, 32, 8, value, cache)
+        for value, prompt in ((1.0, 10), (0.9, 40), (0.6, 64), (0.3, 27)):
+            yield decode(1, prompt, 64 if prompt == 27 else 32, 32, 8, value, cache)
         yield decode(1, 70, 64, 32, 8, 0.6, cache)
         yield decode(2, 5, 24, 8, 4, 1.0, cache)
         yield decode(2, 16, 24, 8, 4, 0.9, cache)
         yield decode(3, 11, 24, 8, 4, 0.6, cache)
-        yield decode(3, 24, 24, 8, 8, 0.3, cache)
         yield decode(4, 7, 32, 16, 4, 0.6, cache)
         yield decode(4, 20, 32, 16, 4, 0.9, cache)
         yield decode(5, 48, 32, 16, 4, 0.3, cache)
-        yield decode(5, 33, 32, 16, 16, 0.5, cache)
         yield decode(4, 9, 48, 16, 4, 0.6, cache, stop="middle")
         yield decode(2, 19, 32, 8, 4, 0.4, cache, stop="middle")
 
@@ -820,6 +887,28 @@ def with_stop(runner: Runner, program: str, model: Options, prompt: list[int], o
     return options | {"eos_ids": [ordered[0]], "eot_id": ordered[1]}
 
 
+MATTERS: Final = ("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache")
+"""Options without which another answer comes out: a program that forgets one of them writes other tokens."""
+
+
+def check_that_options_matter(runner: Runner, case: Options, program: str) -> None:
+    for name in MATTERS:
+        options = dict(case["options"])
+        if name in ("top_p", "top_k") and {"top_p", "top_k"} <= options.keys():
+            continue  # one of them does most of the work
+        if program == "fast_dream_block" and options["block_length"] == options["max_new_tokens"]:
+            continue  # nothing behind the block: both caches are the same
+        if options.get(name, "none") == "none":
+            continue
+        del options[name]
+        if name == "cache":
+            options["cache"] = (
+                "dual" if program == "fast_dream_block" and case["options"]["cache"] == "prefix" else "none"
+            )
+        if runner.run(program, case["model"], case["prompt"], options)["tokens"] == case["tokens"]:
+            raise RejectedError(f"{name} does not matter")
+
+
 def make_case(runner: Runner, setting: Setting, number: int) -> Options:
     program, model, length, given = setting
     mask_id = 1 if "bundled" in model else MASK
@@ -833,6 +922,7 @@ def make_case(runner: Runner, setting: Setting, number: int) -> Options:
             if "stop" in options:
                 options = with_stop(runner, program, model, prompt, options)
             case = runner.run(program, model, prompt, options)
+            check_that_options_matter(runner, case, program)
         except RejectedError as error:
             reasons.append(str(error))
             continue
@@ -840,7 +930,7 @@ def make_case(runner: Runner, setting: Setting, number: int) -> Options:
             reasons.append("too few tokens differ")
             continue
         return case
-    raise SystemExit(f"no prompt will do for {setting}: {reasons[-5:]}")
+    raise SystemExit(f"no prompt will do for {setting}: {sorted(set(reasons))[-8:]}")
 
 
 def main() -> None:
