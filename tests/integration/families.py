@@ -201,12 +201,16 @@ def make_config(family: str, dtype: str = "float32", **overrides: Any) -> dict[s
     return {key: value for key, value in config.items() if value is not OMIT}
 
 
-def make_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
+def make_weights(
+    config: Mapping[str, Any], seed: int = 0, weight_scales: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
     """Random FP32 weights for `config`, by checkpoint name, scaled like a trained model's.
 
     Linear weights have standard deviation 1/sqrt(in), norm weights lie around 1, biases are not zero, embeddings have
-    standard deviation 1.
+    standard deviation 1. `weight_scales` multiplies the weights of modules by their last name: `{"lm_head": 4}` spreads
+    the logits, so that a few tokens are likely at each position.
     """
+    scales = weight_scales or {}
     generator = torch.Generator().manual_seed(seed)
     architecture = read_architecture(config)
     weights = {}
@@ -217,7 +221,7 @@ def make_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
             values = 1.0 + 0.2 * values
         elif module != "embedding":
             values /= math.sqrt(shape[1])
-        weights[f"{name}.weight"] = values
+        weights[f"{name}.weight"] = values * scales.get(module.rpartition(".")[2], 1.0)
         if has_bias:
             weights[f"{name}.bias"] = 0.3 * torch.randn(shape[0], generator=generator)
     return weights
@@ -260,16 +264,25 @@ def write_checkpoint(
 
 
 def make_checkpoint(
-    path: str | Path, family: str, *, seed: int = 0, dtype: str = "float32", shards: int = 1, **config_overrides: Any
+    path: str | Path,
+    family: str,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    shards: int = 1,
+    weight_scales: Mapping[str, float] | None = None,
+    **config_overrides: Any,
 ) -> Path:
     """Write a small random model of `family` to the folder `path`, as it would come from the Hugging Face hub.
 
     By default H 96, A 3, K 1, D 32, I 160, 2 layers, V 1001, 256 positions. Overrides are keys of the family's own
     config.json (`n_layers` for llada, `num_hidden_layers` for the others); the weights follow them. `dtype` is one of
-    float32, float16, bfloat16. fast_dllm_v2 is tied by default and has no lm_head.weight.
+    float32, float16, bfloat16. fast_dllm_v2 is tied by default and has no lm_head.weight. `weight_scales`: see
+    `make_weights`.
     """
     config = make_config(family, dtype, **config_overrides)
-    weights = {name: tensor.to(_DTYPES[dtype]) for name, tensor in make_weights(config, seed).items()}
+    weights = make_weights(config, seed, weight_scales)
+    weights = {name: tensor.to(_DTYPES[dtype]) for name, tensor in weights.items()}
     return write_checkpoint(path, config, weights, shards)
 
 
