@@ -40,7 +40,11 @@ class BidirectionalDecoder final : public Decoder {
     if (takes_first_only()) {
       canvas_.set(block_begin_, samples.front().token);
     } else {
-      commit(pass, samples, share(), random);
+      const auto before = static_cast<std::int64_t>(pass.positions.size());
+      const StepShare share = this->share();
+      commit(pass, samples, share, random);
+      const auto left = static_cast<std::int64_t>(canvas_.masks(pass.begin, block_end_).size());
+      carried_ = std::max<std::int64_t>(0, share.most.value_or(0) - (before - left));
     }
     ++step_;
     ++passes_;
@@ -52,6 +56,7 @@ class BidirectionalDecoder final : public Decoder {
     block_masks_ = static_cast<std::int64_t>(canvas_.masks(block_begin_, block_end_).size());
     step_ = 0;
     passes_ = 0;
+    carried_ = 0;
   }
 
   bool is_refreshed() const {
@@ -72,21 +77,28 @@ class BidirectionalDecoder final : public Decoder {
   StepShare share() const {
     const auto masks = static_cast<std::int64_t>(canvas_.masks(0, block_end_).size());
     const std::int64_t steps = settings_.steps_per_block;
+    if (settings_.rule.selection == Selection::kThreshold || settings_.rule.selection == Selection::kFactor) {
+      const std::int64_t even = step_ < steps ? block_masks_ / steps : 0;
+      return {.most = settings_.has_share_limit ? std::optional(even + carried_) : std::nullopt};
+    }
+    const bool is_last = step_ >= steps - 1;
     if (step_ >= steps) {
-      return {.tokens = masks};
+      return {.tokens = masks, .is_last = true};
     }
     if (settings_.schedule == Schedule::kTime) {
-      return {.tokens = step_ == steps - 1 ? masks : time_share(masks, steps, step_, settings_.eps),
-              .probability = static_cast<double>(commit_probability(steps, step_, settings_.eps))};
+      return {.tokens = is_last ? masks : time_share(masks, steps, step_, settings_.eps),
+              .probability = static_cast<double>(commit_probability(steps, step_, settings_.eps)),
+              .is_last = is_last};
     }
-    return {.tokens = even_share(block_masks_, steps, step_)};
+    return {.tokens = even_share(block_masks_, steps, step_), .is_last = is_last};
   }
 
   std::int64_t block_begin_ = 0;
   std::int64_t block_end_ = 0;
   std::int64_t block_masks_ = 0;  // when the block began
   std::int64_t step_ = 0;
-  std::int64_t passes_ = 0;  // of this block
+  std::int64_t passes_ = 0;   // of this block
+  std::int64_t carried_ = 0;  // of earlier steps' shares
 };
 
 }  // namespace

@@ -114,7 +114,7 @@ void set_remasking(Remasking remasking, const DiffusionGenerationConfig& config,
       rule.threshold = config.threshold.value_or(kSdarThreshold);
       return;
     case Remasking::ENTROPY_BOUNDED:
-      settings.sampler.confidence = Confidence::kEntropy;
+      settings.sampler.wants_entropy = true;
       rule.selection = Selection::kEntropyBounded;
       break;
   }
@@ -190,9 +190,8 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   const std::int64_t usual_block = is_time_step ? new_tokens : kLladaBlock;
   settings.block_length = is_bidirectional ? config.block_length.value_or(usual_block) : model.block_length;
   settings.block_length = is_bidirectional ? std::min(settings.block_length, new_tokens) : model.block_length;
-  settings.sub_block_length =
-      std::min(config.sub_block_length.value_or(kFastDllmV2SubBlock), settings.block_length);
-  if (settings.block_length % settings.sub_block_length != 0) {
+  settings.sub_block_length = std::min(config.sub_block_length.value_or(kFastDllmV2SubBlock), settings.block_length);
+  if (settings.decoder == DecoderKind::kFastDllmV2 && settings.block_length % settings.sub_block_length != 0) {
     refuse("sub_block_length", std::to_string(settings.sub_block_length) + " does not divide the block of " +
                                    std::to_string(settings.block_length));
   }
@@ -239,6 +238,8 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   }
   settings.cfg_scale = config.cfg_scale;
   settings.cache = cache_kind(settings.decoder, config);
+  settings.has_share_limit = is_time_step && settings.rule.selection == Selection::kThreshold &&
+                             (config.steps || config.steps_per_block) && settings.cache == CacheKind::NONE;
   settings.cache_refresh = config.cache_refresh;
   if (settings.cfg_scale > 0.0 && settings.cache != CacheKind::NONE) {
     refuse("cfg_scale", "needs every token in each pass", "take no cache");

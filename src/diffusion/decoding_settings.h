@@ -27,6 +27,8 @@ struct DecodingSettings {
   std::int64_t sub_block_length = 1;
   std::int64_t steps_per_block = 1;
   Schedule schedule = Schedule::kEven;
+  // Dream with a threshold, all tokens in one block: a step commits at most its even share and what earlier ones left.
+  bool has_share_limit = false;
   double eps = 1e-3;
   SelectionRule rule;
   SamplerSettings sampler;

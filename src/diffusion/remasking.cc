@@ -31,10 +31,13 @@ std::vector<std::size_t> drawn_by_confidence(std::span<const SampleOutput> sampl
   return by_confidence(noisy);
 }
 
+// The first, and those behind it while is_taken(place in the order), `most` in all.
 template <typename IsTaken>
-std::vector<std::size_t> best_and(const std::vector<std::size_t>& order, const IsTaken& is_taken) {
-  std::size_t count = std::min<std::size_t>(1, order.size());
-  while (count < order.size() && is_taken(count)) {
+std::vector<std::size_t> best_and(const std::vector<std::size_t>& order, const IsTaken& is_taken,
+                                  std::optional<std::int64_t> most = {}) {
+  const std::size_t limit = most ? std::min(order.size(), static_cast<std::size_t>(*most)) : order.size();
+  std::size_t count = std::min<std::size_t>(1, limit);
+  while (count < limit && is_taken(count)) {
     ++count;
   }
   return first(order, count);
@@ -49,11 +52,17 @@ std::vector<std::size_t> above_threshold(std::span<const SampleOutput> samples, 
 
 std::vector<std::size_t> entropy_bounded(std::span<const SampleOutput> samples, double bound) {
   const std::vector<std::size_t> order = by_confidence(samples);
-  double before = 0.0;  // entropies are ascending: the largest of the first n is the n-th
-  return best_and(order, [&](std::size_t n) {
-    before -= samples[order[n - 1]].confidence;
-    return before <= bound;
-  });
+  double sum = 0.0;
+  double largest = 0.0;
+  const auto add = [&](std::size_t n) {
+    sum += samples[order[n]].entropy;
+    largest = std::max(largest, samples[order[n]].entropy);
+    return sum - largest <= bound;
+  };
+  if (!order.empty()) {
+    add(0);
+  }
+  return best_and(order, add);
 }
 
 }  // namespace
@@ -67,7 +76,8 @@ std::vector<std::size_t> select(const SelectionRule& rule, std::span<const Sampl
                    tokens);
     case Selection::kThreshold: {
       const std::vector<std::size_t> order = by_confidence(samples);
-      return best_and(order, [&](std::size_t n) { return samples[order[n]].confidence >= rule.threshold; });
+      return best_and(order, [&](std::size_t n) { return samples[order[n]].confidence >= rule.threshold; },
+                      share.most);
     }
     case Selection::kAboveThreshold:
       return above_threshold(samples, rule.threshold, std::max<std::size_t>(tokens, 1));
@@ -75,7 +85,7 @@ std::vector<std::size_t> select(const SelectionRule& rule, std::span<const Sampl
       const std::vector<std::size_t> order = by_confidence(samples);
       return best_and(order, [&](std::size_t n) {
         return samples[order[n]].confidence >= 1.0 - rule.factor / static_cast<double>(n + 2);
-      });
+      }, share.most);
     }
     case Selection::kSequential: {
       std::vector<std::size_t> order(samples.size());
@@ -83,7 +93,7 @@ std::vector<std::size_t> select(const SelectionRule& rule, std::span<const Sampl
       return first(std::move(order), tokens);
     }
     case Selection::kEntropyBounded:
-      return entropy_bounded(samples, rule.entropy_bound);
+      return share.is_last ? by_confidence(samples) : entropy_bounded(samples, rule.entropy_bound);
     case Selection::kEach:
       break;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,7 +17,7 @@ enum class Selection : std::uint8_t {
   kAboveThreshold,  // all more confident than the threshold, if they are at least the step's share; else that
   kFactor,          // the n best while the n-th has at least 1 - factor / (n + 1), and always the best
   kSequential,      // the step's share from left to right
-  kEntropyBounded,  // the n of least entropy whose entropies, without the largest, have at most the bound in sum
+  kEntropyBounded,  // the n most confident whose entropies, without the largest, have at most the bound in sum
   kEach,            // each with the step's probability
 };
 
@@ -31,7 +32,9 @@ struct SelectionRule {
 // What a step may commit.
 struct StepShare {
   std::int64_t tokens = 0;
+  std::optional<std::int64_t> most;  // of kThreshold and kFactor
   double probability = 1.0;  // of kEach
+  bool is_last = false;      // kEntropyBounded: there is no later step, all are committed
 };
 
 // The places in `samples` that are committed, in any order. Of equal confidences the first one counts as the best.

@@ -130,6 +130,19 @@ double negative_entropy(std::span<const float> logits) {
   return sum;
 }
 
+double entropy(std::span<const float> logits) {
+  const kernels::LogSumExpParts parts = kernels::exp_sum_row(logits.data(), logits.size());
+  const double log_sum = std::log(parts.sum);
+  double sum = 0.0;
+  for (const float x : logits) {
+    if (x > kNever) {
+      const double log_p = static_cast<double>(x) - static_cast<double>(parts.max) - log_sum;
+      sum -= std::exp(log_p) * log_p;
+    }
+  }
+  return sum;
+}
+
 }  // namespace
 
 std::int64_t most_probable(std::span<const float> logits) {
@@ -190,6 +203,9 @@ SampleOutput DiffusionSampler::sample(std::span<float> logits, std::span<const s
     output.token = draw_with_gumbel_noise(logits, settings_.temperature, random);
   } else {
     output.token = draw(logits, random);
+  }
+  if (settings_.wants_entropy) {
+    output.entropy = entropy(logits);
   }
   output.confidence = confidence_of(unfiltered.empty() ? logits : std::span(unfiltered), output.token, random);
   return output;

@@ -27,9 +27,10 @@ struct SamplerSettings {
   // (https://arxiv.org/abs/2409.02908), and its confidence is that of the logits without temperature. The others draw
   // from softmax(logits / temperature).
   bool gumbel = false;
-  bool top_p_first = false;              // Dream; else top-k, top-p, min-p
+  bool top_p_first = false;                // Dream; else top-k, top-p, min-p
   bool confidence_before_filters = false;  // Fast-dLLM v2: the probability before top-k and its kin
   Confidence confidence = Confidence::kProbability;
+  bool wants_entropy = false;
   std::vector<std::int64_t> never;  // token ids that are not written
   std::vector<std::int64_t> last;   // written, but with no confidence
 };
@@ -37,6 +38,7 @@ struct SamplerSettings {
 struct SampleOutput {
   std::int64_t token = 0;
   double confidence = 0.0;
+  double entropy = 0.0;  // in nats, where it is asked for
 };
 
 class DiffusionSampler {
