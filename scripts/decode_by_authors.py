@@ -4,14 +4,16 @@
     python3 -m venv /tmp/old && /tmp/old/bin/pip install torch safetensors einops transformers==4.52.4
     /tmp/old/bin/python scripts/decode_by_authors.py --authors DIR --output tests/integration/decoding
 
-DIR holds their repositories under the names that `PROGRAMS` says. They were written for transformers 4.5x, which has to be installed here.
+DIR holds their repositories under the names that `PROGRAMS` says. They were written for transformers 4.5x, which has to
+be installed here.
 Models are FP32: the authors' own modeling files wherever they were published, else `families.Reference`. Nothing is
 random: temperature is 0, and where a program divides by it, `torch.multinomial` takes the most probable token.
 
-Each case has "program", "model" (arguments of `families.make_checkpoint`, or "bundled"), "prompt", "options" (named like
-our command's), "tokens" (what the program wrote behind the prompt), "forward_passes" (calls of the model), and
+Each case has "program", "model" (arguments of `families.make_checkpoint`, or "bundled"), "prompt", "options" (named
+like our command's), "tokens" (what the program wrote behind the prompt), "forward_passes" (calls of the model), and
 "smallest_margin": how close the closest decision of the run was. A case with a decision closer than `MARGIN` gets
-another prompt, so that rounding cannot turn it. So does a case in which the mask token itself is the most likely one.
+another prompt, so that rounding cannot turn it. So does a case in which the mask token itself is the most likely one,
+and one in which token 0 is written, which ends a text by the models' config.json, but not in these programs.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ PROGRAMS: Final = {
     "fast_dllm_v2": "fast_dllm_v2/generate.py",
     "transformers": "transformers GenerationMixin.generate",
 }
+
+END: Final = 0
+MASK: Final = 1000
 
 Options = dict[str, Any]
 
@@ -325,7 +330,7 @@ def cached_logits(
     visible: Tensor,
     extend: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """`Reference.logits` of tokens that begin at position `begin`; `extend` makes a layer's new keys and values whole."""
+    """`Reference.logits` of tokens that begin at position `begin`; `extend` puts a layer's new keys behind the old."""
     model = reference.architecture
     batch, length = ids.shape
     frequencies, scale = rope_frequencies(model)
@@ -349,8 +354,8 @@ def cached_logits(
 class FastDLLM2:
     """What Fast-dLLM v2's generate calls: a cache of finished blocks, and one of the block that is being decoded.
 
-    Within a block every token sees every other. The block's cache is written by a pass over the whole block; a pass over a
-    part of it replaces that part's rows.
+    Within a block every token sees every other. The block's cache is written by a pass over the whole block; a pass
+    over a part of it replaces that part's rows.
     """
 
     device = "cpu"
@@ -451,7 +456,8 @@ class Runner:
         with decisions, contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             written = getattr(self, f"run_{program}")(made, ids, options)
         tokens = written[0, len(prompt) :].tolist()
-        margins = {"smallest_margin": decisions.margin}
+        if END in tokens:
+            raise RejectedError("the answer has the end token of config.json")
         if decisions.margin < MARGIN:
             raise RejectedError(f"a decision is as close as {decisions.margin}")
         if decisions.filter_margin < FILTER_MARGIN:
@@ -463,7 +469,7 @@ class Runner:
             "options": options,
             "tokens": tokens,
             "forward_passes": counted.calls,
-            "smallest_margin": float(f"{margins['smallest_margin']:.3g}"),
+            "smallest_margin": float(f"{decisions.margin:.3g}"),
         }
 
     def run_llada(self, model: Any, ids: Tensor, options: Options) -> Tensor:
@@ -601,12 +607,13 @@ class Runner:
         )
 
     def run_transformers(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        model.generation_config.eos_token_id = None
         return model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=options["max_new_tokens"],
-            eos_token_id=options.get("eos_ids", [-1]),
+            eos_token_id=options.get("eos_ids"),
             pad_token_id=0,
         )
 
@@ -630,8 +637,6 @@ class Runner:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: what is decoded. "stop": an end token is taken from the answer that comes out without one.
-
-MASK: Final = 1000
 
 
 def random_model(family: str, seed: int, **overrides: Any) -> Options:

@@ -1,7 +1,7 @@
 """What the authors' own programs decode on small models: prompts, options, and the tokens that have to come out.
 
-The files in `decoding/` were written by scripts/decode_by_authors.py, which says what each entry means. Every decision of
-every case has a distance of 1e-4 or more to another choice, so that another order of summation gives the same tokens.
+The files in `decoding/` were written by scripts/decode_by_authors.py, which says what each entry means. Every decision
+of every case is 1e-4 or more away from another choice, so that another order of summation gives the same tokens.
 """
 
 from __future__ import annotations
