@@ -45,6 +45,7 @@ PUBLIC = {
     "quantization_session": "runtime",
     "evaluation": "runtime",
     "sensitivity": "runtime",
+    "generation": "diffusion",
     "backend": "backends",
     "backend_description": "backends",
     "coreml_backend": "backends",

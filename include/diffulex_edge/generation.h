@@ -39,9 +39,9 @@ std::string_view to_string(Remasking remasking);  // "low_confidence", ...
 // Error{kInvalidArgument} for anything else.
 Remasking parse_remasking(std::string_view text);
 
-// What is kept of earlier passes. Block-causal models lose nothing by it: finished blocks never change. In bidirectional
-// models every token changes all others, and the caches of Fast-dLLM (https://arxiv.org/abs/2505.22618) are
-// approximations: keys and values of other positions are those of the block's first pass.
+// What is kept of earlier passes. Block-causal models lose nothing by it: finished blocks never change. In
+// bidirectional models every token changes all others, and the caches of Fast-dLLM (https://arxiv.org/abs/2505.22618)
+// are approximations: keys and values of other positions are those of the block's first pass.
 enum class CacheKind {
   AUTO,    // EXACT where a model is block-causal, else NONE
   NONE,    // every pass computes all tokens
@@ -102,7 +102,7 @@ struct GenerationRequest {
 
 // A canvas between two passes.
 struct GenerationState {
-  std::size_t request = 0;
+  std::size_t request = 0;               // its place among those of generate(), or its id in a loop
   std::span<const std::int64_t> tokens;  // of the whole canvas, prompt and suffix included
   const std::vector<bool>& masked;       // of each token: still to be written
   std::int64_t begin = 0;                // the first new token
@@ -111,7 +111,7 @@ struct GenerationState {
   std::int64_t forward_passes = 0;
 };
 
-// Called after every pass that wrote a token, from the thread that generates; false ends this request.
+// Called after every pass that wrote a token, from the thread that generates; false ends this request. Must not throw.
 using GenerationCallback = std::function<bool(const GenerationState&)>;
 
 enum class Stopped { END, LENGTH, STOP };  // an end token; max_new_tokens; the callback
@@ -158,10 +158,53 @@ class DiffusionEngine {
   std::int64_t cache_bytes(const GenerationRequest& request) const;
   std::int64_t weight_bytes() const;
   const ModelConfig& config() const;
+  // The most tokens of a prompt and an answer together.
+  std::int64_t max_tokens() const;
+
+ private:
+  friend class GenerationLoop;
+
+  struct State;
+  std::unique_ptr<const State> state_;
+};
+
+// Requests that are written side by side and come and go between passes, as in a server. One thread at a time.
+class GenerationLoop {
+ public:
+  struct Options {
+    std::int64_t capacity = 0;  // tokens of a request's prompt and answer together, filled up to whole blocks
+    std::size_t sequences = 1;  // at once; a request with guidance counts twice
+    CacheDtype cache_dtype = CacheDtype::FP32;
+  };
+
+  // `engine` must outlive this. Takes the memory of the caches. Errors: kInvalidArgument for a capacity beyond
+  // engine.max_tokens(), kOutOfMemory.
+  GenerationLoop(const DiffusionEngine& engine, const Options& options, const RunControl& control = {});
+  ~GenerationLoop();
+  GenerationLoop(GenerationLoop&& other) noexcept;
+  GenerationLoop& operator=(GenerationLoop&& other) noexcept;
+  GenerationLoop(const GenerationLoop&) = delete;
+  GenerationLoop& operator=(const GenerationLoop&) = delete;
+
+  // Throws what DiffusionEngine::generate() does for a request that can't be, and kInvalidArgument for one beyond the
+  // capacity or with another cache_dtype.
+  void check(const GenerationRequest& request) const;
+  // Whether a request can begin now; else it has to wait until another one is taken away.
+  bool has_room(const GenerationRequest& request) const;
+  // Begins a request, for which there is room, with the next step. Returns its id. Errors: those of check().
+  std::size_t add(const GenerationRequest& request, GenerationCallback callback = {});
+
+  // One pass of all requests that are not done; false where there is none. After an error, no request can go on.
+  bool step();
+  bool is_done(std::size_t id) const;
+  // Takes a request away, done or not, with what it wrote so far.
+  GenerationResult take(std::size_t id);
+
+  std::int64_t cache_bytes() const;
 
  private:
   struct State;
-  std::unique_ptr<const State> state_;
+  std::unique_ptr<State> state_;
 };
 
 // The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.

@@ -52,9 +52,8 @@ std::string wrapped(std::string_view text, int columns) {
   int column = 0;
   while (!text.empty()) {
     utf8proc_int32_t character = 0;
-    const utf8proc_ssize_t length =
-        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                         static_cast<utf8proc_ssize_t>(text.size()), &character);
+    const utf8proc_ssize_t length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                                     static_cast<utf8proc_ssize_t>(text.size()), &character);
     if (length < 1) {
       break;  // decoded text is valid
     }

@@ -69,8 +69,8 @@ int run(const Command& command) {
       flush_output();
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kCancelled) {
-        print_message(fmt::format("diffulex-edge: {}\n", error.advice().empty() ? "stopped, nothing was written"
-                                                                               : error.advice()));
+        print_message(fmt::format("diffulex-edge: {}\n",
+                                  error.advice().empty() ? "stopped, nothing was written" : error.advice()));
         code = exit_code(error.code());
         signal = InterruptGuard::signal();
       } else {
@@ -107,14 +107,13 @@ int parse_and_run(int argc, char** argv) {
       "Exit codes: 0 done, 2 wrong usage, 3 bad input file, 4 not supported, 5 output could not be written, "
       "1 anything else.");
   const std::string command_line = quote_command(argc, argv);
-  const std::vector<Command> commands = {
-      add_generate(app),
-      add_export(app, command_line),
-      add_quantize(app),
-      add_evaluate(app, command_line),
-      add_plan(app, command_line),
-      add_inspect(app),
-      add_matrix(app)};
+  const std::vector<Command> commands = {add_generate(app),
+                                         add_export(app, command_line),
+                                         add_quantize(app),
+                                         add_evaluate(app, command_line),
+                                         add_plan(app, command_line),
+                                         add_inspect(app),
+                                         add_matrix(app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

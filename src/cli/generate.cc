@@ -98,8 +98,7 @@ void check_arguments(const GenerateArguments& arguments) {
 }
 
 GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
-  GenerationRequest request{
-      .prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids())};
+  GenerationRequest request{.prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids())};
   request.config.block_length = arguments.block_length;
   if (arguments.prompt_ids) {
     request.prompt = read_ids(*arguments.prompt_ids);
@@ -220,7 +219,8 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
   GenerationResult result;
   bool is_interrupted = false;
   try {
-    result = model.engine().generate(request, [&](const GenerationState& state) { return writer.take(state); }, control);
+    result =
+        model.engine().generate(request, [&](const GenerationState& state) { return writer.take(state); }, control);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) {
       throw;

@@ -8,7 +8,8 @@ void GenerationArguments::add_to(CLI::App& command) {
   command.add_option("--max-new-tokens", config.max_new_tokens, "Tokens to write, at most (default 128)");
   command.add_option("--steps", config.steps, "Steps of the whole answer (default: as many as tokens)");
   command.add_option("--steps-per-block", config.steps_per_block, "Steps of each block, in place of --steps");
-  command.add_option("--sub-block-length", config.sub_block_length, "Fast-dLLM v2: tokens decoded together (default 8)");
+  command.add_option("--sub-block-length", config.sub_block_length,
+                     "Fast-dLLM v2: tokens decoded together (default 8)");
   command.add_option("--remasking", remasking,
                      "Which tokens a step commits: low_confidence (default of LLaDA) or random; entropy (default of "
                      "Dream), maskgit_plus, topk_margin or origin; low_confidence_dynamic (default of SDAR), "
@@ -16,8 +17,9 @@ void GenerationArguments::add_to(CLI::App& command) {
   command.add_option("--threshold", config.threshold,
                      "Commit all tokens at least this probable, and always the best: fewer passes (default: SDAR 0.85, "
                      "Fast-dLLM v2 1, others none)");
-  command.add_option("--factor", config.factor,
-                     "Commit the n most probable tokens while the n-th has 1 - factor / (n + 1); not beside --threshold");
+  command.add_option(
+      "--factor", config.factor,
+      "Commit the n most probable tokens while the n-th has 1 - factor / (n + 1); not beside --threshold");
   command.add_option("--eb-threshold", config.eb_threshold, "entropy_bounded: the bound, in nats (default 0.35)");
   command.add_option("--temperature", config.temperature, "0 (default): always the most probable token");
   command.add_option("--top-k", config.top_k, "Only the k most probable tokens; 0 (default): all");

@@ -14,8 +14,7 @@ void RuntimeArguments::add_to(CLI::App& command) {
   command.add_option("--activation-dtype", activation_dtype,
                      "int8: the same as --mode static; qnn: int16 (default of --mode static) or int8");
   command
-      .add_option("--palette-group", palette_group,
-                  "Palettes: rows of a weight that share a table; 0 (default): all")
+      .add_option("--palette-group", palette_group, "Palettes: rows of a weight that share a table; 0 (default): all")
       ->check(CLI::NonNegativeNumber);
   quantization.add_to(command);
 }

@@ -60,8 +60,6 @@ std::vector<std::int64_t> TextModel::encode_prompt(std::string_view text) const 
   return ids;
 }
 
-TextStream TextModel::stream(std::vector<std::string> stops) const {
-  return {tokenizer(), special_, std::move(stops)};
-}
+TextStream TextModel::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }
 
 }  // namespace diffulex_edge::cli

@@ -55,10 +55,9 @@ class BlockCausalDecoder final : public Decoder {
 
  private:
   std::int64_t share() const {
-    return std::max<std::int64_t>(
-        1, step_ < settings_.steps_per_block
-               ? even_share(settings_.block_length, settings_.steps_per_block, step_)
-               : settings_.block_length);
+    return std::max<std::int64_t>(1, step_ < settings_.steps_per_block
+                                         ? even_share(settings_.block_length, settings_.steps_per_block, step_)
+                                         : settings_.block_length);
   }
 
   std::int64_t clean_ = 0;         // tokens that the cache has as they are

@@ -9,8 +9,8 @@ namespace diffulex_edge {
 
 class Canvas {
  public:
-  // `prompt`, `new_tokens` masks and `suffix`. The mask token stands for a masked position wherever it is; `mask` -1: the
-  // model has none. Without new tokens: from the first of the prompt's masks to the last one.
+  // `prompt`, `new_tokens` masks and `suffix`. The mask token stands for a masked position wherever it is; `mask` -1:
+  // the model has none. Without new tokens: from the first of the prompt's masks to the last one.
   Canvas(std::span<const std::int64_t> prompt, std::int64_t new_tokens, std::span<const std::int64_t> suffix,
          std::int64_t mask);
 

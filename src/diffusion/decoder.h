@@ -1,5 +1,5 @@
-// Decides, pass by pass, what a model computes and which of its predictions are committed. A decoder knows no model: whoever
-// runs its passes and samples their positions, drives it, here or on a phone.
+// Decides, pass by pass, what a model computes and which of its predictions are committed. A decoder knows no model:
+// whoever runs its passes and samples their positions, drives it, here or on a phone.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace diffulex_edge {
 
-// One forward pass: tokens [begin, end) of the canvas, whose keys and values go into the cache, while attention sees the
-// positions before `sees`.
+// One forward pass: tokens [begin, end) of the canvas, whose keys and values go into the cache, while attention sees
+// the positions before `sees`.
 struct Pass {
   std::int64_t begin = 0;
   std::int64_t end = 0;
@@ -43,8 +43,8 @@ class Decoder {
 
   const DecodingSettings& settings() const { return settings_; }
   const Canvas& canvas() const { return canvas_; }
-  // The row of the pass that predicts a position: the one before it where logits are shifted. The first row of a pass has
-  // none before it and stands for itself, as the published programs have it.
+  // The row of the pass that predicts a position: the one before it where logits are shifted. The first row of a pass
+  // has none before it and stands for itself, as the published programs have it.
   std::int64_t row_of(const Pass& pass, std::int64_t position) const {
     return settings_.is_shifted && position > pass.begin ? position - 1 - pass.begin : position - pass.begin;
   }
@@ -65,8 +65,8 @@ std::unique_ptr<Decoder> bidirectional_decoder(DecodingSettings settings, Canvas
 // SDAR, and autoregressive models: blocks at multiples of their length; finished ones are computed once more, as they
 // are, together with the next block, and then kept.
 std::unique_ptr<Decoder> block_causal_decoder(DecodingSettings settings, Canvas canvas);
-// Fast-dLLM v2: blocks at multiples of their length, decoded by sub-blocks; a finished block's pass gives the next one's
-// first token.
+// Fast-dLLM v2: blocks at multiples of their length, decoded by sub-blocks; a finished block's pass gives the next
+// one's first token.
 std::unique_ptr<Decoder> fast_dllm_v2_decoder(DecodingSettings settings, Canvas canvas);
 
 // The one that the settings ask for.

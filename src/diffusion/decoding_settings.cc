@@ -199,8 +199,9 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   settings.steps_per_block = config.steps_per_block.value_or(settings.block_length);
   if (config.steps) {
     if (*config.steps % blocks != 0) {
-      refuse("steps", std::to_string(*config.steps) + " are not shared evenly by " + std::to_string(blocks) +
-                          " blocks of " + std::to_string(settings.block_length),
+      refuse("steps",
+             std::to_string(*config.steps) + " are not shared evenly by " + std::to_string(blocks) + " blocks of " +
+                 std::to_string(settings.block_length),
              "take a multiple, or give steps_per_block");
     }
     settings.steps_per_block = *config.steps / blocks;

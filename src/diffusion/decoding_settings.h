@@ -38,8 +38,8 @@ struct DecodingSettings {
   std::int64_t mask_token = -1;  // -1: an autoregressive model has none
 };
 
-// `new_tokens` are those from the first to the last one that is written. Errors: kInvalidArgument for options that contradict each other, are out of range, or that the family does not have,
-// and for a model without a mask token.
+// `new_tokens` are those from the first to the last one that is written. Errors: kInvalidArgument for options that
+// contradict each other, are out of range, or that the family does not have, and for a model without a mask token.
 DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
                                    std::int64_t new_tokens);
 

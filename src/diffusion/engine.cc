@@ -1,36 +1,17 @@
 #include <algorithm>
-#include <chrono>
+#include <map>
 #include <string>
 #include <utility>
 
-#include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/generation.h"
 #include "diffusion/canvas.h"
-#include "diffusion/decoder.h"
 #include "diffusion/decoding_settings.h"
-#include "diffusion/sampler.h"
+#include "diffusion/generation.h"
 #include "runtime/decoding_session.h"
 
 namespace diffulex_edge {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// A generator of its own for each purpose, so that no number depends on what else was drawn. Mixes as SplitMix64
-// does (https://doi.org/10.1145/2660193.2660195).
-Random random_for(std::uint64_t seed, std::int64_t pass, std::int64_t position) {
-  std::uint64_t state = seed;
-  for (const std::int64_t part : {pass, position}) {
-    state += 0x9E3779B97F4A7C15U + static_cast<std::uint64_t>(part);
-    state = (state ^ (state >> 30U)) * 0xBF58476D1CE4E5B9U;
-    state = (state ^ (state >> 27U)) * 0x94D049BB133111EBU;
-    state ^= state >> 31U;
-  }
-  return Random(state);
-}
 
 std::int64_t round_up_to(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -48,8 +29,8 @@ DecodingSettings settings_of(const Model& model, const GenerationRequest& reques
 
 // Tokens of the canvas as the decoder fills it up.
 std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings) {
-  const auto length = static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) +
-                      request.config.max_new_tokens;
+  const auto length =
+      static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) + request.config.max_new_tokens;
   return settings.decoder == DecoderKind::kBidirectional ? length : round_up_to(length, settings.block_length);
 }
 
@@ -81,228 +62,13 @@ void check_request(const Model& model, const GenerationRequest& request, const D
   }
 }
 
-// One request on its way.
-class Generation {
- public:
-  Generation(const GenerationRequest& request, DecodingSettings settings, std::size_t index, std::size_t slot)
-      : config_(request.config),
-        index_(index),
-        slot_(slot),
-        is_guided_(settings.cfg_scale > 0.0),
-        sampler_(settings.sampler),
-        decoder_(make_decoder(settings, Canvas(request.prompt, request.config.max_new_tokens, request.suffix,
-                                               settings.mask_token))),
-        unguided_masked_(decoder_->canvas().masked()) {}
-
-  // The next pass's windows, or none.
-  std::vector<Window> windows() {
-    if (is_done_) {
-      return {};
-    }
-    std::optional<Pass> pass = decoder_->next();
-    if (!pass) {
-      finish(Stopped::LENGTH);
-      return {};
-    }
-    pass_ = std::move(*pass);
-    samples_.assign(pass_.positions.size(), {});
-    find_present();
-    const std::vector<std::int64_t>& tokens = decoder_->canvas().tokens();
-    Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}};
-    window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
-    for (const std::int64_t position : pass_.positions) {
-      window.rows.push_back(decoder_->row_of(pass_, position));
-    }
-    if (!is_guided_) {
-      return {std::move(window)};
-    }
-    Window without_prompt = window;
-    without_prompt.sequence = slot_ + 1;
-    for (std::size_t i = 0; i < without_prompt.tokens.size(); ++i) {
-      if (!unguided_masked_[static_cast<std::size_t>(pass_.begin) + i]) {
-        without_prompt.tokens[i] = decoder_->settings().mask_token;
-      }
-    }
-    return {std::move(window), std::move(without_prompt)};
-  }
-
-  // The logits of a row; `part` 1 is the window without the prompt.
-  void take_row(std::size_t part, std::size_t row, std::span<float> logits) {
-    if (!is_guided_) {
-      sample(row, logits);
-      return;
-    }
-    std::vector<float>& kept = guidance_[part];
-    const std::size_t vocab = logits.size();
-    std::ranges::copy(logits, kept.begin() + static_cast<std::ptrdiff_t>(row * vocab));
-  }
-
-  void reserve_guidance(std::size_t vocab) {
-    for (std::vector<float>& kept : guidance_) {
-      kept.resize(is_guided_ ? pass_.positions.size() * vocab : 0);
-    }
-  }
-
-  // l = u + (scale + 1) (l - u), as LLaDA has it.
-  void guide(std::size_t vocab, const RunControl& control) {
-    if (!is_guided_) {
-      return;
-    }
-    const auto factor = static_cast<float>(decoder_->settings().cfg_scale + 1.0);
-    parallel_for(pass_.positions.size(), control, [&](std::size_t row, std::size_t) {
-      const std::span logits = std::span(guidance_[0]).subspan(row * vocab, vocab);
-      const std::span without = std::span(guidance_[1]).subspan(row * vocab, vocab);
-      for (std::size_t i = 0; i < vocab; ++i) {
-        logits[i] = without[i] + factor * (logits[i] - without[i]);
-      }
-      sample(row, logits);
-    });
-  }
-
-  // All rows are sampled.
-  void commit(const GenerationCallback& callback) {
-    Random random = random_for(config_.seed, passes_, -1);
-    decoder_->take(pass_, samples_, random);
-    ++passes_;
-    const Canvas& canvas = decoder_->canvas();
-    if (pass_.positions.empty()) {
-      return;
-    }
-    if (canvas.written() > 0 && first_seconds_ == 0.0) {
-      first_seconds_ = seconds_since(start_);
-    }
-    const std::int64_t end = find_end();
-    const bool goes_on = !callback || callback({.request = index_,
-                                                .tokens = canvas.tokens(),
-                                                .masked = canvas.masked(),
-                                                .begin = canvas.begin(),
-                                                .end = canvas.end(),
-                                                .written = end >= 0 ? end : canvas.written(),
-                                                .forward_passes = passes_});
-    if (end >= 0) {
-      finish(Stopped::END);
-    } else if (!goes_on) {
-      finish(Stopped::STOP);
-    }
-  }
-
-  bool is_done() const { return is_done_; }
-  std::size_t slots() const { return is_guided_ ? 2 : 1; }
-
-  GenerationResult result(std::int64_t cache_bytes) const {
-    const Canvas& canvas = decoder_->canvas();
-    const std::int64_t end = find_end();
-    const std::int64_t count = end >= 0 ? end : canvas.written();
-    const auto first = canvas.tokens().begin() + canvas.begin();
-    return {.tokens = {first, first + count},
-            .prompt_tokens = canvas.begin(),
-            .forward_passes = passes_,
-            .cache_bytes = cache_bytes,
-            .seconds = seconds_,
-            .seconds_to_first_block = first_seconds_,
-            .stopped = stopped_};
-  }
-
- private:
-  void sample(std::size_t row, std::span<float> logits) {
-    samples_[row] = pass_.is_greedy ? SampleOutput{.token = most_probable(logits), .confidence = 1.0}
-                                    : sampler_.sample(logits, present_,
-                                                      random_for(config_.seed, passes_, pass_.positions[row]));
-  }
-
-  // Each token of the canvas once, for the repetition penalty.
-  void find_present() {
-    if (config_.repetition_penalty == 1.0) {
-      return;
-    }
-    present_.clear();
-    const Canvas& canvas = decoder_->canvas();
-    for (std::int64_t i = 0; i < canvas.size(); ++i) {
-      if (!canvas.is_masked(i)) {
-        present_.push_back(canvas.token(i));
-      }
-    }
-    std::ranges::sort(present_);
-    const auto repeated = std::ranges::unique(present_);
-    present_.erase(repeated.begin(), repeated.end());
-  }
-
-  // New tokens up to and with an end token that no mask is before; -1: there is none.
-  std::int64_t find_end() const {
-    if (config_.ignore_eos) {
-      return -1;
-    }
-    const Canvas& canvas = decoder_->canvas();
-    for (std::int64_t i = 0; i < canvas.written(); ++i) {
-      if (std::ranges::find(config_.eos_ids, canvas.token(canvas.begin() + i)) != config_.eos_ids.end()) {
-        return i + 1;
-      }
-    }
-    return -1;
-  }
-
-  void finish(Stopped stopped) {
-    is_done_ = true;
-    stopped_ = stopped;
-    seconds_ = seconds_since(start_);
-  }
-
-  DiffusionGenerationConfig config_;
-  std::size_t index_;
-  std::size_t slot_;
-  bool is_guided_;
-  DiffusionSampler sampler_;
-  std::unique_ptr<Decoder> decoder_;
-  std::vector<bool> unguided_masked_;  // as the canvas was at first: guidance hides the prompt
-  Pass pass_;
-  std::vector<SampleOutput> samples_;
-  std::vector<std::int64_t> present_;
-  std::vector<float> guidance_[2];  // NOLINT(modernize-avoid-c-arrays): two of one kind
-  std::int64_t passes_ = 0;
-  Clock::time_point start_ = Clock::now();
-  double seconds_ = 0.0;
-  double first_seconds_ = 0.0;
-  bool is_done_ = false;
-  Stopped stopped_ = Stopped::LENGTH;
-};
-
 // A window of the batch: whose it is, and which of its two.
 struct WindowOwner {
   Generation* generation = nullptr;
   std::size_t part = 0;
 };
 
-// One pass of all that are not done; false when none is left.
-bool step(std::vector<std::unique_ptr<Generation>>& generations, DecodingSession& session,
-          const GenerationCallback& callback, const RunControl& control) {
-  const auto vocab = static_cast<std::size_t>(session.model().config.vocab_size);
-  std::vector<Window> windows;
-  std::vector<WindowOwner> owners;
-  std::vector<Generation*> active;
-  for (const std::unique_ptr<Generation>& generation : generations) {
-    std::vector<Window> own = generation->windows();
-    if (own.empty()) {
-      continue;
-    }
-    generation->reserve_guidance(vocab);
-    active.push_back(generation.get());
-    for (std::size_t part = 0; part < own.size(); ++part) {
-      windows.push_back(std::move(own[part]));
-      owners.push_back({.generation = generation.get(), .part = part});
-    }
-  }
-  if (active.empty()) {
-    return false;
-  }
-  session.run(windows, [&](std::size_t window, std::size_t row, std::span<float> logits) {
-    owners[window].generation->take_row(owners[window].part, row, logits);
-  });
-  for (Generation* generation : active) {
-    generation->guide(vocab, control);
-    generation->commit(callback);
-  }
-  return true;
-}
+std::size_t slots_of(const GenerationRequest& request) { return request.config.cfg_scale > 0.0 ? 2 : 1; }
 
 }  // namespace
 
@@ -326,29 +92,27 @@ DiffusionEngine& DiffusionEngine::operator=(DiffusionEngine&&) noexcept = defaul
 std::vector<GenerationResult> DiffusionEngine::generate(std::span<const GenerationRequest> requests,
                                                         const GenerationCallback& callback,
                                                         const RunControl& control) const {
-  std::vector<std::unique_ptr<Generation>> generations;
-  KeyValueCacheOptions cache{.capacity = 1, .sequences = 0};
-  for (const GenerationRequest& request : requests) {
-    DecodingSettings settings = settings_of(state_->model, request);
-    check_request(state_->model, request, settings);
-    if (request.config.cache_dtype != requests.front().config.cache_dtype) {
-      throw Error(ErrorCode::kInvalidArgument, "cache_dtype", "differs among requests that are written side by side");
-    }
-    cache.capacity = std::max(cache.capacity, canvas_length(request, settings));
-    cache.dtype = request.config.cache_dtype;
-    generations.push_back(
-        std::make_unique<Generation>(request, std::move(settings), generations.size(), cache.sequences));
-    cache.sequences += generations.back()->slots();
-  }
-  if (generations.empty()) {
+  if (requests.empty()) {
     return {};
   }
-  DecodingSession session(state_->packed, cache, control);
-  while (step(generations, session, callback, control)) {
+  GenerationLoop::Options options{.capacity = 1, .sequences = 0, .cache_dtype = requests.front().config.cache_dtype};
+  for (const GenerationRequest& request : requests) {
+    const DecodingSettings settings = settings_of(state_->model, request);
+    check_request(state_->model, request, settings);
+    options.capacity = std::max(options.capacity, canvas_length(request, settings));
+    options.sequences += slots_of(request);
+  }
+  GenerationLoop loop(*this, options, control);
+  std::vector<std::size_t> ids;
+  for (const GenerationRequest& request : requests) {
+    ids.push_back(loop.add(request, callback));
+  }
+  while (loop.step()) {
   }
   std::vector<GenerationResult> results;
-  for (const std::unique_ptr<Generation>& generation : generations) {
-    results.push_back(generation->result(session.cache_bytes()));
+  results.reserve(ids.size());
+  for (const std::size_t id : ids) {
+    results.push_back(loop.take(id));
   }
   return results;
 }
@@ -362,12 +126,128 @@ std::int64_t DiffusionEngine::cache_bytes(const GenerationRequest& request) cons
   const DecodingSettings settings = settings_of(state_->model, request);
   check_request(state_->model, request, settings);
   return KeyValueCache::bytes(state_->model.graph, {.capacity = canvas_length(request, settings),
-                                                    .sequences = settings.cfg_scale > 0.0 ? 2U : 1U,
+                                                    .sequences = slots_of(request),
                                                     .dtype = request.config.cache_dtype});
 }
 
 std::int64_t DiffusionEngine::weight_bytes() const { return state_->packed.weight_bytes(); }
-
 const ModelConfig& DiffusionEngine::config() const { return state_->model.config; }
+std::int64_t DiffusionEngine::max_tokens() const { return state_->model.seq_len; }
+
+struct GenerationLoop::State {
+  State(const DiffusionEngine::State& engine, const Options& wanted, const RunControl& run)
+      : model(engine.model),
+        options(wanted),
+        control(run),
+        session(engine.packed,
+                {.capacity = wanted.capacity, .sequences = wanted.sequences, .dtype = wanted.cache_dtype}, run),
+        is_taken(wanted.sequences, false) {}
+
+  // The first of `count` free sequences of the cache side by side, or none.
+  std::optional<std::size_t> find_slots(std::size_t count) const {
+    const auto first = std::search_n(is_taken.begin(), is_taken.end(), static_cast<std::ptrdiff_t>(count), false);
+    if (first == is_taken.end()) {
+      return std::nullopt;
+    }
+    return static_cast<std::size_t>(first - is_taken.begin());
+  }
+
+  void mark(std::size_t first, std::size_t count, bool taken) {
+    std::fill_n(is_taken.begin() + static_cast<std::ptrdiff_t>(first), count, taken);
+  }
+
+  const Model& model;
+  Options options;
+  RunControl control;
+  DecodingSession session;
+  std::vector<bool> is_taken;  // sequences of the cache
+  std::map<std::size_t, std::unique_ptr<Generation>> generations;
+  std::size_t next_id = 0;
+};
+
+GenerationLoop::GenerationLoop(const DiffusionEngine& engine, const Options& options, const RunControl& control) {
+  if (options.capacity < 1 || options.capacity > engine.max_tokens() || options.sequences < 1) {
+    throw Error(ErrorCode::kInvalidArgument, "cache",
+                std::to_string(options.sequences) + " sequences of " + std::to_string(options.capacity) +
+                    " tokens: the model takes 1 to " + std::to_string(engine.max_tokens()));
+  }
+  state_ = std::make_unique<State>(*engine.state_, options, control);
+}
+
+GenerationLoop::~GenerationLoop() = default;
+GenerationLoop::GenerationLoop(GenerationLoop&&) noexcept = default;
+GenerationLoop& GenerationLoop::operator=(GenerationLoop&&) noexcept = default;
+
+void GenerationLoop::check(const GenerationRequest& request) const {
+  const DecodingSettings settings = settings_of(state_->model, request);
+  check_request(state_->model, request, settings);
+  const std::int64_t length = canvas_length(request, settings);
+  if (length > state_->options.capacity || slots_of(request) > state_->options.sequences) {
+    throw Error(ErrorCode::kInvalidArgument, "prompt",
+                "it and its answer take " + std::to_string(length) + " tokens, the cache has room for " +
+                    std::to_string(state_->options.capacity),
+                "shorten the prompt, or ask for fewer tokens");
+  }
+  if (request.config.cache_dtype != state_->options.cache_dtype) {
+    throw Error(ErrorCode::kInvalidArgument, "cache_dtype", "differs among requests that are written side by side");
+  }
+}
+
+bool GenerationLoop::has_room(const GenerationRequest& request) const {
+  return state_->find_slots(slots_of(request)).has_value();
+}
+
+std::size_t GenerationLoop::add(const GenerationRequest& request, GenerationCallback callback) {
+  check(request);
+  const std::optional<std::size_t> slot = state_->find_slots(slots_of(request));
+  if (!slot) {
+    throw Error(ErrorCode::kInternal, "request", "was added where there is no room");
+  }
+  const std::size_t id = state_->next_id++;
+  state_->generations[id] =
+      std::make_unique<Generation>(request, settings_of(state_->model, request), id, *slot, std::move(callback));
+  state_->mark(*slot, slots_of(request), true);
+  return id;
+}
+
+bool GenerationLoop::step() {
+  std::vector<Window> windows;
+  std::vector<WindowOwner> owners;
+  std::vector<Generation*> active;
+  for (const auto& [id, generation] : state_->generations) {
+    std::vector<Window> own = generation->windows();
+    for (std::size_t part = 0; part < own.size(); ++part) {
+      windows.push_back(std::move(own[part]));
+      owners.push_back({.generation = generation.get(), .part = part});
+    }
+    if (!own.empty()) {
+      active.push_back(generation.get());
+    }
+  }
+  if (active.empty()) {
+    return false;
+  }
+  state_->session.run(windows, [&](std::size_t window, std::size_t row, std::span<float> logits) {
+    owners[window].generation->take_row(owners[window].part, row, logits);
+  });
+  for (Generation* generation : active) {
+    generation->commit(state_->control);
+  }
+  return true;
+}
+
+bool GenerationLoop::is_done(std::size_t id) const { return state_->generations.at(id)->is_done(); }
+
+GenerationResult GenerationLoop::take(std::size_t id) {
+  const auto node = state_->generations.extract(id);
+  if (node.empty()) {
+    throw Error(ErrorCode::kInternal, "request", "number " + std::to_string(id) + " is not there");
+  }
+  const Generation& generation = *node.mapped();
+  state_->mark(generation.slot(), generation.is_guided() ? 2 : 1, false);
+  return generation.result(state_->session.cache_bytes());
+}
+
+std::int64_t GenerationLoop::cache_bytes() const { return state_->session.cache_bytes(); }
 
 }  // namespace diffulex_edge

@@ -30,9 +30,9 @@ constexpr std::array kRemaskingNames = {
 
 using CacheKindName = std::pair<CacheKind, std::string_view>;
 constexpr std::array kCacheKindNames = {
-    CacheKindName{CacheKind::AUTO, "auto"},     CacheKindName{CacheKind::NONE, "none"},
-    CacheKindName{CacheKind::EXACT, "exact"},   CacheKindName{CacheKind::PREFIX, "prefix"},
-    CacheKindName{CacheKind::DUAL, "dual"},     CacheKindName{CacheKind::BLOCK, "block"},
+    CacheKindName{CacheKind::AUTO, "auto"},   CacheKindName{CacheKind::NONE, "none"},
+    CacheKindName{CacheKind::EXACT, "exact"}, CacheKindName{CacheKind::PREFIX, "prefix"},
+    CacheKindName{CacheKind::DUAL, "dual"},   CacheKindName{CacheKind::BLOCK, "block"},
 };
 
 template <typename Names, typename Value>

@@ -11,8 +11,8 @@ namespace {
 std::vector<std::size_t> by_confidence(std::span<const SampleOutput> samples) {
   std::vector<std::size_t> order(samples.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(
-      order, [&](std::size_t a, std::size_t b) { return samples[a].confidence > samples[b].confidence; });
+  std::ranges::stable_sort(order,
+                           [&](std::size_t a, std::size_t b) { return samples[a].confidence > samples[b].confidence; });
   return order;
 }
 
@@ -76,16 +76,16 @@ std::vector<std::size_t> select(const SelectionRule& rule, std::span<const Sampl
                    tokens);
     case Selection::kThreshold: {
       const std::vector<std::size_t> order = by_confidence(samples);
-      return best_and(order, [&](std::size_t n) { return samples[order[n]].confidence >= rule.threshold; },
-                      share.most);
+      return best_and(order, [&](std::size_t n) { return samples[order[n]].confidence >= rule.threshold; }, share.most);
     }
     case Selection::kAboveThreshold:
       return above_threshold(samples, rule.threshold, std::max<std::size_t>(tokens, 1));
     case Selection::kFactor: {
       const std::vector<std::size_t> order = by_confidence(samples);
-      return best_and(order, [&](std::size_t n) {
-        return samples[order[n]].confidence >= 1.0 - rule.factor / static_cast<double>(n + 2);
-      }, share.most);
+      return best_and(
+          order,
+          [&](std::size_t n) { return samples[order[n]].confidence >= 1.0 - rule.factor / static_cast<double>(n + 2); },
+          share.most);
     }
     case Selection::kSequential: {
       std::vector<std::size_t> order(samples.size());

@@ -33,8 +33,8 @@ struct SelectionRule {
 struct StepShare {
   std::int64_t tokens = 0;
   std::optional<std::int64_t> most;  // of kThreshold and kFactor
-  double probability = 1.0;  // of kEach
-  bool is_last = false;      // kEntropyBounded: there is no later step, all are committed
+  double probability = 1.0;          // of kEach
+  bool is_last = false;              // kEntropyBounded: there is no later step, all are committed
 };
 
 // The places in `samples` that are committed, in any order. Of equal confidences the first one counts as the best.

@@ -45,8 +45,8 @@ class DiffusionSampler {
  public:
   explicit DiffusionSampler(SamplerSettings settings) : settings_(std::move(settings)) {}
 
-  // Changes `logits`. `present` are the tokens that are there, each once, for the penalty. Draws from `random` alone, so
-  // that results don't depend on the order of calls.
+  // Changes `logits`. `present` are the tokens that are there, each once, for the penalty. Draws from `random` alone,
+  // so that results don't depend on the order of calls.
   SampleOutput sample(std::span<float> logits, std::span<const std::int64_t> present, Random random) const;
 
   const SamplerSettings& settings() const { return settings_; }

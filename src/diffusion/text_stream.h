@@ -17,8 +17,8 @@ class TextStream {
   // empty.
   TextStream(const Tokenizer& tokenizer, std::set<std::int64_t> hidden, std::vector<std::string> stops);
 
-  // All tokens so far, those of the last call among them. The text that is new and final: what may still become part of a
-  // character or of a stop text is held back.
+  // All tokens so far, those of the last call among them. The text that is new and final: what may still become part of
+  // a character or of a stop text is held back.
   std::string take(std::span<const std::int64_t> tokens);
   // What was held back.
   std::string finish();

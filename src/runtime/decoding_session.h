@@ -1,5 +1,5 @@
-// Runs pieces of sequences through a packed model, beside keys and values of what came before: what a decoder's passes are
-// made of.
+// Runs pieces of sequences through a packed model, beside keys and values of what came before: what a decoder's passes
+// are made of.
 #pragma once
 
 #include <cstddef>

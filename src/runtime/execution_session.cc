@@ -96,8 +96,7 @@ void ExecutionSession::check_cache(const Batch& batch) const {
     if (batch.starts[i] > known || batch.end(i) > std::max(known, end)) {
       throw Error(ErrorCode::kInvalidArgument, where,
                   "goes on at position " + std::to_string(batch.starts[i]) + " and sees " +
-                      std::to_string(batch.end(i)) + ", but only " + std::to_string(known) +
-                      " tokens were run before");
+                      std::to_string(batch.end(i)) + ", but only " + std::to_string(known) + " tokens were run before");
     }
   }
 }

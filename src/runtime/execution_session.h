@@ -32,8 +32,8 @@ class ExecutionSession {
                    const StaticValues* integers = nullptr);
 
   // From here on, keys and values stay in the session: a batch's sequences may go on where those of the cache ended, at
-  // any earlier position, or in the middle of what is known already (Batch::ends). Exact where the model is block-causal
-  // and a batch ends with a block. Error{kOutOfMemory}.
+  // any earlier position, or in the middle of what is known already (Batch::ends). Exact where the model is
+  // block-causal and a batch ends with a block. Error{kOutOfMemory}.
   void keep_keys_and_values(const KeyValueCacheOptions& options) { cache_.emplace(plan_.graph(), options); }
   // From here on, the memory of dead values stays for later ones, in this batch and the next: after the first batch,
   // steps allocate no values. Else it is given back at once, which needs the least memory for large batches.

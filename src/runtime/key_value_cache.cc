@@ -25,9 +25,7 @@ constexpr std::array kCacheDtypes = {
     CacheDtypeRow{CacheDtype::INT8, "int8", 1},
 };
 
-const CacheDtypeRow& row_of(CacheDtype dtype) {
-  return *std::ranges::find(kCacheDtypes, dtype, &CacheDtypeRow::dtype);
-}
+const CacheDtypeRow& row_of(CacheDtype dtype) { return *std::ranges::find(kCacheDtypes, dtype, &CacheDtypeRow::dtype); }
 
 // Rows of all sequences and heads at one attention.
 std::int64_t row_count(const KeyValueCacheOptions& options, std::int64_t heads) {
@@ -68,10 +66,7 @@ std::int64_t KeyValueCache::bytes(const Graph& graph, const KeyValueCacheOptions
 }
 
 KeyValueCache::KeyValueCache(const Graph& graph, const KeyValueCacheOptions& options)
-    : options_(options),
-      bytes_(bytes(graph, options)),
-      lengths_(options.sequences, 0),
-      layers_(graph.nodes().size()) {
+    : options_(options), bytes_(bytes(graph, options)), lengths_(options.sequences, 0), layers_(graph.nodes().size()) {
   // Pages that are never written take no memory: calloc() gets them from the system as they are.
   const auto allocate = [&](std::int64_t count) {
     Memory memory(static_cast<std::byte*>(std::calloc(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)), 1)));

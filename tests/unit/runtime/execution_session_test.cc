@@ -89,9 +89,9 @@ TEST_P(SessionOf, RefusesToGoOnWithoutKeys) {
   testing::expect_error(ErrorCode::kInvalidArgument, {"sequence 0", "room", "5 tokens"},
                         [&] { session.begin(make_batch(model_, {{1, 2}}, starts)); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"sequence 1", "room", "1 sequences"},
-                        [&] { session.begin(make_batch(model_, {{1}, {1}})); });
+                        [&] { session.begin(make_batch(model_, TokenSequences{{1}, {1}})); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"sequence 0", "position 4", "0 tokens"},
-                        [&] { session.begin(make_batch(model_, {{1}}, starts)); });
+                        [&] { session.begin(make_batch(model_, TokenSequences{{1}}, starts)); });
   testing::expect_error(ErrorCode::kInvalidArgument, {"13 tokens", "from position 4"},
                         [&] { make_batch(model_, {std::vector<std::int64_t>(13)}, starts); });
 }

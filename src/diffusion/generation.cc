@@ -1,0 +1,183 @@
+#include "diffusion/generation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/parallel.h"
+#include "diffusion/canvas.h"
+
+namespace diffulex_edge {
+namespace {
+
+double seconds_since(Generation::Clock::time_point start) {
+  return std::chrono::duration<double>(Generation::Clock::now() - start).count();
+}
+
+// A generator of its own for each purpose, so that no number depends on what else was drawn. Mixes as SplitMix64
+// does (https://doi.org/10.1145/2660193.2660195).
+Random random_for(std::uint64_t seed, std::int64_t pass, std::int64_t position) {
+  std::uint64_t state = seed;
+  for (const std::int64_t part : {pass, position}) {
+    state += 0x9E3779B97F4A7C15U + static_cast<std::uint64_t>(part);
+    state = (state ^ (state >> 30U)) * 0xBF58476D1CE4E5B9U;
+    state = (state ^ (state >> 27U)) * 0x94D049BB133111EBU;
+    state ^= state >> 31U;
+  }
+  return Random(state);
+}
+
+}  // namespace
+
+Generation::Generation(const GenerationRequest& request, DecodingSettings settings, std::size_t id, std::size_t slot,
+                       GenerationCallback callback)
+    : config_(request.config),
+      callback_(std::move(callback)),
+      id_(id),
+      slot_(slot),
+      is_guided_(settings.cfg_scale > 0.0),
+      sampler_(settings.sampler),
+      decoder_(make_decoder(
+          settings, Canvas(request.prompt, request.config.max_new_tokens, request.suffix, settings.mask_token))),
+      unguided_masked_(decoder_->canvas().masked()) {}
+
+std::vector<Window> Generation::windows() {
+  if (is_done_) {
+    return {};
+  }
+  std::optional<Pass> pass = decoder_->next();
+  if (!pass) {
+    finish(Stopped::LENGTH);
+    return {};
+  }
+  pass_ = std::move(*pass);
+  samples_.assign(pass_.positions.size(), {});
+  find_present();
+  const std::vector<std::int64_t>& tokens = decoder_->canvas().tokens();
+  Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}};
+  window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
+  for (const std::int64_t position : pass_.positions) {
+    window.rows.push_back(decoder_->row_of(pass_, position));
+  }
+  if (!is_guided_) {
+    return {std::move(window)};
+  }
+  for (std::vector<std::vector<float>>& rows : guidance_) {
+    rows.resize(pass_.positions.size());
+  }
+  Window without_prompt = window;
+  without_prompt.sequence = slot_ + 1;
+  for (std::size_t i = 0; i < without_prompt.tokens.size(); ++i) {
+    if (!unguided_masked_[static_cast<std::size_t>(pass_.begin) + i]) {
+      without_prompt.tokens[i] = decoder_->settings().mask_token;
+    }
+  }
+  return {std::move(window), std::move(without_prompt)};
+}
+
+void Generation::take_row(std::size_t part, std::size_t row, std::span<float> logits) {
+  if (is_guided_) {
+    guidance_[part][row].assign(logits.begin(), logits.end());
+  } else {
+    sample(row, logits);
+  }
+}
+
+void Generation::sample(std::size_t row, std::span<float> logits) {
+  samples_[row] = pass_.is_greedy
+                      ? SampleOutput{.token = most_probable(logits), .confidence = 1.0}
+                      : sampler_.sample(logits, present_, random_for(config_.seed, passes_, pass_.positions[row]));
+}
+
+// l = u + (scale + 1) (l - u), as LLaDA has it.
+void Generation::guide(const RunControl& control) {
+  const auto factor = static_cast<float>(decoder_->settings().cfg_scale + 1.0);
+  parallel_for(samples_.size(), control, [&](std::size_t row, std::size_t) {
+    std::vector<float>& logits = guidance_[0][row];
+    const std::vector<float>& without = guidance_[1][row];
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      logits[i] = without[i] + factor * (logits[i] - without[i]);
+    }
+    sample(row, logits);
+  });
+}
+
+void Generation::commit(const RunControl& control) {
+  if (is_guided_) {
+    guide(control);
+  }
+  Random random = random_for(config_.seed, passes_, -1);
+  decoder_->take(pass_, samples_, random);
+  ++passes_;
+  if (pass_.positions.empty()) {
+    return;
+  }
+  const Canvas& canvas = decoder_->canvas();
+  if (canvas.written() > 0 && first_seconds_ == 0.0) {
+    first_seconds_ = seconds_since(start_);
+  }
+  const std::int64_t end = find_end();
+  const bool goes_on = !callback_ || callback_({.request = id_,
+                                                .tokens = canvas.tokens(),
+                                                .masked = canvas.masked(),
+                                                .begin = canvas.begin(),
+                                                .end = canvas.end(),
+                                                .written = end >= 0 ? end : canvas.written(),
+                                                .forward_passes = passes_});
+  if (end >= 0) {
+    finish(Stopped::END);
+  } else if (!goes_on) {
+    finish(Stopped::STOP);
+  }
+}
+
+// Each token of the canvas once.
+void Generation::find_present() {
+  if (config_.repetition_penalty == 1.0) {
+    return;
+  }
+  present_.clear();
+  const Canvas& canvas = decoder_->canvas();
+  for (std::int64_t i = 0; i < canvas.size(); ++i) {
+    if (!canvas.is_masked(i)) {
+      present_.push_back(canvas.token(i));
+    }
+  }
+  std::ranges::sort(present_);
+  const auto repeated = std::ranges::unique(present_);
+  present_.erase(repeated.begin(), repeated.end());
+}
+
+// New tokens up to and with an end token that no mask is before; -1: there is none.
+std::int64_t Generation::find_end() const {
+  if (config_.ignore_eos) {
+    return -1;
+  }
+  const Canvas& canvas = decoder_->canvas();
+  for (std::int64_t i = 0; i < canvas.written(); ++i) {
+    if (std::ranges::find(config_.eos_ids, canvas.token(canvas.begin() + i)) != config_.eos_ids.end()) {
+      return i + 1;
+    }
+  }
+  return -1;
+}
+
+void Generation::finish(Stopped stopped) {
+  is_done_ = true;
+  stopped_ = stopped;
+  seconds_ = seconds_since(start_);
+}
+
+GenerationResult Generation::result(std::int64_t cache_bytes) const {
+  const Canvas& canvas = decoder_->canvas();
+  const std::int64_t end = find_end();
+  const auto first = canvas.tokens().begin() + canvas.begin();
+  return {.tokens = {first, first + (end >= 0 ? end : canvas.written())},
+          .prompt_tokens = canvas.begin(),
+          .forward_passes = passes_,
+          .cache_bytes = cache_bytes,
+          .seconds = is_done_ ? seconds_ : seconds_since(start_),
+          .seconds_to_first_block = first_seconds_,
+          .stopped = is_done_ ? stopped_ : Stopped::STOP};
+}
+
+}  // namespace diffulex_edge
