@@ -148,8 +148,6 @@ double entropy(std::span<const float> logits) {
 
 }  // namespace
 
-std::int64_t most_probable(std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); }
-
 void DiffusionSampler::filter(std::span<float> logits) const {
   if (settings_.top_p_first) {
     keep_top_p(logits, settings_.top_p);
