@@ -8,8 +8,9 @@ import subprocess
 import threading
 from pathlib import Path
 
-import diffulex_edge
 import pytest
+
+import diffulex_edge
 from diffulex_edge import DiffusionEngine, DiffusionGenerationConfig, InvalidArgumentError, generate
 from diffulex_edge.quant import QuantizationConfig
 
