@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -42,6 +43,7 @@ struct GenerateArguments {
   std::vector<std::string> stops;
   bool stream = false;
   bool visual = false;
+  bool cache_effect = false;
 };
 
 std::string read_all(std::istream& stream, const std::string& name) {
@@ -182,10 +184,31 @@ class Writer {
   std::int64_t passes_ = 0;
 };
 
+// The same text written without a cache.
+struct CacheEffect {
+  double differing = 0.0;  // share of the tokens, place by place
+  double tokens_per_second = 0.0;
+};
+
+CacheEffect measure_cache_effect(const TextModel& model, GenerationRequest request, const GenerationResult& cached,
+                                 const RunControl& control) {
+  request.config.cache = CacheKind::NONE;
+  request.config.cache_refresh = 0;
+  request.config.cache_dtype = CacheDtype::FP32;
+  const GenerationResult exact = model.engine().generate(request, {}, control);
+  const std::size_t longest = std::max(exact.tokens.size(), cached.tokens.size());
+  std::size_t same = 0;
+  for (std::size_t i = 0; i < std::min(exact.tokens.size(), cached.tokens.size()); ++i) {
+    same += exact.tokens[i] == cached.tokens[i] ? 1 : 0;
+  }
+  return {.differing = longest == 0 ? 0.0 : 1.0 - static_cast<double>(same) / static_cast<double>(longest),
+          .tokens_per_second = exact.tokens_per_second()};
+}
+
 double rounded(double value) { return std::stod(fmt::format("{:.4g}", value)); }
 
 std::string to_json(const GenerateArguments& arguments, const TextModel& model, const Writer& writer,
-                    const GenerationResult& result) {
+                    const GenerationResult& result, const std::optional<CacheEffect>& effect) {
   nlohmann::ordered_json document{{"success", true}};
   if (writer.has_text()) {
     document["text"] = writer.text();
@@ -201,6 +224,10 @@ std::string to_json(const GenerateArguments& arguments, const TextModel& model, 
   document["weight_bytes"] = model.engine().weight_bytes();
   document["seed"] = arguments.generation.config.seed;
   document["stopped"] = to_string(result.stopped);
+  if (effect) {
+    document["cache_effect"] = {{"differing_tokens", rounded(effect->differing)},
+                                {"tokens_per_second_without", rounded(effect->tokens_per_second)}};
+  }
   const bool one_line = arguments.stream;
   return document.dump(one_line ? -1 : 2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
@@ -230,11 +257,19 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
     result.prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
   }
   writer.finish();
+  std::optional<CacheEffect> effect;
+  if (arguments.cache_effect && !is_interrupted) {
+    effect = measure_cache_effect(model, request, result, control);
+  }
   if (arguments.output_options.json) {
-    print_line(to_json(arguments, model, writer, result));
+    print_line(to_json(arguments, model, writer, result, effect));
   } else if (!arguments.output_options.quiet && !is_interrupted) {
     print_message(fmt::format("{} tokens in {} passes, {:.1f} tokens per second ({})\n", result.tokens.size(),
                               result.forward_passes, result.tokens_per_second(), to_string(result.stopped)));
+  }
+  if (effect && !arguments.output_options.json) {
+    print_message(fmt::format("without a cache: {:.1f} % of the tokens differ, {:.1f} tokens per second\n",
+                              100.0 * effect->differing, effect->tokens_per_second));
   }
   if (is_interrupted) {
     flush_output();
@@ -260,6 +295,8 @@ Command add_generate(CLI::App& app) {
   arguments->generation.add_to(*command);
   command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text, then the whole object");
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
+  command->add_flag("--cache-effect", arguments->cache_effect,
+                    "Write the text once more, without a cache, and say how many tokens differ");
   arguments->runtime.add_to(*command);
   arguments->output_options.add_to(*command);
   return make_command(command, arguments, run);

@@ -86,6 +86,17 @@ def test_threads_and_caches_change_nothing_or_little(tiny: Path) -> None:
     assert cached["forward_passes"] == expected["forward_passes"]
 
 
+def test_effect_of_a_cache_is_measured(tiny: Path) -> None:
+    long = ("--prompt", PROMPT, "--max-new-tokens", 64, "--block-length", 16)
+    exact = generate(tiny, *long)["tokens"]
+    report = generate(tiny, *long, "--cache", "dual", "--cache-effect")
+    differing = sum(a != b for a, b in zip(exact, report["tokens"], strict=True)) / 64
+    assert differing > 0
+    assert report["cache_effect"]["differing_tokens"] == pytest.approx(differing, rel=1e-3)
+    result = run("generate", tiny, *long, "--cache", "prefix", "--cache-effect")
+    assert "of the tokens differ" in result.stderr
+
+
 def test_suffix_and_canvas_fill_in(tiny: Path) -> None:
     report = generate(tiny, "--prompt", "In the beginning God", "--suffix", " the earth.", "--max-new-tokens", 6)
     assert len(report["tokens"]) == 6
