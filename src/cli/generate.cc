@@ -31,11 +31,9 @@ namespace diffulex_edge::cli {
 namespace {
 
 struct GenerateArguments {
-  ModelArguments model;
-  RuntimeArguments runtime;
+  TextModelArguments model;
   GenerationArguments generation;
   OutputOptions output_options;
-  std::optional<std::int64_t> block_length;
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_ids;
   std::optional<std::string> canvas;
@@ -101,7 +99,7 @@ void check_arguments(const GenerateArguments& arguments) {
 
 GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
   GenerationRequest request{.prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids())};
-  request.config.block_length = arguments.block_length;
+  request.config.block_length = arguments.model.block_length;
   if (arguments.prompt_ids) {
     request.prompt = read_ids(*arguments.prompt_ids);
   } else if (arguments.canvas) {
@@ -236,7 +234,7 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
   check_arguments(arguments);
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  const TextModel model = open_text_model(arguments.model, arguments.runtime, arguments.block_length, control);
+  const TextModel model = arguments.model.open(control);
   bar.end();
   for (const std::string& warning : model.warnings()) {
     print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
@@ -282,7 +280,7 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
 Command add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Write text with a model, quantized or not, on this machine");
   const auto arguments = std::make_shared<GenerateArguments>();
-  arguments->model.add_without_blocks_to(*command);
+  arguments->model.add_to(*command);
   command->add_option("--prompt", arguments->prompt, "What the text goes on from: TEXT, - for stdin, or @FILE");
   command->add_option("--prompt-ids", arguments->prompt_ids, "Token ids in its place: integers [1, tokens] (.npy)");
   command->add_option("--canvas", arguments->canvas,
@@ -290,14 +288,13 @@ Command add_generate(CLI::App& app) {
   command->add_option("--suffix", arguments->suffix, "What comes behind the new text (bidirectional models)");
   command->add_option("--stop", arguments->stops, "Ends the text where it appears (repeatable)")
       ->allow_extra_args(false);
-  command->add_option("--block-length", arguments->block_length,
+  command->add_option("--block-length", arguments->model.block_length,
                       "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
   arguments->generation.add_to(*command);
   command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text, then the whole object");
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
   command->add_flag("--cache-effect", arguments->cache_effect,
                     "Write the text once more, without a cache, and say how many tokens differ");
-  arguments->runtime.add_to(*command);
   arguments->output_options.add_to(*command);
   return make_command(command, arguments, run);
 }

@@ -21,7 +21,7 @@ constexpr double kFastDllmV2Threshold = 1.0;
 }
 
 void check_range(const std::string& option, double value, double least, double most) {
-  if (!(value >= least && value <= most)) {
+  if (std::isnan(value) || value < least || value > most) {
     const auto number = [](double x) {
       std::string text = std::to_string(x);
       text.erase(text.find_last_not_of('0') + 1);

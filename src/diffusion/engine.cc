@@ -79,8 +79,9 @@ std::size_t slots_of(const GenerationRequest& request) { return request.config.c
 }  // namespace
 
 struct DiffusionEngine::State {
-  State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
-      : model(source), packed(source, plan, control) {
+  State(const Model& source, const QuantizationPlan* plan, const RunControl& control,
+        const std::filesystem::path& packs)
+      : model(source), packed(source, plan, control, packs) {
     model.checkpoint.reset();
   }
 
@@ -88,8 +89,9 @@ struct DiffusionEngine::State {
   PackedModel packed;
 };
 
-DiffusionEngine::DiffusionEngine(const Model& model, const QuantizationPlan* plan, const RunControl& control)
-    : state_(std::make_unique<const State>(model, plan, control)) {}
+DiffusionEngine::DiffusionEngine(const Model& model, const QuantizationPlan* plan, const RunControl& control,
+                                 const std::filesystem::path& packs)
+    : state_(std::make_unique<const State>(model, plan, control, packs)) {}
 
 DiffusionEngine::~DiffusionEngine() = default;
 DiffusionEngine::DiffusionEngine(DiffusionEngine&&) noexcept = default;

@@ -25,7 +25,8 @@ ModelOptions for_text(const std::filesystem::path& folder, ModelOptions options)
 }  // namespace
 
 TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
-                     const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control)
+                     const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
+                     const std::filesystem::path& packs)
     : path_(folder.string()) {
   options = for_text(folder, std::move(options));
   Model model = load_model(folder, options);
@@ -47,7 +48,7 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   warnings_.insert(warnings_.end(), quantized.warnings.begin(), quantized.warnings.end());
   const bool changes = std::ranges::any_of(
       quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
-  engine_.emplace(session.model(), changes ? &quantized.plan : nullptr, control);
+  engine_.emplace(session.model(), changes ? &quantized.plan : nullptr, control, packs);
 }
 
 const Tokenizer& TextModel::tokenizer() const {

@@ -22,9 +22,10 @@ class TextModel {
  public:
   // Reads and packs the model of a folder, quantized as `request` says once the model is known. Without a length in
   // `options`, the model's longest; their block length is that of a block-causal model's blocks, and means nothing to
-  // others. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
+  // others. `packs`: see PackedModel. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
   TextModel(const std::filesystem::path& folder, ModelOptions options,
-            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control);
+            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
+            const std::filesystem::path& packs = {});
 
   const DiffusionEngine& engine() const { return *engine_; }
   const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }

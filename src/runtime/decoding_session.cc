@@ -20,10 +20,11 @@ struct Row {
 
 }  // namespace
 
-DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, const RunControl& control)
+DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, RunControl control)
     : model_(model.state_->model),
-      control_(control),
-      session_(model.state_->graph_plan, model_, model.state_->layers, control_,
+      layers_(model.state_->layers),
+      control_(std::move(control)),
+      session_(model.state_->graph_plan, model_, layers_, control_,
                model.state_->integers ? &*model.state_->integers : nullptr) {
   if (model.state_->graph_plan.head() < 0) {
     throw Error(ErrorCode::kUnsupported, "graph", "its output is not a linear layer");
@@ -65,6 +66,7 @@ void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sin
         });
       },
       kLogitRows);
+  layers_.check();
 }
 
 }  // namespace diffulex_edge

@@ -12,6 +12,7 @@
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/runtime.h"
 #include "runtime/execution_session.h"
+#include "runtime/packed_layers.h"
 
 namespace diffulex_edge {
 
@@ -32,7 +33,7 @@ class DecodingSession {
   using RowSink = std::function<void(std::size_t window, std::size_t row, std::span<float> logits)>;
 
   // `model` must outlive this. Error{kOutOfMemory}; kUnsupported for a graph without a head.
-  DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, const RunControl& control);
+  DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, RunControl control);
   DecodingSession(const DecodingSession&) = delete;
   DecodingSession& operator=(const DecodingSession&) = delete;
   DecodingSession(DecodingSession&&) = delete;
@@ -50,6 +51,7 @@ class DecodingSession {
 
  private:
   const Model& model_;
+  const PackedLayers& layers_;
   RunControl control_;
   ExecutionSession session_;
 };
