@@ -5,9 +5,7 @@
 #include <utility>
 
 #include "chat/failure.h"
-#include "chat/filters.h"
 #include "chat/limits.h"
-#include "chat/tests.h"
 
 namespace diffulex_edge::chat {
 namespace {
@@ -400,9 +398,6 @@ ExpressionPointer ExpressionParser::first_filter() { return filters(parse_filter
 ExpressionPointer ExpressionParser::parse_filter(ExpressionPointer input) {
   ExpressionPointer filter = make(ExpressionKind::kFilter, std::move(input));
   filter->name = tokens_.take_name();
-  if (!is_filter(filter->name)) {
-    fail_unsupported("the filter '" + filter->name + "'");
-  }
   if (tokens_.at_operator("(")) {
     parse_arguments(*filter);
   }
@@ -413,9 +408,6 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer value) {
   const bool negated = tokens_.skip_name("not");
   ExpressionPointer test = make(ExpressionKind::kTest, std::move(value));
   test->name = tokens_.take_name();
-  if (!is_test(test->name)) {
-    fail_unsupported("the test '" + test->name + "'");
-  }
   const TokenKind kind = tokens_.current().kind;
   const bool is_word = kind == TokenKind::kName && !tokens_.at_name("else") && !tokens_.at_name("or") &&
                        !tokens_.at_name("and");
