@@ -72,7 +72,8 @@ std::optional<Value> find_list_method(const Value& list, const std::string& name
   if (items->kind == ListKind::kView || items->kind == ListKind::kIterator) {
     return std::nullopt;
   }
-  if (items->kind == ListKind::kList && is_one_of({"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}, name)) {
+  if (items->kind == ListKind::kList &&
+      is_one_of({"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}, name)) {
     return refused(name);
   }
   if (name == "count") {

@@ -30,7 +30,8 @@ class PercentFormat {
   PercentFormat(std::string_view format, const Value& values) : rest_(format) {
     const auto tuple = values.if_list();
     single_ = tuple == nullptr || tuple->kind != ListKind::kTuple;
-    mapping_ = values.if_dict() != nullptr;
+    // Python takes what has items for a mapping, which may have more values than places.
+    mapping_ = values.if_dict() || values.is_undefined() || (single_ && tuple && tuple->kind != ListKind::kIterator);
     values_ = single_ ? std::vector<Value>{values} : tuple->items;
   }
 

@@ -13,8 +13,8 @@ namespace diffulex_edge::chat {
 namespace {
 
 std::string_view symbol(Operator operation) {
-  static constexpr std::string_view kSymbols[] = {"+",  "-", "*",  "/", "//", "%",  "**",    "==",
-                                                  "!=", "<", "<=", ">", ">=", "in", "not in"};
+  static constexpr std::string_view kSymbols[] = {
+      "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
   return kSymbols[static_cast<std::size_t>(operation)];
 }
 
@@ -145,8 +145,8 @@ Value calculate_floats(Operator operation, double left, double right) {
 }
 
 Value calculate_numbers(Operator operation, const Value& left, const Value& right) {
-  const bool divides = operation == Operator::kDivide || operation == Operator::kFloorDivide ||
-                       operation == Operator::kModulo;
+  const bool divides =
+      operation == Operator::kDivide || operation == Operator::kFloorDivide || operation == Operator::kModulo;
   const bool inverts = operation == Operator::kPower && *left.if_number() == 0 && *right.if_number() < 0;
   if (inverts || (divides && *right.if_number() == 0)) {
     throw Failure("division by zero");

@@ -223,10 +223,10 @@ Value filter_attr(Context& /*context*/, const Value& input, ArgumentReader& argu
 }
 
 constexpr NamedFilter kSequenceFilters[] = {
-    {"attr", filter_attr}, {"count", filter_length},     {"dictsort", filter_dictsort}, {"first", filter_first},
-    {"items", filter_items}, {"join", filter_join},      {"last", filter_last},         {"length", filter_length},
-    {"list", filter_list}, {"max", filter_max},          {"min", filter_min},           {"reverse", filter_reverse},
-    {"sort", filter_sort}, {"sum", filter_sum},          {"unique", filter_unique},
+    {"attr", filter_attr},   {"count", filter_length}, {"dictsort", filter_dictsort}, {"first", filter_first},
+    {"items", filter_items}, {"join", filter_join},    {"last", filter_last},         {"length", filter_length},
+    {"list", filter_list},   {"max", filter_max},      {"min", filter_min},           {"reverse", filter_reverse},
+    {"sort", filter_sort},   {"sum", filter_sum},      {"unique", filter_unique},
 };
 
 }  // namespace

@@ -117,7 +117,8 @@ Value filter_default(Context& /*context*/, const Value& input, ArgumentReader& a
 // As int() of Python, and as int(float()) where that fails.
 Value filter_int(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
   Value fallback = arguments.next_or("default", Value::integer(0));
-  const auto base = static_cast<int>(std::clamp<std::int64_t>(to_integer(arguments.next_or("base", Value::integer(10))), -1, 99));
+  const auto base =
+      static_cast<int>(std::clamp<std::int64_t>(to_integer(arguments.next_or("base", Value::integer(10))), -1, 99));
   check_defined(input);
   if (base != 10 && base != 2 && base != 8 && base != 16) {
     fail_unsupported("the filter 'int' with the base " + std::to_string(base));
@@ -225,11 +226,16 @@ Value filter_tojson(Context& /*context*/, const Value& input, ArgumentReader& ar
 }
 
 constexpr NamedFilter kTextFilters[] = {
-    {"abs", filter_abs},         {"capitalize", filter_capitalize}, {"d", filter_default},   {"default", filter_default},
-    {"e", filter_escape},        {"escape", filter_escape},         {"float", filter_float}, {"format", filter_format},
-    {"indent", filter_indent},   {"int", filter_int},               {"lower", filter_lower}, {"replace", filter_replace},
-    {"round", filter_round},     {"safe", filter_safe},             {"string", filter_string}, {"title", filter_title},
-    {"tojson", filter_tojson},   {"trim", filter_trim},             {"upper", filter_upper},
+    {"abs", filter_abs},       {"capitalize", filter_capitalize},
+    {"d", filter_default},     {"default", filter_default},
+    {"e", filter_escape},      {"escape", filter_escape},
+    {"float", filter_float},   {"format", filter_format},
+    {"indent", filter_indent}, {"int", filter_int},
+    {"lower", filter_lower},   {"replace", filter_replace},
+    {"round", filter_round},   {"safe", filter_safe},
+    {"string", filter_string}, {"title", filter_title},
+    {"tojson", filter_tojson}, {"trim", filter_trim},
+    {"upper", filter_upper},
 };
 
 }  // namespace
