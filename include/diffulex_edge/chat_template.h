@@ -18,8 +18,8 @@ struct ChatMessage {
 
 struct ChatTemplateOptions {
   bool add_generation_prompt = false;  // ends with the beginning of the assistant's next message
-  std::string tools = {};              // a JSON list of the tools that the model may call; empty: none are given
-  std::string variables = {};          // a JSON object of more variables, {"enable_thinking": false}; empty: none
+  std::string tools;                   // a JSON list of the tools that the model may call; empty: none are given
+  std::string variables;               // a JSON object of more variables, {"enable_thinking": false}; empty: none
   // What `strftime_now` of a template tells, in local time; the clock's time unless given.
   std::optional<std::chrono::system_clock::time_point> now = std::nullopt;
 };

@@ -23,6 +23,8 @@ class Level {
   ~Level() { --count_; }
   Level(const Level&) = delete;
   Level& operator=(const Level&) = delete;
+  Level(Level&&) = delete;
+  Level& operator=(Level&&) = delete;
 
  private:
   static constexpr int kLevels = 3;  // that a pair of parentheses takes

@@ -147,7 +147,7 @@ class PercentFormat {
     } else if (!negative && conversion.space) {
       sign = " ";
     }
-    const std::size_t width = static_cast<std::size_t>(conversion.width);
+    const auto width = static_cast<std::size_t>(conversion.width);
     if (conversion.zeros && !conversion.left && digits.size() + sign.size() < width) {
       digits.insert(0, width - digits.size() - sign.size(), '0');
     }
@@ -174,7 +174,7 @@ class PercentFormat {
     if (!number || !std::isfinite(*number)) {
       throw Failure("the format '%f' needs a number, not " + value.type_name());
     }
-    std::array<char, 2 * kMostWidth> buffer{};
+    std::array<char, std::size_t{2} * kMostWidth> buffer{};
     const int precision = conversion.precision < 0 ? 6 : conversion.precision;
     std::snprintf(buffer.data(), buffer.size(), "%.*f", precision, std::abs(*number));
     return signed_number(buffer.data(), std::signbit(*number), conversion);

@@ -18,6 +18,8 @@ class LoopEnd {
   ~LoopEnd() { loop_ = Loop(); }
   LoopEnd(const LoopEnd&) = delete;
   LoopEnd& operator=(const LoopEnd&) = delete;
+  LoopEnd(LoopEnd&&) = delete;
+  LoopEnd& operator=(LoopEnd&&) = delete;
 
  private:
   Loop& loop_;

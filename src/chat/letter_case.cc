@@ -71,9 +71,7 @@ constexpr Expansion kTitles[] = {
 };
 
 const Several* find_title(char32_t character) {
-  const auto* const found =
-      std::lower_bound(std::begin(kTitles), std::end(kTitles), character,
-                       [](const Expansion& expansion, char32_t wanted) { return expansion.character < wanted; });
+  const auto* const found = std::ranges::lower_bound(kTitles, character, {}, &Expansion::character);
   return found != std::end(kTitles) && found->character == character ? &found->title : nullptr;
 }
 

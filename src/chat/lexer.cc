@@ -276,8 +276,7 @@ class Lexer {
     static constexpr std::string_view kOperators[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
                                                       "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
                                                       ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
-    const auto* const found =
-        std::find_if(std::begin(kOperators), std::end(kOperators), [&](std::string_view each) { return at(each); });
+    const auto* const found = std::ranges::find_if(kOperators, [&](std::string_view each) { return at(each); });
     if (found == std::end(kOperators)) {
       throw Failure("'" + text_.substr(position_, character_length(text_[position_])) + "' does not belong into a tag");
     }

@@ -41,7 +41,7 @@ bool is_sequence(const Value& value, ArgumentReader& /*arguments*/) {
 bool has_case(const Value& value, std::string (*map)(std::string_view)) {
   const std::string text = to_text(value);
   const std::u32string characters = decode(text);
-  return map(text) == text && std::any_of(characters.begin(), characters.end(), is_cased);
+  return map(text) == text && std::ranges::any_of(characters, is_cased);
 }
 
 bool is_lower(const Value& value, ArgumentReader& /*arguments*/) { return has_case(value, lower); }
@@ -137,8 +137,7 @@ constexpr NamedTest kTests[] = {
 };
 
 const NamedTest* find_test(std::string_view name) {
-  const auto* const found =
-      std::find_if(std::begin(kTests), std::end(kTests), [&](const NamedTest& each) { return each.name == name; });
+  const auto* const found = std::ranges::find_if(kTests, [&](const NamedTest& each) { return each.name == name; });
   return found == std::end(kTests) ? nullptr : found;
 }
 

@@ -58,7 +58,7 @@ std::vector<std::string> split_words_from_right(std::string_view text, std::int6
     check_items(words.size());
     rest = rest.substr(0, begin);
   }
-  std::reverse(words.begin(), words.end());
+  std::ranges::reverse(words);
   return words;
 }
 
@@ -74,7 +74,7 @@ std::vector<std::string> split_from_right(std::string_view text, const std::stri
     text = text.substr(0, found);
   }
   parts.emplace_back(text);
-  std::reverse(parts.begin(), parts.end());
+  std::ranges::reverse(parts);
   return parts;
 }
 

@@ -109,7 +109,7 @@ Value filter_format(Context& /*context*/, const Value& input, ArgumentReader& ar
 }
 
 Value filter_default(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
-  Value fallback = arguments.next_or("default_value", Value::text(""));
+  const Value fallback = arguments.next_or("default_value", Value::text(""));
   const bool also_false = arguments.next_or("boolean", Value(false)).truth();
   return input.is_undefined() || (also_false && !input.truth()) ? fallback : input;
 }
@@ -143,7 +143,7 @@ Value filter_int(Context& /*context*/, const Value& input, ArgumentReader& argum
 }
 
 Value filter_float(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
-  Value fallback = arguments.next_or("default", Value(0.0));
+  const Value fallback = arguments.next_or("default", Value(0.0));
   check_defined(input);
   const auto number = input.is_text() ? parse_float(*input.if_text()) : input.if_number();
   return number ? Value(*number) : fallback;
@@ -156,7 +156,7 @@ Value filter_abs(Context& /*context*/, const Value& input, ArgumentReader& /*arg
   if (!input.is_float()) {
     throw Failure("'abs' needs a number, not " + input.type_name());
   }
-  return Value(std::abs(*input.if_number()));
+  return Value(std::abs(input.number()));
 }
 
 // Correctly rounded from the number's exact value, as Python does.
@@ -184,7 +184,7 @@ Value filter_round(Context& /*context*/, const Value& input, ArgumentReader& arg
     if (input.if_integer() && precision < 0) {
       fail_unsupported("the filter 'round' of an integer with a negative precision");
     }
-    return input.if_integer() ? Value::integer(*input.if_integer()) : Value(round_decimal(*number, precision));
+    return input.if_integer() ? Value::integer(input.whole()) : Value(round_decimal(*number, precision));
   }
   if (method != "ceil" && method != "floor") {
     throw Failure("'round' has no method '" + method + "'");
@@ -241,8 +241,8 @@ constexpr NamedFilter kTextFilters[] = {
 }  // namespace
 
 Filter find_text_filter(std::string_view name) {
-  const auto* const found = std::find_if(std::begin(kTextFilters), std::end(kTextFilters),
-                                         [&](const NamedFilter& each) { return each.name == name; });
+  const auto* const found =
+      std::ranges::find_if(kTextFilters, [&](const NamedFilter& each) { return each.name == name; });
   return found == std::end(kTextFilters) ? nullptr : found->filter;
 }
 

@@ -223,7 +223,7 @@ Value method_capitalize(const Value& object, ArgumentReader& /*arguments*/) {
 
 bool all_letters(const Value& object, bool (*fits)(char32_t)) {
   const std::u32string letters = decode(*object.if_text());
-  return !letters.empty() && std::all_of(letters.begin(), letters.end(), fits);
+  return !letters.empty() && std::ranges::all_of(letters, fits);
 }
 Value method_isspace(const Value& object, ArgumentReader& /*arguments*/) {
   return Value(all_letters(object, is_space));
@@ -240,12 +240,12 @@ Value method_isalnum(const Value& object, ArgumentReader& /*arguments*/) {
 Value method_isupper(const Value& object, ArgumentReader& /*arguments*/) {
   const std::string& text = *object.if_text();
   const std::u32string letters = decode(text);
-  return Value(upper(text) == text && std::any_of(letters.begin(), letters.end(), is_cased));
+  return Value(upper(text) == text && std::ranges::any_of(letters, is_cased));
 }
 Value method_islower(const Value& object, ArgumentReader& /*arguments*/) {
   const std::string& text = *object.if_text();
   const std::u32string letters = decode(text);
-  return Value(lower(text) == text && std::any_of(letters.begin(), letters.end(), is_cased));
+  return Value(lower(text) == text && std::ranges::any_of(letters, is_cased));
 }
 
 struct NamedMethod {
@@ -296,8 +296,7 @@ std::optional<Value> find_text_method(const Value& text, const std::string& name
     return make_function(
         name, [text](const Arguments& arguments) { return Value::text(brace_format(*text.if_text(), arguments)); });
   }
-  const auto* const found = std::find_if(std::begin(kMethods), std::end(kMethods),
-                                         [&](const NamedMethod& each) { return each.name == name; });
+  const auto* const found = std::ranges::find_if(kMethods, [&](const NamedMethod& each) { return each.name == name; });
   if (found != std::end(kMethods)) {
     return make_function(name, [text, name, method = found->method](const Arguments& arguments) {
       ArgumentReader reader(name, arguments);
@@ -306,8 +305,7 @@ std::optional<Value> find_text_method(const Value& text, const std::string& name
       return result;
     });
   }
-  if (std::find(std::begin(kUnsupportedMethods), std::end(kUnsupportedMethods), name) !=
-      std::end(kUnsupportedMethods)) {
+  if (std::ranges::find(kUnsupportedMethods, name) != std::end(kUnsupportedMethods)) {
     fail_unsupported("the method '" + name + "' of a text");
   }
   return std::nullopt;

@@ -173,7 +173,7 @@ const Value* Dict::find(const Value& key) const {
   if (positions.size() == items.size()) {
     return nullptr;
   }
-  const auto found = std::find_if(items.begin(), items.end(), [&](const auto& item) { return equal(item.first, key); });
+  const auto found = std::ranges::find_if(items, [&](const auto& item) { return equal(item.first, key); });
   return found == items.end() ? nullptr : &found->second;
 }
 
@@ -192,7 +192,7 @@ void Dict::set(const Value& key, const Value& value) {
   weight += key.weight() + value.weight();
   check_weight(weight);
   if (const Value* found = find(key)) {
-    const auto position = std::find_if(items.begin(), items.end(), [&](auto& item) { return &item.second == found; });
+    const auto position = std::ranges::find_if(items, [&](auto& item) { return &item.second == found; });
     position->second = value;
     return;
   }
@@ -205,8 +205,7 @@ void Dict::set(const Value& key, const Value& value) {
 Value make_dict(Dict dict) { return Value(std::shared_ptr<const Dict>(std::make_shared<Dict>(std::move(dict)))); }
 
 const Value* Namespace::find(std::string_view name) const {
-  const auto found = std::find_if(attributes.begin(), attributes.end(),
-                                  [&](const auto& attribute) { return attribute.first == name; });
+  const auto found = std::ranges::find_if(attributes, [&](const auto& attribute) { return attribute.first == name; });
   return found == attributes.end() ? nullptr : &found->second;
 }
 
@@ -214,8 +213,7 @@ void Namespace::set(const std::string& name, const Value& value) {
   if (name.starts_with("_")) {
     throw Failure("a namespace's attribute may not begin with an underscore: '" + name + "'");
   }
-  const auto found = std::find_if(attributes.begin(), attributes.end(),
-                                  [&](const auto& attribute) { return attribute.first == name; });
+  const auto found = std::ranges::find_if(attributes, [&](const auto& attribute) { return attribute.first == name; });
   if (found == attributes.end()) {
     if (attributes.size() == kMaxAttributes) {
       throw Failure("a namespace has more than " + std::to_string(kMaxAttributes) + " attributes");
