@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "core",
     "tokenizer",
+    "chat",
     "checkpoint",
     "graph",
     "models",
@@ -34,6 +35,7 @@ PUBLIC = {
     "weight_format": "core",
     "version": "core",
     "tokenizer": "tokenizer",
+    "chat_template": "chat",
     "checkpoint": "checkpoint",
     "graph": "graph",
     "model": "models",
