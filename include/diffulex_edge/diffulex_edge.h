@@ -12,6 +12,7 @@
 #include "diffulex_edge/error.h"                 // IWYU pragma: export
 #include "diffulex_edge/evaluation.h"            // IWYU pragma: export
 #include "diffulex_edge/export_session.h"        // IWYU pragma: export
+#include "diffulex_edge/generation.h"            // IWYU pragma: export
 #include "diffulex_edge/graph.h"                 // IWYU pragma: export
 #include "diffulex_edge/inspection.h"            // IWYU pragma: export
 #include "diffulex_edge/mixed_precision.h"       // IWYU pragma: export

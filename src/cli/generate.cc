@@ -38,6 +38,9 @@ struct GenerateArguments {
   std::optional<std::string> prompt_ids;
   std::optional<std::string> canvas;
   std::string suffix;
+  bool chat = false;
+  std::string system;
+  std::string template_variables;
   std::vector<std::string> stops;
   bool stream = false;
   bool visual = false;
@@ -90,11 +93,30 @@ void check_arguments(const GenerateArguments& arguments) {
   if (arguments.visual && arguments.output_options.json) {
     throw Error(ErrorCode::kInvalidArgument, "--visual", "is given beside --json", "leave one out");
   }
+  if (arguments.chat && !arguments.prompt) {
+    throw Error(ErrorCode::kInvalidArgument, "--chat", "needs a text to answer", "give --prompt");
+  }
+  refuse_given({{"--system", !arguments.chat && !arguments.system.empty()},
+                {"--template-variables", !arguments.chat && !arguments.template_variables.empty()}},
+               "is a part of a conversation", "add --chat");
   for (const std::string& stop : arguments.stops) {
     if (stop.empty()) {
       throw Error(ErrorCode::kInvalidArgument, "--stop", "is empty");
     }
   }
+}
+
+// The prompt as a conversation's only message, by the model's chat template.
+std::vector<std::int64_t> chat_prompt(const GenerateArguments& arguments, const TextModel& model,
+                                      const std::string& text) {
+  std::vector<ChatMessage> messages;
+  if (!arguments.system.empty()) {
+    messages.push_back({.role = "system", .content = arguments.system});
+  }
+  messages.push_back({.role = "user", .content = text});
+  // The template writes the tokens that begin a sequence itself.
+  return model.tokenizer().encode(model.chat_template().render(
+      messages, {.add_generation_prompt = true, .variables = arguments.template_variables}));
 }
 
 GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
@@ -107,7 +129,8 @@ GenerationRequest make_request(const GenerateArguments& arguments, const TextMod
     request.config.max_new_tokens = 0;
     request.config.ignore_eos = true;
   } else {
-    request.prompt = model.encode_prompt(read_text(*arguments.prompt));
+    const std::string text = read_text(*arguments.prompt);
+    request.prompt = arguments.chat ? chat_prompt(arguments, model, text) : model.encode_prompt(text);
   }
   if (!arguments.suffix.empty()) {
     request.suffix = model.tokenizer().encode(arguments.suffix);
@@ -285,6 +308,10 @@ Command add_generate(CLI::App& app) {
   command->add_option("--prompt-ids", arguments->prompt_ids, "Token ids in its place: integers [1, tokens] (.npy)");
   command->add_option("--canvas", arguments->canvas,
                       "A text with mask tokens, all of which are filled in: TEXT, - for stdin, or @FILE");
+  command->add_flag("--chat", arguments->chat, "Answer the prompt as a message, by the model's chat template");
+  command->add_option("--system", arguments->system, "--chat: the system's message before it");
+  command->add_option("--template-variables", arguments->template_variables,
+                      "--chat: a JSON object of what the template may ask for, such as {\"enable_thinking\": false}");
   command->add_option("--suffix", arguments->suffix, "What comes behind the new text (bidirectional models)");
   command->add_option("--stop", arguments->stops, "Ends the text where it appears (repeatable)")
       ->allow_extra_args(false);

@@ -66,6 +66,15 @@ std::vector<std::int64_t> TextModel::encode_prompt(std::string_view text) const 
   return ids;
 }
 
+ChatTemplate TextModel::chat_template() const {
+  std::optional<ChatTemplate> found = ChatTemplate::find(path_);
+  if (!found) {
+    throw Error(ErrorCode::kBadFile, path_, "has no chat template",
+                "put chat_template.jinja beside the weights, or give the whole prompt as text");
+  }
+  return *std::move(found);
+}
+
 TextStream TextModel::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }
 
 }  // namespace diffulex_edge

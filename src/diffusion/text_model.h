@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "diffulex_edge/chat_template.h"
 #include "diffulex_edge/generation.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
@@ -35,6 +36,9 @@ class TextModel {
   const Tokenizer& tokenizer() const;
   // A text's ids, with the token that begins a sequence where the tokenizer has one.
   std::vector<std::int64_t> encode_prompt(std::string_view text) const;
+  // The folder's chat template, read anew. Throws Error{kBadFile} where there is none, and what ChatTemplate::find()
+  // does.
+  ChatTemplate chat_template() const;
   // The text of tokens that are written: without special tokens, ended by `stops`. Keeps a reference to this.
   TextStream stream(std::vector<std::string> stops) const;
 
