@@ -23,6 +23,7 @@ struct Row {
 DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, const RunControl& control)
     : model_(model.state_->model),
       control_(control),
+      pass_weight_bytes_(model.state_->layers.bytes_without_tables(model_.graph)),
       session_(model.state_->graph_plan, model_, model.state_->layers, control_,
                model.state_->integers ? &*model.state_->integers : nullptr) {
   if (model.state_->graph_plan.head() < 0) {
@@ -31,6 +32,8 @@ DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOp
   session_.keep_buffers();
   session_.keep_keys_and_values(cache);
 }
+
+std::int64_t DecodingSession::max_tokens(const PackedModel& model) { return model.state_->model.seq_len; }
 
 void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sink) {
   TokenSequences sequences;
