@@ -22,7 +22,7 @@ namespace diffulex_edge {
 enum class AnswerRule {
   EXACT,    // the text is the answer, white space at both ends apart
   NUMBER,   // the last number in the text is the last one in the answer; commas between digits don't count
-  REGEX,    // the answer, a regular expression, matches somewhere in the text
+  REGEX,    // the answer, a regular expression of PCRE2, matches somewhere in the text
   COMMAND,  // a program says so
 };
 

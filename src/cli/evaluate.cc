@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
 #include "cli/runtime_arguments.h"
+#include "core/process_memory.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/mixed_precision.h"
@@ -203,7 +205,10 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   }
   std::optional<GenerationEvaluation> written;
   if (answers) {
+    const auto start = std::chrono::steady_clock::now();
     written = answers->run(subject, reference, control);
+    result.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.peak_rss_bytes = peak_rss_bytes();
   }
   const std::optional<FormatComparison> formats =
       compare_formats_if_wanted(arguments, original, session, sets, control);

@@ -8,6 +8,7 @@
 #include "diffulex_edge/error.h"
 #include "diffusion/numbers_in_text.h"
 #include "tokenizer/regex.h"
+#include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
 namespace {
@@ -22,7 +23,7 @@ std::string_view stripped(std::string_view text) {
 }
 
 bool matches(const std::string& pattern, const std::string& text) {
-  return std::ranges::any_of(Regex::from_pattern(pattern, "answer").cut(text), &Span::is_match);
+  return std::ranges::any_of(Regex::from_pcre2(pattern, "answer").cut(replace_invalid_utf8(text)), &Span::is_match);
 }
 
 // An argument of a program ends at a NUL byte.

@@ -104,7 +104,7 @@ class TaskReader {
     }
     if (task.answer && task.rule == AnswerRule::REGEX) {
       try {
-        static_cast<void>(Regex::from_pattern(*task.answer, where));
+        static_cast<void>(Regex::from_pcre2(*task.answer, where));
       } catch (const Error& error) {
         throw Error(ErrorCode::kBadFile, where, "\"answer\": " + error.problem(), error.advice());
       }
