@@ -48,6 +48,7 @@ PUBLIC = {
     "evaluation": "runtime",
     "sensitivity": "runtime",
     "generation": "diffusion",
+    "generation_evaluation": "diffusion",
     "backend": "backends",
     "backend_description": "backends",
     "coreml_backend": "backends",

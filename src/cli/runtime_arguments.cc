@@ -46,11 +46,14 @@ void TextModelArguments::add_to(CLI::App& command) {
   runtime.add_to(command);
 }
 
-TextModel TextModelArguments::open(const RunControl& control) const {
+ModelOptions TextModelArguments::options() const {
   ModelOptions options = model.options();
   options.block_length = block_length;
-  return {model.path, std::move(options), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control,
-          packs};
+  return options;
+}
+
+TextModel TextModelArguments::open(const RunControl& control) const {
+  return {model.path, options(), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control, packs};
 }
 
 }  // namespace diffulex_edge::cli

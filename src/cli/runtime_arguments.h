@@ -35,6 +35,7 @@ struct TextModelArguments {
 
   // All but --block-length, which also says how to decode.
   void add_to(CLI::App& command);
+  ModelOptions options() const;
   TextModel open(const RunControl& control) const;
 };
 

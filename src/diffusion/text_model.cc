@@ -8,9 +8,7 @@
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
-namespace {
-
-ModelOptions for_text(const std::filesystem::path& folder, ModelOptions options) {
+ModelOptions text_model_options(const std::filesystem::path& folder, ModelOptions options) {
   const std::optional<std::int64_t> block_length = std::exchange(options.block_length, std::nullopt);
   const ModelConfig config = read_model_config(folder, options);
   if (config.block_length > 1) {
@@ -22,13 +20,11 @@ ModelOptions for_text(const std::filesystem::path& folder, ModelOptions options)
   return options;
 }
 
-}  // namespace
-
 TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
                      const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
                      const std::filesystem::path& packs)
     : path_(folder.string()) {
-  options = for_text(folder, std::move(options));
+  options = text_model_options(folder, std::move(options));
   Model model = load_model(folder, options);
   std::error_code ignored;
   if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {

@@ -19,11 +19,14 @@
 
 namespace diffulex_edge {
 
+// How a folder's model is loaded to write text: without a length in `options`, the longest; their block length is that
+// of a block-causal model's blocks, and means nothing to others.
+ModelOptions text_model_options(const std::filesystem::path& folder, ModelOptions options);
+
 class TextModel {
  public:
-  // Reads and packs the model of a folder, quantized as `request` says once the model is known. Without a length in
-  // `options`, the model's longest; their block length is that of a block-causal model's blocks, and means nothing to
-  // others. `packs`: see PackedModel. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
+  // Reads and packs the model of a folder, loaded as text_model_options() says and quantized as `request` does once the
+  // model is known. `packs`: see PackedModel. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
   TextModel(const std::filesystem::path& folder, ModelOptions options,
             const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
             const std::filesystem::path& packs = {});

@@ -24,6 +24,7 @@ DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOp
     : model_(model.state_->model),
       layers_(model.state_->layers),
       control_(std::move(control)),
+      pass_weight_bytes_(layers_.bytes_without_tables(model_.graph)),
       session_(model.state_->graph_plan, model_, layers_, control_,
                model.state_->integers ? &*model.state_->integers : nullptr) {
   if (model.state_->graph_plan.head() < 0) {
@@ -32,6 +33,8 @@ DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOp
   session_.keep_buffers();
   session_.keep_keys_and_values(cache);
 }
+
+std::int64_t DecodingSession::max_tokens(const PackedModel& model) { return model.state_->model.seq_len; }
 
 void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sink) {
   TokenSequences sequences;

@@ -46,6 +46,10 @@ class DecodingSession {
 
   const Model& model() const { return model_; }
   std::int64_t cache_bytes() const { return session_.cache()->bytes(); }
+  // What a pass with logits reads of the weights: all but rows of the embedding, if that is not the head as well.
+  std::int64_t pass_weight_bytes() const { return pass_weight_bytes_; }
+  // The longest sequence.
+  static std::int64_t max_tokens(const PackedModel& model);
   // How later passes are stopped.
   void set_stop(std::stop_token stop) { control_.stop = std::move(stop); }
 
@@ -53,6 +57,7 @@ class DecodingSession {
   const Model& model_;
   const PackedLayers& layers_;
   RunControl control_;
+  std::int64_t pass_weight_bytes_;
   ExecutionSession session_;
 };
 

@@ -272,4 +272,21 @@ std::int64_t PackedLayers::bytes() const {
   return bytes;
 }
 
+std::int64_t PackedLayers::bytes_without_tables(const Graph& graph) const {
+  std::set<const PackedWeight*> tables;
+  std::set<const PackedWeight*> multiplied;
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kLinear || node.op == Op::kEmbedding) {
+      (node.op == Op::kLinear ? multiplied : tables).insert(layer_of(node).weight.get());
+    }
+  }
+  std::int64_t result = bytes();
+  for (const PackedWeight* table : tables) {
+    if (!multiplied.contains(table)) {
+      result -= table->bytes();
+    }
+  }
+  return result;
+}
+
 }  // namespace diffulex_edge

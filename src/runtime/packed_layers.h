@@ -37,6 +37,8 @@ class PackedLayers final : public ModelLayers {
 
   // Of all weights, norms and biases, shared ones once.
   std::int64_t bytes() const;
+  // The same without weights that only embeddings of `graph`, the model's, use.
+  std::int64_t bytes_without_tables(const Graph& graph) const;
   // Throws Error{kBadFile} where a mapped file was cut while it was read.
   void check() const;
 
