@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "core",
     "tokenizer",
+    "chat",
     "checkpoint",
     "graph",
     "models",
@@ -20,6 +21,7 @@ ROOMS = [
     "backends",
     "session",
     "report",
+    "server",
     "cli",
     "bindings",
 ]
@@ -34,6 +36,7 @@ PUBLIC = {
     "weight_format": "core",
     "version": "core",
     "tokenizer": "tokenizer",
+    "chat_template": "chat",
     "checkpoint": "checkpoint",
     "graph": "graph",
     "model": "models",
@@ -55,7 +58,7 @@ PUBLIC = {
     "export_session": "session",
     "report": "report",
 }
-NEVER = {("backends", "runtime"), ("backends", "diffusion"), ("bindings", "cli")}
+NEVER = {("backends", "runtime"), ("backends", "diffusion"), ("bindings", "server"), ("bindings", "cli")}
 ANONYMOUS = re.compile(r"^namespace \{.*?^\}  // namespace$", re.MULTILINE | re.DOTALL)
 NAMESPACE = re.compile(r"^namespace ([\w:]+) \{$", re.MULTILINE)
 TYPE = re.compile(r"^(?:struct|class|enum class) (\w+)(?: final)?(?: :[^;{]*)? \{", re.MULTILINE)

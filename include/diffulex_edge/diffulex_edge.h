@@ -5,6 +5,7 @@
 #include "diffulex_edge/backend.h"               // IWYU pragma: export
 #include "diffulex_edge/backend_description.h"   // IWYU pragma: export
 #include "diffulex_edge/calibration.h"           // IWYU pragma: export
+#include "diffulex_edge/chat_template.h"         // IWYU pragma: export
 #include "diffulex_edge/checkpoint.h"            // IWYU pragma: export
 #include "diffulex_edge/coreml_backend.h"        // IWYU pragma: export
 #include "diffulex_edge/dtype.h"                 // IWYU pragma: export
