@@ -14,6 +14,9 @@ void bind_artefacts(nanobind::module_& module);
 // ModuleGraph: export of what the Python frontend reads from a torch module.
 void bind_export(nanobind::module_& module);
 
+// TextModel: text from a model's folder, for diffulex_edge/_generation.py.
+void bind_generation(nanobind::module_& module);
+
 // Layers of a module through the planner and the kernels, for diffulex_edge/quant.
 void bind_quantization(nanobind::module_& module);
 

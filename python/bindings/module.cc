@@ -16,5 +16,6 @@ NB_MODULE(_core, m) {
   diffulex_edge::python::bind_artefacts(m);
   diffulex_edge::python::bind_calibration(m);
   diffulex_edge::python::bind_export(m);
+  diffulex_edge::python::bind_generation(m);
   diffulex_edge::python::bind_quantization(m);
 }

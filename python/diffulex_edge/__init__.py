@@ -23,12 +23,24 @@ if TYPE_CHECKING:
     from diffulex_edge._accuracy import NumericalAccuracy, validate_numerical_accuracy
     from diffulex_edge._artefact import Execution, Placement, VerificationError
     from diffulex_edge._coreml import PackageCheck
+    from diffulex_edge._generation import (
+        DiffusionEngine,
+        DiffusionGenerationConfig,
+        GenerationResult,
+        Generator,
+        generate,
+    )
     from diffulex_edge._hf import load_hf_model
     from diffulex_edge._qnn import QnnCheck
     from diffulex_edge._verify import Interval, SetFigures, Verification, verify
 
-# The modules that import numpy, and the names that are theirs.
+# The modules that are imported later, most of them with numpy, and the names that are theirs.
 _LATER = {
+    "DiffusionEngine": "_generation",
+    "DiffusionGenerationConfig": "_generation",
+    "GenerationResult": "_generation",
+    "Generator": "_generation",
+    "generate": "_generation",
     "Execution": "_artefact",
     "Interval": "_verify",
     "NumericalAccuracy": "_accuracy",
@@ -46,8 +58,12 @@ _LATER = {
 __all__ = [
     "BadFileError",
     "CancelledError",
+    "DiffusionEngine",
+    "DiffusionGenerationConfig",
     "Error",
     "Execution",
+    "GenerationResult",
+    "Generator",
     "InternalError",
     "Interval",
     "InvalidArgumentError",
@@ -62,6 +78,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "__version__",
+    "generate",
     "load_hf_model",
     "validate_numerical_accuracy",
     "verify",

@@ -20,10 +20,10 @@
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "cli/runtime_arguments.h"
-#include "cli/text_model.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/generation.h"
+#include "diffusion/text_model.h"
 #include "runtime/npy_file.h"
 
 namespace diffulex_edge::cli {
@@ -209,7 +209,7 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
   check_arguments(arguments);
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  const TextModel model(arguments.model, arguments.runtime, arguments.block_length, control);
+  const TextModel model = open_text_model(arguments.model, arguments.runtime, arguments.block_length, control);
   bar.end();
   for (const std::string& warning : model.warnings()) {
     print_message(fmt::format("diffulex-edge: warning: {}\n", warning));

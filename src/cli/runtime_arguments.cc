@@ -37,4 +37,11 @@ QuantizationRequest RuntimeArguments::request(const Model& model, const Calibrat
   return {.config = chosen->quantization(), .target = chosen->arithmetic(), .calibration = calibration, .known = {}};
 }
 
+TextModel open_text_model(const ModelArguments& model, const RuntimeArguments& runtime,
+                          std::optional<std::int64_t> block_length, const RunControl& control) {
+  ModelOptions options = model.options();
+  options.block_length = block_length;
+  return {model.path, std::move(options), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control};
+}
+
 }  // namespace diffulex_edge::cli

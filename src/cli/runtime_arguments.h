@@ -9,7 +9,9 @@
 #include "cli/options.h"
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/model.h"
+#include "diffulex_edge/progress.h"
 #include "diffulex_edge/quantization_session.h"
+#include "diffusion/text_model.h"
 
 namespace diffulex_edge::cli {
 
@@ -23,5 +25,9 @@ struct RuntimeArguments {
   // What the backend makes of the options, as for `export`, and computes with. Throws Error.
   QuantizationRequest request(const Model& model, const CalibrationOptions& calibration) const;
 };
+
+// A model that writes text. `block_length` is what --block-length says.
+TextModel open_text_model(const ModelArguments& model, const RuntimeArguments& runtime,
+                          std::optional<std::int64_t> block_length, const RunControl& control);
 
 }  // namespace diffulex_edge::cli

@@ -18,10 +18,10 @@
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "cli/runtime_arguments.h"
-#include "cli/text_model.h"
 #include "core/printable.h"
-#include "core/size_text.h"
 #include "diffulex_edge/error.h"
+#include "diffusion/text_model.h"
+#include "report/text_table.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
 #include "server/scheduler.h"
@@ -69,10 +69,9 @@ std::int64_t capacity(const ServeArguments& arguments, const DiffusionEngine& en
 }
 
 ServedModel make_served_model(const ServeArguments& arguments, const TextModel& model) {
+  static_cast<void>(model.tokenizer());  // says that there is none
   ServedModel served{.name = model_name(arguments),
-                     .engine = model.engine(),
-                     .tokenizer = model.tokenizer(),
-                     .hidden_tokens = model.special_tokens(),
+                     .text = model,
                      .chat_template = ChatTemplate::find(arguments.model.path),
                      .defaults = arguments.generation.parsed(model.eos_ids()),
                      .capacity = capacity(arguments, model.engine()),
@@ -96,15 +95,15 @@ void check_defaults(const ServedModel& served, const Scheduler& scheduler) {
 void run(const ServeArguments& arguments, std::stop_token stop) {
   HttpServer server(arguments.http);
   ProgressBar bar(arguments.output_options.quiet);
-  const TextModel model(arguments.model, arguments.runtime, arguments.block_length,
-                        arguments.output_options.control(bar, stop));
+  const TextModel model = open_text_model(arguments.model, arguments.runtime, arguments.block_length,
+                                          arguments.output_options.control(bar, stop));
   bar.end();
   for (const std::string& warning : model.warnings()) {
     print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
   }
   const ServedModel served = make_served_model(arguments, model);
   ServerMetrics metrics;
-  Scheduler scheduler(served.engine,
+  Scheduler scheduler(model.engine(),
                       {.loop = {.capacity = served.capacity,
                                 .sequences = arguments.sequences,
                                 .cache_dtype = served.defaults.cache_dtype},
@@ -118,7 +117,7 @@ void run(const ServeArguments& arguments, std::stop_token stop) {
     ServerGauges gauges;
     scheduler.add_to(gauges);
     print_message(fmt::format("{}: weights {}, caches {} for {} requests of {} tokens\n", served.name,
-                              size_text(served.engine.weight_bytes()), size_text(gauges.cache_bytes),
+                              format_bytes(model.engine().weight_bytes()), mebibytes(gauges.cache_bytes),
                               arguments.sequences, served.capacity));
   }
   const std::stop_callback stop_server(stop, [&server] { server.stop(); });

@@ -222,6 +222,7 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   sampler.gumbel = is_bidirectional && !is_time_step;
   sampler.top_p_first = is_time_step;
   sampler.confidence_before_filters = settings.decoder == DecoderKind::kFastDllmV2;
+  sampler.mask = settings.mask_token;
   if (config.logits_eos_inf) {
     sampler.never = config.eos_ids;
   }

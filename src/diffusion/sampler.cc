@@ -14,6 +14,9 @@ namespace {
 // In place of minus infinity, which arithmetic would make NaN of: exp() of its distance to anything is 0.
 constexpr float kNever = -1e30F;
 
+// The first of equal ones.
+std::int64_t most_probable(std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); }
+
 double probability(std::span<const float> logits, std::int64_t token) {
   const kernels::LogSumExpParts parts = kernels::exp_sum_row(logits.data(), logits.size());
   const float logit = logits[static_cast<std::size_t>(token)];
@@ -22,7 +25,7 @@ double probability(std::span<const float> logits, std::int64_t token) {
 
 void set_all(std::span<float> logits, std::span<const std::int64_t> tokens, float value) {
   for (const std::int64_t token : tokens) {
-    if (std::cmp_less(token, logits.size())) {
+    if (token >= 0 && std::cmp_less(token, logits.size())) {
       logits[static_cast<std::size_t>(token)] = value;
     }
   }
@@ -145,8 +148,6 @@ double entropy(std::span<const float> logits) {
 
 }  // namespace
 
-std::int64_t most_probable(std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); }
-
 void DiffusionSampler::filter(std::span<float> logits) const {
   if (settings_.top_p_first) {
     keep_top_p(logits, settings_.top_p);
@@ -175,6 +176,19 @@ double DiffusionSampler::confidence_of(std::span<float> logits, std::int64_t tok
   return random.uniform();
 }
 
+std::int64_t DiffusionSampler::choose(std::span<const float> logits, Random& random) const {
+  if (settings_.temperature <= 0.0) {
+    return most_probable(logits);
+  }
+  return settings_.gumbel ? draw_with_gumbel_noise(logits, settings_.temperature, random) : draw(logits, random);
+}
+
+SampleOutput DiffusionSampler::greedy(std::span<float> logits) const {
+  set_all(logits, settings_.never, kNever);
+  set_all(logits, std::span(&settings_.mask, 1), kNever);
+  return {.token = most_probable(logits), .confidence = 1.0};
+}
+
 SampleOutput DiffusionSampler::sample(std::span<float> logits, std::span<const std::int64_t> present,
                                       Random random) const {
   if (settings_.repetition_penalty != 1.0) {
@@ -193,14 +207,15 @@ SampleOutput DiffusionSampler::sample(std::span<float> logits, std::span<const s
   if (settings_.confidence_before_filters) {
     unfiltered.assign(logits.begin(), logits.end());
   }
+  const bool has_mask = settings_.mask >= 0 && std::cmp_less(settings_.mask, logits.size());
+  const float mask_logit = has_mask ? logits[static_cast<std::size_t>(settings_.mask)] : 0.0F;
+  if (has_mask) {
+    logits[static_cast<std::size_t>(settings_.mask)] = kNever;
+  }
   filter(logits);
-  SampleOutput output;
-  if (settings_.temperature <= 0.0) {
-    output.token = most_probable(logits);
-  } else if (settings_.gumbel) {
-    output.token = draw_with_gumbel_noise(logits, settings_.temperature, random);
-  } else {
-    output.token = draw(logits, random);
+  SampleOutput output{.token = choose(logits, random)};
+  if (has_mask && !has_filters()) {
+    logits[static_cast<std::size_t>(settings_.mask)] = mask_logit;
   }
   if (settings_.wants_entropy) {
     output.entropy = entropy(logits);

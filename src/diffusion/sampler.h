@@ -31,7 +31,10 @@ struct SamplerSettings {
   bool confidence_before_filters = false;  // Fast-dLLM v2: the probability before top-k and its kin
   Confidence confidence = Confidence::kProbability;
   bool wants_entropy = false;
-  std::vector<std::int64_t> never;  // token ids that are not written
+  // The mask token: it is not written, however probable, but has its part in the others' probabilities, as in the
+  // published programs, where nothing keeps it from being written. -1: there is none.
+  std::int64_t mask = -1;
+  std::vector<std::int64_t> never;  // token ids that are not written and have no probability
   std::vector<std::int64_t> last;   // written, but with no confidence
 };
 
@@ -49,16 +52,18 @@ class DiffusionSampler {
   // so that results don't depend on the order of calls.
   SampleOutput sample(std::span<float> logits, std::span<const std::int64_t> present, Random random) const;
 
+  // The most probable one that may be written, whatever the temperature. Changes `logits`.
+  SampleOutput greedy(std::span<float> logits) const;
+
   const SamplerSettings& settings() const { return settings_; }
 
  private:
+  bool has_filters() const { return settings_.top_k > 0 || settings_.top_p < 1.0 || settings_.min_p > 0.0; }
   void filter(std::span<float> logits) const;
+  std::int64_t choose(std::span<const float> logits, Random& random) const;
   double confidence_of(std::span<float> logits, std::int64_t token, Random& random) const;
 
   SamplerSettings settings_;
 };
-
-// The most probable token, the first of equal ones.
-std::int64_t most_probable(std::span<const float> logits);
 
 }  // namespace diffulex_edge

@@ -124,7 +124,7 @@ void KeyValueCache::write_row(Tensor& tensor, std::int64_t row, std::int64_t dim
   auto* integers = reinterpret_cast<std::int8_t*>(target);
   const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
   for (std::size_t i = 0; i < n; ++i) {
-    integers[i] = static_cast<std::int8_t>(std::nearbyint(source[i] * inverse));
+    integers[i] = static_cast<std::int8_t>(std::lrint(source[i] * inverse));
   }
 }
 

@@ -34,7 +34,7 @@ nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
   std::vector<CanvasPiece> parts;
   const auto close_part = [&](bool is_new) {
     if (!part.empty()) {
-      parts.push_back({.text = model_.tokenizer.decode(part), .is_new = is_new});
+      parts.push_back({.text = model_.tokenizer().decode(part), .is_new = is_new});
       part.clear();
     }
   };
@@ -47,7 +47,7 @@ nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
       is_new = is_new || piece.is_new;
     }
     if (is_cut) {
-      parts = {{.text = model_.tokenizer.decode(run), .is_new = is_new}};
+      parts = {{.text = model_.tokenizer().decode(run), .is_new = is_new}};
     }
     for (const CanvasPiece& piece : parts) {
       add_piece(pieces, piece);
@@ -76,7 +76,7 @@ nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
       is_new = was_masked;
     }
     was_masked_[i - begin] = false;
-    if (!model_.hidden_tokens.contains(state.tokens[i])) {
+    if (!model_.special_tokens().contains(state.tokens[i])) {
       part.push_back(state.tokens[i]);
       run.push_back(state.tokens[i]);
     }

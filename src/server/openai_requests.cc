@@ -128,7 +128,7 @@ void set_length(const RequestFields& fields, std::int64_t least, const ServedMod
   const char* name = fields.find("max_completion_tokens") != nullptr ? "max_completion_tokens" : "max_tokens";
   const std::optional<std::int64_t> length = fields.integer(name, least);
   // Models with blocks fill up their last one.
-  const std::int64_t block = std::max<std::int64_t>(model.engine.config().block_length, 1);
+  const std::int64_t block = std::max<std::int64_t>(model.text.engine().config().block_length, 1);
   const auto used = static_cast<std::int64_t>(request.prompt.size() + request.suffix.size());
   const std::int64_t room = model.capacity / block * block - used;
   if (room < length.value_or(1)) {
@@ -162,7 +162,7 @@ void read_stream(const RequestFields& fields, OpenAiRequest& request) {
 std::vector<std::int64_t> read_ids(const nlohmann::json& list, const ServedModel& model) {
   std::vector<std::int64_t> ids;
   ids.reserve(list.size());
-  const std::int64_t vocabulary = model.engine.config().vocab_size;
+  const std::int64_t vocabulary = model.text.engine().config().vocab_size;
   for (const nlohmann::json& item : list) {
     if (!item.is_number_integer()) {
       refuse_field("prompt", "must be a string or a list of tokens", "invalid_type");
@@ -174,13 +174,6 @@ std::vector<std::int64_t> read_ids(const nlohmann::json& list, const ServedModel
     }
     ids.push_back(item.get<std::int64_t>());
   }
-  return ids;
-}
-
-std::vector<std::int64_t> encode_prompt(const std::string& text, const ServedModel& model) {
-  std::vector<std::int64_t> ids = model.tokenizer.begin_ids();
-  const std::vector<std::int64_t> rest = model.tokenizer.encode(text);
-  ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;
 }
 
@@ -198,7 +191,7 @@ std::vector<std::int64_t> read_prompt(const RequestFields& fields, const ServedM
   const nlohmann::json& one = is_list ? prompt->front() : *prompt;
   std::vector<std::int64_t> ids;
   if (one.is_string()) {
-    ids = encode_prompt(one.get<std::string>(), model);
+    ids = model.text.encode_prompt(one.get<std::string>());
   } else if (one.is_array()) {
     ids = read_ids(one, model);
   } else {
@@ -271,7 +264,7 @@ std::vector<std::int64_t> render_chat(const RequestFields& fields, const ServedM
   }
   try {
     // The template says where a text begins: no token is put before it.
-    return model.tokenizer.encode(model.chat_template->render(messages, options));
+    return model.text.tokenizer().encode(model.chat_template->render(messages, options));
   } catch (const Error& error) {
     throw ApiError(400, error.what(), "invalid_value", "messages");
   }
@@ -305,11 +298,11 @@ OpenAiRequest read_completion(std::string_view body, const ServedModel& model) {
   request.generation.prompt = read_prompt(fields, model);
   const std::string suffix = fields.text("suffix").value_or("");
   if (!suffix.empty()) {
-    if (model.engine.config().block_length != 0) {
+    if (model.text.engine().config().block_length != 0) {
       refuse_field("suffix", "is for bidirectional models, this one does not see what comes later",
                    "unsupported_value");
     }
-    request.generation.suffix = model.tokenizer.encode(suffix);
+    request.generation.suffix = model.text.tokenizer().encode(suffix);
   }
   set_length(fields, 0, model, "prompt", request.generation);
   return request;
@@ -321,7 +314,7 @@ OpenAiRequest read_chat(std::string_view body, const ServedModel& model) {
   OpenAiRequest request = read_common(fields, model);
   request.is_chat = true;
   request.generation.prompt = render_chat(fields, model);
-  const std::optional<std::int64_t> mask = model.engine.config().mask_token_id;
+  const std::optional<std::int64_t> mask = model.text.engine().config().mask_token_id;
   if (mask && std::ranges::find(request.generation.prompt, *mask) != request.generation.prompt.end()) {
     refuse_field("messages", "have the model's mask token, which stands for text to be written");
   }

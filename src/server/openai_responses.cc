@@ -133,7 +133,7 @@ std::string error_event(const std::string& error_json) { return "data: " + error
 std::string done_event() { return "data: [DONE]\n\n"; }
 
 std::string model_object(const ServedModel& model, std::int64_t created) {
-  const ModelConfig& config = model.engine.config();
+  const ModelConfig& config = model.text.engine().config();
   return to_text({{"id", model.name},
                   {"object", "model"},
                   {"created", created},

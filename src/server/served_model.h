@@ -3,20 +3,17 @@
 
 #include <cstdint>
 #include <optional>
-#include <set>
 #include <string>
 
 #include "diffulex_edge/chat_template.h"
 #include "diffulex_edge/generation.h"
-#include "diffulex_edge/tokenizer.h"
+#include "diffusion/text_model.h"
 
 namespace diffulex_edge {
 
 struct ServedModel {
   std::string name;
-  const DiffusionEngine& engine;
-  const Tokenizer& tokenizer;
-  std::set<std::int64_t> hidden_tokens;  // special ones, which are no text
+  const TextModel& text;  // with a tokenizer
   std::optional<ChatTemplate> chat_template;
   DiffusionGenerationConfig defaults;  // what a request does not say
   std::int64_t capacity = 0;           // tokens of a prompt and its answer together

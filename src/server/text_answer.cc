@@ -13,9 +13,9 @@ TextAnswer::TextAnswer(const OpenAiRequest& request, const ServedModel& model, s
       is_stream_(request.is_stream),
       prompt_tokens_(request.generation.prompt.size() + request.generation.suffix.size()),
       reply_(std::move(reply)),
-      text_(model.tokenizer, model.hidden_tokens, request.stops) {
+      text_(model.text.stream(request.stops)) {
   if (request.has_canvas) {
-    canvas_.emplace(model);
+    canvas_.emplace(model.text);
   }
 }
 

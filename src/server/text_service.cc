@@ -174,7 +174,7 @@ void TextService::answered(const HttpHead& head, int status) {
 }
 
 std::string TextService::metrics_text() const {
-  ServerGauges gauges{.connections = server_.connections(), .weight_bytes = model_.engine.weight_bytes()};
+  ServerGauges gauges{.connections = server_.connections(), .weight_bytes = model_.text.engine().weight_bytes()};
   scheduler_.add_to(gauges);
   return metrics_.to_text(gauges);
 }

@@ -43,7 +43,9 @@ def test_tokens_are_those_of_the_authors_program(
     options = case.options | ({} if case.options.get("eos_ids") else {"ignore_eos": True})
     report = generate(case.folder(checkpoint), case.prompt, tmp_path, **options)
     tokens = report["tokens"]
-    common = min(len(tokens), len(case.tokens))  # Fast-dLLM v2's program counts whole blocks from the prompt's beginning
+    common = min(
+        len(tokens), len(case.tokens)
+    )  # Fast-dLLM v2's program counts whole blocks from the prompt's beginning
     assert common > 0
     assert tokens[:common] == case.tokens[:common]
     if report["stopped"] == "length":

@@ -1,4 +1,4 @@
-"""Every code block of docs/PYTHON.md and of the specification, run word for word with a small module."""
+"""Every code block of docs/PYTHON.md, docs/GENERATION.md and the specification, run word for word with a small module."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from diffulex_edge.quant import BaseQuantizer, QuantizedLinear
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PAGE = _REPOSITORY / "docs/PYTHON.md"
+_TEXT_PAGE = _REPOSITORY / "docs/GENERATION.md"
 _SPECIFICATION = _REPOSITORY.parent / "shared/SPECIFICATION.md"
 _GONE = "int4_weight_only"  # from torchao
 
@@ -38,7 +39,7 @@ def names() -> dict[str, Any]:
     return {"torch": torch, "nn": nn, "BaseQuantizer": BaseQuantizer, "QuantizedLinear": QuantizedLinear}
 
 
-@pytest.mark.parametrize("block", [block for block in blocks(_PAGE) if _GONE not in block])
+@pytest.mark.parametrize("block", [block for block in blocks(_PAGE) + blocks(_TEXT_PAGE) if _GONE not in block])
 def test_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "examples").symlink_to(_REPOSITORY / "examples")
     monkeypatch.chdir(tmp_path)

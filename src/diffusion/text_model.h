@@ -2,27 +2,29 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "cli/options.h"
-#include "cli/runtime_arguments.h"
 #include "diffulex_edge/generation.h"
+#include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
+#include "diffulex_edge/quantization_session.h"
 #include "diffulex_edge/tokenizer.h"
 #include "diffusion/text_stream.h"
 
-namespace diffulex_edge::cli {
+namespace diffulex_edge {
 
 class TextModel {
  public:
-  // Reads and packs the model. `block_length`: of a block-causal model's blocks. Throws Error.
-  TextModel(const ModelArguments& model, const RuntimeArguments& runtime, std::optional<std::int64_t> block_length,
-            const RunControl& control);
+  // Reads and packs the model of a folder, quantized as `request` says once the model is known. Without a length in
+  // `options`, the model's longest; their block length is that of a block-causal model's blocks, and means nothing to
+  // others. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
+  TextModel(const std::filesystem::path& folder, ModelOptions options,
+            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control);
 
   const DiffusionEngine& engine() const { return *engine_; }
   const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
@@ -33,7 +35,7 @@ class TextModel {
   const Tokenizer& tokenizer() const;
   // A text's ids, with the token that begins a sequence where the tokenizer has one.
   std::vector<std::int64_t> encode_prompt(std::string_view text) const;
-  // The text of tokens that are written: without special tokens, ended by `stops`.
+  // The text of tokens that are written: without special tokens, ended by `stops`. Keeps a reference to this.
   TextStream stream(std::vector<std::string> stops) const;
 
  private:
@@ -42,10 +44,7 @@ class TextModel {
   std::set<std::int64_t> special_;
   std::vector<std::int64_t> eos_ids_;
   std::vector<std::string> warnings_;
-  std::unique_ptr<DiffusionEngine> engine_;
+  std::optional<DiffusionEngine> engine_;
 };
 
-// What --block-length is for a model: of its own blocks (block-causal models), or only of decoding.
-ModelOptions text_model_options(const ModelArguments& model, std::optional<std::int64_t> block_length);
-
-}  // namespace diffulex_edge::cli
+}  // namespace diffulex_edge

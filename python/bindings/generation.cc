@@ -1,0 +1,192 @@
+// Text from a model's folder: the library's engine, with options as Python's dataclass has them.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "config.h"
+#include "diffulex_edge/backend.h"
+#include "diffulex_edge/generation.h"
+#include "diffulex_edge/quantization_session.h"
+#include "diffusion/text_model.h"
+#include "run.h"
+
+namespace nb = nanobind;
+
+namespace diffulex_edge::python {
+namespace {
+
+// Writes the attribute `name` of `options` to `target`, where it is not None.
+template <typename Value>
+void read(nb::handle options, const char* name, Value& target) {
+  const nb::object value = options.attr(name);
+  if (!value.is_none()) {
+    target = nb::cast<Value>(value);
+  }
+}
+template <typename Value>
+void read(nb::handle options, const char* name, std::optional<Value>& target) {
+  const nb::object value = options.attr(name);
+  if (!value.is_none()) {
+    target = nb::cast<Value>(value);
+  }
+}
+
+DiffusionGenerationConfig generation_config(nb::handle options) {
+  DiffusionGenerationConfig config;
+  read(options, "max_new_tokens", config.max_new_tokens);
+  read(options, "steps", config.steps);
+  read(options, "steps_per_block", config.steps_per_block);
+  read(options, "block_length", config.block_length);
+  read(options, "sub_block_length", config.sub_block_length);
+  std::optional<std::string> remasking;
+  read(options, "remasking", remasking);
+  if (remasking) {
+    config.remasking = parse_remasking(*remasking);
+  }
+  read(options, "threshold", config.threshold);
+  read(options, "factor", config.factor);
+  read(options, "eb_threshold", config.eb_threshold);
+  read(options, "temperature", config.temperature);
+  read(options, "top_k", config.top_k);
+  read(options, "top_p", config.top_p);
+  read(options, "min_p", config.min_p);
+  read(options, "repetition_penalty", config.repetition_penalty);
+  read(options, "seed", config.seed);
+  read(options, "eps", config.eps);
+  read(options, "alg_temp", config.alg_temp);
+  read(options, "cfg_scale", config.cfg_scale);
+  read(options, "logits_eos_inf", config.logits_eos_inf);
+  read(options, "confidence_eos_eot_inf", config.confidence_eos_eot_inf);
+  read(options, "eos_ids", config.eos_ids);
+  read(options, "eot_id", config.eot_id);
+  read(options, "ignore_eos", config.ignore_eos);
+  config.cache = parse_cache_kind(nb::cast<std::string>(options.attr("cache")));
+  read(options, "cache_refresh", config.cache_refresh);
+  config.cache_dtype = parse_cache_dtype(nb::cast<std::string>(options.attr("cache_dtype")));
+  return config;
+}
+
+// As an export for `backend` quantizes it; without a configuration, as it is stored.
+QuantizationRequest quantization_request(const Model& model, const std::string& backend,
+                                         const std::optional<QuantizationConfig>& wanted) {
+  const auto chosen = BackendRegistry::instance().create(
+      backend, {.quant_config = wanted ? *wanted : default_quantization_config(model)});
+  chosen->check_config();
+  return {.config = chosen->quantization(), .target = chosen->arithmetic(), .calibration = {}, .known = {}};
+}
+
+// What one call writes.
+struct Call {
+  GenerationRequest request;
+  std::optional<TextStream> text;
+  GenerationResult result;
+};
+
+nb::dict describe(const Call& call) {
+  nb::dict result;
+  const auto set = [&result](const char* name, const auto& value) { result[name] = nb::cast(value); };
+  set("text", call.text ? std::optional(call.text->text()) : std::nullopt);
+  set("tokens", call.result.tokens);
+  set("prompt_tokens", call.result.prompt_tokens);
+  set("forward_passes", call.result.forward_passes);
+  set("cache_bytes", call.result.cache_bytes);
+  set("seconds", call.result.seconds);
+  set("seconds_to_first_block", call.result.seconds_to_first_block);
+  set("stopped", std::string(to_string(call.result.stopped)));
+  return result;
+}
+
+nb::dict generate(const TextModel& model, const std::optional<std::string>& prompt,
+                  std::optional<std::vector<std::int64_t>> prompt_ids, const std::string& suffix,
+                  const nb::object& options, std::vector<std::string> stops, const nb::object& on_text, int threads) {
+  Call call{.request = {.prompt = {}, .suffix = {}, .config = generation_config(options)}, .text = {}, .result = {}};
+  call.request.prompt = prompt_ids ? std::move(*prompt_ids) : model.encode_prompt(prompt.value_or(""));
+  if (!suffix.empty()) {
+    call.request.suffix = model.tokenizer().encode(suffix);
+  }
+  if (options.attr("eos_ids").is_none()) {
+    call.request.config.eos_ids = model.eos_ids();
+  }
+  if (model.has_tokenizer() || !stops.empty()) {
+    call.text.emplace(model.stream(std::move(stops)));
+  }
+  std::exception_ptr raised;  // by Python, in on_text
+  const auto give = [&](const std::string& text) {
+    if (on_text.is_none() || text.empty()) {
+      return true;
+    }
+    const nb::gil_scoped_acquire lock;
+    try {
+      return nb::cast<bool>(on_text(text));
+    } catch (...) {
+      raised = std::current_exception();
+      return false;
+    }
+  };
+  run_stoppable(threads, nb::none(), [&](const RunControl& control) {
+    call.result = model.engine().generate(
+        call.request,
+        [&](const GenerationState& state) {
+          const std::span new_tokens = state.tokens.subspan(static_cast<std::size_t>(state.begin),
+                                                            static_cast<std::size_t>(state.written));
+          return !call.text || (give(call.text->take(new_tokens)) && !call.text->is_stopped());
+        },
+        control);
+    if (call.text && !raised) {
+      give(call.text->finish());
+    }
+  });
+  if (raised) {
+    std::rethrow_exception(raised);
+  }
+  return describe(call);
+}
+
+}  // namespace
+
+void bind_generation(nb::module_& module) {
+  nb::class_<TextModel>(module, "TextModel", "A folder's model with packed weights, and its tokenizer.")
+      .def(
+          "__init__",
+          [](TextModel* self, const std::string& folder, std::optional<std::int64_t> seq_len,
+             std::optional<std::int64_t> block_length, std::optional<std::int64_t> mask_token_id,
+             std::vector<std::string> ignored_config_keys, const std::string& backend, const nb::object& quant_config,
+             int threads, const nb::object& progress) {
+            std::optional<QuantizationConfig> wanted;
+            if (!quant_config.is_none()) {
+              wanted = to_cpp(quant_config);
+            }
+            const ModelOptions options{.seq_len = seq_len,
+                                       .block_length = block_length,
+                                       .mask_token_id = mask_token_id,
+                                       .ignored_config_keys = std::move(ignored_config_keys)};
+            run_stoppable(threads, progress, [&](const RunControl& control) {
+              new (self) TextModel(
+                  folder, options, [&](const Model& model) { return quantization_request(model, backend, wanted); },
+                  control);
+            });
+          },
+          nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(),
+          nb::arg("mask_token_id").none(), nb::arg("ignored_config_keys"), nb::arg("backend"),
+          nb::arg("quant_config").none(), nb::arg("threads"), nb::arg("progress").none())
+      .def("generate", &generate, nb::arg("prompt").none(), nb::arg("prompt_ids").none(), nb::arg("suffix"),
+           nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none(), nb::arg("threads"))
+      .def_prop_ro("family", [](const TextModel& self) { return self.engine().config().family; })
+      .def_prop_ro("vocab_size", [](const TextModel& self) { return self.engine().config().vocab_size; })
+      .def_prop_ro("block_length", [](const TextModel& self) { return self.engine().config().block_length; })
+      .def_prop_ro("max_tokens", [](const TextModel& self) { return self.engine().max_tokens(); })
+      .def_prop_ro("weight_bytes", [](const TextModel& self) { return self.engine().weight_bytes(); })
+      .def_prop_ro("eos_ids", &TextModel::eos_ids)
+      .def_prop_ro("warnings", &TextModel::warnings);
+}
+
+}  // namespace diffulex_edge::python

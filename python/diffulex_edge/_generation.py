@@ -1,0 +1,267 @@
+"""Text from diffusion language models on this machine; the C++ library's engine (docs/GENERATION.md)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from os import PathLike
+from typing import Any, Final
+
+from diffulex_edge import _core
+from diffulex_edge._errors import InvalidArgumentError
+from diffulex_edge.quant._config import QuantizationConfig
+
+
+@dataclass(frozen=True)
+class DiffusionGenerationConfig:
+    """How a text is decoded. None stands for the family's own default; docs/GENERATION.md has the table.
+
+    The names are those of the command's options. What a family does not have is refused where it is used
+    (`InvalidArgumentError`).
+    """
+
+    max_new_tokens: int = 128  #: 0: only the mask tokens in the prompt
+    steps: int | None = None  #: of the whole answer
+    steps_per_block: int | None = None
+    block_length: int | None = None  #: bidirectional models: tokens that are decoded before later ones
+    sub_block_length: int | None = None  #: Fast-dLLM v2
+    remasking: str | None = None
+    threshold: float | None = None  #: commits all tokens at least this probable
+    factor: float | None = None
+    eb_threshold: float = 0.35
+    temperature: float = 0.0  #: 0: always the most probable token
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    eps: float = 1e-3
+    alg_temp: float = 0.0
+    cfg_scale: float = 0.0
+    logits_eos_inf: bool = False
+    confidence_eos_eot_inf: bool = False
+    eos_ids: Sequence[int] | None = None  #: default: the model's
+    eot_id: int | None = None
+    ignore_eos: bool = False
+    cache: str = "auto"
+    cache_refresh: int = 0
+    cache_dtype: str = "fp32"
+
+    @classmethod
+    def of(cls, config: DiffusionGenerationConfig | None, options: dict[str, Any]) -> DiffusionGenerationConfig:
+        """`config`, or the default one, with other values for some fields; `InvalidArgumentError` for other names."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise InvalidArgumentError(f"{name}: is not one of {', '.join(known)}", where=name)
+        return replace(config or cls(), **options)
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What was written, and what it took."""
+
+    text: str | None  #: without special tokens; None where the model has no tokenizer
+    tokens: list[int]  #: the new ones, up to and with an end token
+    prompt_tokens: int
+    forward_passes: int
+    cache_bytes: int
+    seconds: float
+    seconds_to_first_block: float
+    stopped: str  #: "end" (an end token), "length" or "stop" (a stop text, or the caller)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return len(self.tokens) / self.forward_passes if self.forward_passes else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.tokens) / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        return self.text or ""
+
+
+Prompt = str | Sequence[int]
+"""A text, or its token ids."""
+
+_END: Final = object()
+
+
+class Generator(Iterator[str]):
+    """Pieces of a text while it is written; none ends inside a character.
+
+    Written by a thread of its own. Leaving the `with` block, `close()`, or dropping the last reference ends it.
+    `result` waits for the end.
+    """
+
+    def __init__(self, write: Callable[[Callable[[str], bool]], GenerationResult]) -> None:
+        self._pieces: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._is_closed = threading.Event()
+        self._result: GenerationResult | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=_write, args=(write, self._pieces, self._is_closed), daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> str:
+        if self._result is not None or self._error is not None:
+            raise StopIteration
+        piece = self._pieces.get()
+        if isinstance(piece, str):
+            return piece
+        if isinstance(piece, GenerationResult):
+            self._result = piece
+            raise StopIteration
+        assert isinstance(piece, BaseException)
+        self._error = piece
+        raise piece
+
+    @property
+    def result(self) -> GenerationResult:
+        """The whole, after its end; raises what ended it."""
+        for _ in self:
+            pass
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def close(self) -> None:
+        """End the text after the current pass, and wait for that."""
+        self._is_closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._is_closed.set()
+
+
+def _write(
+    write: Callable[[Callable[[str], bool]], GenerationResult],
+    pieces: queue.SimpleQueue[object],
+    is_closed: threading.Event,
+) -> None:
+    def give(text: str) -> bool:
+        pieces.put(text)
+        return not is_closed.is_set()
+
+    try:
+        pieces.put(write(give))
+    except BaseException as error:  # it is raised again where the pieces are taken
+        pieces.put(error)
+
+
+class DiffusionEngine:
+    """A model that writes text, its weights packed for this machine's processor.
+
+    `DiffusionEngine.from_model(folder, quant_config=QuantizationConfig(dtype="int4"))` quantizes as an export for
+    `backend` does. It may be used by several threads.
+    """
+
+    def __init__(self, model: _core.TextModel, threads: int = 0) -> None:
+        self._model = model
+        self._threads = threads
+
+    @classmethod
+    def from_model(
+        cls,
+        folder: str | PathLike[str],
+        quant_config: QuantizationConfig | None = None,
+        *,
+        backend: str = "xnnpack",
+        seq_len: int | None = None,
+        block_length: int | None = None,
+        mask_token_id: int | None = None,
+        ignored_config_keys: Sequence[str] = (),
+        threads: int = 0,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> DiffusionEngine:
+        """From a Hugging Face model folder; `quant_config=None` takes the weights as they are stored.
+
+        `seq_len`: the most tokens of a prompt and its answer (default: the model's). `block_length`: of a block-causal
+        model's blocks. `threads`: 0 for one for each processor. `progress(done_bytes, total_bytes, stage)` is called
+        while weights are read. Errors: those of the library (`diffulex_edge.Error`).
+        """
+        model = _core.TextModel(
+            str(folder), seq_len, block_length, mask_token_id, list(ignored_config_keys), backend, quant_config,
+            threads, progress,
+        )  # fmt: skip
+        return cls(model, threads)
+
+    family = property(lambda self: self._model.family, doc='"llada", "dream", "sdar", ...')
+    block_length = property(lambda self: self._model.block_length, doc="0 for bidirectional models.")
+    vocab_size = property(lambda self: self._model.vocab_size)
+    max_tokens = property(lambda self: self._model.max_tokens, doc="The most tokens of a prompt and its answer.")
+    weight_bytes = property(lambda self: self._model.weight_bytes, doc="Bytes of all weights in memory.")
+    eos_ids = property(lambda self: self._model.eos_ids, doc="Token ids that end a text.")
+    warnings = property(lambda self: self._model.warnings)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        config: DiffusionGenerationConfig | None = None,
+        *,
+        suffix: str = "",
+        stop: Sequence[str] = (),
+        on_text: Callable[[str], bool] | None = None,
+        **options: Any,
+    ) -> GenerationResult:
+        """Write behind `prompt`, and before `suffix` (bidirectional models).
+
+        `options` are fields of `DiffusionGenerationConfig`, over those of `config`. `stop`: texts that end it.
+        `on_text(piece)` is called with each new piece and ends the text by returning False.
+        """
+        texts = [stop] if isinstance(stop, str) else list(stop)
+        if not all(texts):
+            raise InvalidArgumentError("stop: has an empty text", where="stop")
+        is_text = isinstance(prompt, str)
+        parts = self._model.generate(
+            prompt if is_text else None,
+            None if is_text else [int(token) for token in prompt],
+            suffix,
+            DiffusionGenerationConfig.of(config, options),
+            texts,
+            on_text,
+            self._threads,
+        )
+        return GenerationResult(**parts)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        config: DiffusionGenerationConfig | None = None,
+        *,
+        suffix: str = "",
+        stop: Sequence[str] = (),
+        **options: Any,
+    ) -> Generator:
+        """The same, as an iterator over pieces of the text; `result` of it has the whole."""
+        config = DiffusionGenerationConfig.of(config, options)
+        return Generator(lambda give: self.generate(prompt, config, suffix=suffix, stop=stop, on_text=give))
+
+
+def generate(
+    model: DiffusionEngine | str | PathLike[str],
+    prompt: Prompt,
+    config: DiffusionGenerationConfig | None = None,
+    *,
+    quant_config: QuantizationConfig | None = None,
+    suffix: str = "",
+    stop: Sequence[str] = (),
+    **options: Any,
+) -> GenerationResult:
+    """Write one text with a model's folder, or an engine, which keeps its weights for the next one."""
+    if isinstance(model, DiffusionEngine):
+        if quant_config is not None:
+            raise InvalidArgumentError("quant_config: an engine has its weights", where="quant_config")
+        engine = model
+    else:
+        engine = DiffusionEngine.from_model(model, quant_config)
+    return engine.generate(prompt, config, suffix=suffix, stop=stop, **options)
