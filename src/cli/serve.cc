@@ -117,7 +117,7 @@ void run(const ServeArguments& arguments, std::stop_token stop) {
     ServerGauges gauges;
     scheduler.add_to(gauges);
     print_message(fmt::format("{}: weights {}, caches {} for {} requests of {} tokens\n", served.name,
-                              format_bytes(model.engine().weight_bytes()), mebibytes(gauges.cache_bytes),
+                              format_bytes(model.engine().weight_bytes()), format_bytes(gauges.cache_bytes),
                               arguments.sequences, served.capacity));
   }
   const std::stop_callback stop_server(stop, [&server] { server.stop(); });
