@@ -18,10 +18,9 @@ void ServerMetrics::count_answer(std::string_view path, int status) {
   ++answers_[{std::string(path), status}];
 }
 
-void ServerMetrics::count_pass(std::size_t sequences) {
+void ServerMetrics::count_pass() {
   const std::scoped_lock lock(mutex_);
   ++passes_;
-  sequence_passes_ += sequences;
 }
 
 void ServerMetrics::count_cancelled() {
@@ -29,9 +28,16 @@ void ServerMetrics::count_cancelled() {
   ++cancelled_;
 }
 
+void ServerMetrics::count_cancelled(const GenerationResult& result) {
+  const std::scoped_lock lock(mutex_);
+  ++cancelled_;
+  sequence_passes_ += static_cast<std::uint64_t>(result.forward_passes);
+}
+
 void ServerMetrics::count_finished(const GenerationResult& result) {
   const std::scoped_lock lock(mutex_);
   ++finished_;
+  sequence_passes_ += static_cast<std::uint64_t>(result.forward_passes);
   prompt_tokens_ += static_cast<std::uint64_t>(result.prompt_tokens);
   new_tokens_ += result.tokens.size();
   seconds_ += result.seconds;
@@ -57,7 +63,7 @@ std::string ServerMetrics::to_text(const ServerGauges& gauges) const {
   add_metric(text, "requests_finished_total", "counter", "Requests that were written to their end.", finished_);
   add_metric(text, "requests_cancelled_total", "counter", "Requests whose client went away.", cancelled_);
   add_metric(text, "forward_passes_total", "counter", "Passes of the model, each for all requests at once.", passes_);
-  add_metric(text, "sequence_passes_total", "counter", "The same, once for each request in a pass.", sequence_passes_);
+  add_metric(text, "sequence_passes_total", "counter", "The same, once for each request that has ended.", sequence_passes_);
   add_metric(text, "prompt_tokens_total", "counter", "Tokens of the finished requests' prompts.", prompt_tokens_);
   add_metric(text, "generated_tokens_total", "counter", "Tokens that finished requests wrote.", new_tokens_);
   add_metric(text, "request_seconds_total", "counter", "Time from a request's first pass to its last, added up.",

@@ -26,8 +26,10 @@ struct ServerGauges {
 class ServerMetrics {
  public:
   void count_answer(std::string_view path, int status);
-  void count_pass(std::size_t sequences);
+  void count_pass();
+  // Of a request that waited, or that was being written.
   void count_cancelled();
+  void count_cancelled(const GenerationResult& result);
   void count_finished(const GenerationResult& result);
 
   // The text format: https://prometheus.io/docs/instrumenting/exposition_formats/

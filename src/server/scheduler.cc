@@ -91,19 +91,20 @@ void Scheduler::run() {
 }
 
 void Scheduler::drop_cancelled() {
-  const auto is_dropped = [this](const auto& entry) {
-    if (entry.second->is_cancelled) {
+  std::erase_if(running_, [this](const auto& entry) {
+    const bool is_cancelled = entry.second->is_cancelled;
+    if (is_cancelled) {
+      metrics_.count_cancelled(loop_->take(entry.second->id));
+    }
+    return is_cancelled;
+  });
+  std::erase_if(waiting_, [this](const auto& entry) {
+    const bool is_cancelled = entry.second->is_cancelled;
+    if (is_cancelled) {
       metrics_.count_cancelled();
     }
-    return entry.second->is_cancelled;
-  };
-  for (const auto& [ticket, job] : running_) {
-    if (job->is_cancelled) {
-      loop_->take(job->id);
-    }
-  }
-  std::erase_if(running_, is_dropped);
-  std::erase_if(waiting_, is_dropped);
+    return is_cancelled;
+  });
 }
 
 void Scheduler::admit() {
@@ -134,7 +135,7 @@ void Scheduler::step() {
   }
   try {
     if (loop_->step()) {
-      metrics_.count_pass(running_.size());
+      metrics_.count_pass();
     }
     deliver();
   } catch (const Error& error) {

@@ -1,6 +1,8 @@
 #include "server/text_service.h"
 
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
 #include <array>
@@ -35,10 +37,23 @@ constexpr std::array<Route, 7> kRoutes{{{"/", "GET", true},
                                         {kCompletions, "POST"},
                                         {kChat, "POST"}}};
 
-// Nothing from elsewhere, nothing that another page may show; the page's own script and style are inside of it.
-constexpr std::string_view kPagePolicy =
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+// The page's own text between <NAME> and its end, as a browser is told that it may be used: 'sha256-...'.
+std::string source_of_page(const std::string& name) {
+  const std::string_view page = kPageHtml;
+  const std::size_t begin = page.find("<" + name + ">") + name.size() + 2;
+  const std::string_view part = page.substr(begin, page.find("</" + name + ">") - begin);
+  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
+  SHA256(reinterpret_cast<const unsigned char*>(part.data()), part.size(), digest.data());
+  std::array<unsigned char, 64> text{};
+  const int length = EVP_EncodeBlock(text.data(), digest.data(), static_cast<int>(digest.size()));
+  return "'sha256-" + std::string(reinterpret_cast<const char*>(text.data()), static_cast<std::size_t>(length)) + "'";
+}
+
+// Nothing from elsewhere, no script but the page's own, and no other page around it.
+std::string page_policy() {
+  return "default-src 'none'; script-src " + source_of_page("script") + "; style-src " + source_of_page("style") +
+         "; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+}
 
 const Route* find_route(std::string_view path) {
   const auto is_it = [&](const Route& route) {
@@ -82,6 +97,7 @@ TextService::TextService(const ServedModel& model, Scheduler& scheduler, ServerM
       metrics_(metrics),
       server_(server),
       options_(std::move(options)),
+      page_policy_(page_policy()),
       created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
                    .count()) {}
 
@@ -133,7 +149,7 @@ HttpResponse TextService::answer_small(const std::string& path) const {
   if (path == "/") {
     return {.content_type = "text/html; charset=utf-8",
             .body = std::string(kPageHtml),
-            .headers = {{"Content-Security-Policy", std::string(kPagePolicy)}, {"Referrer-Policy", "no-referrer"}}};
+            .headers = {{"Content-Security-Policy", page_policy_}, {"Referrer-Policy", "no-referrer"}}};
   }
   if (path == "/health") {
     return {.body = R"({"status":"ok"})"};

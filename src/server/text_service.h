@@ -39,6 +39,7 @@ class TextService final : public HttpService {
   ServerMetrics& metrics_;
   const HttpServer& server_;
   Options options_;
+  std::string page_policy_;
   std::int64_t created_;
 };
 
