@@ -21,6 +21,7 @@ ROOMS = [
     "backends",
     "session",
     "report",
+    "server",
     "cli",
     "bindings",
 ]
@@ -58,7 +59,7 @@ PUBLIC = {
     "export_session": "session",
     "report": "report",
 }
-NEVER = {("backends", "runtime"), ("backends", "diffusion"), ("bindings", "cli")}
+NEVER = {("backends", "runtime"), ("backends", "diffusion"), ("bindings", "server"), ("bindings", "cli")}
 ANONYMOUS = re.compile(r"^namespace \{.*?^\}  // namespace$", re.MULTILINE | re.DOTALL)
 NAMESPACE = re.compile(r"^namespace ([\w:]+) \{$", re.MULTILINE)
 TYPE = re.compile(r"^(?:struct|class|enum class) (\w+)(?: final)?(?: :[^;{]*)? \{", re.MULTILINE)

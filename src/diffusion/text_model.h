@@ -33,6 +33,7 @@ class TextModel {
 
   const DiffusionEngine& engine() const { return *engine_; }
   const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
+  const std::set<std::int64_t>& special_tokens() const { return special_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   bool has_tokenizer() const { return tokenizer_.has_value(); }
   // Throws Error{kBadFile} where there is none.
