@@ -99,7 +99,7 @@ Value strftime_now(const Context& context, const Arguments& arguments) {
 
 Value Context::charge(Value value) {
   constexpr std::uint64_t kStepsPerItem = 16;
-  constexpr std::uint64_t kBytesPerStep = 8;
+  constexpr std::uint64_t kBytesPerStep = 32;
   if (const std::string* text = value.if_text()) {
     budget.take(text->size() / kBytesPerStep);
   } else if (const auto list = value.if_list()) {

@@ -113,6 +113,18 @@ void Interpreter::charge_search(const Value& text, const Value& part) {
   }
 }
 
+// Values are compared as far as both go; `in` compares with each item.
+void Interpreter::charge_comparison(bool is_search, const Value& left, const Value& right) {
+  const auto list = right.if_list();
+  if (is_search && list) {
+    context_.budget.take(std::min(list->weight, list->items.size() * left.weight()));
+  } else if (is_search) {
+    charge_search(right, left);
+  } else {
+    context_.budget.take(std::min(left.weight(), right.weight()));
+  }
+}
+
 Value Interpreter::evaluate_call(const Expression& expression, const ScopePointer& scope,
                                  const std::optional<Value>& caller) {
   const Expression& called = *expression.operands[0];
@@ -164,10 +176,9 @@ Value Interpreter::evaluate_test(const Expression& expression, const ScopePointe
   const Value value = evaluate(*expression.operands[0], scope);
   const Arguments arguments = evaluate_arguments(expression, scope);
   line_ = expression.line;
-  context_.budget.take(value.weight());
+  context_.budget.take(value.is_text() ? value.weight() : 1);
   if (!arguments.positional.empty()) {
-    context_.budget.take(arguments.positional.front().weight());
-    charge_search(arguments.positional.front(), value);
+    charge_comparison(expression.name == "in", value, arguments.positional.front());
   }
   return Value(apply_test(expression.name, value, arguments));
 }
@@ -185,10 +196,7 @@ Value Interpreter::evaluate_comparison(const Expression& expression, const Scope
     Value right = evaluate(*expression.operands[i + 1], scope);
     line_ = expression.line;
     const Operator operation = expression.operations[i];
-    context_.budget.take(left.weight() + right.weight());
-    if (operation == Operator::kIn || operation == Operator::kNotIn) {
-      charge_search(right, left);
-    }
+    charge_comparison(operation == Operator::kIn || operation == Operator::kNotIn, left, right);
     if (!compare(operation, left, right)) {
       return Value(false);
     }

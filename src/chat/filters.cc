@@ -28,6 +28,15 @@ Arguments without_first(const Arguments& arguments, std::size_t count) {
   return rest;
 }
 
+// Of looking at the input once. Results, and comparisons, are counted where they are made.
+std::uint64_t cost_of(std::string_view name, const Value& input) {
+  if (name == "length" || name == "count" || name == "default" || name == "d") {
+    return 1;
+  }
+  const auto list = input.if_list();
+  return list ? list->items.size() : input.weight();
+}
+
 // map("filter", ...) and map(attribute="a.b", default=...).
 Value map_items(Context& context, const std::vector<Value>& items, const Arguments& arguments) {
   std::vector<Value> result;
@@ -65,7 +74,7 @@ Value select_items(Context& context, const std::string& name, const std::vector<
   std::vector<Value> result;
   for (const Value& item : items) {
     const Value value = path_of(item, path);
-    context.budget.take(1 + value.weight());
+    context.budget.take(rest.positional.empty() ? 1 : value.weight());
     if ((by_test ? apply_test(test, value, rest) : value.truth()) == wanted) {
       result.push_back(item);
     }
@@ -96,7 +105,7 @@ Value apply_filter(Context& context, const std::string& name, const Value& input
   if (filter == nullptr) {
     fail_unsupported("the filter '" + name + "'");
   }
-  context.budget.take(input.weight());
+  context.budget.take(cost_of(name, input));
   ArgumentReader reader(name, arguments);
   Value result = filter(context, input, reader);
   reader.finish();

@@ -171,7 +171,7 @@ Interpreter::Flow Interpreter::run_iterations(const Statement& statement, const 
     context_.budget.take(1);
     const ScopePointer inner = scope_in(scope);
     inner->variables.insert_or_assign("loop", Value(loop));
-    assign(statement.target, *loop->current, inner, inner);
+    assign(statement.target, loop->current.value_or(Value()), inner, inner);
     const Flow flow = run_block(statement.body, inner);
     if (flow == Flow::kBreak) {
       break;

@@ -75,6 +75,7 @@ class Interpreter {
   Value evaluate_logic(const Expression& expression, const ScopePointer& scope);
   Arguments evaluate_arguments(const Expression& expression, const ScopePointer& scope);
   void charge_search(const Value& text, const Value& part);
+  void charge_comparison(bool is_search, const Value& left, const Value& right);
 
   Context context_;
   std::string output_;

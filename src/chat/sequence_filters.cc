@@ -69,11 +69,11 @@ Value filter_last(Context& /*context*/, const Value& input, ArgumentReader& /*ar
 Value filter_reverse(Context& /*context*/, const Value& input, ArgumentReader& /*arguments*/) {
   if (const std::string* text = input.if_text()) {
     std::u32string characters = decode(*text);
-    std::reverse(characters.begin(), characters.end());
+    std::ranges::reverse(characters);
     return Value::text(encode(characters), input.is_markup());
   }
   std::vector<Value> items = iterate(input);
-  std::reverse(items.begin(), items.end());
+  std::ranges::reverse(items);
   return make_list(std::move(items), ListKind::kIterator);
 }
 
@@ -170,7 +170,7 @@ Value filter_unique(Context& context, const Value& input, ArgumentReader& argume
   return make_list(std::move(result), ListKind::kIterator);
 }
 
-Value extreme(const Value& input, ArgumentReader& arguments, bool greatest) {
+Value extreme(Context& context, const Value& input, ArgumentReader& arguments, bool greatest) {
   const bool case_sensitive = arguments.next_or("case_sensitive", Value(false)).truth();
   const Value path = arguments.next_or("attribute", Value::none());
   const std::vector<Value> items = iterate(input);
@@ -181,6 +181,7 @@ Value extreme(const Value& input, ArgumentReader& arguments, bool greatest) {
   Value key = comparable(path_of(*found, path), case_sensitive);
   for (std::size_t i = 1; i < items.size(); ++i) {
     const Value next = comparable(path_of(items[i], path), case_sensitive);
+    context.budget.take(next.weight());
     if (greatest ? less(key, next) : less(next, key)) {
       found = &items[i];
       key = next;
@@ -189,12 +190,12 @@ Value extreme(const Value& input, ArgumentReader& arguments, bool greatest) {
   return *found;
 }
 
-Value filter_min(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
-  return extreme(input, arguments, false);
+Value filter_min(Context& context, const Value& input, ArgumentReader& arguments) {
+  return extreme(context, input, arguments, false);
 }
 
-Value filter_max(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
-  return extreme(input, arguments, true);
+Value filter_max(Context& context, const Value& input, ArgumentReader& arguments) {
+  return extreme(context, input, arguments, true);
 }
 
 Value filter_sum(Context& context, const Value& input, ArgumentReader& arguments) {
@@ -227,8 +228,7 @@ constexpr NamedFilter kSequenceFilters[] = {
 }  // namespace
 
 Filter find_sequence_filter(std::string_view name) {
-  const auto* const found = std::find_if(std::begin(kSequenceFilters), std::end(kSequenceFilters),
-                                         [&](const NamedFilter& each) { return each.name == name; });
+  const auto* const found = std::ranges::find(kSequenceFilters, name, &NamedFilter::name);
   return found == std::end(kSequenceFilters) ? nullptr : found->filter;
 }
 

@@ -115,7 +115,7 @@ TEST(ChatTemplate, EndlessWorkEndsInAnError) {
   expect_refused(ErrorCode::kInvalidArgument, {"a range has more than 100000"},
                  "{% for i in range(10**9) %}{% endfor %}");
   expect_refused(ErrorCode::kInvalidArgument, {"steps"},
-                 "{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}");
+                 "{% for i in range(99999) %}{% for j in range(99999) %}{% break %}{% endfor %}{% endfor %}");
   expect_refused(ErrorCode::kInvalidArgument, {"a text would have more"}, "{{ 'a' * 10**10 }}");
   expect_refused(ErrorCode::kInvalidArgument, {"a list would have more"}, "{{ [1] * 10**10 }}");
   expect_refused(ErrorCode::kInvalidArgument, {"a text would have more"}, "{{ 'a' | indent(10**12) }}");
