@@ -72,7 +72,7 @@ struct EvaluationReport {
   const CalibrationResult* calibration = nullptr;
   const FormatComparison* formats = nullptr;  // on the same sets
   const GenerationEvaluation* answers = nullptr;
-  std::string prompts = {};  // the file of those
+  std::optional<std::string> prompts = std::nullopt;  // the file of those
   Provenance provenance = {};
 };
 // Keys as in docs/USER_GUIDE.md; "loss" holds a number for each set's label. What is infinite is null.

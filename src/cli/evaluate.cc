@@ -231,7 +231,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
                                 .calibration = session.calibration() ? &*session.calibration() : nullptr,
                                 .formats = formats ? &*formats : nullptr,
                                 .answers = written ? &*written : nullptr,
-                                .prompts = arguments.answers.prompts.value_or(""),
+                                .prompts = arguments.answers.prompts,
                                 .provenance = provenance};
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));

@@ -62,9 +62,9 @@ class Stopwatch {
 
 class Benchmark {
  public:
-  Benchmark(const PackedModel& model, PassBenchmarkOptions options, const RunControl& control)
+  Benchmark(const PackedModel& model, PassBenchmarkOptions options, RunControl control)
       : options_(std::move(options)),
-        control_(control),
+        control_(std::move(control)),
         capacity_(options_.contexts.back() + options_.tokens.back()),
         session_(model, {.capacity = capacity_, .sequences = 1, .dtype = options_.cache_dtype}, control_),
         weight_bytes_(model.weight_bytes()) {

@@ -407,7 +407,7 @@ std::string to_html(const EvaluationReport& report) {
     facts.emplace_back("Data", report.data);
   }
   if (report.answers != nullptr) {
-    facts.emplace_back("Prompts", report.prompts);
+    facts.emplace_back("Prompts", report.prompts.value_or(""));
   }
   if (!report.reference.empty()) {
     facts.emplace_back("Reference", report.reference);

@@ -159,7 +159,7 @@ std::string to_json(const EvaluationReport& report) {
     json["reference"] = report.reference;
   }
   if (report.answers != nullptr) {
-    json["generation"] = generation_json(*report.answers, report.prompts);
+    json["generation"] = generation_json(*report.answers, report.prompts.value_or(""));
   }
   if (!report.result.sets.empty()) {
     add_losses(json, report);
@@ -188,7 +188,7 @@ std::string to_text(const EvaluationReport& report) {
     text += loss_text(report.result.sets, compared);
   }
   if (report.answers != nullptr) {
-    text += (report.result.sets.empty() ? "" : "\n") + generation_text(*report.answers, report.prompts);
+    text += (report.result.sets.empty() ? "" : "\n") + generation_text(*report.answers, report.prompts.value_or(""));
   }
   if (!report.result.layers.empty()) {
     const auto worst = std::ranges::min_element(report.result.layers, {}, &LayerNoise::signal_to_noise_db);

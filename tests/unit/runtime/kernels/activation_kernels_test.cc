@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -69,6 +70,27 @@ TEST(ActivationKernels, RmsNormAndRope) {
     for (std::size_t i = 0; i < n; ++i) {
       const std::size_t other = i < n / 2 ? i + n / 2 : i - n / 2;
       EXPECT_NEAR(result[i], x[i] * w[i] + x[other] * sin[i], 1e-5);
+    }
+  }
+}
+
+// Whatever the vectors are: NaN is passed over, as by std::min and std::max, and 0 always belongs to the range.
+TEST(ActivationKernels, DynamicScaleIsThatOfTheRange) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::size_t n : kSizes) {
+    for (const std::size_t hole : {n, std::size_t{0}, n / 2, n - 1}) {
+      auto x = normal(n, 8);
+      x.push_back(0.0F);  // where no hole is
+      x[hole] = kNan;
+      float min = 0.0F;
+      float max = 0.0F;
+      for (std::size_t i = 0; i < n; ++i) {
+        min = x[i] < min ? x[i] : min;
+        max = max < x[i] ? x[i] : max;
+      }
+      std::vector<float> rounded(n);
+      const float scale = quantize_row_dynamic(x.data(), rounded.data(), n);
+      EXPECT_EQ(scale, min == max ? 1.0F : 1.0F / (255.0F / (max - min))) << n << ", NaN at " << hole;
     }
   }
 }
