@@ -11,8 +11,9 @@ namespace {
 std::vector<std::size_t> by_confidence(std::span<const SampleOutput> samples) {
   std::vector<std::size_t> order(samples.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order,
-                           [&](std::size_t a, std::size_t b) { return samples[a].confidence > samples[b].confidence; });
+  std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+    return samples[a].confidence > samples[b].confidence || (samples[a].confidence == samples[b].confidence && a < b);
+  });
   return order;
 }
 
