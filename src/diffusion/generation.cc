@@ -1,9 +1,13 @@
 #include "diffusion/generation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
 #include <utility>
 
 #include "core/parallel.h"
+#include "diffulex_edge/error.h"
 #include "diffusion/canvas.h"
 
 namespace diffulex_edge {
@@ -24,6 +28,18 @@ Random random_for(std::uint64_t seed, std::int64_t pass, std::int64_t position) 
     state ^= state >> 31U;
   }
   return Random(state);
+}
+
+// Comparing needs an order, which NaN has none of.
+void check_finite(std::span<const float> logits, std::int64_t position) {
+  int strange = 0;
+  for (const float x : logits) {
+    strange |= std::fabs(x) <= std::numeric_limits<float>::max() ? 0 : 1;
+  }
+  if (strange != 0) {
+    throw Error(ErrorCode::kBadFile, "position " + std::to_string(position),
+                "the model's logits are not finite there", "`diffulex-edge evaluate` names the operator");
+  }
 }
 
 }  // namespace
@@ -75,6 +91,7 @@ std::vector<Window> Generation::windows() {
 }
 
 void Generation::take_row(std::size_t part, std::size_t row, std::span<float> logits) {
+  check_finite(logits, pass_.positions[row]);
   if (is_guided_) {
     guidance_[part][row].assign(logits.begin(), logits.end());
   } else {

@@ -58,6 +58,8 @@ COMMANDS: Final[dict[str, tuple[object, ...]]] = {
     "evaluate int4 fast": ("evaluate", "{model}", "--data", "{data}", "--dtype", "int4", "--arithmetic", "fast"),
     "evaluate static": ("evaluate", "{model}", "--data", "{data}", "--dtype", "int8", "--mode", "static"),
     "evaluate gptq": ("evaluate", "{model}", "--data", "{data}", "--dtype", "int4", "--method", "gptq"),
+    "generate": ("generate", "{model}", "--prompt", "In the beginning", "--max-new-tokens", "4"),
+    "generate int4": ("generate", "{model}", "--prompt", "In the beginning", "--dtype", "int4"),
     "plan": ("plan", "{model}", "-o", "{out}", "--max-loss", "0.1"),
     "quantize": ("quantize", "{model}", "-o", "{out}", "--dtype", "int8"),
     "quantize static": ("quantize", "{model}", "-o", "{out}", "--dtype", "int8", "--mode", "static"),
@@ -127,6 +129,8 @@ def test_first_operator_that_overflows_is_named(arithmetic: str, model: Path, da
     result = run("plan", model, "-o", model.parent / "plan.json", *plan)
     assert_fails(result, BAD_FILE, "'layers.0.down_proj' (linear) gives", "not finite")
     assert not (model.parent / "plan.json").exists()
+    result = run("generate", model, "--prompt", "In the beginning", "--quiet")
+    assert_fails(result, BAD_FILE, "position", "logits are not finite", "evaluate")
 
 
 def test_logits_that_overflow_are_named(model: Path, data: Path) -> None:
