@@ -10,7 +10,7 @@ OPTIONS := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON) $(if $(UNITY),-DDIFFULEX_EDGE_U
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python test-package \
-  test-tools package bench bench-coreml fuzz-modules bench-module bench-plan bench-qnn bench-rounding bench-runtime lint \
+  test-tools package bench bench-coreml bench-generation fuzz-modules bench-module bench-plan bench-qnn bench-rounding bench-runtime lint \
   format clean
 
 build: build/packages.stamp
@@ -100,6 +100,10 @@ bench-rounding: build $(VENV)/test.stamp $(VENV)/bench.stamp
 bench-plan: build $(VENV)/test.stamp $(VENV)/bench.stamp
 	scripts/install-packages bench
 	$(VENV)/bin/python benchmarks/mixed_precision.py $(BENCH_ARGS)
+
+## Forward passes over tokens and cached context; BENCH_ARGS="--llama-bench PATH" measures llama.cpp beside them.
+bench-generation: build $(VENV)/test.stamp
+	$(VENV)/bin/python benchmarks/generation.py $(BENCH_ARGS)
 
 ## Speed and memory of the CPU runtime beside OpenBLAS itself.
 bench-runtime: $(VENV)/test.stamp

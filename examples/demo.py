@@ -3,7 +3,8 @@
 
 Columns: file size and its ratio to FP32's; largest absolute error and cosine of the logits against the FP32 logits that
 were computed in PyTorch when the model was trained (examples/tiny-llada/eval.safetensors); mean loss at mask ratios of
-15, 50 and 90 % in nats per masked token; export time as the command reports it, latency of 128 tokens.
+15, 50 and 90 % in nats per masked token; export time as the command reports it, latency of 128 tokens. It ends with what
+FP32 and INT4 write from the same prompt.
 """
 
 import argparse
@@ -27,6 +28,8 @@ with open(os.devnull, "w") as devnull:
     os.dup2(saved, 2)
 
 MODEL = Path(__file__).resolve().parent / "tiny-llada"
+WRITER = MODEL
+PROMPT = "And the LORD said unto Moses,"
 FORMATS = {
     "FP32": [],
     "FP16": ["--dtype", "fp16"],
@@ -99,6 +102,12 @@ def measure(program: Program, data: dict[str, torch.Tensor]) -> dict[str, float]
     }
 
 
+def write(command: str, options: list[str]) -> dict:
+    """What the model writes behind the prompt, by the command's JSON."""
+    words = [command, "generate", str(WRITER), "--prompt", PROMPT, "--max-new-tokens", "96", *options, "--json"]
+    return json.loads(subprocess.check_output([*words, "--quiet"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--command", default="build/release/bin/diffulex-edge")
@@ -125,8 +134,13 @@ def main() -> None:
                     f"{row['export_ms']:9.1f} {row['latency_ms']:7.2f}",
                     flush=True,
                 )
+    texts = {name: write(arguments.command, FORMATS[name]) for name in ("FP32", "INT4 g32")}
     if arguments.json:
-        print(json.dumps(rows))
+        print(json.dumps({"formats": rows, "texts": texts}))
+        return
+    for name, text in texts.items():
+        print(f"\n{name}, {text['tokens_per_second']:.0f} tokens per second, {text['tokens_per_forward']:.1f} a pass:")
+        print(PROMPT + text["text"])
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ PUBLIC = {
     "evaluation": "runtime",
     "sensitivity": "runtime",
     "generation": "diffusion",
+    "generation_evaluation": "diffusion",
     "backend": "backends",
     "backend_description": "backends",
     "coreml_backend": "backends",

@@ -5,7 +5,8 @@ usage: compare_chat_templates.py [--tool build/release/bin/render_chat] FOLDER..
 
 A template is a .jinja file, or `chat_template` of a tokenizer_config.json or chat_template.json. Each renders the same
 conversations: with a system message, several turns, tools, tool calls, reasoning, empty texts. Where transformers
-refuses a conversation, we have to refuse it too. Needs transformers and the program `render_chat` (`make test-tools`)."""
+refuses a conversation, we have to refuse it too. Needs transformers, and the program `render_chat` (`make test-tools`).
+"""
 
 from __future__ import annotations
 
@@ -15,16 +16,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ["TZ"] = "UTC"
-time.tzset()
-
-from transformers.utils import chat_template_utils  # noqa: E402
+from transformers.utils import chat_template_utils
 
 NOW = 1_780_000_000
 SPECIAL_TOKENS = {
@@ -39,7 +36,7 @@ TOOLS: list[dict[str, Any]] = [
         "type": "function",
         "function": {
             "name": "get_weather",
-            "description": "Weather in a place, with <tags> & \"quotes\".",
+            "description": 'Weather in a place, with <tags> & "quotes".',
             "parameters": {
                 "type": "object",
                 "properties": {
@@ -57,7 +54,10 @@ TOOLS: list[dict[str, Any]] = [
             "return": {"type": "string", "description": "What the weather is like"},
         },
     },
-    {"type": "function", "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}}},
+    {
+        "type": "function",
+        "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}},
+    },
 ]
 _CALL = {
     "id": "call00001",
@@ -85,7 +85,10 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "ends-with-assistant": [_USER, {"role": "assistant", "content": "Sunny."}],
     "empty": [{"role": "system", "content": ""}, {"role": "user", "content": ""}, {"role": "assistant", "content": ""}],
     "unicode": [
-        {"role": "user", "content": "caf\u00e9 \u4e2d\u6587 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u202e \u00a0\u2003"},
+        {
+            "role": "user",
+            "content": "caf\u00e9 \u4e2d\u6587 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u202e \u00a0\u2003",
+        },
         {"role": "assistant", "content": "\u3000\ud55c\uad6d\uc5b4 \x1c<|im_end|>\x85"},
         {"role": "user", "content": "'single' \"double\" \\ back\tslash </s>"},
     ],
@@ -105,7 +108,7 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "tool-call": [
         _USER,
         {"role": "assistant", "content": "", "tool_calls": [_CALL]},
-        {"role": "tool", "tool_call_id": "call00001", "name": "get_weather", "content": "{\"sky\": \"blue\"}"},
+        {"role": "tool", "tool_call_id": "call00001", "name": "get_weather", "content": '{"sky": "blue"}'},
         {"role": "assistant", "content": "Blue."},
         {"role": "user", "content": "Thanks"},
     ],
@@ -172,11 +175,12 @@ def make_requests(template: Template) -> Iterator[Request]:
 class Clock(datetime):
     @classmethod
     def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-        return datetime.fromtimestamp(NOW, tz)
+        return datetime.fromtimestamp(NOW, UTC).replace(tzinfo=tz)
 
 
 def transformers_text(request: Request) -> str | None:
     """What apply_chat_template renders, or None where it raises."""
+    clock = chat_template_utils.datetime
     chat_template_utils.datetime = Clock
     try:
         messages = chat_template_utils._normalize_chat_messages(request.messages)
@@ -187,8 +191,10 @@ def transformers_text(request: Request) -> str | None:
             add_generation_prompt=request.options["add_generation_prompt"],
             **(SPECIAL_TOKENS | request.options["variables"]),
         )
-    except Exception:  # noqa: BLE001  templates raise whatever Python raises
+    except Exception:
         return None
+    finally:
+        chat_template_utils.datetime = clock
     return str(rendered[0])
 
 
@@ -200,7 +206,12 @@ def our_answers(tool: Path, requests: list[Request]) -> list[dict[str, str]]:
         line = {"template": request.template.text, "messages": request.messages, "now": NOW} | options
         lines.append(json.dumps(line))
     process = subprocess.run(
-        [tool], input="".join(line + "\n" for line in lines), capture_output=True, text=True, check=True
+        [tool],
+        input="".join(line + "\n" for line in lines),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"TZ": "UTC"},
     )
     return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -213,7 +224,8 @@ def difference(request: Request, answer: dict[str, str]) -> str | None:
         return f"we refuse: {answer['error']}"
     if expected is None:
         return "transformers refuses"
-    common = len(os.path.commonprefix([answer["text"], expected]))
+    pairs = enumerate(zip(answer["text"], expected, strict=False))
+    common = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(answer["text"]), len(expected)))
     return f"at {common}: we {answer['text'][common : common + 60]!r}, transformers {expected[common : common + 60]!r}"
 
 

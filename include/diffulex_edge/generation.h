@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -135,8 +136,10 @@ struct GenerationResult {
 // A model with packed weights, ready to write.
 class DiffusionEngine {
  public:
-  // Packs the weights as PackedModel does, in the plan's formats. Errors: those of PackedModel.
-  explicit DiffusionEngine(const Model& model, const QuantizationPlan* plan = nullptr, const RunControl& control = {});
+  // Packs the weights as PackedModel does, in the plan's formats, or maps them from the folder `packs`. Errors: those
+  // of PackedModel.
+  explicit DiffusionEngine(const Model& model, const QuantizationPlan* plan = nullptr, const RunControl& control = {},
+                           const std::filesystem::path& packs = {});
   ~DiffusionEngine();
   DiffusionEngine(DiffusionEngine&& other) noexcept;
   DiffusionEngine& operator=(DiffusionEngine&& other) noexcept;

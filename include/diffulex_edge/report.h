@@ -9,6 +9,7 @@
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/evaluation.h"
+#include "diffulex_edge/generation_evaluation.h"
 #include "diffulex_edge/inspection.h"
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/model.h"
@@ -57,7 +58,8 @@ struct QuantizeReport {
 std::string to_json(const QuantizeReport& report);
 std::string to_text(const QuantizeReport& report);
 
-// What `evaluate` found. `plan` is null for a model evaluated as it is, `reference` empty without a comparison.
+// What `evaluate` found. `plan` is null for a model evaluated as it is, `reference` empty without a comparison, `data`
+// where no loss was measured.
 struct EvaluationReport {
   const Model& model;
   const QuantizationPlan* plan = nullptr;
@@ -69,6 +71,8 @@ struct EvaluationReport {
   std::vector<std::string> warnings;
   const CalibrationResult* calibration = nullptr;
   const FormatComparison* formats = nullptr;  // on the same sets
+  const GenerationEvaluation* answers = nullptr;
+  std::string prompts = {};  // the file of those
   Provenance provenance = {};
 };
 // Keys as in docs/USER_GUIDE.md; "loss" holds a number for each set's label. What is infinite is null.

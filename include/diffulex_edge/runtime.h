@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -44,7 +45,12 @@ class PackedModel {
   // Reads all weights, in their planned formats; without a plan, quantized and FP16 weights stay as they are and others
   // become FP32. Keeps no reference to `model`, its checkpoint or `plan`. Errors: kBadFile for a broken weight,
   // kUnsupported for an INT8 layer of more than 65,793 inputs, kOutOfMemory, kCancelled.
-  explicit PackedModel(const Model& model, const QuantizationPlan* plan = nullptr, const RunControl& control = {});
+  //
+  // With `packs`, a folder, the packed weights are written to a file there, whose name stands for the checkpoint's
+  // files (by name, size and time) and the formats; the next time they are mapped from it, which takes no time, and
+  // memory that processes share. Further errors: kBadFile for a broken file, kIo for a folder that can't be written.
+  explicit PackedModel(const Model& model, const QuantizationPlan* plan = nullptr, const RunControl& control = {},
+                       const std::filesystem::path& packs = {});
   ~PackedModel();
   PackedModel(PackedModel&& other) noexcept;
   PackedModel& operator=(PackedModel&& other) noexcept;

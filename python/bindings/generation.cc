@@ -136,8 +136,8 @@ nb::dict generate(const TextModel& model, const std::optional<std::string>& prom
     call.result = model.engine().generate(
         call.request,
         [&](const GenerationState& state) {
-          const std::span new_tokens = state.tokens.subspan(static_cast<std::size_t>(state.begin),
-                                                            static_cast<std::size_t>(state.written));
+          const std::span new_tokens =
+              state.tokens.subspan(static_cast<std::size_t>(state.begin), static_cast<std::size_t>(state.written));
           return !call.text || (give(call.text->take(new_tokens)) && !call.text->is_stopped());
         },
         control);
@@ -160,7 +160,7 @@ void bind_generation(nb::module_& module) {
           [](TextModel* self, const std::string& folder, std::optional<std::int64_t> seq_len,
              std::optional<std::int64_t> block_length, std::optional<std::int64_t> mask_token_id,
              std::vector<std::string> ignored_config_keys, const std::string& backend, const nb::object& quant_config,
-             int threads, const nb::object& progress) {
+             const std::string& pack_cache, int threads, const nb::object& progress) {
             std::optional<QuantizationConfig> wanted;
             if (!quant_config.is_none()) {
               wanted = to_cpp(quant_config);
@@ -172,14 +172,22 @@ void bind_generation(nb::module_& module) {
             run_stoppable(threads, progress, [&](const RunControl& control) {
               new (self) TextModel(
                   folder, options, [&](const Model& model) { return quantization_request(model, backend, wanted); },
-                  control);
+                  control, pack_cache);
             });
           },
-          nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(),
-          nb::arg("mask_token_id").none(), nb::arg("ignored_config_keys"), nb::arg("backend"),
-          nb::arg("quant_config").none(), nb::arg("threads"), nb::arg("progress").none())
+          nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("mask_token_id").none(),
+          nb::arg("ignored_config_keys"), nb::arg("backend"), nb::arg("quant_config").none(), nb::arg("pack_cache"),
+          nb::arg("threads"), nb::arg("progress").none())
       .def("generate", &generate, nb::arg("prompt").none(), nb::arg("prompt_ids").none(), nb::arg("suffix"),
            nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none(), nb::arg("threads"))
+      .def(
+          "encode_chat",
+          [](const TextModel& self, const std::string& messages, const std::string& tools,
+             const std::string& variables) {
+            return self.tokenizer().encode(self.chat_template().render(
+                messages, {.add_generation_prompt = true, .tools = tools, .variables = variables}));
+          },
+          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"))
       .def_prop_ro("family", [](const TextModel& self) { return self.engine().config().family; })
       .def_prop_ro("vocab_size", [](const TextModel& self) { return self.engine().config().vocab_size; })
       .def_prop_ro("block_length", [](const TextModel& self) { return self.engine().config().block_length; })

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import Any, Final
@@ -180,18 +181,20 @@ class DiffusionEngine:
         block_length: int | None = None,
         mask_token_id: int | None = None,
         ignored_config_keys: Sequence[str] = (),
+        pack_cache: str | PathLike[str] = "",
         threads: int = 0,
         progress: Callable[[int, int, str], object] | None = None,
     ) -> DiffusionEngine:
         """From a Hugging Face model folder; `quant_config=None` takes the weights as they are stored.
 
         `seq_len`: the most tokens of a prompt and its answer (default: the model's). `block_length`: of a block-causal
-        model's blocks. `threads`: 0 for one for each processor. `progress(done_bytes, total_bytes, stage)` is called
+        model's blocks. `pack_cache`: a folder that keeps the packed weights, from which the next start maps them in no
+        time. `threads`: 0 for one for each processor. `progress(done_bytes, total_bytes, stage)` is called
         while weights are read. Errors: those of the library (`diffulex_edge.Error`).
         """
         model = _core.TextModel(
             str(folder), seq_len, block_length, mask_token_id, list(ignored_config_keys), backend, quant_config,
-            threads, progress,
+            str(pack_cache), threads, progress,
         )  # fmt: skip
         return cls(model, threads)
 
@@ -232,6 +235,22 @@ class DiffusionEngine:
             self._threads,
         )
         return GenerationResult(**parts)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """The prompt that asks for an answer to a conversation, by the model's chat template.
+
+        `messages` as `transformers.PreTrainedTokenizer.apply_chat_template` takes them, `variables` what the template
+        asks for beside them (`enable_thinking=False`).
+        """
+        return self._model.encode_chat(
+            json.dumps(list(messages)), json.dumps(list(tools)) if tools else "", json.dumps(variables)
+        )
 
     def stream(
         self,

@@ -219,7 +219,7 @@ Value slice_of(const Value& object, const Value& begin, const Value& end, const 
   }
   const auto list = object.if_list();
   if (!list || !has_items(*list)) {
-    return Value::undefined("a " + object.type_name() + " has no slices");
+    throw Failure("a " + object.type_name() + " has no slices");
   }
   std::vector<Value> items;
   for (const std::size_t position : slice_positions(list->items.size(), begin, end, step)) {

@@ -152,7 +152,7 @@ struct ChatTemplate::Parts {
 
   ParsedTemplate usual;
   std::optional<ParsedTemplate> with_tools = std::nullopt;
-  Variables special_tokens = {};
+  Variables special_tokens;
 };
 
 ChatTemplate::ChatTemplate(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}

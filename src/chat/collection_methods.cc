@@ -8,7 +8,7 @@ namespace diffulex_edge::chat {
 namespace {
 
 bool is_one_of(std::initializer_list<std::string_view> names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
+  return std::ranges::find(names, name) != names.end();
 }
 
 // What would change a list or dict; Jinja's sandbox for chat templates refuses it too.
@@ -21,7 +21,7 @@ Value refused(const std::string& name) {
 Value dict_get(const Dict& dict, const Arguments& arguments) {
   ArgumentReader reader("get", arguments);
   const Value key = reader.require("key");
-  Value fallback = reader.next_or("default", Value::none());
+  const Value fallback = reader.next_or("default", Value::none());
   if (!arguments.named.empty()) {
     throw Failure("'get' takes no named arguments");
   }
@@ -57,8 +57,7 @@ Value index_of_item(const List& list, const Arguments& arguments) {
   ArgumentReader reader("index", arguments);
   const Value wanted = reader.require("value");
   reader.finish();
-  const auto found =
-      std::find_if(list.items.begin(), list.items.end(), [&](const Value& item) { return equal(item, wanted); });
+  const auto found = std::ranges::find_if(list.items, [&](const Value& item) { return equal(item, wanted); });
   if (found == list.items.end()) {
     throw Failure("'index' does not find the value in the list");
   }
@@ -72,7 +71,8 @@ std::optional<Value> find_list_method(const Value& list, const std::string& name
   if (items->kind == ListKind::kView || items->kind == ListKind::kIterator) {
     return std::nullopt;
   }
-  if (items->kind == ListKind::kList && is_one_of({"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}, name)) {
+  if (items->kind == ListKind::kList &&
+      is_one_of({"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}, name)) {
     return refused(name);
   }
   if (name == "count") {

@@ -97,7 +97,7 @@ Value strftime_now(const Context& context, const Arguments& arguments) {
 
 }  // namespace
 
-const Value& Context::charge(const Value& value) {
+Value Context::charge(Value value) {
   constexpr std::uint64_t kStepsPerItem = 16;
   constexpr std::uint64_t kBytesPerStep = 8;
   if (const std::string* text = value.if_text()) {

@@ -16,6 +16,8 @@ class Context {
   explicit Context(std::chrono::system_clock::time_point time) : now(time) {}
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
+  Context(Context&&) = delete;
+  Context& operator=(Context&&) = delete;
   ~Context() {
     for (const auto& each : namespaces_) {
       each->attributes.clear();
@@ -23,7 +25,7 @@ class Context {
   }
 
   // Counts steps for its size, if `value` was just made.
-  const Value& charge(const Value& value);
+  Value charge(Value value);
   Value make_namespace(const Arguments& arguments);
 
   Budget budget;

@@ -23,6 +23,8 @@ class Level {
   ~Level() { --count_; }
   Level(const Level&) = delete;
   Level& operator=(const Level&) = delete;
+  Level(Level&&) = delete;
+  Level& operator=(Level&&) = delete;
 
  private:
   static constexpr int kLevels = 3;  // that a pair of parentheses takes
@@ -350,8 +352,7 @@ ExpressionPointer ExpressionParser::parse_item(ExpressionPointer object) {
     fail_unsupported("several indices in brackets");
   }
   tokens_.expect_operator("]");
-  return make(ExpressionKind::kSlice, std::move(object), std::move(parts[0]), std::move(parts[1]),
-              std::move(parts[2]));
+  return make(ExpressionKind::kSlice, std::move(object), std::move(parts[0]), std::move(parts[1]), std::move(parts[2]));
 }
 
 void ExpressionParser::parse_arguments(Expression& call) {
@@ -409,8 +410,8 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer value) {
   ExpressionPointer test = make(ExpressionKind::kTest, std::move(value));
   test->name = tokens_.take_name();
   const TokenKind kind = tokens_.current().kind;
-  const bool is_word = kind == TokenKind::kName && !tokens_.at_name("else") && !tokens_.at_name("or") &&
-                       !tokens_.at_name("and");
+  const bool is_word =
+      kind == TokenKind::kName && !tokens_.at_name("else") && !tokens_.at_name("or") && !tokens_.at_name("and");
   if (tokens_.at_operator("(")) {
     parse_arguments(*test);
   } else if (is_word || kind == TokenKind::kText || kind == TokenKind::kNumber || tokens_.at_operator("[") ||

@@ -74,8 +74,7 @@ Value Interpreter::evaluate_list(const Expression& expression, const ScopePointe
   for (const ExpressionPointer& operand : expression.operands) {
     items.push_back(evaluate(*operand, scope));
   }
-  return make_list(std::move(items),
-                   expression.kind == ExpressionKind::kTuple ? ListKind::kTuple : ListKind::kList);
+  return make_list(std::move(items), expression.kind == ExpressionKind::kTuple ? ListKind::kTuple : ListKind::kList);
 }
 
 Value Interpreter::evaluate_dict(const Expression& expression, const ScopePointer& scope) {

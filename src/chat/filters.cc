@@ -13,9 +13,7 @@ namespace {
 
 constexpr std::string_view kItemFilters[] = {"map", "reject", "rejectattr", "select", "selectattr"};
 
-bool is_item_filter(std::string_view name) {
-  return std::find(std::begin(kItemFilters), std::end(kItemFilters), name) != std::end(kItemFilters);
-}
+bool is_item_filter(std::string_view name) { return std::ranges::find(kItemFilters, name) != std::end(kItemFilters); }
 
 std::string name_of(const Value& value, const std::string& what) {
   if (!value.is_text()) {

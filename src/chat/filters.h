@@ -17,7 +17,8 @@ struct NamedFilter {
   std::string_view name;
   Filter filter;
 };
-// Null where the name is another's: of texts and numbers, of sequences, and those that apply filters and tests to items.
+// Null where the name is another's: of texts and numbers, of sequences, and those that apply filters and tests to
+// items.
 Filter find_text_filter(std::string_view name);
 Filter find_sequence_filter(std::string_view name);
 

@@ -30,7 +30,8 @@ class PercentFormat {
   PercentFormat(std::string_view format, const Value& values) : rest_(format) {
     const auto tuple = values.if_list();
     single_ = tuple == nullptr || tuple->kind != ListKind::kTuple;
-    mapping_ = values.if_dict() != nullptr;
+    // Python takes what has items for a mapping, which may have more values than places.
+    mapping_ = values.if_dict() || values.is_undefined() || (single_ && tuple && tuple->kind != ListKind::kIterator);
     values_ = single_ ? std::vector<Value>{values} : tuple->items;
   }
 
@@ -146,7 +147,7 @@ class PercentFormat {
     } else if (!negative && conversion.space) {
       sign = " ";
     }
-    const std::size_t width = static_cast<std::size_t>(conversion.width);
+    const auto width = static_cast<std::size_t>(conversion.width);
     if (conversion.zeros && !conversion.left && digits.size() + sign.size() < width) {
       digits.insert(0, width - digits.size() - sign.size(), '0');
     }
@@ -173,7 +174,7 @@ class PercentFormat {
     if (!number || !std::isfinite(*number)) {
       throw Failure("the format '%f' needs a number, not " + value.type_name());
     }
-    std::array<char, 2 * kMostWidth> buffer{};
+    std::array<char, std::size_t{2} * kMostWidth> buffer{};
     const int precision = conversion.precision < 0 ? 6 : conversion.precision;
     std::snprintf(buffer.data(), buffer.size(), "%.*f", precision, std::abs(*number));
     return signed_number(buffer.data(), std::signbit(*number), conversion);

@@ -18,6 +18,8 @@ class LoopEnd {
   ~LoopEnd() { loop_ = Loop(); }
   LoopEnd(const LoopEnd&) = delete;
   LoopEnd& operator=(const LoopEnd&) = delete;
+  LoopEnd(LoopEnd&&) = delete;
+  LoopEnd& operator=(LoopEnd&&) = delete;
 
  private:
   Loop& loop_;
@@ -224,14 +226,13 @@ void Interpreter::run_call(const Statement& statement, const ScopePointer& scope
 
 Value Interpreter::make_macro(const Statement& statement, const std::string& name, const ScopePointer& scope) {
   // The scope holds the macro: a pointer that counts would keep both.
-  return make_function(
-      name, [this, &statement, name, weak = std::weak_ptr<Scope>(scope)](const Arguments& arguments) {
-        const ScopePointer around = weak.lock();
-        if (around == nullptr) {
-          fail_unsupported("a macro outside of the block that defines it");
-        }
-        return call_macro(statement, name, around, arguments);
-      });
+  return make_function(name, [this, &statement, name, weak = std::weak_ptr<Scope>(scope)](const Arguments& arguments) {
+    const ScopePointer around = weak.lock();
+    if (around == nullptr) {
+      fail_unsupported("a macro outside of the block that defines it");
+    }
+    return call_macro(statement, name, around, arguments);
+  });
 }
 
 Value Interpreter::call_macro(const Statement& statement, const std::string& name, const ScopePointer& scope,

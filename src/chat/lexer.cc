@@ -219,16 +219,14 @@ class Lexer {
     if (end >= text_.size()) {
       throw Failure("a text has no end");
     }
-    add(TokenKind::kText,
-        unescape(std::string_view(text_).substr(position_ + 1, end - position_ - 1)));
+    add(TokenKind::kText, unescape(std::string_view(text_).substr(position_ + 1, end - position_ - 1)));
     skip(end + 1 - position_);
   }
 
   std::size_t digits_end(std::size_t begin) const {
     std::size_t end = begin;
-    while (end < text_.size() &&
-           (is_digit(text_[end]) ||
-            (text_[end] == '_' && end > begin && end + 1 < text_.size() && is_digit(text_[end + 1])))) {
+    while (end < text_.size() && (is_digit(text_[end]) || (text_[end] == '_' && end > begin && end + 1 < text_.size() &&
+                                                           is_digit(text_[end + 1])))) {
       ++end;
     }
     return end;
@@ -260,7 +258,8 @@ class Lexer {
       token.number = Value(parse_float(digits).value_or(std::numeric_limits<double>::infinity()));
     } else if (digits.size() > 1 && digits.find_first_not_of('0') != std::string::npos && digits.front() == '0') {
       throw Failure("a number begins with 0");
-    } else if (digits == "0" && end < text_.size() && std::string_view("xXoObB").find(text_[end]) != std::string::npos) {
+    } else if (digits == "0" && end < text_.size() &&
+               std::string_view("xXoObB").find(text_[end]) != std::string::npos) {
       fail_unsupported("a number that is not decimal");
     } else {
       std::int64_t value = 0;
@@ -274,10 +273,10 @@ class Lexer {
   }
 
   void read_operator() {
-    static constexpr std::string_view kOperators[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
-                                                      "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
-    const auto* const found =
-        std::find_if(std::begin(kOperators), std::end(kOperators), [&](std::string_view each) { return at(each); });
+    static constexpr std::string_view kOperators[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
+                                                      "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
+                                                      ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
+    const auto* const found = std::ranges::find_if(kOperators, [&](std::string_view each) { return at(each); });
     if (found == std::end(kOperators)) {
       throw Failure("'" + text_.substr(position_, character_length(text_[position_])) + "' does not belong into a tag");
     }

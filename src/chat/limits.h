@@ -8,14 +8,14 @@
 
 namespace diffulex_edge::chat {
 
-constexpr int kMaxNesting = 100;                            // of lists and dicts
-constexpr int kMaxDepth = 200;                              // of a template's syntax
-constexpr int kMaxRunning = 1000;                           // expressions and statements inside one another, in macros too
-constexpr std::size_t kMaxText = std::size_t{32} << 20U;    // bytes of any text, the output included
-constexpr std::size_t kMaxItems = 1'000'000;                // of any list or dict
+constexpr int kMaxNesting = 100;   // of lists and dicts
+constexpr int kMaxDepth = 200;     // of a template's syntax
+constexpr int kMaxRunning = 1000;  // expressions and statements inside one another, in macros too
+constexpr std::size_t kMaxText = std::size_t{32} << 20U;       // bytes of any text, the output included
+constexpr std::size_t kMaxItems = 1'000'000;                   // of any list or dict
 constexpr std::uint64_t kMaxWeight = std::uint64_t{1} << 24U;  // of any list or dict: see Value::weight
-constexpr std::size_t kMaxAttributes = 1000;                // of a namespace
-constexpr std::uint64_t kMaxSteps = std::uint64_t{1} << 26U;  // of one rendering: less than a few seconds
+constexpr std::size_t kMaxAttributes = 1000;                   // of a namespace
+constexpr std::uint64_t kMaxSteps = std::uint64_t{1} << 26U;   // of one rendering: less than a few seconds
 
 // Throw Failure beyond the limit; to be called before memory is taken.
 void check_text(std::size_t bytes);

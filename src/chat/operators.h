@@ -44,6 +44,10 @@ bool is_iterable(const Value& value);
 
 // Throws the Failure of an operation on something undefined, if `value` is.
 void check_defined(const Value& value);
+// Throws the Failure of operands that `operation` does not take.
+[[noreturn]] void fail_operands(Operator operation, const Value& left, const Value& right);
+
+bool is_list_or_tuple(const List* list);
 
 // The text with <, >, &, " and ' as HTML entities: what markup escapes.
 std::string escape_html(std::string_view text);

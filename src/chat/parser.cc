@@ -1,5 +1,6 @@
 #include "chat/parser.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <utility>
 
@@ -31,12 +32,7 @@ class Parser {
   using Names = std::initializer_list<std::string_view>;
 
   bool at_any(Names names) const {
-    for (const std::string_view name : names) {
-      if (tokens_.at_name(name)) {
-        return true;
-      }
-    }
-    return false;
+    return std::ranges::any_of(names, [&](std::string_view name) { return tokens_.at_name(name); });
   }
 
   // Up to a tag that has one of these names, which is then current; or to the end, if there are none.
@@ -124,7 +120,7 @@ class Parser {
     return block;
   }
 
-  void parse_jump(Statement& statement, const std::string& tag) {
+  void parse_jump(Statement& statement, const std::string& tag) const {
     if (loops_ == 0) {
       throw Failure("'" + tag + "' stands outside of a loop", ErrorCode::kBadFile);
     }

@@ -8,6 +8,7 @@
 
 #include "chat/failure.h"
 #include "chat/operators.h"
+#include "chat/sorting.h"
 #include "chat/text.h"
 
 namespace diffulex_edge::chat {
@@ -160,7 +161,7 @@ std::string json_scalar(const Value& value) {
     return value.truth() ? "true" : "false";
   }
   if (value.is_float()) {
-    return json_float(*value.if_number());
+    return json_float(value.number());
   }
   if (const auto integer = value.if_integer()) {
     return std::to_string(*integer);
@@ -217,19 +218,19 @@ class JsonWriter {
   void write_dict(const Dict& dict) {
     append(text, "{");
     ++level_;
-    std::vector<std::pair<Value, Value>> items = dict.items;
-    if (style_.sort_keys) {
-      std::stable_sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return less(a.first, b.first); });
-    }
+    const auto before = [&](std::size_t left, std::size_t right) {
+      return style_.sort_keys && less(dict.items[left].first, dict.items[right].first);
+    };
     bool first = true;
-    for (const auto& [key, value] : items) {
+    for (const std::size_t position : sorted_positions(dict.items.size(), before)) {
+      const auto& [key, value] = dict.items[position];
       next_item(std::exchange(first, false));
       const std::string* bytes = key.if_text();
       append(text, json_text(bytes == nullptr ? json_scalar(key) : *bytes, style_.ascii));
       append(text, style_.key_separator);
       write(value);
     }
-    close(items.empty(), "}");
+    close(dict.items.empty(), "}");
   }
 
   void close(bool empty, const char* bracket) {
@@ -269,7 +270,7 @@ std::string repr(const Value& value) {
     return value.truth() ? "True" : "False";
   }
   if (value.is_float()) {
-    return float_text(*value.if_number());
+    return float_text(value.number());
   }
   if (const auto integer = value.if_integer()) {
     return std::to_string(*integer);

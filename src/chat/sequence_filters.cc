@@ -7,6 +7,7 @@
 #include "chat/letter_case.h"
 #include "chat/operators.h"
 #include "chat/printing.h"
+#include "chat/sorting.h"
 #include "chat/text.h"
 
 namespace diffulex_edge::chat {
@@ -100,18 +101,12 @@ std::vector<Value> sorted(Context& context, std::vector<Value> items, const std:
     weight += key.weight();
   }
   context.budget.take(weight * static_cast<std::uint64_t>(2 + std::log2(static_cast<double>(items.size() + 1))));
-  std::vector<std::size_t> order(items.size());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    order[i] = i;
-  }
-  // A lambda that throws leaves the vector of numbers in some order, nothing worse. Incomparable values throw even
-  // where they stand in order.
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t left, std::size_t right) {
+  const auto before = [&](std::size_t left, std::size_t right) {
     return reverse ? less(keys[right], keys[left]) : less(keys[left], keys[right]);
-  });
+  };
   std::vector<Value> result;
   result.reserve(items.size());
-  for (const std::size_t position : order) {
+  for (const std::size_t position : sorted_positions(items.size(), before)) {
     result.push_back(std::move(items[position]));
   }
   return result;
@@ -223,10 +218,10 @@ Value filter_attr(Context& /*context*/, const Value& input, ArgumentReader& argu
 }
 
 constexpr NamedFilter kSequenceFilters[] = {
-    {"attr", filter_attr}, {"count", filter_length},     {"dictsort", filter_dictsort}, {"first", filter_first},
-    {"items", filter_items}, {"join", filter_join},      {"last", filter_last},         {"length", filter_length},
-    {"list", filter_list}, {"max", filter_max},          {"min", filter_min},           {"reverse", filter_reverse},
-    {"sort", filter_sort}, {"sum", filter_sum},          {"unique", filter_unique},
+    {"attr", filter_attr},   {"count", filter_length}, {"dictsort", filter_dictsort}, {"first", filter_first},
+    {"items", filter_items}, {"join", filter_join},    {"last", filter_last},         {"length", filter_length},
+    {"list", filter_list},   {"max", filter_max},      {"min", filter_min},           {"reverse", filter_reverse},
+    {"sort", filter_sort},   {"sum", filter_sum},      {"unique", filter_unique},
 };
 
 }  // namespace

@@ -95,7 +95,8 @@ std::optional<std::string> token_text(const nlohmann::json& value) {
   return text_of(value, "content");
 }
 
-// As transformers collects them: special_tokens_map.json counts where tokenizer_config.json doesn't list the added tokens.
+// As transformers collects them: special_tokens_map.json counts where tokenizer_config.json doesn't list the added
+// tokens.
 std::vector<std::pair<std::string, Value>> read_special_tokens(const nlohmann::json& config,
                                                                const std::filesystem::path& folder) {
   nlohmann::json merged = config;
@@ -120,7 +121,7 @@ std::vector<std::pair<std::string, Value>> read_special_tokens(const nlohmann::j
 std::optional<TemplateFiles> find_template_files(const std::filesystem::path& folder) {
   const std::filesystem::path config_path = folder / "tokenizer_config.json";
   const std::filesystem::path own_path = folder / "chat_template.jinja";
-  const std::filesystem::path tools_path = folder / "chat_templates" / "tool_use.jinja";
+  const std::filesystem::path tools_path = folder / "additional_chat_templates" / "tool_use.jinja";
   const std::filesystem::path json_path = folder / "chat_template.json";
   const nlohmann::json config = read_object(config_path);
   TemplateFiles files;

@@ -41,7 +41,7 @@ bool is_sequence(const Value& value, ArgumentReader& /*arguments*/) {
 bool has_case(const Value& value, std::string (*map)(std::string_view)) {
   const std::string text = to_text(value);
   const std::u32string characters = decode(text);
-  return map(text) == text && std::any_of(characters.begin(), characters.end(), is_cased);
+  return map(text) == text && std::ranges::any_of(characters, is_cased);
 }
 
 bool is_lower(const Value& value, ArgumentReader& /*arguments*/) { return has_case(value, lower); }
@@ -95,24 +95,49 @@ struct NamedTest {
 };
 
 constexpr NamedTest kTests[] = {
-    {"!=", is_not_equal},      {"<", is_less},          {"<=", is_less_equal},
-    {"==", is_equal},          {">", is_greater},       {">=", is_greater_equal},
-    {"boolean", is_boolean},   {"callable", is_callable}, {"defined", is_defined},
-    {"divisibleby", is_divisible}, {"eq", is_equal},    {"equalto", is_equal},
-    {"escaped", is_escaped},   {"even", is_even},       {"false", is_false},
-    {"filter", names_filter},  {"float", is_float},     {"ge", is_greater_equal},
-    {"greaterthan", is_greater}, {"gt", is_greater},    {"in", is_in},
-    {"integer", is_integer},   {"iterable", is_iterable_value}, {"le", is_less_equal},
-    {"lessthan", is_less},     {"lower", is_lower},     {"lt", is_less},
-    {"mapping", is_mapping},   {"ne", is_not_equal},    {"none", is_none},
-    {"number", is_number},     {"odd", is_odd},         {"sameas", is_same},
-    {"sequence", is_sequence}, {"string", is_text},     {"test", names_test},
-    {"true", is_true},         {"undefined", is_undefined}, {"upper", is_upper},
+    {"!=", is_not_equal},
+    {"<", is_less},
+    {"<=", is_less_equal},
+    {"==", is_equal},
+    {">", is_greater},
+    {">=", is_greater_equal},
+    {"boolean", is_boolean},
+    {"callable", is_callable},
+    {"defined", is_defined},
+    {"divisibleby", is_divisible},
+    {"eq", is_equal},
+    {"equalto", is_equal},
+    {"escaped", is_escaped},
+    {"even", is_even},
+    {"false", is_false},
+    {"filter", names_filter},
+    {"float", is_float},
+    {"ge", is_greater_equal},
+    {"greaterthan", is_greater},
+    {"gt", is_greater},
+    {"in", is_in},
+    {"integer", is_integer},
+    {"iterable", is_iterable_value},
+    {"le", is_less_equal},
+    {"lessthan", is_less},
+    {"lower", is_lower},
+    {"lt", is_less},
+    {"mapping", is_mapping},
+    {"ne", is_not_equal},
+    {"none", is_none},
+    {"number", is_number},
+    {"odd", is_odd},
+    {"sameas", is_same},
+    {"sequence", is_sequence},
+    {"string", is_text},
+    {"test", names_test},
+    {"true", is_true},
+    {"undefined", is_undefined},
+    {"upper", is_upper},
 };
 
 const NamedTest* find_test(std::string_view name) {
-  const auto* const found =
-      std::find_if(std::begin(kTests), std::end(kTests), [&](const NamedTest& each) { return each.name == name; });
+  const auto* const found = std::ranges::find_if(kTests, [&](const NamedTest& each) { return each.name == name; });
   return found == std::end(kTests) ? nullptr : found;
 }
 

@@ -32,7 +32,7 @@ std::vector<std::string> split_words(std::string_view text, std::int64_t most) {
   std::vector<std::string> words;
   for (std::size_t begin = skip_spaces(text, 0); begin < text.size();) {
     if (static_cast<std::int64_t>(words.size()) == most) {
-      words.emplace_back(strip(text.substr(begin), Side::kRight));
+      words.emplace_back(text.substr(begin));
       break;
     }
     const std::size_t end = skip_word(text, begin);
@@ -47,7 +47,7 @@ std::vector<std::string> split_words_from_right(std::string_view text, std::int6
   std::vector<std::string> words;
   for (std::string_view rest = strip(text, Side::kRight); !rest.empty(); rest = strip(rest, Side::kRight)) {
     if (static_cast<std::int64_t>(words.size()) == most) {
-      words.emplace_back(strip(rest, Side::kLeft));
+      words.emplace_back(rest);
       break;
     }
     std::size_t begin = rest.size();
@@ -58,10 +58,7 @@ std::vector<std::string> split_words_from_right(std::string_view text, std::int6
     check_items(words.size());
     rest = rest.substr(0, begin);
   }
-  if (!words.empty() && words.back().empty()) {
-    words.pop_back();
-  }
-  std::reverse(words.begin(), words.end());
+  std::ranges::reverse(words);
   return words;
 }
 
@@ -77,7 +74,7 @@ std::vector<std::string> split_from_right(std::string_view text, const std::stri
     text = text.substr(0, found);
   }
   parts.emplace_back(text);
-  std::reverse(parts.begin(), parts.end());
+  std::ranges::reverse(parts);
   return parts;
 }
 
@@ -126,7 +123,8 @@ std::string encode(std::u32string_view characters) {
 }
 
 std::int64_t length(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char byte) { return (static_cast<unsigned>(byte) & 0xC0U) != 0x80U; });
+  return std::count_if(text.begin(), text.end(),
+                       [](char byte) { return (static_cast<unsigned>(byte) & 0xC0U) != 0x80U; });
 }
 
 std::vector<Value> characters(std::string_view text) {

@@ -109,7 +109,7 @@ Value filter_format(Context& /*context*/, const Value& input, ArgumentReader& ar
 }
 
 Value filter_default(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
-  Value fallback = arguments.next_or("default_value", Value::text(""));
+  const Value fallback = arguments.next_or("default_value", Value::text(""));
   const bool also_false = arguments.next_or("boolean", Value(false)).truth();
   return input.is_undefined() || (also_false && !input.truth()) ? fallback : input;
 }
@@ -117,7 +117,8 @@ Value filter_default(Context& /*context*/, const Value& input, ArgumentReader& a
 // As int() of Python, and as int(float()) where that fails.
 Value filter_int(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
   Value fallback = arguments.next_or("default", Value::integer(0));
-  const auto base = static_cast<int>(std::clamp<std::int64_t>(to_integer(arguments.next_or("base", Value::integer(10))), -1, 99));
+  const auto base =
+      static_cast<int>(std::clamp<std::int64_t>(to_integer(arguments.next_or("base", Value::integer(10))), -1, 99));
   check_defined(input);
   if (base != 10 && base != 2 && base != 8 && base != 16) {
     fail_unsupported("the filter 'int' with the base " + std::to_string(base));
@@ -142,7 +143,7 @@ Value filter_int(Context& /*context*/, const Value& input, ArgumentReader& argum
 }
 
 Value filter_float(Context& /*context*/, const Value& input, ArgumentReader& arguments) {
-  Value fallback = arguments.next_or("default", Value(0.0));
+  const Value fallback = arguments.next_or("default", Value(0.0));
   check_defined(input);
   const auto number = input.is_text() ? parse_float(*input.if_text()) : input.if_number();
   return number ? Value(*number) : fallback;
@@ -155,7 +156,7 @@ Value filter_abs(Context& /*context*/, const Value& input, ArgumentReader& /*arg
   if (!input.is_float()) {
     throw Failure("'abs' needs a number, not " + input.type_name());
   }
-  return Value(std::abs(*input.if_number()));
+  return Value(std::abs(input.number()));
 }
 
 // Correctly rounded from the number's exact value, as Python does.
@@ -183,7 +184,7 @@ Value filter_round(Context& /*context*/, const Value& input, ArgumentReader& arg
     if (input.if_integer() && precision < 0) {
       fail_unsupported("the filter 'round' of an integer with a negative precision");
     }
-    return input.if_integer() ? Value::integer(*input.if_integer()) : Value(round_decimal(*number, precision));
+    return input.if_integer() ? Value::integer(input.whole()) : Value(round_decimal(*number, precision));
   }
   if (method != "ceil" && method != "floor") {
     throw Failure("'round' has no method '" + method + "'");
@@ -225,18 +226,23 @@ Value filter_tojson(Context& /*context*/, const Value& input, ArgumentReader& ar
 }
 
 constexpr NamedFilter kTextFilters[] = {
-    {"abs", filter_abs},         {"capitalize", filter_capitalize}, {"d", filter_default},   {"default", filter_default},
-    {"e", filter_escape},        {"escape", filter_escape},         {"float", filter_float}, {"format", filter_format},
-    {"indent", filter_indent},   {"int", filter_int},               {"lower", filter_lower}, {"replace", filter_replace},
-    {"round", filter_round},     {"safe", filter_safe},             {"string", filter_string}, {"title", filter_title},
-    {"tojson", filter_tojson},   {"trim", filter_trim},             {"upper", filter_upper},
+    {"abs", filter_abs},       {"capitalize", filter_capitalize},
+    {"d", filter_default},     {"default", filter_default},
+    {"e", filter_escape},      {"escape", filter_escape},
+    {"float", filter_float},   {"format", filter_format},
+    {"indent", filter_indent}, {"int", filter_int},
+    {"lower", filter_lower},   {"replace", filter_replace},
+    {"round", filter_round},   {"safe", filter_safe},
+    {"string", filter_string}, {"title", filter_title},
+    {"tojson", filter_tojson}, {"trim", filter_trim},
+    {"upper", filter_upper},
 };
 
 }  // namespace
 
 Filter find_text_filter(std::string_view name) {
-  const auto* const found = std::find_if(std::begin(kTextFilters), std::end(kTextFilters),
-                                         [&](const NamedFilter& each) { return each.name == name; });
+  const auto* const found =
+      std::ranges::find_if(kTextFilters, [&](const NamedFilter& each) { return each.name == name; });
   return found == std::end(kTextFilters) ? nullptr : found->filter;
 }
 

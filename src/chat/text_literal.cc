@@ -130,8 +130,9 @@ std::optional<double> parse_float(std::string_view text) {
     return std::nullopt;
   }
   std::string lower = *plain;
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; });
+  std::ranges::transform(lower, lower.begin(), [](char letter) {
+    return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter;
+  });
   if (lower.front() == '+') {
     lower.erase(0, 1);
   }

@@ -49,8 +49,12 @@ Value strip_side(const Value& object, ArgumentReader& arguments, Side side) {
   const auto set = text_or_none(arguments.next_or("", Value::none()));
   return same_kind(object, std::string(strip(*object.if_text(), side, set)));
 }
-Value method_strip(const Value& object, ArgumentReader& arguments) { return strip_side(object, arguments, Side::kBoth); }
-Value method_lstrip(const Value& object, ArgumentReader& arguments) { return strip_side(object, arguments, Side::kLeft); }
+Value method_strip(const Value& object, ArgumentReader& arguments) {
+  return strip_side(object, arguments, Side::kBoth);
+}
+Value method_lstrip(const Value& object, ArgumentReader& arguments) {
+  return strip_side(object, arguments, Side::kLeft);
+}
 Value method_rstrip(const Value& object, ArgumentReader& arguments) {
   return strip_side(object, arguments, Side::kRight);
 }
@@ -60,7 +64,9 @@ Value split_from(const Value& object, ArgumentReader& arguments, Side side) {
   const std::int64_t most = need_integer(arguments.next_or("maxsplit", Value::integer(-1)));
   return texts(object, split(*object.if_text(), separator, most, side));
 }
-Value method_split(const Value& object, ArgumentReader& arguments) { return split_from(object, arguments, Side::kLeft); }
+Value method_split(const Value& object, ArgumentReader& arguments) {
+  return split_from(object, arguments, Side::kLeft);
+}
 Value method_rsplit(const Value& object, ArgumentReader& arguments) {
   return split_from(object, arguments, Side::kRight);
 }
@@ -217,23 +223,29 @@ Value method_capitalize(const Value& object, ArgumentReader& /*arguments*/) {
 
 bool all_letters(const Value& object, bool (*fits)(char32_t)) {
   const std::u32string letters = decode(*object.if_text());
-  return !letters.empty() && std::all_of(letters.begin(), letters.end(), fits);
+  return !letters.empty() && std::ranges::all_of(letters, fits);
 }
-Value method_isspace(const Value& object, ArgumentReader& /*arguments*/) { return Value(all_letters(object, is_space)); }
-Value method_isdigit(const Value& object, ArgumentReader& /*arguments*/) { return Value(all_letters(object, is_digit_letter)); }
-Value method_isalpha(const Value& object, ArgumentReader& /*arguments*/) { return Value(all_letters(object, is_letter)); }
+Value method_isspace(const Value& object, ArgumentReader& /*arguments*/) {
+  return Value(all_letters(object, is_space));
+}
+Value method_isdigit(const Value& object, ArgumentReader& /*arguments*/) {
+  return Value(all_letters(object, is_digit_letter));
+}
+Value method_isalpha(const Value& object, ArgumentReader& /*arguments*/) {
+  return Value(all_letters(object, is_letter));
+}
 Value method_isalnum(const Value& object, ArgumentReader& /*arguments*/) {
   return Value(all_letters(object, [](char32_t letter) { return is_letter(letter) || is_digit_letter(letter); }));
 }
 Value method_isupper(const Value& object, ArgumentReader& /*arguments*/) {
   const std::string& text = *object.if_text();
   const std::u32string letters = decode(text);
-  return Value(upper(text) == text && std::any_of(letters.begin(), letters.end(), is_cased));
+  return Value(upper(text) == text && std::ranges::any_of(letters, is_cased));
 }
 Value method_islower(const Value& object, ArgumentReader& /*arguments*/) {
   const std::string& text = *object.if_text();
   const std::u32string letters = decode(text);
-  return Value(lower(text) == text && std::any_of(letters.begin(), letters.end(), is_cased));
+  return Value(lower(text) == text && std::ranges::any_of(letters, is_cased));
 }
 
 struct NamedMethod {
@@ -242,34 +254,49 @@ struct NamedMethod {
 };
 
 constexpr NamedMethod kMethods[] = {
-    {"capitalize", method_capitalize}, {"count", method_count},           {"endswith", method_endswith},
-    {"find", method_find},             {"index", method_index},           {"isalnum", method_isalnum},
-    {"isalpha", method_isalpha},       {"isdigit", method_isdigit},       {"islower", method_islower},
-    {"isspace", method_isspace},       {"isupper", method_isupper},       {"join", method_join},
-    {"lower", method_lower},           {"lstrip", method_lstrip},         {"partition", method_partition},
-    {"removeprefix", method_removeprefix}, {"removesuffix", method_removesuffix}, {"replace", method_replace},
-    {"rfind", method_rfind},           {"rpartition", method_rpartition}, {"rsplit", method_rsplit},
-    {"rstrip", method_rstrip},         {"split", method_split},           {"splitlines", method_splitlines},
-    {"startswith", method_startswith}, {"strip", method_strip},           {"title", method_title},
+    {"capitalize", method_capitalize},
+    {"count", method_count},
+    {"endswith", method_endswith},
+    {"find", method_find},
+    {"index", method_index},
+    {"isalnum", method_isalnum},
+    {"isalpha", method_isalpha},
+    {"isdigit", method_isdigit},
+    {"islower", method_islower},
+    {"isspace", method_isspace},
+    {"isupper", method_isupper},
+    {"join", method_join},
+    {"lower", method_lower},
+    {"lstrip", method_lstrip},
+    {"partition", method_partition},
+    {"removeprefix", method_removeprefix},
+    {"removesuffix", method_removesuffix},
+    {"replace", method_replace},
+    {"rfind", method_rfind},
+    {"rpartition", method_rpartition},
+    {"rsplit", method_rsplit},
+    {"rstrip", method_rstrip},
+    {"split", method_split},
+    {"splitlines", method_splitlines},
+    {"startswith", method_startswith},
+    {"strip", method_strip},
+    {"title", method_title},
     {"upper", method_upper},
 };
 
 // Methods that Python's texts also have.
 constexpr std::string_view kUnsupportedMethods[] = {
-    "casefold", "center", "encode",    "expandtabs", "format_map", "isascii",      "isdecimal", "isidentifier",
-    "isnumeric", "isprintable", "istitle", "ljust",  "maketrans",  "rindex", "rjust",   "swapcase",  "translate",
-    "zfill"};
+    "casefold",    "center",  "encode", "expandtabs", "format_map", "isascii", "isdecimal", "isidentifier", "isnumeric",
+    "isprintable", "istitle", "ljust",  "maketrans",  "rindex",     "rjust",   "swapcase",  "translate",    "zfill"};
 
 }  // namespace
 
 std::optional<Value> find_text_method(const Value& text, const std::string& name) {
   if (name == "format") {
-    return make_function(name, [text](const Arguments& arguments) {
-      return Value::text(brace_format(*text.if_text(), arguments));
-    });
+    return make_function(
+        name, [text](const Arguments& arguments) { return Value::text(brace_format(*text.if_text(), arguments)); });
   }
-  const auto* const found = std::find_if(std::begin(kMethods), std::end(kMethods),
-                                         [&](const NamedMethod& each) { return each.name == name; });
+  const auto* const found = std::ranges::find_if(kMethods, [&](const NamedMethod& each) { return each.name == name; });
   if (found != std::end(kMethods)) {
     return make_function(name, [text, name, method = found->method](const Arguments& arguments) {
       ArgumentReader reader(name, arguments);
@@ -278,8 +305,7 @@ std::optional<Value> find_text_method(const Value& text, const std::string& name
       return result;
     });
   }
-  if (std::find(std::begin(kUnsupportedMethods), std::end(kUnsupportedMethods), name) !=
-      std::end(kUnsupportedMethods)) {
+  if (std::ranges::find(kUnsupportedMethods, name) != std::end(kUnsupportedMethods)) {
     fail_unsupported("the method '" + name + "' of a text");
   }
   return std::nullopt;

@@ -42,7 +42,9 @@ std::string list_type_name(const List& list) {
 
 }  // namespace
 
-Value Value::undefined(std::string why) { return Value(Undefined{std::make_shared<const std::string>(std::move(why))}); }
+Value Value::undefined(std::string why) {
+  return Value(Undefined{std::make_shared<const std::string>(std::move(why))});
+}
 
 Value Value::text(std::string bytes, bool markup) {
   return Value(std::shared_ptr<const Text>(std::make_shared<Text>(Text{std::move(bytes), markup})));
@@ -171,7 +173,7 @@ const Value* Dict::find(const Value& key) const {
   if (positions.size() == items.size()) {
     return nullptr;
   }
-  const auto found = std::find_if(items.begin(), items.end(), [&](const auto& item) { return equal(item.first, key); });
+  const auto found = std::ranges::find_if(items, [&](const auto& item) { return equal(item.first, key); });
   return found == items.end() ? nullptr : &found->second;
 }
 
@@ -190,7 +192,7 @@ void Dict::set(const Value& key, const Value& value) {
   weight += key.weight() + value.weight();
   check_weight(weight);
   if (const Value* found = find(key)) {
-    const auto position = std::find_if(items.begin(), items.end(), [&](auto& item) { return &item.second == found; });
+    const auto position = std::ranges::find_if(items, [&](auto& item) { return &item.second == found; });
     position->second = value;
     return;
   }
@@ -200,13 +202,10 @@ void Dict::set(const Value& key, const Value& value) {
   items.emplace_back(key, value);
 }
 
-Value make_dict(Dict dict) {
-  return Value(std::shared_ptr<const Dict>(std::make_shared<Dict>(std::move(dict))));
-}
+Value make_dict(Dict dict) { return Value(std::shared_ptr<const Dict>(std::make_shared<Dict>(std::move(dict)))); }
 
 const Value* Namespace::find(std::string_view name) const {
-  const auto found =
-      std::find_if(attributes.begin(), attributes.end(), [&](const auto& attribute) { return attribute.first == name; });
+  const auto found = std::ranges::find_if(attributes, [&](const auto& attribute) { return attribute.first == name; });
   return found == attributes.end() ? nullptr : &found->second;
 }
 
@@ -214,8 +213,7 @@ void Namespace::set(const std::string& name, const Value& value) {
   if (name.starts_with("_")) {
     throw Failure("a namespace's attribute may not begin with an underscore: '" + name + "'");
   }
-  const auto found =
-      std::find_if(attributes.begin(), attributes.end(), [&](const auto& attribute) { return attribute.first == name; });
+  const auto found = std::ranges::find_if(attributes, [&](const auto& attribute) { return attribute.first == name; });
   if (found == attributes.end()) {
     if (attributes.size() == kMaxAttributes) {
       throw Failure("a namespace has more than " + std::to_string(kMaxAttributes) + " attributes");

@@ -58,6 +58,8 @@ class Value {
   std::shared_ptr<Loop> if_loop() const { return pointer<std::shared_ptr<Loop>>(); }
   std::optional<std::int64_t> if_integer() const;  // booleans too, as in Python
   std::optional<double> if_number() const;         // integers and booleans too
+  std::int64_t whole() const { return if_integer().value_or(0); }
+  double number() const { return if_number().value_or(0); }
   std::string why_undefined() const;  // empty where it isn't
 
   bool truth() const;

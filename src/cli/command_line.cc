@@ -113,6 +113,7 @@ int parse_and_run(int argc, char** argv) {
                                          add_quantize(app),
                                          add_evaluate(app, command_line),
                                          add_plan(app, command_line),
+                                         add_bench(app),
                                          add_inspect(app),
                                          add_matrix(app)};
   try {

@@ -32,6 +32,7 @@ Command add_quantize(CLI::App& app);
 Command add_evaluate(CLI::App& app, std::string command_line);
 Command add_generate(CLI::App& app);
 Command add_serve(CLI::App& app);
+Command add_bench(CLI::App& app);
 Command add_plan(CLI::App& app, std::string command_line);
 Command add_inspect(CLI::App& app);
 Command add_matrix(CLI::App& app);

@@ -1,13 +1,15 @@
-// diffulex-edge evaluate MODEL --data FILE
+// diffulex-edge evaluate MODEL --data FILE --generate PROMPTS
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "cli/answer_arguments.h"
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/console.h"
@@ -16,6 +18,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
 #include "cli/runtime_arguments.h"
+#include "core/process_memory.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/mixed_precision.h"
@@ -31,7 +34,8 @@ struct EvaluateArguments {
   RuntimeArguments target;
   CalibrationArguments calibration;
   OutputOptions output_options;
-  std::string data;
+  std::string data;  // empty: no loss is measured
+  AnswerArguments answers;
   std::optional<std::string> against;
   ReportFile report;
   std::string command_line;
@@ -55,6 +59,9 @@ std::int64_t longest(const std::vector<EvaluationSet>& sets) {
 
 std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const ModelOptions& options) {
   const std::filesystem::path data = arguments.data;
+  if (data.empty()) {
+    return {};
+  }
   if (data.extension() == ".safetensors") {
     return read_evaluation_sets(data, read_model_config(arguments.model.path, options).vocab_size);
   }
@@ -68,6 +75,30 @@ std::vector<EvaluationSet> load_sets(const EvaluateArguments& arguments, const M
 
 QuantizationPlan evaluated_plan(const EvaluateArguments& arguments, QuantizationPlan plan) {
   return arguments.float_activations ? with_float_activations(std::move(plan)) : plan;
+}
+
+void check_data(const EvaluateArguments& arguments) {
+  if (arguments.data.empty() && !arguments.answers.is_wanted()) {
+    throw Error(ErrorCode::kInvalidArgument, "--data", "is missing", "give --data, --generate or both");
+  }
+  if (arguments.data.empty()) {
+    refuse_given({{"--logits", arguments.logits.has_value()}}, "needs --data", "add it");
+  }
+}
+
+// The longest sequence that the model has to take.
+std::int64_t needed_length(const EvaluateArguments& arguments, const ModelOptions& options,
+                           const std::vector<EvaluationSet>& sets) {
+  const std::int64_t limit = read_model_config(arguments.model.path, options).max_positions;
+  const std::int64_t length = longest(sets);
+  if (arguments.answers.is_wanted()) {
+    return std::max(length, limit);
+  }
+  // An artefact of one length takes that of the data: calibration is cut at it, as in the export.
+  if (arguments.calibration.data && arguments.target.backend.description().lengths != LengthSupport::kExact) {
+    return std::max(length, std::min(arguments.calibration.length, limit));
+  }
+  return length;
 }
 
 // --logits, before long work.
@@ -113,7 +144,7 @@ std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArgument
                                                           const QuantizationSession& session,
                                                           const std::vector<EvaluationSet>& sets,
                                                           const RunControl& control) {
-  if (!arguments.report.is_wanted() || arguments.no_format_comparison || original.stored_quantization) {
+  if (!arguments.report.is_wanted() || arguments.no_format_comparison || sets.empty() || original.stored_quantization) {
     return std::nullopt;
   }
   return compare_formats(original,
@@ -126,17 +157,18 @@ std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArgument
 
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const QuantizedArithmetic arithmetic = parse_quantized_arithmetic(arguments.arithmetic);
+  check_data(arguments);
   ModelOptions options = arguments.model.options();
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
-  options.seq_len = longest(sets);
-  // An artefact of one length takes that of the data: calibration is cut at it, as in the export.
-  if (arguments.calibration.data && arguments.target.backend.description().lengths != LengthSupport::kExact) {
-    const std::int64_t limit = read_model_config(arguments.model.path, options).max_positions;
-    options.seq_len = std::max(*options.seq_len, std::min(arguments.calibration.length, limit));
-  }
+  options.seq_len = needed_length(arguments, options, sets);
   Model loaded = load_model(arguments.model.path, options);
-  arguments.report.check(loaded, {arguments.data, arguments.calibration.data.value_or("")});
+  arguments.report.check(
+      loaded, {arguments.data, arguments.calibration.data.value_or(""), arguments.answers.prompts.value_or("")});
   check_logits(arguments, loaded);
+  std::optional<AnswerJob> answers;
+  if (arguments.answers.is_wanted()) {
+    answers.emplace(arguments.answers, loaded, arguments.calibration.seed);
+  }
   const QuantizationRequest request = arguments.target.request(loaded, arguments.calibration.options());
   QuantizationSession session(std::move(loaded), options, request);
   const Model& original = session.original();
@@ -167,7 +199,17 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
     logits.emplace(*arguments.logits, sets, original.config.vocab_size);
     sink = [&](std::size_t set, std::span<const float> row) { logits->append(set, row); };
   }
-  const EvaluationResult result = evaluate(subject, reference, sets, control, sink);
+  EvaluationResult result;
+  if (!sets.empty()) {
+    result = evaluate(subject, reference, sets, control, sink);
+  }
+  std::optional<GenerationEvaluation> written;
+  if (answers) {
+    const auto start = std::chrono::steady_clock::now();
+    written = answers->run(subject, reference, control);
+    result.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.peak_rss_bytes = peak_rss_bytes();
+  }
   const std::optional<FormatComparison> formats =
       compare_formats_if_wanted(arguments, original, session, sets, control);
   const Provenance provenance = arguments.report.provenance(original, arguments.command_line, true, control);
@@ -188,6 +230,8 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
                                 .warnings = warnings,
                                 .calibration = session.calibration() ? &*session.calibration() : nullptr,
                                 .formats = formats ? &*formats : nullptr,
+                                .answers = written ? &*written : nullptr,
+                                .prompts = arguments.answers.prompts.value_or(""),
                                 .provenance = provenance};
   if (arguments.report.is_wanted()) {
     arguments.report.write(to_html(report));
@@ -202,11 +246,11 @@ Command add_evaluate(CLI::App& app, std::string command_line) {
   const auto arguments = std::make_shared<EvaluateArguments>();
   arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
-  command
-      ->add_option("--data", arguments->data,
-                   "Safetensors file with pairs input_ids_R and target_ids_R (int64 [sequences, length]; target -100: "
-                   "not counted), or text (.txt, .jsonl) or token ids (.npy), which are masked at several ratios")
-      ->required();
+  command->add_option(
+      "--data", arguments->data,
+      "Safetensors file with pairs input_ids_R and target_ids_R (int64 [sequences, length]; target -100: "
+      "not counted), or text (.txt, .jsonl) or token ids (.npy), which are masked at several ratios");
+  arguments->answers.add_to(*command);
   command->add_option("--against", arguments->against,
                       "Compare with this model, or with this plan (.json) of MODEL, instead of with MODEL in float32");
   command->add_option("--length", arguments->length, "Text: tokens of a sequence, at most (default 256)");

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -30,18 +31,20 @@ namespace diffulex_edge::cli {
 namespace {
 
 struct GenerateArguments {
-  ModelArguments model;
-  RuntimeArguments runtime;
+  TextModelArguments model;
   GenerationArguments generation;
   OutputOptions output_options;
-  std::optional<std::int64_t> block_length;
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_ids;
   std::optional<std::string> canvas;
   std::string suffix;
+  bool chat = false;
+  std::string system;
+  std::string template_variables;
   std::vector<std::string> stops;
   bool stream = false;
   bool visual = false;
+  bool cache_effect = false;
 };
 
 std::string read_all(std::istream& stream, const std::string& name) {
@@ -90,6 +93,12 @@ void check_arguments(const GenerateArguments& arguments) {
   if (arguments.visual && arguments.output_options.json) {
     throw Error(ErrorCode::kInvalidArgument, "--visual", "is given beside --json", "leave one out");
   }
+  if (arguments.chat && !arguments.prompt) {
+    throw Error(ErrorCode::kInvalidArgument, "--chat", "needs a text to answer", "give --prompt");
+  }
+  refuse_given({{"--system", !arguments.chat && !arguments.system.empty()},
+                {"--template-variables", !arguments.chat && !arguments.template_variables.empty()}},
+               "is a part of a conversation", "add --chat");
   for (const std::string& stop : arguments.stops) {
     if (stop.empty()) {
       throw Error(ErrorCode::kInvalidArgument, "--stop", "is empty");
@@ -97,9 +106,22 @@ void check_arguments(const GenerateArguments& arguments) {
   }
 }
 
+// The prompt as a conversation's only message, by the model's chat template.
+std::vector<std::int64_t> chat_prompt(const GenerateArguments& arguments, const TextModel& model,
+                                      const std::string& text) {
+  std::vector<ChatMessage> messages;
+  if (!arguments.system.empty()) {
+    messages.push_back({.role = "system", .content = arguments.system});
+  }
+  messages.push_back({.role = "user", .content = text});
+  // The template writes the tokens that begin a sequence itself.
+  return model.tokenizer().encode(model.chat_template().render(
+      messages, {.add_generation_prompt = true, .variables = arguments.template_variables}));
+}
+
 GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
   GenerationRequest request{.prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids())};
-  request.config.block_length = arguments.block_length;
+  request.config.block_length = arguments.model.block_length;
   if (arguments.prompt_ids) {
     request.prompt = read_ids(*arguments.prompt_ids);
   } else if (arguments.canvas) {
@@ -107,7 +129,8 @@ GenerationRequest make_request(const GenerateArguments& arguments, const TextMod
     request.config.max_new_tokens = 0;
     request.config.ignore_eos = true;
   } else {
-    request.prompt = model.encode_prompt(read_text(*arguments.prompt));
+    const std::string text = read_text(*arguments.prompt);
+    request.prompt = arguments.chat ? chat_prompt(arguments, model, text) : model.encode_prompt(text);
   }
   if (!arguments.suffix.empty()) {
     request.suffix = model.tokenizer().encode(arguments.suffix);
@@ -182,10 +205,31 @@ class Writer {
   std::int64_t passes_ = 0;
 };
 
+// The same text written without a cache.
+struct CacheEffect {
+  double differing = 0.0;  // share of the tokens, place by place
+  double tokens_per_second = 0.0;
+};
+
+CacheEffect measure_cache_effect(const TextModel& model, GenerationRequest request, const GenerationResult& cached,
+                                 const RunControl& control) {
+  request.config.cache = CacheKind::NONE;
+  request.config.cache_refresh = 0;
+  request.config.cache_dtype = CacheDtype::FP32;
+  const GenerationResult exact = model.engine().generate(request, {}, control);
+  const std::size_t longest = std::max(exact.tokens.size(), cached.tokens.size());
+  std::size_t same = 0;
+  for (std::size_t i = 0; i < std::min(exact.tokens.size(), cached.tokens.size()); ++i) {
+    same += exact.tokens[i] == cached.tokens[i] ? 1 : 0;
+  }
+  return {.differing = longest == 0 ? 0.0 : 1.0 - static_cast<double>(same) / static_cast<double>(longest),
+          .tokens_per_second = exact.tokens_per_second()};
+}
+
 double rounded(double value) { return std::stod(fmt::format("{:.4g}", value)); }
 
 std::string to_json(const GenerateArguments& arguments, const TextModel& model, const Writer& writer,
-                    const GenerationResult& result) {
+                    const GenerationResult& result, const std::optional<CacheEffect>& effect) {
   nlohmann::ordered_json document{{"success", true}};
   if (writer.has_text()) {
     document["text"] = writer.text();
@@ -201,6 +245,10 @@ std::string to_json(const GenerateArguments& arguments, const TextModel& model, 
   document["weight_bytes"] = model.engine().weight_bytes();
   document["seed"] = arguments.generation.config.seed;
   document["stopped"] = to_string(result.stopped);
+  if (effect) {
+    document["cache_effect"] = {{"differing_tokens", rounded(effect->differing)},
+                                {"tokens_per_second_without", rounded(effect->tokens_per_second)}};
+  }
   const bool one_line = arguments.stream;
   return document.dump(one_line ? -1 : 2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
@@ -209,7 +257,7 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
   check_arguments(arguments);
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  const TextModel model = open_text_model(arguments.model, arguments.runtime, arguments.block_length, control);
+  const TextModel model = arguments.model.open(control);
   bar.end();
   for (const std::string& warning : model.warnings()) {
     print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
@@ -230,11 +278,19 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
     result.prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
   }
   writer.finish();
+  std::optional<CacheEffect> effect;
+  if (arguments.cache_effect && !is_interrupted) {
+    effect = measure_cache_effect(model, request, result, control);
+  }
   if (arguments.output_options.json) {
-    print_line(to_json(arguments, model, writer, result));
+    print_line(to_json(arguments, model, writer, result, effect));
   } else if (!arguments.output_options.quiet && !is_interrupted) {
     print_message(fmt::format("{} tokens in {} passes, {:.1f} tokens per second ({})\n", result.tokens.size(),
                               result.forward_passes, result.tokens_per_second(), to_string(result.stopped)));
+  }
+  if (effect && !arguments.output_options.json) {
+    print_message(fmt::format("without a cache: {:.1f} % of the tokens differ, {:.1f} tokens per second\n",
+                              100.0 * effect->differing, effect->tokens_per_second));
   }
   if (is_interrupted) {
     flush_output();
@@ -247,20 +303,25 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
 Command add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Write text with a model, quantized or not, on this machine");
   const auto arguments = std::make_shared<GenerateArguments>();
-  arguments->model.add_without_blocks_to(*command);
+  arguments->model.add_to(*command);
   command->add_option("--prompt", arguments->prompt, "What the text goes on from: TEXT, - for stdin, or @FILE");
   command->add_option("--prompt-ids", arguments->prompt_ids, "Token ids in its place: integers [1, tokens] (.npy)");
   command->add_option("--canvas", arguments->canvas,
                       "A text with mask tokens, all of which are filled in: TEXT, - for stdin, or @FILE");
+  command->add_flag("--chat", arguments->chat, "Answer the prompt as a message, by the model's chat template");
+  command->add_option("--system", arguments->system, "--chat: the system's message before it");
+  command->add_option("--template-variables", arguments->template_variables,
+                      "--chat: a JSON object of what the template may ask for, such as {\"enable_thinking\": false}");
   command->add_option("--suffix", arguments->suffix, "What comes behind the new text (bidirectional models)");
   command->add_option("--stop", arguments->stops, "Ends the text where it appears (repeatable)")
       ->allow_extra_args(false);
-  command->add_option("--block-length", arguments->block_length,
+  command->add_option("--block-length", arguments->model.block_length,
                       "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
   arguments->generation.add_to(*command);
   command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text, then the whole object");
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
-  arguments->runtime.add_to(*command);
+  command->add_flag("--cache-effect", arguments->cache_effect,
+                    "Write the text once more, without a cache, and say how many tokens differ");
   arguments->output_options.add_to(*command);
   return make_command(command, arguments, run);
 }

@@ -5,6 +5,11 @@
 namespace diffulex_edge::cli {
 
 void GenerationArguments::add_to(CLI::App& command) {
+  add_without_seed_to(command);
+  command.add_option("--seed", config.seed, "Of the random numbers (default 0)");
+}
+
+void GenerationArguments::add_without_seed_to(CLI::App& command) {
   command.add_option("--max-new-tokens", config.max_new_tokens, "Tokens to write, at most (default 128)");
   command.add_option("--steps", config.steps, "Steps of the whole answer (default: as many as tokens)");
   command.add_option("--steps-per-block", config.steps_per_block, "Steps of each block, in place of --steps");
@@ -27,7 +32,6 @@ void GenerationArguments::add_to(CLI::App& command) {
   command.add_option("--min-p", config.min_p, "Only tokens with p times the best one's probability (default 0)");
   command.add_option("--repetition-penalty", config.repetition_penalty,
                      "Divides the logits of tokens that are there already (default 1)");
-  command.add_option("--seed", config.seed, "Of the random numbers (default 0)");
   command.add_option("--eps", config.eps, "Dream: the last time step (default 0.001)");
   command.add_option("--alg-temp", config.alg_temp, "Dream: draw positions by confidence at this temperature");
   command.add_option("--cfg-scale", config.cfg_scale, "LLaDA: classifier-free guidance (default 0: none)");

@@ -19,6 +19,8 @@ struct GenerationArguments {
 
   // All options but --block-length, which the model needs too.
   void add_to(CLI::App& command);
+  // The same without --seed, for a command that has one.
+  void add_without_seed_to(CLI::App& command);
   // Throws Error{kInvalidArgument} for an unknown name. `eos_ids` count where none were given.
   DiffusionGenerationConfig parsed(const std::vector<std::int64_t>& eos_ids) const;
 };

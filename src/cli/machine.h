@@ -9,4 +9,9 @@ namespace diffulex_edge::cli {
 // chosen by.
 std::string describe_machine();
 
+// As the operating system calls it; "unknown processor" where it doesn't.
+std::string processor_name();
+// Which the packed kernels use here.
+std::string packed_instruction_set();
+
 }  // namespace diffulex_edge::cli

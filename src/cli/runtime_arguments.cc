@@ -37,11 +37,23 @@ QuantizationRequest RuntimeArguments::request(const Model& model, const Calibrat
   return {.config = chosen->quantization(), .target = chosen->arithmetic(), .calibration = calibration, .known = {}};
 }
 
-TextModel open_text_model(const ModelArguments& model, const RuntimeArguments& runtime,
-                          std::optional<std::int64_t> block_length, const RunControl& control) {
+void TextModelArguments::add_to(CLI::App& command) {
+  model.add_without_blocks_to(command);
+  command.add_option(
+      "--pack-cache", packs,
+      "A folder that keeps the packed weights: the next start maps them, in no time, and processes share "
+      "their memory");
+  runtime.add_to(command);
+}
+
+ModelOptions TextModelArguments::options() const {
   ModelOptions options = model.options();
   options.block_length = block_length;
-  return {model.path, std::move(options), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control};
+  return options;
+}
+
+TextModel TextModelArguments::open(const RunControl& control) const {
+  return {model.path, options(), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control, packs};
 }
 
 }  // namespace diffulex_edge::cli

@@ -26,8 +26,17 @@ struct RuntimeArguments {
   QuantizationRequest request(const Model& model, const CalibrationOptions& calibration) const;
 };
 
-// A model that writes text. `block_length` is what --block-length says.
-TextModel open_text_model(const ModelArguments& model, const RuntimeArguments& runtime,
-                          std::optional<std::int64_t> block_length, const RunControl& control);
+// A model that writes text.
+struct TextModelArguments {
+  ModelArguments model;
+  RuntimeArguments runtime;
+  std::optional<std::int64_t> block_length;  // of a block-causal model's blocks
+  std::string packs;                         // a folder for packed weights, or empty
+
+  // All but --block-length, which also says how to decode.
+  void add_to(CLI::App& command);
+  ModelOptions options() const;
+  TextModel open(const RunControl& control) const;
+};
 
 }  // namespace diffulex_edge::cli

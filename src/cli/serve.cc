@@ -34,11 +34,9 @@ namespace {
 constexpr std::int64_t kUsualCapacity = 2048;
 
 struct ServeArguments {
-  ModelArguments model;
-  RuntimeArguments runtime;
+  TextModelArguments model;
   GenerationArguments generation;
   OutputOptions output_options;
-  std::optional<std::int64_t> block_length;
   HttpServerOptions http;
   std::string api_key;
   std::string model_name;
@@ -52,7 +50,7 @@ std::string model_name(const ServeArguments& arguments) {
     return arguments.model_name;
   }
   std::error_code ignored;
-  const std::filesystem::path path = std::filesystem::canonical(arguments.model.path, ignored);
+  const std::filesystem::path path = std::filesystem::canonical(arguments.model.model.path, ignored);
   return printable(path.filename().string());
 }
 
@@ -72,11 +70,11 @@ ServedModel make_served_model(const ServeArguments& arguments, const TextModel& 
   static_cast<void>(model.tokenizer());  // says that there is none
   ServedModel served{.name = model_name(arguments),
                      .text = model,
-                     .chat_template = ChatTemplate::find(arguments.model.path),
+                     .chat_template = ChatTemplate::find(arguments.model.model.path),
                      .defaults = arguments.generation.parsed(model.eos_ids()),
                      .capacity = capacity(arguments, model.engine()),
                      .sequences = arguments.sequences};
-  served.defaults.block_length = arguments.block_length;
+  served.defaults.block_length = arguments.model.block_length;
   if (served.defaults.max_new_tokens < 1) {
     throw Error(ErrorCode::kInvalidArgument, "--max-new-tokens",
                 fmt::format("{} is not 1 or more", served.defaults.max_new_tokens));
@@ -95,8 +93,7 @@ void check_defaults(const ServedModel& served, const Scheduler& scheduler) {
 void run(const ServeArguments& arguments, std::stop_token stop) {
   HttpServer server(arguments.http);
   ProgressBar bar(arguments.output_options.quiet);
-  const TextModel model = open_text_model(arguments.model, arguments.runtime, arguments.block_length,
-                                          arguments.output_options.control(bar, stop));
+  const TextModel model = arguments.model.open(arguments.output_options.control(bar, stop));
   bar.end();
   for (const std::string& warning : model.warnings()) {
     print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
@@ -131,7 +128,7 @@ void run(const ServeArguments& arguments, std::stop_token stop) {
 Command add_serve(CLI::App& app) {
   CLI::App* command = app.add_subcommand("serve", "Write text for programs and browsers, as OpenAI's servers do");
   const auto arguments = std::make_shared<ServeArguments>();
-  arguments->model.add_without_blocks_to(*command);
+  arguments->model.add_to(*command);
   command->add_option("--host", arguments->http.host,
                       "The address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: all)");
   command->add_option("--port", arguments->http.port, "The port to listen on (default 8080; 0: any free one)");
@@ -146,10 +143,9 @@ Command add_serve(CLI::App& app) {
       ->check(CLI::Range(0, 100000));
   command->add_option("--max-body", arguments->http.max_body, "Bytes of a request, at most (default 1 MiB)")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30U));
-  command->add_option("--block-length", arguments->block_length,
+  command->add_option("--block-length", arguments->model.block_length,
                       "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
   arguments->generation.add_to(*command);
-  arguments->runtime.add_to(*command);
   arguments->output_options.add_to(*command);
   return make_command(command, arguments, run);
 }

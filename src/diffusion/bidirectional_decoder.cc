@@ -79,7 +79,8 @@ class BidirectionalDecoder final : public Decoder {
     const std::int64_t steps = settings_.steps_per_block;
     if (settings_.rule.selection == Selection::kThreshold || settings_.rule.selection == Selection::kFactor) {
       const std::int64_t even = step_ < steps ? block_masks_ / steps : 0;
-      return {.most = settings_.has_share_limit ? std::optional(even + carried_) : std::nullopt};
+      const std::int64_t most = std::max<std::int64_t>(1, even + carried_);
+      return {.most = settings_.has_share_limit ? std::optional(most) : std::nullopt};
     }
     const bool is_last = step_ >= steps - 1;
     if (step_ >= steps) {

@@ -48,16 +48,18 @@ class BlockCausalDecoder final : public Decoder {
   void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) override {
     clean_ = std::max(clean_, std::min(pass.end, block_begin_));
     if (!pass.positions.empty()) {
-      commit(pass, samples, {.tokens = share()}, random);
+      commit(pass, samples, share(), random);
       ++step_;
     }
   }
 
  private:
-  std::int64_t share() const {
-    return std::max<std::int64_t>(1, step_ < settings_.steps_per_block
-                                         ? even_share(settings_.block_length, settings_.steps_per_block, step_)
-                                         : settings_.block_length);
+  StepShare share() const {
+    const std::int64_t steps = settings_.steps_per_block;
+    const std::int64_t even = step_ < steps ? even_share(settings_.block_length, steps, step_) : settings_.block_length;
+    return {.tokens = std::max<std::int64_t>(1, even),
+            .probability = static_cast<double>(commit_probability(steps, step_, settings_.eps)),
+            .is_last = step_ >= steps - 1};
   }
 
   std::int64_t clean_ = 0;         // tokens that the cache has as they are

@@ -17,8 +17,10 @@ Canvas::Canvas(std::span<const std::int64_t> prompt, std::int64_t new_tokens, st
   }
   if (new_tokens == 0) {
     begin_ = first_mask();
-    end_ = masked_.rend() - std::find(masked_.rbegin(), masked_.rend(), true);
-    end_ = std::max(begin_, end_);
+    end_ = begin_;
+    for (const std::int64_t position : masks(begin_, size())) {
+      end_ = position + 1;
+    }
   }
 }
 
@@ -29,7 +31,7 @@ void Canvas::fill_block(std::int64_t block) {
 }
 
 std::int64_t Canvas::first_mask(std::int64_t from) const {
-  return std::find(masked_.begin() + from, masked_.end(), true) - masked_.begin();
+  return std::ranges::find(masked_.begin() + from, masked_.end(), true) - masked_.begin();
 }
 
 std::vector<std::int64_t> Canvas::masks(std::int64_t begin, std::int64_t end) const {

@@ -21,7 +21,7 @@ constexpr double kFastDllmV2Threshold = 1.0;
 }
 
 void check_range(const std::string& option, double value, double least, double most) {
-  if (!(value >= least && value <= most)) {
+  if (std::isnan(value) || value < least || value > most) {
     const auto number = [](double x) {
       std::string text = std::to_string(x);
       text.erase(text.find_last_not_of('0') + 1);
@@ -32,9 +32,11 @@ void check_range(const std::string& option, double value, double least, double m
   }
 }
 
+constexpr std::int64_t kMost = 1 << 20;  // of steps and tokens of a block
+
 void check_positive(const std::string& option, const std::optional<std::int64_t>& value) {
-  if (value && *value < 1) {
-    refuse(option, std::to_string(*value) + " is not 1 or more");
+  if (value && (*value < 1 || *value > kMost)) {
+    refuse(option, std::to_string(*value) + " is not in 1.." + std::to_string(kMost));
   }
 }
 

@@ -17,9 +17,20 @@ std::int64_t round_up_to(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+[[noreturn]] void refuse_length(const Model& model, const GenerationRequest& request) {
+  throw Error(ErrorCode::kInvalidArgument, "prompt",
+              std::to_string(request.prompt.size() + request.suffix.size()) + " tokens and " +
+                  std::to_string(request.config.max_new_tokens) + " new ones are more than the model's " +
+                  std::to_string(model.seq_len),
+              "shorten the prompt, or ask for fewer tokens");
+}
+
 // The request's options with the family's defaults. Errors: those of generate() about them.
 DecodingSettings settings_of(const Model& model, const GenerationRequest& request) {
   std::int64_t new_tokens = request.config.max_new_tokens;
+  if (new_tokens > model.seq_len) {
+    refuse_length(model, request);
+  }
   if (new_tokens == 0 && model.config.mask_token_id) {
     const Canvas canvas(request.prompt, 0, request.suffix, *model.config.mask_token_id);
     new_tokens = canvas.end() - canvas.begin();
@@ -52,13 +63,8 @@ void check_request(const Model& model, const GenerationRequest& request, const D
       }
     }
   }
-  const std::int64_t length = canvas_length(request, settings);
-  if (length > model.seq_len) {
-    throw Error(ErrorCode::kInvalidArgument, "prompt",
-                std::to_string(request.prompt.size() + request.suffix.size()) + " tokens and " +
-                    std::to_string(request.config.max_new_tokens) + " new ones are more than the model's " +
-                    std::to_string(model.seq_len),
-                "shorten the prompt, or ask for fewer tokens");
+  if (canvas_length(request, settings) > model.seq_len) {
+    refuse_length(model, request);
   }
 }
 
@@ -73,8 +79,9 @@ std::size_t slots_of(const GenerationRequest& request) { return request.config.c
 }  // namespace
 
 struct DiffusionEngine::State {
-  State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
-      : model(source), packed(source, plan, control) {
+  State(const Model& source, const QuantizationPlan* plan, const RunControl& control,
+        const std::filesystem::path& packs)
+      : model(source), packed(source, plan, control, packs) {
     model.checkpoint.reset();
   }
 
@@ -82,8 +89,9 @@ struct DiffusionEngine::State {
   PackedModel packed;
 };
 
-DiffusionEngine::DiffusionEngine(const Model& model, const QuantizationPlan* plan, const RunControl& control)
-    : state_(std::make_unique<const State>(model, plan, control)) {}
+DiffusionEngine::DiffusionEngine(const Model& model, const QuantizationPlan* plan, const RunControl& control,
+                                 const std::filesystem::path& packs)
+    : state_(std::make_unique<const State>(model, plan, control, packs)) {}
 
 DiffusionEngine::~DiffusionEngine() = default;
 DiffusionEngine::DiffusionEngine(DiffusionEngine&&) noexcept = default;

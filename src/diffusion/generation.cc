@@ -83,8 +83,8 @@ void Generation::take_row(std::size_t part, std::size_t row, std::span<float> lo
 }
 
 void Generation::sample(std::size_t row, std::span<float> logits) {
-  samples_[row] =
-      pass_.is_greedy ? sampler_.greedy(logits)
+  samples_[row] = pass_.is_greedy
+                      ? sampler_.greedy(logits)
                       : sampler_.sample(logits, present_, random_for(config_.seed, passes_, pass_.positions[row]));
 }
 

@@ -8,9 +8,7 @@
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
-namespace {
-
-ModelOptions for_text(const std::filesystem::path& folder, ModelOptions options) {
+ModelOptions text_model_options(const std::filesystem::path& folder, ModelOptions options) {
   const std::optional<std::int64_t> block_length = std::exchange(options.block_length, std::nullopt);
   const ModelConfig config = read_model_config(folder, options);
   if (config.block_length > 1) {
@@ -22,12 +20,11 @@ ModelOptions for_text(const std::filesystem::path& folder, ModelOptions options)
   return options;
 }
 
-}  // namespace
-
 TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
-                     const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control)
+                     const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
+                     const std::filesystem::path& packs)
     : path_(folder.string()) {
-  options = for_text(folder, std::move(options));
+  options = text_model_options(folder, std::move(options));
   Model model = load_model(folder, options);
   std::error_code ignored;
   if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
@@ -47,7 +44,7 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   warnings_.insert(warnings_.end(), quantized.warnings.begin(), quantized.warnings.end());
   const bool changes = std::ranges::any_of(
       quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
-  engine_.emplace(session.model(), changes ? &quantized.plan : nullptr, control);
+  engine_.emplace(session.model(), changes ? &quantized.plan : nullptr, control, packs);
 }
 
 const Tokenizer& TextModel::tokenizer() const {
@@ -63,6 +60,15 @@ std::vector<std::int64_t> TextModel::encode_prompt(std::string_view text) const 
   const std::vector<std::int64_t> rest = tokenizer().encode(text);
   ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;
+}
+
+ChatTemplate TextModel::chat_template() const {
+  std::optional<ChatTemplate> found = ChatTemplate::find(path_);
+  if (!found) {
+    throw Error(ErrorCode::kBadFile, path_, "has no chat template",
+                "put chat_template.jinja beside the weights, or give the whole prompt as text");
+  }
+  return *std::move(found);
 }
 
 TextStream TextModel::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "diffulex_edge/chat_template.h"
 #include "diffulex_edge/generation.h"
 #include "diffulex_edge/model.h"
 #include "diffulex_edge/progress.h"
@@ -18,13 +19,17 @@
 
 namespace diffulex_edge {
 
+// How a folder's model is loaded to write text: without a length in `options`, the longest; their block length is that
+// of a block-causal model's blocks, and means nothing to others.
+ModelOptions text_model_options(const std::filesystem::path& folder, ModelOptions options);
+
 class TextModel {
  public:
-  // Reads and packs the model of a folder, quantized as `request` says once the model is known. Without a length in
-  // `options`, the model's longest; their block length is that of a block-causal model's blocks, and means nothing to
-  // others. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
+  // Reads and packs the model of a folder, loaded as text_model_options() says and quantized as `request` does once the
+  // model is known. `packs`: see PackedModel. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
   TextModel(const std::filesystem::path& folder, ModelOptions options,
-            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control);
+            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
+            const std::filesystem::path& packs = {});
 
   const DiffusionEngine& engine() const { return *engine_; }
   const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
@@ -35,6 +40,9 @@ class TextModel {
   const Tokenizer& tokenizer() const;
   // A text's ids, with the token that begins a sequence where the tokenizer has one.
   std::vector<std::int64_t> encode_prompt(std::string_view text) const;
+  // The folder's chat template, read anew. Throws Error{kBadFile} where there is none, and what ChatTemplate::find()
+  // does.
+  ChatTemplate chat_template() const;
   // The text of tokens that are written: without special tokens, ended by `stops`. Keeps a reference to this.
   TextStream stream(std::vector<std::string> stops) const;
 

@@ -15,6 +15,7 @@
 #include "report/chart.h"
 #include "report/description.h"
 #include "report/difference.h"
+#include "report/generation_report.h"
 #include "report/html_page.h"
 #include "report/layer_charts.h"
 #include "report/provenance.h"
@@ -90,6 +91,19 @@ std::vector<Tile> comparison_tiles(const EvaluationReport& report) {
   tiles.push_back({.name = "Commits that flip",
                    .value = percent(flips(flip)),
                    .note = "of tokens that decoding fills first, " + of + set_name(flip.label)});
+  return tiles;
+}
+
+std::vector<Tile> tiles_of(const EvaluationReport& report) {
+  std::vector<Tile> tiles;
+  if (report.result.sets.empty()) {
+    add_size_tile(tiles, report);
+  } else {
+    tiles = report.reference.empty() ? loss_tiles(report.result.sets) : comparison_tiles(report);
+  }
+  if (report.answers != nullptr) {
+    add_generation_tiles(tiles, *report.answers);
+  }
   return tiles;
 }
 
@@ -372,19 +386,29 @@ std::string subtitle_of(const EvaluationReport& report) {
 std::string to_html(const EvaluationReport& report) {
   HtmlPage page(last_part(report.model.path), subtitle_of(report));
   page.verdict(verdict(report));
-  page.tiles(report.reference.empty() || report.result.sets.empty() ? loss_tiles(report.result.sets)
-                                                                    : comparison_tiles(report));
+  page.tiles(tiles_of(report));
   page.warnings(report.warnings);
-  page.section("Loss");
-  page.add(loss_table(report.result.sets));
-  page.terms(loss_terms(report.result.sets));
+  if (!report.result.sets.empty()) {
+    page.section("Loss");
+    page.add(loss_table(report.result.sets));
+    page.terms(loss_terms(report.result.sets));
+  }
+  if (report.answers != nullptr) {
+    add_generation(page, *report.answers);
+  }
   add_formats(page, report);
   add_layers(page, report);
   add_sizes(page, report);
   if (report.calibration != nullptr) {
     add_calibration(page, *report.calibration);
   }
-  Facts facts = {{"Data", report.data}};
+  Facts facts;
+  if (!report.data.empty()) {
+    facts.emplace_back("Data", report.data);
+  }
+  if (report.answers != nullptr) {
+    facts.emplace_back("Prompts", report.prompts);
+  }
   if (!report.reference.empty()) {
     facts.emplace_back("Reference", report.reference);
   }

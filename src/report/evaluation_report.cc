@@ -10,6 +10,7 @@
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/description.h"
+#include "report/generation_report.h"
 #include "report/provenance.h"
 #include "report/text_table.h"
 #include "report/verdict.h"
@@ -96,6 +97,42 @@ void add_formats(Json& json, const FormatComparison& comparison) {
   }
 }
 
+void add_losses(Json& json, const EvaluationReport& report) {
+  const std::vector<SetResult>& sets = report.result.sets;
+  json["loss"] = by_set(sets, [](const SetResult& set) { return Json(set.loss.mean); });
+  json["loss_interval"] = by_set(sets, [](const SetResult& set) { return interval(set.loss); });
+  json["perplexity"] = by_set(sets, [](const SetResult& set) { return Json(std::exp(set.loss.mean)); });
+  json["accuracy"] = by_set(sets, [](const SetResult& set) { return Json(set.accuracy); });
+  json["tokens"] = by_set(sets, [](const SetResult& set) { return Json(set.tokens); });
+  if (!report.reference.empty()) {
+    add_comparison(json, sets);
+    json["layers"] = layers_json(report);
+  }
+}
+
+std::string loss_text(const std::vector<SetResult>& sets, bool compared) {
+  std::vector<std::string> header = {"set", "tokens", "loss (nats)", "accuracy"};
+  if (compared) {
+    for (const char* column : {"reference", "increase", "KL", "agreement", "flips"}) {
+      header.emplace_back(column);
+    }
+  }
+  TextTable table(header);
+  for (const SetResult& set : sets) {
+    std::vector<std::string> row = {set.label, format_count(set.tokens), with_interval(set.loss, 4),
+                                    format_number(100.0 * set.accuracy, 1) + "%"};
+    if (set.comparison) {
+      row.push_back(format_number(set.comparison->reference_loss.mean, 4));
+      row.push_back(with_interval(set.comparison->loss_increase, 4));
+      row.push_back(with_interval(set.comparison->kl_divergence, 5));
+      row.push_back(format_number(100.0 * set.comparison->agreement, 1) + "%");
+      row.push_back(format_number(100.0 * set.comparison->commit_flip_rate, 1) + "%");
+    }
+    table.add(row);
+  }
+  return table.render();
+}
+
 }  // namespace
 
 std::string to_json(const EvaluationReport& report) {
@@ -115,19 +152,17 @@ std::string to_json(const EvaluationReport& report) {
   }
   json["backend"] = report.backend;
   json["arithmetic"] = to_string(report.arithmetic);
-  json["data"] = report.data;
+  if (!report.data.empty()) {
+    json["data"] = report.data;
+  }
   if (!report.reference.empty()) {
     json["reference"] = report.reference;
   }
-  const std::vector<SetResult>& sets = report.result.sets;
-  json["loss"] = by_set(sets, [](const SetResult& set) { return Json(set.loss.mean); });
-  json["loss_interval"] = by_set(sets, [](const SetResult& set) { return interval(set.loss); });
-  json["perplexity"] = by_set(sets, [](const SetResult& set) { return Json(std::exp(set.loss.mean)); });
-  json["accuracy"] = by_set(sets, [](const SetResult& set) { return Json(set.accuracy); });
-  json["tokens"] = by_set(sets, [](const SetResult& set) { return Json(set.tokens); });
-  if (!report.reference.empty()) {
-    add_comparison(json, sets);
-    json["layers"] = layers_json(report);
+  if (report.answers != nullptr) {
+    json["generation"] = generation_json(*report.answers, report.prompts);
+  }
+  if (!report.result.sets.empty()) {
+    add_losses(json, report);
   }
   if (report.formats != nullptr) {
     add_formats(json, *report.formats);
@@ -149,26 +184,12 @@ std::string to_text(const EvaluationReport& report) {
     text += "against " + report.reference + "\n";
   }
   text += verdict(report) + "\n\n";
-  std::vector<std::string> header = {"set", "tokens", "loss (nats)", "accuracy"};
-  if (compared) {
-    for (const char* column : {"reference", "increase", "KL", "agreement", "flips"}) {
-      header.emplace_back(column);
-    }
+  if (!report.result.sets.empty()) {
+    text += loss_text(report.result.sets, compared);
   }
-  TextTable table(header);
-  for (const SetResult& set : report.result.sets) {
-    std::vector<std::string> row = {set.label, format_count(set.tokens), with_interval(set.loss, 4),
-                                    format_number(100.0 * set.accuracy, 1) + "%"};
-    if (set.comparison) {
-      row.push_back(format_number(set.comparison->reference_loss.mean, 4));
-      row.push_back(with_interval(set.comparison->loss_increase, 4));
-      row.push_back(with_interval(set.comparison->kl_divergence, 5));
-      row.push_back(format_number(100.0 * set.comparison->agreement, 1) + "%");
-      row.push_back(format_number(100.0 * set.comparison->commit_flip_rate, 1) + "%");
-    }
-    table.add(row);
+  if (report.answers != nullptr) {
+    text += (report.result.sets.empty() ? "" : "\n") + generation_text(*report.answers, report.prompts);
   }
-  text += table.render();
   if (!report.result.layers.empty()) {
     const auto worst = std::ranges::min_element(report.result.layers, {}, &LayerNoise::signal_to_noise_db);
     text += "\nlowest signal-to-noise ratio: " + worst->layer + ", " + format_number(worst->signal_to_noise_db, 1) +

@@ -9,6 +9,7 @@
 
 #include "report/description.h"
 #include "report/difference.h"
+#include "report/generation_report.h"
 #include "report/svg.h"
 #include "report/text_table.h"
 
@@ -149,13 +150,16 @@ std::int64_t original_bytes(const QuantizationPlan& plan) {
 std::string verdict(const EvaluationReport& report) {
   const std::vector<SetResult>& sets = report.result.sets;
   const std::string size = report.plan == nullptr ? "" : size_sentence(*report.plan);
+  const std::string text_words = report.answers == nullptr ? "" : "; " + generation_words(*report.answers);
   const bool compared =
       !sets.empty() && std::ranges::all_of(sets, [](const SetResult& set) { return set.comparison.has_value(); });
   if (compared) {
-    return capitalized(size + comparison_words(sets)) + ".";
+    return capitalized(size + comparison_words(sets)) + text_words + ".";
   }
   if (sets.empty()) {
-    return capitalized(size + "no set was evaluated.");
+    return capitalized(size +
+                       (report.answers == nullptr ? "no set was evaluated" : generation_words(*report.answers))) +
+           ".";
   }
   const auto by_loss = [](const SetResult& set) { return set.loss.mean; };
   const SetResult& least = *std::ranges::min_element(sets, {}, by_loss);
@@ -164,7 +168,7 @@ std::string verdict(const EvaluationReport& report) {
   if (sets.size() > 1) {
     text += " to " + format_number(most.loss.mean, 4) + " on " + set_name(most.label);
   }
-  return capitalized(size + text) + "; nothing was compared.";
+  return capitalized(size + text) + (report.answers == nullptr ? "; nothing was compared" : text_words) + ".";
 }
 
 std::string verdict(const ExportReport& report) {

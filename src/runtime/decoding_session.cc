@@ -20,10 +20,12 @@ struct Row {
 
 }  // namespace
 
-DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, const RunControl& control)
+DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, RunControl control)
     : model_(model.state_->model),
-      control_(control),
-      session_(model.state_->graph_plan, model_, model.state_->layers, control_,
+      layers_(model.state_->layers),
+      control_(std::move(control)),
+      pass_weight_bytes_(layers_.bytes_without_tables(model_.graph)),
+      session_(model.state_->graph_plan, model_, layers_, control_,
                model.state_->integers ? &*model.state_->integers : nullptr) {
   if (model.state_->graph_plan.head() < 0) {
     throw Error(ErrorCode::kUnsupported, "graph", "its output is not a linear layer");
@@ -31,6 +33,8 @@ DecodingSession::DecodingSession(const PackedModel& model, const KeyValueCacheOp
   session_.keep_buffers();
   session_.keep_keys_and_values(cache);
 }
+
+std::int64_t DecodingSession::max_tokens(const PackedModel& model) { return model.state_->model.seq_len; }
 
 void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sink) {
   TokenSequences sequences;
@@ -65,6 +69,7 @@ void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sin
         });
       },
       kLogitRows);
+  layers_.check();
 }
 
 }  // namespace diffulex_edge

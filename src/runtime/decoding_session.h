@@ -12,6 +12,7 @@
 #include "diffulex_edge/progress.h"
 #include "diffulex_edge/runtime.h"
 #include "runtime/execution_session.h"
+#include "runtime/packed_layers.h"
 
 namespace diffulex_edge {
 
@@ -32,7 +33,7 @@ class DecodingSession {
   using RowSink = std::function<void(std::size_t window, std::size_t row, std::span<float> logits)>;
 
   // `model` must outlive this. Error{kOutOfMemory}; kUnsupported for a graph without a head.
-  DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, const RunControl& control);
+  DecodingSession(const PackedModel& model, const KeyValueCacheOptions& cache, RunControl control);
   DecodingSession(const DecodingSession&) = delete;
   DecodingSession& operator=(const DecodingSession&) = delete;
   DecodingSession(DecodingSession&&) = delete;
@@ -45,12 +46,18 @@ class DecodingSession {
 
   const Model& model() const { return model_; }
   std::int64_t cache_bytes() const { return session_.cache()->bytes(); }
+  // What a pass with logits reads of the weights: all but rows of the embedding, if that is not the head as well.
+  std::int64_t pass_weight_bytes() const { return pass_weight_bytes_; }
+  // The longest sequence.
+  static std::int64_t max_tokens(const PackedModel& model);
   // How later passes are stopped.
   void set_stop(std::stop_token stop) { control_.stop = std::move(stop); }
 
  private:
   const Model& model_;
+  const PackedLayers& layers_;
   RunControl control_;
+  std::int64_t pass_weight_bytes_;
   ExecutionSession session_;
 };
 

@@ -1,5 +1,7 @@
 #include "runtime/key_value_cache.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -38,6 +40,21 @@ std::int64_t scale_bytes(const KeyValueCacheOptions& options, std::int64_t heads
 
 constexpr float kLargestInt8 = 127.0F;
 
+[[noreturn]] void refuse_size(std::int64_t bytes, const KeyValueCacheOptions& options) {
+  throw Error(ErrorCode::kOutOfMemory, "cache",
+              "keys and values of " + std::to_string(options.sequences) + " sequences of " +
+                  std::to_string(options.capacity) + " tokens take " + std::to_string(bytes) +
+                  " bytes, more than this machine has",
+              "generate fewer tokens, or keep them in another dtype");
+}
+
+// What is taken is used sooner or later: the system would end the process then, without a word.
+bool exceeds_memory(std::int64_t bytes) {
+  const std::int64_t pages = ::sysconf(_SC_PHYS_PAGES);
+  const std::int64_t page = ::sysconf(_SC_PAGE_SIZE);
+  return pages > 0 && page > 0 && bytes / page >= pages;
+}
+
 }  // namespace
 
 std::string_view to_string(CacheDtype dtype) { return row_of(dtype).name; }
@@ -67,14 +84,14 @@ std::int64_t KeyValueCache::bytes(const Graph& graph, const KeyValueCacheOptions
 
 KeyValueCache::KeyValueCache(const Graph& graph, const KeyValueCacheOptions& options)
     : options_(options), bytes_(bytes(graph, options)), lengths_(options.sequences, 0), layers_(graph.nodes().size()) {
+  if (exceeds_memory(bytes_)) {
+    refuse_size(bytes_, options);
+  }
   // Pages that are never written take no memory: calloc() gets them from the system as they are.
   const auto allocate = [&](std::int64_t count) {
     Memory memory(static_cast<std::byte*>(std::calloc(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)), 1)));
     if (memory == nullptr) {
-      throw Error(ErrorCode::kOutOfMemory, "cache",
-                  "keys and values of " + std::to_string(options.capacity) + " tokens take " + std::to_string(bytes_) +
-                      " bytes",
-                  "generate fewer tokens, or keep them in another dtype");
+      refuse_size(bytes_, options);
     }
     return memory;
   };

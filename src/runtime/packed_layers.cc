@@ -1,15 +1,24 @@
 #include "runtime/packed_layers.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <system_error>
 
 #include "checkpoint/stored_weight.h"
+#include "core/content_hash.h"
+#include "core/sha256.h"
 #include "diffulex_edge/error.h"
 #include "quant/codebook.h"
 #include "quant/kernels/kernels.h"
 #include "quant/weight_decoder.h"
 #include "quant/weight_stream.h"
+#include "runtime/pack_file.h"
 #include "runtime/packed_multiply.h"
 
 namespace diffulex_edge {
@@ -38,58 +47,131 @@ void store_values(PackedWeight& weight, const EncodedTile& tile) {
                 .scales = {}});
 }
 
-// The weights that are there already, and how the others come.
+// Loads all weights at once, those that several layers share once.
 class WeightLoader {
  public:
   explicit WeightLoader(const Model& model) : model_(model) {}
 
-  // To be filled by stream().
-  std::shared_ptr<PackedWeight> add(const std::string& tensor, const LayerPlan* plan, bool saturate_fp16) {
+  // Returns the weight's number.
+  std::size_t add(const std::string& tensor, const LayerPlan* plan, bool saturate_fp16) {
     const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
     const WeightFormat format = packed_format(source, plan);
     const bool has_codebook = plan != nullptr && plan->format.has_codebook();
     const WeightFormat encoded = has_codebook ? plan->format : format;
     const auto found = std::ranges::find_if(
-        weights_, [&](const Entry& entry) { return entry.tensor == tensor && entry.encoded == encoded; });
-    if (found != weights_.end()) {
-      return found->weight;
+        entries_, [&](const Entry& entry) { return entry.tensor == tensor && entry.encoded == encoded; });
+    if (found != entries_.end()) {
+      return static_cast<std::size_t>(found - entries_.begin());
     }
-    auto weight = std::make_shared<PackedWeight>(source.rows, source.columns, format);
-    weights_.push_back({.tensor = tensor, .encoded = encoded, .weight = weight});
+    entries_.push_back({.tensor = tensor,
+                        .encoded = encoded,
+                        .rows = source.rows,
+                        .columns = source.columns,
+                        .format = format,
+                        .weight = {}});
     jobs_.push_back({.source = source,
                      .format = encoded,
                      .method = plan == nullptr ? RoundingMethod::RTN : plan->method,
                      .saturate_fp16 = saturate_fp16,
                      .importance = has_codebook ? std::span(plan->importance) : std::span<const float>(),
-                     .sink = [weight, has_codebook](const EncodedTile& tile) {
-                       if (has_codebook) {
-                         store_values(*weight, tile);
-                       } else {
-                         weight->store(tile);
-                       }
-                     }});
-    return weight;
+                     .sink = {}});
+    return entries_.size() - 1;
   }
 
-  void stream(const RunControl& control) const { stream_weights(jobs_, control); }
+  // Packs them all.
+  void stream(const RunControl& control) {
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      Entry& entry = entries_[i];
+      entry.weight = std::make_shared<PackedWeight>(entry.rows, entry.columns, entry.format);
+      jobs_[i].sink = [weight = entry.weight, has_codebook = entry.encoded.has_codebook()](const EncodedTile& tile) {
+        if (has_codebook) {
+          store_values(*weight, tile);
+        } else {
+          weight->store(tile);
+        }
+      };
+    }
+    stream_weights(jobs_, control);
+  }
+
+  // Takes them from a file, or packs them and writes it first. What is returned keeps the mapping.
+  std::shared_ptr<const MappedFile> map(const std::filesystem::path& folder, const RunControl& control) {
+    const std::string key = this->key();
+    std::optional<PackFile> file = PackFile::open(folder, key);
+    if (!file) {
+      stream(control);
+      std::vector<std::span<const std::byte>> images;
+      for (const Entry& entry : entries_) {
+        images.push_back(entry.weight->image());
+      }
+      PackFile::write(folder, key, images, control);
+      file = PackFile::open(folder, key);
+    }
+    if (!file || file->images().size() != entries_.size()) {
+      throw Error(ErrorCode::kBadFile, PackFile::path_of(folder, key).string(), "has not this model's weights",
+                  "delete it: it is written again");
+    }
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      Entry& entry = entries_[i];
+      entry.weight =
+          std::make_shared<PackedWeight>(entry.rows, entry.columns, entry.format, file->images()[i], file->file());
+    }
+    return file->file();
+  }
+
+  // After stream() or map().
+  const std::shared_ptr<PackedWeight>& weight(std::size_t number) const { return entries_[number].weight; }
 
  private:
   struct Entry {
     std::string tensor;
     WeightFormat encoded;
+    std::int64_t rows = 0;
+    std::int64_t columns = 0;
+    WeightFormat format;
     std::shared_ptr<PackedWeight> weight;
   };
 
+  // Changes with anything that changes a packed byte: the files by their names, sizes and times, since reading them
+  // takes as long as packing, and how each weight is rounded.
+  std::string key() const {
+    std::string lines = "packs 1\n";
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      const Entry& entry = entries_[i];
+      const StreamJob& job = jobs_[i];
+      lines += entry.tensor + " " + std::to_string(entry.rows) + " " + std::to_string(entry.columns) + " " +
+               to_string(entry.encoded) + " " + to_string(entry.format) + " " + std::string(to_string(job.method)) +
+               (job.saturate_fp16 ? " saturated " : " ") + to_string(content_digest({std::as_bytes(job.importance)})) +
+               "\n";
+    }
+    std::set<std::filesystem::path> files;
+    for (const auto& [name, view] : model_.checkpoint->tensors()) {
+      if (view.file == nullptr) {
+        throw Error(ErrorCode::kInvalidArgument, "pack cache", "is for models in files", "leave it out");
+      }
+      files.insert(view.file->path());
+    }
+    for (const std::filesystem::path& file : files) {
+      std::error_code ignored;
+      const auto time = std::filesystem::last_write_time(file, ignored).time_since_epoch().count();
+      lines += std::filesystem::weakly_canonical(file, ignored).string() + " " +
+               std::to_string(std::filesystem::file_size(file, ignored)) + " " + std::to_string(time) + "\n";
+    }
+    return sha256_hex(std::as_bytes(std::span(lines)));
+  }
+
   const Model& model_;
-  std::vector<Entry> weights_;
+  std::vector<Entry> entries_;
   std::vector<StreamJob> jobs_;
 };
 
 }  // namespace
 
-PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, const RunControl& control) {
+PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, const RunControl& control,
+                           const std::filesystem::path& packs) {
   const Graph& graph = model.graph;
   WeightLoader loader(model);
+  std::map<Layer*, std::size_t> numbers;
   for (const Node& node : graph.nodes()) {
     if (node.op == Op::kRmsNorm) {
       const std::string& tensor = graph.tensor(node.inputs[1]);
@@ -116,12 +198,25 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, con
                     "use --arithmetic simulated");
       }
     }
-    layer.weight = loader.add(tensor, layer_plan, plan != nullptr && plan->config.saturate_fp16);
+    numbers[&layer] = loader.add(tensor, layer_plan, plan != nullptr && plan->config.saturate_fp16);
     if (node.op == Op::kLinear && node.inputs.size() > 2) {
       layer.bias = load_tensor(*model.checkpoint, graph.tensor(node.inputs[2]));
     }
   }
-  loader.stream(control);
+  if (packs.empty()) {
+    loader.stream(control);
+  } else {
+    pack_ = loader.map(packs, control);
+  }
+  for (const auto& [layer, number] : numbers) {
+    layer->weight = loader.weight(number);
+  }
+}
+
+void PackedLayers::check() const {
+  if (pack_ != nullptr) {
+    pack_->check();
+  }
 }
 
 const PackedLayers::Layer& PackedLayers::layer_of(const Node& node) const {
@@ -175,6 +270,23 @@ std::int64_t PackedLayers::bytes() const {
     bytes += static_cast<std::int64_t>(vector.size() * sizeof(float));
   }
   return bytes;
+}
+
+std::int64_t PackedLayers::bytes_without_tables(const Graph& graph) const {
+  std::set<const PackedWeight*> tables;
+  std::set<const PackedWeight*> multiplied;
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kLinear || node.op == Op::kEmbedding) {
+      (node.op == Op::kLinear ? multiplied : tables).insert(layer_of(node).weight.get());
+    }
+  }
+  std::int64_t result = bytes();
+  for (const PackedWeight* table : tables) {
+    if (!multiplied.contains(table)) {
+      result -= table->bytes();
+    }
+  }
+  return result;
 }
 
 }  // namespace diffulex_edge

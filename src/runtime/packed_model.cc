@@ -31,15 +31,18 @@ QuantizedArithmetic parse_quantized_arithmetic(std::string_view text) {
   return found->first;
 }
 
-PackedModel::PackedModel(const Model& model, const QuantizationPlan* plan, const RunControl& control)
-    : state_(std::make_unique<State>(model, plan, control)) {}
+PackedModel::PackedModel(const Model& model, const QuantizationPlan* plan, const RunControl& control,
+                         const std::filesystem::path& packs)
+    : state_(std::make_unique<State>(model, plan, control, packs)) {}
 
 PackedModel::~PackedModel() = default;
 PackedModel::PackedModel(PackedModel&&) noexcept = default;
 PackedModel& PackedModel::operator=(PackedModel&&) noexcept = default;
 
 std::vector<std::vector<float>> PackedModel::forward(const TokenSequences& sequences, const RunControl& control) const {
-  return run_model(state_->graph_plan, state_->model, sequences, state_->layers, state_->integers, control);
+  auto logits = run_model(state_->graph_plan, state_->model, sequences, state_->layers, state_->integers, control);
+  state_->layers.check();
+  return logits;
 }
 
 std::int64_t PackedModel::weight_bytes() const { return state_->layers.bytes(); }

@@ -1,6 +1,7 @@
 // What a packed model holds, for those that run it.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 
 #include "diffulex_edge/model.h"
@@ -12,9 +13,10 @@
 namespace diffulex_edge {
 
 struct PackedModel::State {
-  State(const Model& source, const QuantizationPlan* plan, const RunControl& control)
+  State(const Model& source, const QuantizationPlan* plan, const RunControl& control,
+        const std::filesystem::path& packs)
       : model(source),
-        layers(source, plan, control),
+        layers(source, plan, control, packs),
         integers(make_static_values(source, plan)),
         graph_plan(model.graph) {
     model.checkpoint.reset();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "core/linear_algebra.h"
 #include "core/parallel.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr std::int64_t kPanelsAtOnce = 4;    // whose bytes stay in a core's cache while tokens go by
 constexpr std::int64_t kTokensAtOnce = 256;  // of one tile
 constexpr std::int64_t kFloatRows = 256;     // of one tile in FP32
+constexpr std::size_t kMostKeptBytes = std::size_t{4} << 20U;
 // Multiplications below this take less time than starting threads.
 constexpr std::int64_t kWorkForThreads = std::int64_t{1} << 22U;
 
@@ -27,7 +29,38 @@ RunControl threads_for(const RunControl& control, std::int64_t work) {
   return limited;
 }
 
+// Makes room for `count` elements, with what earlier calls left there.
+template <typename T>
+void make_room(std::vector<T>& buffer, std::size_t count) {
+  if (buffer.size() < count) {
+    buffer.resize(count);
+  }
+}
+
+// A tile of results, kept for the thread's next one.
+std::vector<float>& tile_of_thread() {
+  static thread_local std::vector<float> tile(static_cast<std::size_t>(kTokensAtOnce * kPanelsAtOnce) *
+                                              kernels::kPanelRows);
+  return tile;
+}
+
 }  // namespace
+
+std::size_t PackedInput::Buffers::bytes() const {
+  return padded.size() * sizeof(float) + integers.size() + sums.size() * sizeof(std::int32_t) +
+         zero_points.size() * sizeof(std::int32_t) + scales.size() * sizeof(float);
+}
+
+PackedInput::Buffers& PackedInput::kept_buffers() {
+  static thread_local Buffers buffers;
+  return buffers;
+}
+
+PackedInput::~PackedInput() {
+  if (buffers_.bytes() <= kMostKeptBytes) {
+    kept_buffers() = std::move(buffers_);
+  }
+}
 
 PackedInput::PackedInput(const PackedWeight& weight, std::span<const float> x, std::int64_t tokens,
                          InputArithmetic arithmetic, const LayerPlan* plan, const RunControl& control)
@@ -35,22 +68,25 @@ PackedInput::PackedInput(const PackedWeight& weight, std::span<const float> x, s
       columns_(static_cast<std::size_t>(weight.columns())),
       padded_columns_(static_cast<std::size_t>(weight.padded_columns())),
       group_columns_(weight.panels(0, 1).group_columns),
-      floats_(x.data()) {
+      floats_(x.data()),
+      buffers_(std::exchange(kept_buffers(), {})) {
   const auto count = static_cast<std::size_t>(tokens);
   if (arithmetic == InputArithmetic::kFloat) {
     if (columns_ != padded_columns_) {
-      padded_.resize(count * padded_columns_);
+      make_room(buffers_.padded, count * padded_columns_);
       for (std::size_t token = 0; token < count; ++token) {
-        std::copy_n(x.data() + token * columns_, columns_, padded_.data() + token * padded_columns_);
+        float* target = buffers_.padded.data() + token * padded_columns_;
+        std::copy_n(x.data() + token * columns_, columns_, target);
+        std::fill(target + columns_, target + padded_columns_, 0.0F);
       }
-      floats_ = padded_.data();
+      floats_ = buffers_.padded.data();
     }
     return;
   }
-  integers_.resize(count * padded_columns_);
-  sums_.resize(count * (padded_columns_ / group_columns_));
-  zero_points_.resize(count);
-  scales_.resize(count);
+  make_room(buffers_.integers, count * padded_columns_);
+  make_room(buffers_.sums, count * (padded_columns_ / group_columns_));
+  make_room(buffers_.zero_points, count);
+  make_room(buffers_.scales, count);
   constexpr std::int64_t kRows = 64;
   const RunControl limited = threads_for(control, tokens * weight.columns());
   parallel_for(static_cast<std::size_t>(tiles(tokens, kRows)), limited, [&](std::size_t tile, std::size_t) {
@@ -63,21 +99,22 @@ PackedInput::PackedInput(const PackedWeight& weight, std::span<const float> x, s
 
 void PackedInput::quantize(std::span<const float> x, const LayerPlan* plan, std::size_t token) {
   const float* source = x.data() + token * columns_;
-  std::int8_t* target = integers_.data() + token * padded_columns_;
+  std::int8_t* target = buffers_.integers.data() + token * padded_columns_;
+  std::fill(target + columns_, target + padded_columns_, std::int8_t{0});
   if (arithmetic_ == InputArithmetic::kStaticInt8 && plan != nullptr && plan->activations) {
     const AffineScale affine = affine_scale(plan->activations->input, 8);
     kernels::quantize_row_static_i8(source, target, columns_, affine.scale, affine.zero_point);
-    scales_[token] = affine.scale;
-    zero_points_[token] = affine.zero_point;
+    buffers_.scales[token] = affine.scale;
+    buffers_.zero_points[token] = affine.zero_point;
   } else {
     const kernels::DynamicScale dynamic = kernels::quantize_row_dynamic_i8(source, target, columns_);
-    scales_[token] = dynamic.scale;
-    zero_points_[token] = dynamic.zero_point;
+    buffers_.scales[token] = dynamic.scale;
+    buffers_.zero_points[token] = dynamic.zero_point;
   }
   const std::size_t groups = padded_columns_ / group_columns_;
   for (std::size_t group = 0; group < groups; ++group) {
     const std::int8_t* begin = target + group * group_columns_;
-    sums_[token * groups + group] = std::accumulate(begin, begin + group_columns_, std::int32_t{0});
+    buffers_.sums[token * groups + group] = std::accumulate(begin, begin + group_columns_, std::int32_t{0});
   }
 }
 
@@ -92,10 +129,10 @@ void PackedInput::multiply(const kernels::PackedPanels& panels, std::int64_t beg
   }
   best.multiply_integers(panels,
                          {.tokens = tokens,
-                          .values = integers_.data() + first * padded_columns_,
-                          .sums = sums_.data() + first * panels.groups(),
-                          .zero_points = zero_points_.data() + first,
-                          .scales = scales_.data() + first},
+                          .values = buffers_.integers.data() + first * padded_columns_,
+                          .sums = buffers_.sums.data() + first * panels.groups(),
+                          .zero_points = buffers_.zero_points.data() + first,
+                          .scales = buffers_.scales.data() + first},
                          out);
 }
 
@@ -104,15 +141,13 @@ void multiply_packed(const PackedWeight& weight, const PackedInput& input, std::
   const std::int64_t token_tiles = tiles(tokens, kTokensAtOnce);
   const std::int64_t panel_tiles = tiles(weight.panel_count(), kPanelsAtOnce);
   const RunControl limited = threads_for(control, tokens * weight.rows() * weight.columns());
-  std::vector<std::vector<float>> scratch(thread_count(limited));
-  parallel_for(static_cast<std::size_t>(panel_tiles * token_tiles), limited, [&](std::size_t tile, std::size_t worker) {
+  parallel_for(static_cast<std::size_t>(panel_tiles * token_tiles), limited, [&](std::size_t tile, std::size_t) {
     const std::int64_t panel = static_cast<std::int64_t>(tile) / token_tiles * kPanelsAtOnce;
     const std::int64_t begin = static_cast<std::int64_t>(tile) % token_tiles * kTokensAtOnce;
     const std::int64_t panels = std::min(kPanelsAtOnce, weight.panel_count() - panel);
     const std::int64_t count = std::min(kTokensAtOnce, tokens - begin);
     const auto width = panels * static_cast<std::int64_t>(kernels::kPanelRows);
-    std::vector<float>& out = scratch[worker];
-    out.resize(static_cast<std::size_t>(kTokensAtOnce) * static_cast<std::size_t>(kPanelsAtOnce) * kernels::kPanelRows);
+    std::vector<float>& out = tile_of_thread();
     input.multiply(weight.panels(panel, panels), begin, count, out.data());
     const std::int64_t row_begin = panel * static_cast<std::int64_t>(kernels::kPanelRows);
     const std::int64_t rows = std::min(width, weight.rows() - row_begin);

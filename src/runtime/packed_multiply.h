@@ -19,11 +19,28 @@ class PackedInput {
   // `x` is [tokens, columns of the weight] and must outlive this; static arithmetic takes its scale from `plan`.
   PackedInput(const PackedWeight& weight, std::span<const float> x, std::int64_t tokens, InputArithmetic arithmetic,
               const LayerPlan* plan, const RunControl& control);
+  ~PackedInput();
+  PackedInput(const PackedInput&) = delete;
+  PackedInput& operator=(const PackedInput&) = delete;
+  PackedInput(PackedInput&&) = delete;
+  PackedInput& operator=(PackedInput&&) = delete;
 
   // Multiplies `count` tokens from `begin` by `panels`; out [count, 16 * panels].
   void multiply(const kernels::PackedPanels& panels, std::int64_t begin, std::int64_t count, float* out) const;
 
  private:
+  // Memory that the calling thread keeps for its next input, unless it is large: short passes allocate none.
+  struct Buffers {
+    std::vector<float> padded;  // tokens as floats where the weight has columns that fill up
+    std::vector<std::int8_t> integers;
+    std::vector<std::int32_t> sums;
+    std::vector<std::int32_t> zero_points;
+    std::vector<float> scales;
+
+    std::size_t bytes() const;
+  };
+  static Buffers& kept_buffers();
+
   void quantize(std::span<const float> x, const LayerPlan* plan, std::size_t token);
 
   InputArithmetic arithmetic_;
@@ -31,11 +48,7 @@ class PackedInput {
   std::size_t padded_columns_;
   std::size_t group_columns_;
   const float* floats_ = nullptr;  // [tokens, padded columns]
-  std::vector<float> padded_;      // holds them where the weight has columns that fill up
-  std::vector<std::int8_t> integers_;
-  std::vector<std::int32_t> sums_;
-  std::vector<std::int32_t> zero_points_;
-  std::vector<float> scales_;
+  Buffers buffers_;
 };
 
 // Writes all of `y` [tokens, rows]; any format but FP32. The result does not depend on threads or instruction set.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "core/round_up.h"
 #include "diffulex_edge/error.h"
@@ -48,42 +49,75 @@ bool PackedWeight::can_hold(std::int64_t columns, const WeightFormat& format) {
   return format.element != ElementType::kI8 || columns <= kMostInt8Columns;
 }
 
+void PackedWeight::lay_out() {
+  std::size_t end = 0;
+  const auto place = [&end](std::size_t bytes) {
+    const std::size_t begin = (end + kCacheLine - 1) / kCacheLine * kCacheLine;
+    end = begin + bytes;
+    return begin;
+  };
+  if (is_float32()) {
+    value_bytes_ = static_cast<std::size_t>(rows_ * columns_) * sizeof(float);
+    place(value_bytes_);
+    sections_.end = end;
+    return;
+  }
+  element_ = packed_element(format_);
+  if (!can_hold(columns_, format_)) {
+    throw Error(ErrorCode::kUnsupported, "int8 layer",
+                std::to_string(columns_) + " inputs: sums of 32 bits hold " + std::to_string(kMostInt8Columns));
+  }
+  panels_ = round_up(rows_, kPanelRows) / kPanelRows;
+  const auto width = static_cast<std::int64_t>(kernels::step_columns(element_));
+  padded_columns_ = round_up(columns_, width);
+  value_bytes_ = static_cast<std::size_t>(panels_ * padded_columns_ / width) * kernels::step_bytes(element_);
+  place(value_bytes_);
+  const auto padded_rows = static_cast<std::size_t>(panels_ * kPanelRows);
+  if (has_groups()) {
+    groups_ = columns_ / format_.group_size;
+    sections_.group_scales = place(padded_rows * static_cast<std::size_t>(groups_) * sizeof(std::uint16_t));
+    sections_.row_totals = place(padded_rows * sizeof(float));
+  } else if (format_.is_quantized()) {
+    sections_.row_scales = place(padded_rows * sizeof(float));
+    sections_.row_sums = place(padded_rows * sizeof(std::int32_t));
+  }
+  sections_.end = end;
+}
+
 PackedWeight::PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format)
     : rows_(rows), columns_(columns), format_(format) {
-  if (is_float32()) {
-    value_bytes_ = static_cast<std::size_t>(rows * columns) * sizeof(float);
-  } else {
-    element_ = packed_element(format);
-    if (!can_hold(columns, format)) {
-      throw Error(ErrorCode::kUnsupported, "int8 layer",
-                  std::to_string(columns) + " inputs: sums of 32 bits hold " + std::to_string(kMostInt8Columns));
-    }
-    panels_ = round_up(rows, kPanelRows) / kPanelRows;
-    const auto width = static_cast<std::int64_t>(kernels::step_columns(element_));
-    padded_columns_ = round_up(columns, width);
-    value_bytes_ = static_cast<std::size_t>(panels_ * padded_columns_ / width) * kernels::step_bytes(element_);
-    const auto padded_rows = static_cast<std::size_t>(panels_ * kPanelRows);
-    if (format.granularity == Granularity::kGroup) {
-      groups_ = columns / format.group_size;
-      group_scales_.resize(padded_rows * static_cast<std::size_t>(groups_));
-      row_totals_.resize(padded_rows);
-    } else if (format.is_quantized()) {
-      row_scales_.resize(padded_rows);
-      row_sums_.resize(padded_rows);
-    }
+  lay_out();
+  const std::size_t lines = sections_.end / kCacheLine + 1;
+  own_ = static_cast<std::uint8_t*>(std::aligned_alloc(kCacheLine, lines * kCacheLine));
+  if (own_ == nullptr) {
+    throw Error(ErrorCode::kOutOfMemory, "packed weight", "needs " + std::to_string(sections_.end) + " bytes");
   }
-  const std::size_t lines = value_bytes_ / kCacheLine + 1;
-  values_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(kCacheLine, lines * kCacheLine)));
-  if (values_ == nullptr) {
-    throw Error(ErrorCode::kOutOfMemory, "packed weight", "needs " + std::to_string(value_bytes_) + " bytes");
+  owner_ = std::shared_ptr<const void>(own_, [](const void* memory) { std::free(const_cast<void*>(memory)); });
+  memory_ = own_;
+  std::memset(own_, zero_byte(element_), value_bytes_);
+  std::memset(own_ + value_bytes_, 0, sections_.end - value_bytes_);
+}
+
+PackedWeight::PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format,
+                           std::span<const std::byte> image, std::shared_ptr<const void> owner)
+    : rows_(rows), columns_(columns), format_(format), owner_(std::move(owner)) {
+  lay_out();
+  if (image.size() != sections_.end || reinterpret_cast<std::uintptr_t>(image.data()) % kCacheLine != 0) {
+    throw Error(ErrorCode::kInternal, "packed weight",
+                "an image of " + std::to_string(image.size()) + " bytes is not of " + std::to_string(sections_.end));
   }
-  std::memset(values_.get(), zero_byte(element_), value_bytes_);
+  memory_ = reinterpret_cast<const std::uint8_t*>(image.data());
 }
 
 std::int64_t PackedWeight::bytes() const {
-  const std::size_t scales = group_scales_.size() * sizeof(std::uint16_t) + row_scales_.size() * sizeof(float);
-  const std::size_t sums = row_sums_.size() * sizeof(std::int32_t) + row_totals_.size() * sizeof(float);
-  return static_cast<std::int64_t>(value_bytes_ + scales + sums);
+  const auto padded_rows = static_cast<std::size_t>(panels_ * kPanelRows);
+  std::size_t scales = 0;
+  if (has_groups()) {
+    scales = padded_rows * (static_cast<std::size_t>(groups_) * sizeof(std::uint16_t) + sizeof(float));
+  } else if (format_.is_quantized()) {
+    scales = padded_rows * (sizeof(float) + sizeof(std::int32_t));
+  }
+  return static_cast<std::int64_t>(value_bytes_ + scales);
 }
 
 void PackedWeight::store(const EncodedTile& tile) {
@@ -103,7 +137,7 @@ void PackedWeight::store(const EncodedTile& tile) {
         store_halves(row, values);
         break;
       default:
-        std::memcpy(values_.get() + row * value_bytes, values, static_cast<std::size_t>(value_bytes));
+        std::memcpy(own_ + row * value_bytes, values, static_cast<std::size_t>(value_bytes));
     }
     if (format_.is_quantized()) {
       store_scales(row, values, tile.scales.data() + i * scale_bytes);
@@ -111,21 +145,22 @@ void PackedWeight::store(const EncodedTile& tile) {
   }
 }
 
-std::uint8_t* PackedWeight::first_step(std::int64_t row) const {
+std::size_t PackedWeight::first_step(std::int64_t row) const {
   const auto width = static_cast<std::int64_t>(kernels::step_columns(element_));
   const auto bytes = static_cast<std::int64_t>(kernels::step_bytes(element_));
-  return values_.get() + row / kPanelRows * (padded_columns_ / width * bytes) + row % kPanelRows * (bytes / kPanelRows);
+  return static_cast<std::size_t>(row / kPanelRows * (padded_columns_ / width * bytes) +
+                                  row % kPanelRows * (bytes / kPanelRows));
 }
 
 void PackedWeight::store_halves(std::int64_t row, const std::byte* values) {
-  std::uint8_t* target = first_step(row);
+  std::uint8_t* target = own_ + first_step(row);
   for (std::int64_t column = 0; column < columns_; ++column, target += kHalfStep) {
     std::memcpy(target, values + 2 * column, sizeof(std::uint16_t));
   }
 }
 
 void PackedWeight::store_int8(std::int64_t row, const std::byte* values) {
-  std::uint8_t* target = first_step(row);
+  std::uint8_t* target = own_ + first_step(row);
   for (std::int64_t begin = 0; begin < columns_; begin += 4, target += kIntegerStep) {
     std::uint32_t four = 0;
     std::memcpy(&four, values + begin, static_cast<std::size_t>(std::min<std::int64_t>(4, columns_ - begin)));
@@ -137,7 +172,7 @@ void PackedWeight::store_int8(std::int64_t row, const std::byte* values) {
 // Columns 0..7 come as nibbles of four bytes, low first, and go as (0, 4), (1, 5), (2, 6), (3, 7).
 void PackedWeight::store_int4(std::int64_t row, const std::byte* values) {
   const std::int64_t row_bytes = format_.row_bytes(columns_);
-  std::uint8_t* target = first_step(row);
+  std::uint8_t* target = own_ + first_step(row);
   for (std::int64_t begin = 0; begin < row_bytes; begin += 4, target += kIntegerStep) {
     std::uint8_t pairs[4] = {0x88, 0x88, 0x88, 0x88};
     std::memcpy(pairs, values + begin, static_cast<std::size_t>(std::min<std::int64_t>(4, row_bytes - begin)));
@@ -153,8 +188,8 @@ std::size_t PackedWeight::scale_index(std::int64_t row, std::int64_t group) cons
 }
 
 float PackedWeight::scale(std::int64_t row, std::int64_t group) const {
-  return group_scales_.empty() ? row_scales_[static_cast<std::size_t>(row)]
-                               : kernels::scalar::bf16_to_f32_one(group_scales_[scale_index(row, group)]);
+  return has_groups() ? kernels::scalar::bf16_to_f32_one(group_scales()[scale_index(row, group)])
+                      : row_scales()[static_cast<std::size_t>(row)];
 }
 
 // Of neighbours in a row as it is encoded. The nibble that fills up an odd row stands for 0.
@@ -174,18 +209,19 @@ std::int32_t PackedWeight::sum_of(const std::byte* values, std::int64_t begin, s
 }
 
 void PackedWeight::store_scales(std::int64_t row, const std::byte* values, const std::byte* scales) {
-  if (group_scales_.empty()) {
-    std::memcpy(&row_scales_[static_cast<std::size_t>(row)], scales, sizeof(float));
-    row_sums_[static_cast<std::size_t>(row)] = sum_of(values, 0, columns_);
+  if (!has_groups()) {
+    std::memcpy(stored_at<float>(sections_.row_scales) + row, scales, sizeof(float));
+    stored_at<std::int32_t>(sections_.row_sums)[row] = sum_of(values, 0, columns_);
     return;
   }
   double total = 0.0;
   for (std::int64_t group = 0; group < groups_; ++group) {
-    std::memcpy(&group_scales_[scale_index(row, group)], scales + group * 2, sizeof(std::uint16_t));
+    std::memcpy(stored_at<std::uint16_t>(sections_.group_scales) + scale_index(row, group), scales + group * 2,
+                sizeof(std::uint16_t));
     const std::int32_t sum = sum_of(values, group * format_.group_size, format_.group_size);
     total += static_cast<double>(sum) * static_cast<double>(scale(row, group));
   }
-  row_totals_[static_cast<std::size_t>(row)] = static_cast<float>(total);
+  stored_at<float>(sections_.row_totals)[row] = static_cast<float>(total);
 }
 
 void PackedWeight::decode_row(std::int64_t row, std::span<float> target) const {
@@ -193,7 +229,7 @@ void PackedWeight::decode_row(std::int64_t row, std::span<float> target) const {
     std::copy_n(floats() + row * columns_, columns_, target.begin());
     return;
   }
-  const std::uint8_t* steps = first_step(row);
+  const std::uint8_t* steps = memory_ + first_step(row);
   if (element_ == kernels::PackedElement::kF16) {
     for (std::int64_t column = 0; column < columns_; ++column) {
       std::uint16_t half = 0;
@@ -224,14 +260,14 @@ kernels::PackedPanels PackedWeight::panels(std::int64_t first, std::int64_t coun
       .element = element_,
       .panels = static_cast<std::size_t>(count),
       .columns = static_cast<std::size_t>(padded_columns_),
-      .group_columns = static_cast<std::size_t>(group_scales_.empty() ? padded_columns_ : format_.group_size)};
-  panels.values = values_.get() + static_cast<std::size_t>(first) * panels.panel_bytes();
-  if (!group_scales_.empty()) {
-    panels.group_scales = group_scales_.data() + row * static_cast<std::size_t>(groups_);
-    panels.row_totals = row_totals_.data() + row;
-  } else if (!row_scales_.empty()) {
-    panels.row_scales = row_scales_.data() + row;
-    panels.row_sums = row_sums_.data() + row;
+      .group_columns = static_cast<std::size_t>(has_groups() ? format_.group_size : padded_columns_)};
+  panels.values = memory_ + static_cast<std::size_t>(first) * panels.panel_bytes();
+  if (has_groups()) {
+    panels.group_scales = group_scales() + row * static_cast<std::size_t>(groups_);
+    panels.row_totals = at<float>(sections_.row_totals) + row;
+  } else if (format_.is_quantized()) {
+    panels.row_scales = row_scales() + row;
+    panels.row_sums = at<std::int32_t>(sections_.row_sums) + row;
   }
   return panels;
 }

@@ -15,12 +15,21 @@
 namespace diffulex_edge {
 
 // Integers and binary16 lie in panels of 16 rows, the last one filled up with rows that nobody reads; float32 lies row
-// by row.
+// by row. All of it, scales included, is one piece of memory, which may be a part of a file.
 class PackedWeight {
  public:
   // Room for [rows, columns] in `format`: FP32, FP16, INT8 per channel, INT4 per channel or in groups. Throws
   // Error{kOutOfMemory}, and Error{kUnsupported} for what can_hold() denies.
   PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format);
+
+  // The same weight as image() of another one shows it, in place: `image` is image_bytes() long, begins a cache line
+  // and stays as long as `owner`.
+  PackedWeight(std::int64_t rows, std::int64_t columns, const WeightFormat& format, std::span<const std::byte> image,
+               std::shared_ptr<const void> owner);
+
+  // What is in memory, byte for byte; the same on every machine of this byte order.
+  std::span<const std::byte> image() const { return {reinterpret_cast<const std::byte*>(memory_), image_bytes()}; }
+  std::size_t image_bytes() const { return sections_.end; }
 
   static constexpr std::int64_t kMostInt8Columns = 65793;  // 128 * 255 * columns fit in 32 bits
   // Whether 32 bits hold the sums of such rows.
@@ -46,20 +55,39 @@ class PackedWeight {
   kernels::PackedPanels panels(std::int64_t first, std::int64_t count) const;
 
   // Only FP32: [rows, columns].
-  const float* floats() const { return reinterpret_cast<const float*>(values_.get()); }
+  const float* floats() const { return reinterpret_cast<const float*>(memory_); }
 
  private:
-  struct Free {
-    void operator()(std::uint8_t* memory) const { std::free(memory); }
+  // Where what lies in memory, in bytes; each begins a cache line.
+  struct Sections {
+    std::size_t group_scales = 0;
+    std::size_t row_scales = 0;
+    std::size_t row_sums = 0;
+    std::size_t row_totals = 0;
+    std::size_t end = 0;
   };
+
+  void lay_out();
+  bool has_groups() const { return format_.granularity == Granularity::kGroup; }
+  const std::uint16_t* group_scales() const { return at<std::uint16_t>(sections_.group_scales); }
+  const float* row_scales() const { return at<float>(sections_.row_scales); }
+  template <typename T>
+  const T* at(std::size_t offset) const {
+    return reinterpret_cast<const T*>(memory_ + offset);
+  }
+  // For store().
+  template <typename T>
+  T* stored_at(std::size_t offset) {
+    return reinterpret_cast<T*>(own_ + offset);
+  }
 
   void store_halves(std::int64_t row, const std::byte* values);
   void store_int8(std::int64_t row, const std::byte* values);
   void store_int4(std::int64_t row, const std::byte* values);
   void store_scales(std::int64_t row, const std::byte* values, const std::byte* scales);
   std::int32_t sum_of(const std::byte* values, std::int64_t begin, std::int64_t count) const;
-  // The bytes of a row's first columns.
-  std::uint8_t* first_step(std::int64_t row) const;
+  // Where the bytes of a row's first columns are.
+  std::size_t first_step(std::int64_t row) const;
   float scale(std::int64_t row, std::int64_t group) const;
   std::size_t scale_index(std::int64_t row, std::int64_t group) const;
 
@@ -71,11 +99,10 @@ class PackedWeight {
   std::int64_t panels_ = 0;
   std::int64_t groups_ = 1;
   std::size_t value_bytes_ = 0;
-  std::unique_ptr<std::uint8_t[], Free> values_;  // begins a cache line
-  std::vector<std::uint16_t> group_scales_;
-  std::vector<float> row_scales_;
-  std::vector<std::int32_t> row_sums_;
-  std::vector<float> row_totals_;
+  Sections sections_;
+  std::shared_ptr<const void> owner_;
+  const std::uint8_t* memory_ = nullptr;
+  std::uint8_t* own_ = nullptr;  // the same, where it is this weight's own
 };
 
 }  // namespace diffulex_edge

@@ -9,41 +9,17 @@
 #include <string_view>
 #include <utility>
 
-#include "core/json.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
+#include "runtime/json_lines.h"
 #include "runtime/npy_file.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxLineBytes = std::size_t{64} << 20U;
-constexpr int kMaxLineDepth = 64;
-
 std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
-bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\v\f") == std::string_view::npos; }
-
-// Calls take(line, number) for each line, without its ending; numbers begin at 1.
-template <typename Take>
-void for_each_line(std::string_view text, Take take) {
-  if (text.starts_with("\xEF\xBB\xBF")) {
-    text.remove_prefix(3);  // Windows' mark of UTF-8
-  }
-  for (std::int64_t number = 1; !text.empty(); ++number) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    std::string_view line = text.substr(0, end);
-    if (line.ends_with('\r')) {
-      line.remove_suffix(1);
-    }
-    if (!take(line, number)) {
-      return;
-    }
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
 }
 
 // Collects sequences as the options want them.
@@ -122,14 +98,7 @@ class Collector {
   }
 
   void check_ids(const std::vector<std::int64_t>& ids, const std::string& where, const std::string& advice) const {
-    for (const std::int64_t id : ids) {
-      if (id < 0 || id >= options_.vocab_size) {
-        throw Error(ErrorCode::kBadFile, where,
-                    "the token id " + std::to_string(id) + " is outside the model's vocabulary of " +
-                        std::to_string(options_.vocab_size),
-                    advice);
-      }
-    }
+    check_token_ids(ids, options_.vocab_size, where, advice);
   }
 
   std::string file_;
@@ -153,51 +122,9 @@ void read_text(const std::filesystem::path& path, Collector& collector) {
   collector.add_text(stream, path.string());
 }
 
-nlohmann::json parse_line(std::string_view line, const std::string& where) {
-  if (line.size() > kMaxLineBytes) {
-    throw Error(ErrorCode::kBadFile, where,
-                "the line has more than " + std::to_string(kMaxLineBytes) + " bytes, which is too long");
-  }
-  if (line.find('\0') != std::string_view::npos) {
-    throw Error(ErrorCode::kBadFile, where, "it is not text: it has a NUL byte");
-  }
-  try {
-    return nlohmann::json::parse(line, [&](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {
-      if (depth > kMaxLineDepth) {
-        throw Error(ErrorCode::kBadFile, where, "the JSON is nested deeper than " + std::to_string(kMaxLineDepth));
-      }
-      return true;
-    });
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(ErrorCode::kBadFile, where, "not valid JSON: " + json_error_text(error));
-  }
-}
-
-std::vector<std::int64_t> read_ids(const nlohmann::json& value, const std::string& where) {
-  std::vector<std::int64_t> ids;
-  if (value.is_array()) {
-    for (const nlohmann::json& id : value) {
-      if (!id.is_number_integer() || (id.is_number_unsigned() && id.get<std::uint64_t>() > INT64_MAX)) {
-        throw Error(ErrorCode::kBadFile, where, "'input_ids' has a value that is not a token id");
-      }
-      ids.push_back(id.get<std::int64_t>());
-    }
-  }
-  if (ids.empty()) {
-    throw Error(ErrorCode::kBadFile, where, "'input_ids' is not a list of token ids");
-  }
-  return ids;
-}
-
 void read_json_lines(const std::filesystem::path& path, Collector& collector) {
-  const MappedFile file(path);
   std::optional<bool> texts;
-  for_each_line(text_of(file), [&](std::string_view line, std::int64_t number) {
-    if (is_blank(line)) {
-      return true;
-    }
-    const std::string where = path.string() + ": line " + std::to_string(number);
-    const nlohmann::json object = parse_line(line, where);
+  for_each_json_line(path, [&](const nlohmann::json& object, const std::string& where) {
     const bool has_text = object.is_object() && object.contains("text");
     const bool has_ids = object.is_object() && object.contains("input_ids");
     if (!has_text && !has_ids) {
@@ -208,7 +135,7 @@ void read_json_lines(const std::filesystem::path& path, Collector& collector) {
     }
     texts = !has_ids;
     if (has_ids) {
-      collector.add_ids(read_ids(object["input_ids"], where), where);
+      collector.add_ids(read_input_ids(object["input_ids"], where), where);
     } else if (object["text"].is_string()) {
       collector.add_text(object["text"].get_ref<const std::string&>(), where);
     } else {
@@ -216,7 +143,6 @@ void read_json_lines(const std::filesystem::path& path, Collector& collector) {
     }
     return !collector.full();
   });
-  file.check();
 }
 
 void read_npy(const std::filesystem::path& path, Collector& collector) {

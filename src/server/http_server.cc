@@ -159,9 +159,8 @@ void HttpConnection::read_head() {
   parser_->header_limit(kMostOfAHead);
   parser_->body_limit(server_.options.max_body);
   stream_.expires_after(kReadTime);
-  http::async_read_header(stream_, buffer_, *parser_, [self = shared_from_this()](const error_code& error, std::size_t) {
-    self->on_head(error);
-  });
+  http::async_read_header(stream_, buffer_, *parser_,
+                          [self = shared_from_this()](const error_code& error, std::size_t) { self->on_head(error); });
 }
 
 void HttpConnection::on_head(const error_code& error) {
@@ -197,9 +196,8 @@ void HttpConnection::on_head(const error_code& error) {
 }
 
 void HttpConnection::read_body() {
-  http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](const error_code& error, std::size_t) {
-    self->on_body(error);
-  });
+  http::async_read(stream_, buffer_, *parser_,
+                   [self = shared_from_this()](const error_code& error, std::size_t) { self->on_body(error); });
 }
 
 void HttpConnection::on_read_error(const error_code& error) {
@@ -297,10 +295,9 @@ void HttpConnection::watch() {
   is_watching_ = true;
   after_watch_ = AfterWatch::kWatch;
   constexpr std::size_t kPiece = 4096;
-  stream_.socket().async_read_some(buffer_.prepare(kPiece),
-                                   [self = shared_from_this()](const error_code& error, std::size_t bytes) {
-                                     self->on_watched(error, bytes);
-                                   });
+  stream_.socket().async_read_some(
+      buffer_.prepare(kPiece),
+      [self = shared_from_this()](const error_code& error, std::size_t bytes) { self->on_watched(error, bytes); });
 }
 
 void HttpConnection::on_watched(const error_code& error, std::size_t bytes) {

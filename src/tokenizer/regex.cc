@@ -97,6 +97,11 @@ Regex Regex::from_pattern(const std::string& pattern, const std::string& where) 
   return {pcre2_pattern(pattern, where), PCRE2_UCP | PCRE2_MULTILINE, where};
 }
 
+// \C would match a part of a character.
+Regex Regex::from_pcre2(const std::string& pattern, const std::string& where) {
+  return {pattern, PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, where};
+}
+
 Regex Regex::from_literal(const std::string& text, const std::string& where) { return {text, PCRE2_LITERAL, where}; }
 
 Regex::Regex(const std::string& pattern, std::uint32_t options, const std::string& where) : where_(where) {

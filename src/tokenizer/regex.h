@@ -1,4 +1,5 @@
-// Regular expressions of a tokenizer.json. Hugging Face runs them by Oniguruma, this library by PCRE2.
+// Regular expressions, run by PCRE2. Those of a tokenizer.json are written for Oniguruma, by which Hugging Face runs
+// them.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +22,8 @@ class Regex {
  public:
   // Throws Error{kUnsupported} for a construct that the two libraries read differently or that PCRE2 refuses.
   static Regex from_pattern(const std::string& pattern, const std::string& where);
+  // One that is written for PCRE2: `man pcre2pattern`. Classes such as \w and \d are Unicode's.
+  static Regex from_pcre2(const std::string& pattern, const std::string& where);
   static Regex from_literal(const std::string& text, const std::string& where);
 
   // The spans of valid UTF-8, in order and without holes. An empty match gives an empty span, except right behind

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import BAD_FILE, COMMAND, PATIENCE, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
+from command import BAD_FILE, COMMAND, OUTPUT_ERROR, PATIENCE, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
 from conftest import MakeCheckpoint
 from tokenizers import Tokenizer
 
@@ -86,6 +86,17 @@ def test_threads_and_caches_change_nothing_or_little(tiny: Path) -> None:
     assert cached["forward_passes"] == expected["forward_passes"]
 
 
+def test_effect_of_a_cache_is_measured(tiny: Path) -> None:
+    long = ("--prompt", PROMPT, "--max-new-tokens", 64, "--block-length", 16)
+    exact = generate(tiny, *long)["tokens"]
+    report = generate(tiny, *long, "--cache", "dual", "--cache-effect")
+    differing = sum(a != b for a, b in zip(exact, report["tokens"], strict=True)) / 64
+    assert differing > 0
+    assert report["cache_effect"]["differing_tokens"] == pytest.approx(differing, rel=1e-3)
+    result = run("generate", tiny, *long, "--cache", "prefix", "--cache-effect")
+    assert "of the tokens differ" in result.stderr
+
+
 def test_suffix_and_canvas_fill_in(tiny: Path) -> None:
     report = generate(tiny, "--prompt", "In the beginning God", "--suffix", " the earth.", "--max-new-tokens", 6)
     assert len(report["tokens"]) == 6
@@ -93,6 +104,52 @@ def test_suffix_and_canvas_fill_in(tiny: Path) -> None:
     report = generate(tiny, "--canvas", canvas)
     assert " the heaven and the " in report["text"]
     assert "<|mask|>" not in report["text"]
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ opening | default('And') }}{% endif %}"
+)
+
+
+def test_chat_renders_the_models_template(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chatty"
+    folder.mkdir()
+    for file in tiny.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    asked = generate(folder, "--chat", "--system", "Be brief.", "--prompt", " Who art thou? ", *SHORT)
+    plain = "<system>Be brief.\n<user>Who art thou?\nAnd"
+    assert asked["tokens"] == generate(tiny, "--prompt", plain, *SHORT)["tokens"]
+    variables = json.dumps({"opening": "Then"})
+    other = generate(folder, "--chat", "--prompt", "Who?", "--template-variables", variables, *SHORT)
+    assert other["tokens"] == generate(tiny, "--prompt", "<user>Who?\nThen", *SHORT)["tokens"]
+    assert_fails(run("generate", tiny, "--chat", "--prompt", "a"), BAD_FILE, str(tiny), "no chat template")
+    assert_fails(run("generate", tiny, "--system", "a", "--prompt", "a"), USAGE_ERROR, "--system", "--chat")
+    (folder / "chat_template.jinja").write_text("{% import 'x' as y %}")
+    assert_fails(run("generate", folder, "--chat", "--prompt", "a"), UNSUPPORTED, "chat_template.jinja", "line 1")
+
+
+def test_packed_weights_are_mapped_at_the_next_start(tiny: Path, command: Path, tmp_path: Path) -> None:
+    packs = tmp_path / "packs"
+    asked = ("generate", tiny, "--prompt", PROMPT, *SHORT, "--dtype", "int4", "--quiet", "--pack-cache", packs)
+    expected = generate(tiny, "--prompt", PROMPT, *SHORT, "--dtype", "int4")["text"] + "\n"
+    assert run(*asked, command=command).stdout == expected
+    (pack,) = packs.iterdir()
+    written = pack.stat().st_mtime_ns
+    assert run(*asked, command=command).stdout == expected
+    assert pack.stat().st_mtime_ns == written
+    run(*asked, "--group-size", 64, command=command)
+    assert len(list(packs.iterdir())) == 2
+    data = pack.read_bytes()
+    for broken in (data[: len(data) // 2], data[:12], b"", b"x" * len(data), data[:16] + b"[" + data[17:]):
+        pack.write_bytes(broken)
+        assert_fails(run(*asked, command=command), BAD_FILE, str(pack))
+    pack.unlink()
+    packs.chmod(0o500)
+    if os.geteuid() != 0:
+        assert_fails(run(*asked, command=command), OUTPUT_ERROR, str(packs))
+    assert_fails(run(*asked[:-1], tiny / "config.json", command=command), OUTPUT_ERROR, "config.json")
 
 
 def test_seed_repeats_a_temperature(tiny: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every code block of docs/PYTHON.md, docs/GENERATION.md and the specification, run word for word with a small module."""
+"""Every code block of docs/PYTHON.md, docs/GENERATION.md and the specification, run word for word."""
 
 from __future__ import annotations
 

@@ -82,6 +82,22 @@ def test_ids_and_suffix_are_taken(engine: DiffusionEngine) -> None:
     assert len(engine.generate([5, 6, 7], max_new_tokens=4, suffix=" the earth.").tokens) == 4
 
 
+def test_chat_and_pack_cache(tmp_path: Path, engine: DiffusionEngine) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in TINY.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{{ end }}{% endfor %}")
+    config = QuantizationConfig(dtype="int4")
+    for _ in range(2):
+        chatty = DiffusionEngine.from_model(folder, config, pack_cache=tmp_path / "packs", threads=2)
+        ids = chatty.encode_chat([{"role": "user", "content": PROMPT[:-1]}], end=",")
+        assert chatty.generate(ids, SHORT).tokens == engine.generate(PROMPT, SHORT).tokens
+    assert len(list((tmp_path / "packs").iterdir())) == 1
+    with pytest.raises(diffulex_edge.BadFileError, match="no chat template"):
+        engine.encode_chat([{"role": "user", "content": "a"}])
+
+
 def test_threads_share_an_engine(engine: DiffusionEngine) -> None:
     expected = engine.generate(PROMPT, SHORT).tokens
     found: list[list[int]] = []

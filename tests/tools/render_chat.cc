@@ -1,6 +1,7 @@
-// render_chat: JSON objects on stdin, one a line; JSON on stdout, one a line: {"text": ...} or {"error": ..., "code": ...}.
-// An object has "folder", a model's, or "template", and "messages"; perhaps "tools", "variables", "now" (seconds) and
-// "add_generation_prompt". Lets Python tests reach chat templates.
+// render_chat: JSON objects on stdin, one a line; JSON on stdout, one a line: {"text": ...} or {"error": ..., "code":
+// ...}. An object has "folder", a model's, or "template", and "messages"; perhaps "tools", "variables", "now" (seconds)
+// and "add_generation_prompt". The answer to a line comes before the next is read. Lets Python tests reach chat
+// templates.
 #include <exception>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -48,7 +49,7 @@ int main() try {
       answer["error"] = error.what();
       answer["code"] = std::string(to_string(error.code()));
     }
-    std::cout << answer.dump(-1, ' ', true) << '\n';
+    std::cout << answer.dump(-1, ' ', true) << '\n' << std::flush;
   }
   return 0;
 } catch (const std::exception& error) {

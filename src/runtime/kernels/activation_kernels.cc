@@ -188,14 +188,35 @@ HWY_INLINE void RoundRow(const float* x, std::int8_t* target, std::size_t n, flo
   });
 }
 
-template <typename Target>
-DynamicScale RoundRowDynamic(const float* x, Target* target, std::size_t n) {
+// The least and the greatest value of a row and 0. As by std::min and std::max, NaN is neither: Min() and Max() of
+// vectors differ there from processor to processor.
+struct RowRange {
   float min = 0.0F;
   float max = 0.0F;
-  for (std::size_t i = 0; i < n; ++i) {
-    min = std::min(min, x[i]);
-    max = std::max(max, x[i]);
+};
+
+RowRange RangeOf(const float* x, std::size_t n) {
+  const Float d;
+  const std::size_t lanes = hn::Lanes(d);
+  FloatVector least = hn::Zero(d);
+  FloatVector most = hn::Zero(d);
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const FloatVector v = hn::LoadU(d, x + i);
+    least = hn::IfThenElse(hn::Lt(v, least), v, least);
+    most = hn::IfThenElse(hn::Lt(most, v), v, most);
   }
+  RowRange range{.min = hn::GetLane(hn::MinOfLanes(d, least)), .max = hn::GetLane(hn::MaxOfLanes(d, most))};
+  for (; i < n; ++i) {
+    range.min = std::min(range.min, x[i]);
+    range.max = std::max(range.max, x[i]);
+  }
+  return range;
+}
+
+template <typename Target>
+DynamicScale RoundRowDynamic(const float* x, Target* target, std::size_t n) {
+  const auto [min, max] = RangeOf(x, n);
   const float steps = min == max ? 1.0F : 255.0F / (max - min);
   const float low = min * steps;
   const float high = max * steps;

@@ -3,8 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
-#include <set>
+#include <limits>
 
 #include "diffulex_edge/generation.h"
 #include "support/expect_error.h"
@@ -28,10 +27,8 @@ class EngineOf : public ::testing::TestWithParam<const char*> {
   EngineOf() {
     const auto decoder = testing::reference_decoder(GetParam());
     testing::write_model(folder_ / "model", decoder.config, decoder.tensors());
-    model_ = load_model(folder_ / "model", {.seq_len = kLongest,
-                                            .block_length = {},
-                                            .mask_token_id = kMask,
-                                            .ignored_config_keys = {}});
+    model_ = load_model(folder_ / "model",
+                        {.seq_len = kLongest, .block_length = {}, .mask_token_id = kMask, .ignored_config_keys = {}});
     model_.config.mask_token_id = kMask;
     engine_.emplace(model_, nullptr, RunControl{.threads = 2});
   }
@@ -185,6 +182,10 @@ TEST_P(EngineOf, RefusesWhatCannotBe) {
   expect_refused({"token -1"}, [](GenerationRequest& r) { r.prompt[2] = -1; });
   expect_refused({"7 tokens", "90 new ones", "96", "shorten"},
                  [](GenerationRequest& r) { r.config.max_new_tokens = 90; });
+  expect_refused({"9223372036854775807 new ones", "96"},
+                 [](GenerationRequest& r) { r.config.max_new_tokens = std::numeric_limits<std::int64_t>::max(); });
+  expect_refused({"steps_per_block", "9223372036854775807"},
+                 [](GenerationRequest& r) { r.config.steps_per_block = std::numeric_limits<std::int64_t>::max(); });
   expect_refused({"max_new_tokens", "-1"}, [](GenerationRequest& r) { r.config.max_new_tokens = -1; });
   expect_refused({"max_new_tokens", "nothing to write"}, [](GenerationRequest& r) { r.config.max_new_tokens = 0; });
   expect_refused({"temperature", "-0.5"}, [](GenerationRequest& r) { r.config.temperature = -0.5; });
@@ -198,8 +199,7 @@ TEST_P(EngineOf, RefusesWhatCannotBe) {
     r.config.factor = 1.0;
   });
   if (is_bidirectional()) {
-    expect_refused({"cache", "exact", "block-causal"},
-                   [](GenerationRequest& r) { r.config.cache = CacheKind::EXACT; });
+    expect_refused({"cache", "exact", "block-causal"}, [](GenerationRequest& r) { r.config.cache = CacheKind::EXACT; });
     expect_refused({"cfg_scale", "no cache"}, [](GenerationRequest& r) {
       r.config.cfg_scale = 1.0;
       r.config.cache = CacheKind::DUAL;
@@ -207,8 +207,9 @@ TEST_P(EngineOf, RefusesWhatCannotBe) {
   } else {
     expect_refused({"cache", "dual", "bidirectional"}, [](GenerationRequest& r) { r.config.cache = CacheKind::DUAL; });
     expect_refused({"cfg_scale", "bidirectional"}, [](GenerationRequest& r) { r.config.cfg_scale = 1.0; });
-    expect_refused({"suffix", "does not see", model_.config.family}, [](GenerationRequest& r) { r.suffix = {1}; },
-                   ErrorCode::kUnsupported);
+    expect_refused(
+        {"suffix", "does not see", model_.config.family}, [](GenerationRequest& r) { r.suffix = {1}; },
+        ErrorCode::kUnsupported);
   }
 }
 
@@ -239,6 +240,21 @@ INSTANTIATE_TEST_SUITE_P(Families, BlockCausalEngineOf,
                          ::testing::Values("sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"),
                          [](const auto& family) { return std::string(family.param); });
 
+class SdarEngineOf : public EngineOf {};
+
+TEST_P(SdarEngineOf, KnowsEveryStrategy) {
+  for (const Remasking remasking :
+       {Remasking::RANDOM, Remasking::ORIGIN, Remasking::MASKGIT_PLUS, Remasking::TOPK_MARGIN, Remasking::ENTROPY,
+        Remasking::SEQUENTIAL, Remasking::LOW_CONFIDENCE_STATIC, Remasking::ENTROPY_BOUNDED}) {
+    GenerationRequest other = request();
+    other.config.remasking = remasking;
+    EXPECT_EQ(tokens(other).size(), 24U) << to_string(remasking);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, SdarEngineOf, ::testing::Values("sdar"),
+                         [](const auto& family) { return std::string(family.param); });
+
 class BidirectionalEngineOf : public EngineOf {};
 
 TEST_P(BidirectionalEngineOf, FillsInBetweenAPromptAndASuffix) {
@@ -265,6 +281,19 @@ TEST_P(BidirectionalEngineOf, FillsInACanvas) {
   ASSERT_EQ(written.size(), 4U) << "from the first mask to the last";
   EXPECT_EQ(written[1], 30);
   EXPECT_EQ(std::ranges::count(written, kMask), 0);
+}
+
+TEST_P(BidirectionalEngineOf, EndsWithMoreStepsThanTokens) {
+  for (const Remasking remasking : {Remasking::LOW_CONFIDENCE, Remasking::ORIGIN, Remasking::ENTROPY_BOUNDED}) {
+    GenerationRequest slow = request();
+    slow.config.remasking = remasking;
+    slow.config.steps_per_block = 1000;
+    EXPECT_EQ(tokens(slow).size(), 24U);
+    if (remasking == Remasking::LOW_CONFIDENCE) {
+      slow.config.threshold = 0.9;
+      EXPECT_EQ(tokens(slow).size(), 24U);
+    }
+  }
 }
 
 // With as many passes between two refreshes as one, nothing is approximated but the prompt's place in a block.

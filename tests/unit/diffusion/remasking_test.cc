@@ -78,8 +78,7 @@ TEST(Select, BoundsTheSumOfEntropies) {
 TEST(Select, TakesEachWithTheProbability) {
   int taken = 0;
   for (std::uint64_t seed = 0; seed < 4000; ++seed) {
-    taken += static_cast<int>(
-        chosen({.selection = Selection::kEach}, kSamples, {.probability = 0.3}, seed).size());
+    taken += static_cast<int>(chosen({.selection = Selection::kEach}, kSamples, {.probability = 0.3}, seed).size());
   }
   EXPECT_NEAR(taken / 20'000.0, 0.3, 0.01);
   EXPECT_EQ(chosen({.selection = Selection::kEach}, kSamples, {.probability = 1.0}).size(), 5U);

@@ -1,0 +1,249 @@
+"""Forward passes of a Qwen3-0.6B shape in INT4, over tokens and cached context, perhaps beside llama.cpp's Q4_0.
+
+`diffulex-edge bench` runs a random checkpoint, llama-bench a GGUF file of the same shape, written here: both have
+weights of 4 bits in groups of 32, activations in 8 bits and a cache in FP16. They take turns, so that what else the
+machine does hits both. llama-bench computes the logits of a pass's last token only, we those of all (--rows last: of
+the last one as well). A ratio above 1 is how many times longer llama.cpp's pass takes.
+
+GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from bench import ROOT, MeasurementError, machine, run_measured
+from make_checkpoint import SHAPES, make_checkpoint
+
+SEED = 20261129
+U32, F32, STRING = 4, 6, 8  # GGUF's types of a value
+FLOATS, Q4_0 = 0, 2  # and of a tensor
+GROUP, GROUP_BYTES = 32, 18  # a scale in binary16, and 4 bits an element
+GROUP_SCALE = 0.005
+ALIGNMENT = 32
+PIECE_GROUPS = 1 << 16
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    name: str
+    shape: tuple[int, ...]  # rows first
+
+    def is_matrix(self) -> bool:
+        return len(self.shape) == 2
+
+    def bytes(self) -> int:
+        elements = int(np.prod(self.shape))
+        return elements // GROUP * GROUP_BYTES if self.is_matrix() else 4 * elements
+
+
+def gguf_tensors(config: dict[str, Any]) -> list[GgufTensor]:
+    """Of a Qwen3 model whose head is its embedding."""
+    hidden, mlp, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    q, kv = (config[key] * dim for key in ("num_attention_heads", "num_key_value_heads"))
+    tensors = [
+        GgufTensor("token_embd.weight", (config["vocab_size"], hidden)),
+        GgufTensor("output_norm.weight", (hidden,)),
+    ]
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_norm": (hidden,), "attn_q": (q, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden),
+        "attn_output": (hidden, q), "attn_q_norm": (dim,), "attn_k_norm": (dim,), "ffn_norm": (hidden,),
+        "ffn_gate": (mlp, hidden), "ffn_up": (mlp, hidden), "ffn_down": (hidden, mlp),
+    }  # fmt: skip
+    for layer in range(config["num_hidden_layers"]):
+        tensors += [GgufTensor(f"blk.{layer}.{name}.weight", shape) for name, shape in shapes.items()]
+    return tensors
+
+
+def gguf_values(config: dict[str, Any], context: int) -> dict[str, tuple[int, Any]]:
+    return {
+        "general.architecture": (STRING, "qwen3"),
+        "qwen3.context_length": (U32, context),
+        "qwen3.embedding_length": (U32, config["hidden_size"]),
+        "qwen3.block_count": (U32, config["num_hidden_layers"]),
+        "qwen3.feed_forward_length": (U32, config["intermediate_size"]),
+        "qwen3.attention.head_count": (U32, config["num_attention_heads"]),
+        "qwen3.attention.head_count_kv": (U32, config["num_key_value_heads"]),
+        "qwen3.attention.key_length": (U32, config["head_dim"]),
+        "qwen3.attention.value_length": (U32, config["head_dim"]),
+        "qwen3.attention.layer_norm_rms_epsilon": (F32, config["rms_norm_eps"]),
+        "qwen3.rope.freq_base": (F32, float(config["rope_theta"])),
+        "qwen3.vocab_size": (U32, config["vocab_size"]),
+        "tokenizer.ggml.model": (STRING, "no_vocab"),
+    }
+
+
+def gguf_string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def gguf_header(values: dict[str, tuple[int, Any]], tensors: list[GgufTensor]) -> bytes:
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
+    for key, (kind, value) in values.items():
+        encoded = gguf_string(value) if kind == STRING else struct.pack("<I" if kind == U32 else "<f", value)
+        header += gguf_string(key) + struct.pack("<I", kind) + encoded
+    offset = 0
+    for tensor in tensors:
+        header += gguf_string(tensor.name) + struct.pack("<I", len(tensor.shape))
+        header += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
+        header += struct.pack("<IQ", Q4_0 if tensor.is_matrix() else FLOATS, offset)
+        offset += tensor.bytes() + -tensor.bytes() % ALIGNMENT
+    return header + bytes(-len(header) % ALIGNMENT)
+
+
+def tensor_pieces(tensor: GgufTensor, piece: bytes) -> Iterator[bytes]:
+    """Random groups of 4 bits for a matrix; a norm's weight is 1."""
+    if not tensor.is_matrix():
+        yield np.ones(tensor.shape, np.float32).tobytes()
+    else:
+        for begin in range(0, tensor.bytes(), len(piece)):
+            yield piece[: tensor.bytes() - begin]
+    yield bytes(-tensor.bytes() % ALIGNMENT)
+
+
+def write_gguf(file: BinaryIO, config: dict[str, Any], context: int) -> None:
+    groups = np.zeros(PIECE_GROUPS, dtype=[("scale", "<f2"), ("values", "u1", GROUP // 2)])
+    groups["scale"] = GROUP_SCALE
+    groups["values"] = np.random.default_rng(SEED).integers(0, 256, groups["values"].shape, dtype=np.uint8)
+    tensors = gguf_tensors(config)
+    file.write(gguf_header(gguf_values(config, context), tensors))
+    for tensor in tensors:
+        for piece in tensor_pieces(tensor, groups.tobytes()):
+            file.write(piece)
+
+
+def make_gguf(path: Path, config: dict[str, Any], context: int) -> None:
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        write_gguf(file, config, context)
+    partial.rename(path)
+
+
+Key = tuple[int, int]  # context, tokens
+
+
+def run_ours(options: argparse.Namespace, model: Path) -> tuple[dict[str, Any], dict[Key, float]]:
+    """The report, and milliseconds of each pass."""
+    command = [
+        str(options.exporter), "bench", str(model), "--dtype", "int4", "--group-size", "32", "--mode", "dynamic",
+        "--embedding-dtype", "int4", "--head-dtype", "int4", "--tokens", options.tokens, "--contexts", options.contexts,
+        "--rows", options.rows, "--cache-dtype", options.cache_dtype, "--threads", str(options.threads),
+        "--repetitions", str(options.repetitions), "--json", "--quiet",
+    ]  # fmt: skip
+    report = json.loads(run_measured(command)["out"])
+    return report, {(row["context"], row["tokens"]): row["milliseconds"] for row in report["passes"]}
+
+
+def run_llama(options: argparse.Namespace, model: Path) -> dict[Key, float]:
+    """Milliseconds of each pass."""
+    most = max(int(tokens) for tokens in options.tokens.split(","))
+    command = [
+        str(options.llama_bench), "-m", str(model), "-p", options.tokens, "-n", "0", "-d", options.contexts,
+        "-b", str(max(most, 512)), "-ub", str(max(most, 512)), "-t", str(options.threads),
+        "-r", str(options.repetitions), "-o", "json",
+    ]  # fmt: skip
+    found = json.loads(run_measured(command)["out"])
+    return {(row["n_depth"], row["n_prompt"]): statistics.median(row["samples_ns"]) / 1e6 for row in found}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    model = work / "checkpoint"
+    if not model.exists():
+        make_checkpoint(options.shape, model)
+    gguf = work / "q4_0.gguf"
+    if options.llama_bench and not gguf.exists():
+        config = json.loads((model / "config.json").read_text())
+        make_gguf(gguf, config, config["max_position_embeddings"])
+    ours: dict[Key, list[float]] = {}
+    theirs: dict[Key, list[float]] = {}
+    report: dict[str, Any] = {}
+    for number in range(options.rounds):
+        print(f"[generation] round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        report, times = run_ours(options, model)
+        for key, value in times.items():
+            ours.setdefault(key, []).append(value)
+        for key, value in (run_llama(options, gguf) if options.llama_bench else {}).items():
+            theirs.setdefault(key, []).append(value)
+    rows = []
+    for key, values in sorted(ours.items()):
+        row: dict[str, Any] = {"context": key[0], "tokens": key[1], "milliseconds": statistics.median(values)}
+        if key in theirs:
+            row["llama_milliseconds"] = statistics.median(theirs[key])
+            row["ratios"] = [their / our for our, their in zip(values, theirs[key], strict=True)]
+            row["ratio"] = statistics.median(row["ratios"])
+        rows.append(row)
+    return {
+        "shape": options.shape,
+        "machine": machine(),
+        "instruction_set": report["instruction_set"],
+        "threads": options.threads,
+        "rows": options.rows,
+        "cache_dtype": options.cache_dtype,
+        "load": os.getloadavg()[0],
+        "weight_bytes": report["weight_bytes"],
+        "prefill": report["prefill"],
+        "passes": rows,
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    m = result["machine"]
+    print(f"{result['shape']}, INT4 in groups of 32, {result['weight_bytes'] / 1e6:.0f} MB, "
+          f"{result['threads']} threads, "
+          f"logits of {result['rows']} rows, cache in {result['cache_dtype']}; {m['cpu']}, {m['cores']} cores, "
+          f"{result['instruction_set']}, load {result['load']:.1f}\n")  # fmt: skip
+    print("| context | tokens | ms | llama.cpp Q4_0, ms | ratio | least to greatest of the rounds |")
+    print("| ---: | ---: | ---: | ---: | ---: | --- |")
+    for row in result["passes"]:
+        theirs = "| | |"
+        if "ratio" in row:
+            spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
+            theirs = f"{row['llama_milliseconds']:.1f} | {row['ratio']:.2f} | {spread} |"
+        print(f"| {row['context']} | {row['tokens']} | {row['milliseconds']:.1f} | {theirs}")
+    for row in result["prefill"]:
+        print(f"\nprefill of {row['tokens']} tokens: {row['tokens_per_second']:.0f} tokens/s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    shapes = [name for name, shape in SHAPES.items() if shape.config.get("tie_word_embeddings")]
+    parser.add_argument("--shape", choices=sorted(shapes), default="qwen3-0.6b")
+    parser.add_argument("--llama-bench", type=Path, help="llama.cpp's llama-bench, to be measured beside ours")
+    parser.add_argument("--tokens", default="1,4,8,16,32,64")
+    parser.add_argument("--contexts", default="0,512,2048")
+    parser.add_argument("--rows", choices=["all", "last"], default="all")
+    parser.add_argument("--cache-dtype", choices=["fp32", "fp16", "int8"], default="fp16")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=3, help="turns of both")
+    parser.add_argument("--repetitions", type=int, default=5, help="of each pass in a round")
+    parser.add_argument("--exporter", type=Path, default=ROOT / "build/release/bin/diffulex-edge")
+    parser.add_argument("--work", type=Path, help="where all files go; default: build/bench/SHAPE")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
+    options = parser.parse_args()
+    options.work = options.work or ROOT / "build/bench" / options.shape
+    try:
+        result = measure(options)
+    except (MeasurementError, OSError) as error:
+        print(f"generation: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print_table(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
