@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Sends a server random requests: broken bodies and heads, aborted connections, many at once. Ends with exit code 1 where
-the server died, a sanitizer reported, an answer was no HTTP, or a place stayed taken.
+"""Sends a server random requests: broken bodies and heads, aborted connections, many at once. Ends with exit code 1
+where the server died, a sanitizer reported, an answer was no HTTP, or a place stayed taken.
 
     fuzz_server.py build/asan/bin/diffulex-edge --seconds 600 --seed 1
 """
