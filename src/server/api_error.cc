@@ -26,7 +26,7 @@ nlohmann::ordered_json text_or_null(const std::string& text) {
 
 }  // namespace
 
-ApiError::ApiError(int status, const std::string& message, std::string code, std::string param)
+ApiError::ApiError(int status, const std::string& message, std::string code, const std::string& param)
     : std::runtime_error(printable(message, kMostOfAMessage)),
       status_(status),
       code_(std::move(code)),
