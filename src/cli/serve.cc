@@ -117,7 +117,7 @@ void run(const ServeArguments& arguments, std::stop_token stop) {
                               format_bytes(model.engine().weight_bytes()), format_bytes(gauges.cache_bytes),
                               arguments.sequences, served.capacity));
   }
-  const std::stop_callback stop_server(stop, [&server] { server.stop(); });
+  const std::stop_callback stop_server(std::move(stop), [&server] { server.stop(); });
   print_message(fmt::format("listening on {}\n", server.url()));
   server.run(service);
   throw Error(ErrorCode::kCancelled, {}, "stopped", "stopped serving");

@@ -26,7 +26,7 @@ nlohmann::ordered_json text_or_null(const std::string& text) {
 
 }  // namespace
 
-ApiError::ApiError(int status, const std::string& message, std::string code, std::string param)
+ApiError::ApiError(int status, const std::string& message, std::string code, const std::string& param)
     : std::runtime_error(printable(message, kMostOfAMessage)),
       status_(status),
       code_(std::move(code)),
@@ -37,7 +37,8 @@ std::string ApiError::to_json() const {
                                      {"type", error_type(status_)},
                                      {"param", text_or_null(param_)},
                                      {"code", text_or_null(code_)}};
-  return nlohmann::ordered_json{{"error", error}}.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return nlohmann::ordered_json{{"error", error}}.dump(-1, ' ', false,
+                                                       nlohmann::ordered_json::error_handler_t::replace);
 }
 
 ApiError to_api_error(const Error& error) {

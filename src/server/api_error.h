@@ -11,7 +11,7 @@ namespace diffulex_edge {
 
 class ApiError : public std::runtime_error {
  public:
-  ApiError(int status, const std::string& message, std::string code = {}, std::string param = {});
+  ApiError(int status, const std::string& message, std::string code = {}, const std::string& param = {});
 
   int status() const { return status_; }
   const std::string& code() const { return code_; }

@@ -15,6 +15,7 @@
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <deque>
+#include <exception>
 #include <sstream>
 #include <unordered_set>
 
@@ -64,7 +65,7 @@ struct HttpServer::State {
 
   void accept();
   void on_accept(const error_code& error, tcp::socket socket);
-  void leave(HttpConnection* connection);
+  void leave(HttpConnection* connection) noexcept;
   void stop();
 
   HttpServerOptions options;
@@ -132,7 +133,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   HttpServer::State& server_;
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
-  std::optional<http::request_parser<http::string_body>> parser_;
+  std::unique_ptr<http::request_parser<http::string_body>> parser_;
   std::vector<char> drained_;
   HttpHead head_;
 
@@ -155,13 +156,12 @@ void HttpConnection::read_head() {
     close();
     return;
   }
-  parser_.emplace();
+  parser_ = std::make_unique<http::request_parser<http::string_body>>();
   parser_->header_limit(kMostOfAHead);
   parser_->body_limit(server_.options.max_body);
   stream_.expires_after(kReadTime);
-  http::async_read_header(stream_, buffer_, *parser_, [self = shared_from_this()](const error_code& error, std::size_t) {
-    self->on_head(error);
-  });
+  http::async_read_header(stream_, buffer_, *parser_,
+                          [self = shared_from_this()](const error_code& error, std::size_t) { self->on_head(error); });
 }
 
 void HttpConnection::on_head(const error_code& error) {
@@ -197,9 +197,8 @@ void HttpConnection::on_head(const error_code& error) {
 }
 
 void HttpConnection::read_body() {
-  http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](const error_code& error, std::size_t) {
-    self->on_body(error);
-  });
+  http::async_read(stream_, buffer_, *parser_,
+                   [self = shared_from_this()](const error_code& error, std::size_t) { self->on_body(error); });
 }
 
 void HttpConnection::on_read_error(const error_code& error) {
@@ -297,10 +296,9 @@ void HttpConnection::watch() {
   is_watching_ = true;
   after_watch_ = AfterWatch::kWatch;
   constexpr std::size_t kPiece = 4096;
-  stream_.socket().async_read_some(buffer_.prepare(kPiece),
-                                   [self = shared_from_this()](const error_code& error, std::size_t bytes) {
-                                     self->on_watched(error, bytes);
-                                   });
+  stream_.socket().async_read_some(
+      buffer_.prepare(kPiece),
+      [self = shared_from_this()](const error_code& error, std::size_t bytes) { self->on_watched(error, bytes); });
 }
 
 void HttpConnection::on_watched(const error_code& error, std::size_t bytes) {
@@ -332,7 +330,7 @@ void HttpConnection::leave_watch(AfterWatch next) {
   after_watch_ = next;
   if (is_watching_) {
     error_code ignored;
-    stream_.socket().cancel(ignored);  // on_watched() goes on
+    static_cast<void>(stream_.socket().cancel(ignored));  // on_watched() goes on
   } else if (next == AfterWatch::kRead) {
     read_head();
   } else {
@@ -472,7 +470,7 @@ void HttpConnection::finish() {
 void HttpConnection::drain(std::size_t left) {
   error_code ignored;
   if (left == kMostDrained) {
-    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    static_cast<void>(stream_.socket().shutdown(tcp::socket::shutdown_send, ignored));
     stream_.expires_after(kDrainTime);
     drained_.resize(kMostOfAHead);
   }
@@ -530,14 +528,21 @@ void HttpServer::State::on_accept(const error_code& error, tcp::socket socket) {
   accept();
 }
 
-void HttpServer::State::leave(HttpConnection* connection) {
+// Called where a connection is destroyed; after the end, that is where the context is.
+void HttpServer::State::leave(HttpConnection* connection) noexcept {
   connections.erase(connection);
   count = connections.size();
-  if (is_stopping && connections.empty()) {
-    stop_timer.cancel();
+  if (context.stopped()) {
+    return;
   }
-  if (!context.stopped() && !is_stopping) {
-    accept();
+  try {
+    if (is_stopping && connections.empty()) {
+      stop_timer.cancel();
+    } else {
+      accept();
+    }
+  } catch (const std::exception&) {
+    is_accepting = false;  // no memory: the next one that leaves tries again
   }
 }
 
@@ -546,7 +551,7 @@ void HttpServer::State::stop() {
     return;
   }
   error_code ignored;
-  acceptor.close(ignored);
+  static_cast<void>(acceptor.close(ignored));
   accept_again.cancel();
   service->close();
   const std::vector<HttpConnection*> open(connections.begin(), connections.end());
@@ -574,15 +579,15 @@ HttpServer::HttpServer(HttpServerOptions options) : state_(std::make_unique<Stat
   }
   const tcp::endpoint endpoint(address, state_->options.port);
   tcp::acceptor& acceptor = state_->acceptor;
-  acceptor.open(endpoint.protocol(), error);
+  static_cast<void>(acceptor.open(endpoint.protocol(), error));
   if (!error) {
-    acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+    static_cast<void>(acceptor.set_option(tcp::acceptor::reuse_address(true), error));
   }
   if (!error) {
-    acceptor.bind(endpoint, error);
+    static_cast<void>(acceptor.bind(endpoint, error));
   }
   if (!error) {
-    acceptor.listen(asio::socket_base::max_listen_connections, error);
+    static_cast<void>(acceptor.listen(asio::socket_base::max_listen_connections, error));
   }
   if (error == asio::error::address_in_use) {
     throw Error(ErrorCode::kIo, "port " + std::to_string(state_->options.port), "is in use by another program",
@@ -608,7 +613,13 @@ bool HttpServer::is_loopback() const { return state_->acceptor.local_endpoint().
 void HttpServer::run(HttpService& service) {
   state_->service = &service;
   state_->accept();
-  state_->context.run();
+  while (!state_->context.stopped()) {
+    try {
+      state_->context.run();
+    } catch (const std::exception&) {
+      continue;  // no memory: the connection that it was about is closed, others go on
+    }
+  }
   state_->handlers.join();
 }
 

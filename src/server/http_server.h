@@ -30,8 +30,8 @@ struct HttpRequest {
 struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
-  std::string body = {};
-  std::vector<std::pair<std::string, std::string>> headers = {};
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;
 };
 
 // How a request is answered: with send(), or with begin(), write() as often as wanted, and end(). Any thread may call;

@@ -63,7 +63,8 @@ std::string ServerMetrics::to_text(const ServerGauges& gauges) const {
   add_metric(text, "requests_finished_total", "counter", "Requests that were written to their end.", finished_);
   add_metric(text, "requests_cancelled_total", "counter", "Requests whose client went away.", cancelled_);
   add_metric(text, "forward_passes_total", "counter", "Passes of the model, each for all requests at once.", passes_);
-  add_metric(text, "sequence_passes_total", "counter", "The same, once for each request that has ended.", sequence_passes_);
+  add_metric(text, "sequence_passes_total", "counter", "The same, once for each request that has ended.",
+             sequence_passes_);
   add_metric(text, "prompt_tokens_total", "counter", "Tokens of the finished requests' prompts.", prompt_tokens_);
   add_metric(text, "generated_tokens_total", "counter", "Tokens that finished requests wrote.", new_tokens_);
   add_metric(text, "request_seconds_total", "counter", "Time from a request's first pass to its last, added up.",

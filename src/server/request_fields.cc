@@ -46,7 +46,8 @@ std::optional<std::int64_t> RequestFields::integer(const std::string& name, std:
   if (!value->is_number_integer()) {
     refuse_type(name, "an integer", *value);
   }
-  const bool is_too_large = value->is_number_unsigned() && value->get<std::uint64_t>() > static_cast<std::uint64_t>(most);
+  const bool is_too_large =
+      value->is_number_unsigned() && value->get<std::uint64_t>() > static_cast<std::uint64_t>(most);
   const std::int64_t number = is_too_large ? most : value->get<std::int64_t>();
   if (is_too_large || number < least || number > most) {
     const bool has_most = most != std::numeric_limits<std::int64_t>::max();
@@ -87,8 +88,8 @@ std::vector<std::string> RequestFields::texts(const std::string& name, std::size
     result.push_back(value->get<std::string>());
   } else if (value->is_array()) {
     if (value->size() > most) {
-      refuse_field(name, "has " + std::to_string(value->size()) + " entries, at most " + std::to_string(most) +
-                             " are allowed");
+      refuse_field(
+          name, "has " + std::to_string(value->size()) + " entries, at most " + std::to_string(most) + " are allowed");
     }
     for (const nlohmann::json& item : *value) {
       if (!item.is_string()) {

@@ -39,7 +39,8 @@ bool TextAnswer::take(const GenerationState& state) {
   if (canvas_) {
     reply_->write_latest(canvas_event(head_, state.forward_passes, canvas_->take(state)));
   }
-  give(text_.take(state.tokens.subspan(static_cast<std::size_t>(state.begin), static_cast<std::size_t>(state.written))));
+  give(
+      text_.take(state.tokens.subspan(static_cast<std::size_t>(state.begin), static_cast<std::size_t>(state.written))));
   return !text_.is_stopped();
 }
 

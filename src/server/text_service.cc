@@ -116,8 +116,8 @@ std::optional<HttpResponse> TextService::refuse(const HttpHead& head) {
     return response;
   }
   if (!route->is_open && !has_key(head, options_.api_key)) {
-    HttpResponse response = error_response(
-        {401, "the API key is wrong or missing: send 'Authorization: Bearer KEY'", "invalid_api_key"});
+    HttpResponse response =
+        error_response({401, "the API key is wrong or missing: send 'Authorization: Bearer KEY'", "invalid_api_key"});
     response.headers.emplace_back("WWW-Authenticate", "Bearer");
     return response;
   }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Sends a server random requests: broken bodies and heads, aborted connections, many at once. Ends with exit code 1 where
-the server died, a sanitizer reported, an answer was no HTTP, or a place stayed taken.
+"""Sends a server random requests: broken bodies and heads, aborted connections, many at once. Ends with exit code 1
+where the server died, a sanitizer reported, an answer was no HTTP, or a place stayed taken.
 
     fuzz_server.py build/asan/bin/diffulex-edge --seconds 600 --seed 1
 """
@@ -25,15 +25,90 @@ sys.path.insert(0, str(Path(__file__).parent))
 from command import SANITIZER_OPTIONS
 from server import Server, chat_model
 
-WORDS = ["In the beginning", "", "a" * 5000, "\u00e4\u4e2d\U0001f600", "<|mask|>", "<|endoftext|>", "\x00", "LORD " * 40]
+WORDS = [
+    "In the beginning",
+    "",
+    "a" * 5000,
+    "\u00e4\u4e2d\U0001f600",
+    "<|mask|>",
+    "<|endoftext|>",
+    "\x00",
+    "LORD " * 40,
+]
 NUMBERS = [0, 1, -1, 2, 7, 32, 255, 256, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), 0.5, -0.0, 1e308, 1e-320, 2.5]
-FIELDS = """model prompt messages max_tokens max_completion_tokens temperature top_p seed stop n stream stream_options
-frequency_penalty presence_penalty logprobs top_logprobs logit_bias echo best_of response_format tool_choice tools steps
-steps_per_block block_length sub_block_length threshold factor remasking top_k min_p repetition_penalty suffix cache
-cache_refresh eps alg_temp cfg_scale eb_threshold ignore_eos canvas chat_template_kwargs user""".split()
-NAMES = ["low_confidence", "random", "entropy", "origin", "maskgit_plus", "topk_margin", "sequential", "entropy_bounded",
-         "auto", "none", "exact", "prefix", "dual", "block"]  # fmt: skip
-PATHS = ["/", "/health", "/metrics", "/v1/models", "/v1/models/x", "/v1/completions", "/v1/chat/completions", "/x", "*", ""]
+FIELDS = [
+    "model",
+    "prompt",
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "n",
+    "stream",
+    "stream_options",
+    "frequency_penalty",
+    "presence_penalty",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "echo",
+    "best_of",
+    "response_format",
+    "tool_choice",
+    "tools",
+    "steps",
+    "steps_per_block",
+    "block_length",
+    "sub_block_length",
+    "threshold",
+    "factor",
+    "remasking",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "suffix",
+    "cache",
+    "cache_refresh",
+    "eps",
+    "alg_temp",
+    "cfg_scale",
+    "eb_threshold",
+    "ignore_eos",
+    "canvas",
+    "chat_template_kwargs",
+    "user",
+]
+NAMES = [
+    "low_confidence",
+    "random",
+    "entropy",
+    "origin",
+    "maskgit_plus",
+    "topk_margin",
+    "sequential",
+    "entropy_bounded",
+    "auto",
+    "none",
+    "exact",
+    "prefix",
+    "dual",
+    "block",
+]
+PATHS = [
+    "/",
+    "/health",
+    "/metrics",
+    "/v1/models",
+    "/v1/models/x",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/x",
+    "*",
+    "",
+]
 
 
 class Fuzzer:
@@ -116,8 +191,18 @@ class Fuzzer:
         lines = [b" ".join([method, path, version]), b"Host: localhost"]
         if self.random.random() < 0.95:
             lines.append(b"Content-Length: %d" % self.random.choice([length] * 30 + [0, 1, length + 5, 1 << 40]))
-        extras = [b"Expect: 100-continue", b"Connection: close", b"Connection: keep-alive", b"Origin: http://x", b"Host: x",
-                  b"Transfer-Encoding: chunked", b"A: " + b"b" * 30000, b"\x00: 1", b"Content-Length: 3", b": :"]  # fmt: skip
+        extras = [
+            b"Expect: 100-continue",
+            b"Connection: close",
+            b"Connection: keep-alive",
+            b"Origin: http://x",
+            b"Host: x",
+            b"Transfer-Encoding: chunked",
+            b"A: " + b"b" * 30000,
+            b"\x00: 1",
+            b"Content-Length: 3",
+            b": :",
+        ]
         if self.random.random() < 0.15:
             lines.append(self.random.choice(extras))
         head = b"\r\n".join(lines) + b"\r\n\r\n"

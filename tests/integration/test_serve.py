@@ -21,7 +21,9 @@ from openai import OpenAI
 from server import CHAT_TEMPLATE, Server, chat_model, serve
 
 PROMPT = "In the beginning God created"
-PROMPTS = [f"And the {word} said unto" for word in "LORD king man woman angel servant people priest".split()] * 2
+PROMPTS = [
+    f"And the {word} said unto" for word in ["LORD", "king", "man", "woman", "angel", "servant", "people", "priest"]
+] * 2
 LONG = {"prompt": PROMPT, "max_tokens": 220, "stream": True}
 
 
@@ -120,9 +122,10 @@ def test_a_suffix_is_kept_behind_the_text(client: OpenAI) -> None:
 
 def test_a_prompt_may_be_tokens(client: OpenAI, server: Server) -> None:
     text = client.completions.create(model="tiny-chat", prompt=[5, 6, 7, 300], max_tokens=8).choices[0].text
-    assert server.ask("/v1/completions", {"prompt": [[5, 6, 7, 300]], "max_tokens": 8}).json()["choices"][0][
-        "text"
-    ] == text
+    assert (
+        server.ask("/v1/completions", {"prompt": [[5, 6, 7, 300]], "max_tokens": 8}).json()["choices"][0]["text"]
+        == text
+    )
 
 
 def test_sixteen_at_once_write_what_each_writes_alone(client: OpenAI, server: Server) -> None:
