@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -12,6 +11,7 @@
 #include "core/join.h"
 #include "diffulex_edge/error.h"
 #include "quant/kernels/kernels.h"
+#include "runtime/kernels/activation_kernels.h"
 
 namespace diffulex_edge {
 namespace {
@@ -139,9 +139,10 @@ void KeyValueCache::write_row(Tensor& tensor, std::int64_t row, std::int64_t dim
   const float scale = kernels::f32_abs_max(source, n) / kLargestInt8;
   reinterpret_cast<float*>(tensor.scales.get())[row] = scale;
   auto* integers = reinterpret_cast<std::int8_t*>(target);
-  const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
-  for (std::size_t i = 0; i < n; ++i) {
-    integers[i] = static_cast<std::int8_t>(std::lrint(source[i] * inverse));
+  if (scale > 0.0F) {
+    kernels::quantize_row_static_i8(source, integers, n, scale, 0);
+  } else {
+    std::fill_n(integers, n, std::int8_t{0});
   }
 }
 
@@ -164,10 +165,8 @@ const float* KeyValueCache::rows(Part part, ValueId attention, std::size_t seque
   const auto* integers = reinterpret_cast<const std::int8_t*>(source);
   const auto* scales = reinterpret_cast<const float*>(tensor.scales.get()) + first;
   for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t k = 0; k < layer.dim; ++k) {
-      const std::int64_t at = i * layer.dim + k;
-      scratch[static_cast<std::size_t>(at)] = static_cast<float>(integers[at]) * scales[i];
-    }
+    kernels::dequantize_row_i8(integers + i * layer.dim, scales[i], scratch.data() + i * layer.dim,
+                               static_cast<std::size_t>(layer.dim));
   }
   return scratch.data();
 }

@@ -240,6 +240,15 @@ void QuantizeRowStaticI8(const float* x, std::int8_t* target, std::size_t n, flo
   RoundRow(x, target, n, 1.0F / scale, static_cast<float>(zero_point));
 }
 
+void DequantizeRowI8(const std::int8_t* x, float scale, float* target, std::size_t n) {
+  ForEach(n, [=](auto d, std::size_t i) HWY_ATTR {
+    const hn::RebindToSigned<decltype(d)> d32;
+    const hn::Rebind<std::int8_t, decltype(d)> d8;
+    const auto values = hn::ConvertTo(d, hn::PromoteTo(d32, hn::LoadU(d8, x + i)));
+    hn::StoreU(hn::Mul(values, hn::Set(d, scale)), d, target + i);
+  });
+}
+
 }  // namespace diffulex_edge::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -257,6 +266,7 @@ HWY_EXPORT(QuantizeRowDynamic);
 HWY_EXPORT(QuantizeRowDynamicI8);
 HWY_EXPORT(QuantizeRowStatic);
 HWY_EXPORT(QuantizeRowStaticI8);
+HWY_EXPORT(DequantizeRowI8);
 
 void add_rows(const float* a, const float* b, float* target, std::size_t n) {
   HWY_DYNAMIC_DISPATCH(AddRows)(a, b, target, n);
@@ -286,6 +296,9 @@ DynamicScale quantize_row_dynamic_i8(const float* x, std::int8_t* target, std::s
 }
 void quantize_row_static_i8(const float* x, std::int8_t* target, std::size_t n, float scale, std::int32_t zero_point) {
   HWY_DYNAMIC_DISPATCH(QuantizeRowStaticI8)(x, target, n, scale, zero_point);
+}
+void dequantize_row_i8(const std::int8_t* x, float scale, float* target, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(DequantizeRowI8)(x, scale, target, n);
 }
 
 }  // namespace diffulex_edge::kernels

@@ -46,5 +46,7 @@ struct DynamicScale {
 };
 DynamicScale quantize_row_dynamic_i8(const float* x, std::int8_t* target, std::size_t n);
 void quantize_row_static_i8(const float* x, std::int8_t* target, std::size_t n, float scale, std::int32_t zero_point);
+// x * scale.
+void dequantize_row_i8(const std::int8_t* x, float scale, float* target, std::size_t n);
 
 }  // namespace diffulex_edge::kernels
