@@ -330,7 +330,7 @@ void HttpConnection::leave_watch(AfterWatch next) {
   after_watch_ = next;
   if (is_watching_) {
     error_code ignored;
-    static_cast<void>(stream_.socket().cancel(ignored));  // on_watched() goes on
+    ignored = stream_.socket().cancel(ignored);  // on_watched() goes on
   } else if (next == AfterWatch::kRead) {
     read_head();
   } else {
@@ -470,7 +470,7 @@ void HttpConnection::finish() {
 void HttpConnection::drain(std::size_t left) {
   error_code ignored;
   if (left == kMostDrained) {
-    static_cast<void>(stream_.socket().shutdown(tcp::socket::shutdown_send, ignored));
+    ignored = stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
     stream_.expires_after(kDrainTime);
     drained_.resize(kMostOfAHead);
   }
@@ -551,7 +551,7 @@ void HttpServer::State::stop() {
     return;
   }
   error_code ignored;
-  static_cast<void>(acceptor.close(ignored));
+  ignored = acceptor.close(ignored);
   accept_again.cancel();
   service->close();
   const std::vector<HttpConnection*> open(connections.begin(), connections.end());
@@ -579,21 +579,14 @@ HttpServer::HttpServer(HttpServerOptions options) : state_(std::make_unique<Stat
   }
   const tcp::endpoint endpoint(address, state_->options.port);
   tcp::acceptor& acceptor = state_->acceptor;
-  static_cast<void>(acceptor.open(endpoint.protocol(), error));
-  if (!error) {
-    static_cast<void>(acceptor.set_option(tcp::acceptor::reuse_address(true), error));
-  }
-  if (!error) {
-    static_cast<void>(acceptor.bind(endpoint, error));
-  }
-  if (!error) {
-    static_cast<void>(acceptor.listen(asio::socket_base::max_listen_connections, error));
-  }
+  const bool has_failed =
+      acceptor.open(endpoint.protocol(), error) || acceptor.set_option(tcp::acceptor::reuse_address(true), error) ||
+      acceptor.bind(endpoint, error) || acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error == asio::error::address_in_use) {
     throw Error(ErrorCode::kIo, "port " + std::to_string(state_->options.port), "is in use by another program",
                 "give another --port, or 0 for any free one");
   }
-  if (error) {
+  if (has_failed) {
     throw Error(ErrorCode::kIo, host + ":" + std::to_string(state_->options.port),
                 "could not be listened on: " + error.message());
   }

@@ -161,7 +161,7 @@ class Fuzzer:
             "stream_options": [{"include_usage": True}],
         }
         for name, choices in options.items():
-            if self.random.random() < 0.15:
+            if self.random.random() < 0.08:
                 body[name] = self.random.choice(choices)
         return body
 
@@ -185,10 +185,12 @@ class Fuzzer:
         return bytes(text)
 
     def head(self, length: int) -> bytes:
-        method = self.random.choice([b"POST"] * 12 + [b"GET"] * 4 + [b"HEAD", b"OPTIONS", b"PUT", b"", b"\xff"])
+        method = self.random.choice([b"POST"] * 40 + [b"GET"] * 6 + [b"HEAD", b"OPTIONS", b"PUT", b"", b"\xff"])
         path = self.random.choice([*PATHS, *["/v1/completions"] * 12, *["/v1/chat/completions"] * 8]).encode()
         version = self.random.choice([b"HTTP/1.1"] * 20 + [b"HTTP/1.0", b"HTTP/2", b""])
         lines = [b" ".join([method, path, version]), b"Host: localhost"]
+        if self.random.random() < 0.7:  # else the client waits for more, until its time is up
+            lines.append(b"Connection: close")
         if self.random.random() < 0.95:
             lines.append(b"Content-Length: %d" % self.random.choice([length] * 30 + [0, 1, length + 5, 1 << 40]))
         extras = [
@@ -227,7 +229,7 @@ class Fuzzer:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
                 self.answers["left"] += 1
                 return
-            connection.settimeout(self.random.choice([0.5, 5, 20]))
+            connection.settimeout(self.random.choice([0.2, 1, 5]))
             answer = b""
             while piece := connection.recv(65536):
                 answer += piece
