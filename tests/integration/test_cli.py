@@ -16,7 +16,7 @@ from conftest import MakeCheckpoint
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-SUBCOMMANDS: Final = ("export", "quantize", "inspect", "matrix")
+SUBCOMMANDS: Final = ("generate", "serve", "bench", "export", "quantize", "inspect", "matrix")
 
 
 # --- Help and usage.
@@ -38,7 +38,7 @@ def test_usage_errors_name_the_subcommands_help(subcommand: str) -> None:
 
 def test_what_is_no_subcommand_is_named_beside_those_that_are() -> None:
     assert_fails(
-        run("generate", "x"), USAGE_ERROR, "'generate' is not one of export, quantize, ", "matrix (see diffulex"
+        run("translate", "x"), USAGE_ERROR, "'translate' is not one of generate, ", "export, ", "matrix (see diffulex"
     )
 
 
