@@ -44,7 +44,7 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   warnings_.insert(warnings_.end(), quantized.warnings.begin(), quantized.warnings.end());
   const bool changes = std::ranges::any_of(
       quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
-  engine_.emplace(session.model(), changes ? &quantized.plan : nullptr, control, packs);
+  engine_ = std::make_unique<DiffusionEngine>(session.model(), changes ? &quantized.plan : nullptr, control, packs);
 }
 
 const Tokenizer& TextModel::tokenizer() const {

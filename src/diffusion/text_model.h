@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -52,7 +53,7 @@ class TextModel {
   std::set<std::int64_t> special_;
   std::vector<std::int64_t> eos_ids_;
   std::vector<std::string> warnings_;
-  std::optional<DiffusionEngine> engine_;
+  std::unique_ptr<const DiffusionEngine> engine_;
 };
 
 }  // namespace diffulex_edge
