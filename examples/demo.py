@@ -3,8 +3,8 @@
 
 Columns: file size and its ratio to FP32's; largest absolute error and cosine of the logits against the FP32 logits that
 were computed in PyTorch when the model was trained (examples/tiny-llada/eval.safetensors); mean loss at mask ratios of
-15, 50 and 90 % in nats per masked token; export time as the command reports it, latency of 128 tokens. It ends with what
-FP32 and INT4 write from the same prompt.
+15, 50 and 90 % in nats per masked token; export time as the command reports it, latency of 128 tokens. It ends with
+what FP32 and INT4 write from the same prompt.
 """
 
 import argparse

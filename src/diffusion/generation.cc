@@ -37,8 +37,8 @@ void check_finite(std::span<const float> logits, std::int64_t position) {
     strange |= std::fabs(x) <= std::numeric_limits<float>::max() ? 0 : 1;
   }
   if (strange != 0) {
-    throw Error(ErrorCode::kBadFile, "position " + std::to_string(position),
-                "the model's logits are not finite there", "`diffulex-edge evaluate` names the operator");
+    throw Error(ErrorCode::kBadFile, "position " + std::to_string(position), "the model's logits are not finite there",
+                "`diffulex-edge evaluate` names the operator");
   }
 }
 

@@ -38,9 +38,8 @@ class KeyValueCacheTest : public ::testing::Test, protected testing::StaticModel
         const float* rows = cache.rows(part, attention_, 1, head, 2, 3, scratch);
         for (std::int64_t i = 0; i < 3 * dim_; ++i) {
           const float* row = written.data() + (i / dim_ * heads_ + head) * dim_;
-          const float largest = *std::max_element(row, row + dim_, [](float a, float b) {
-            return std::fabs(a) < std::fabs(b);
-          });
+          const float largest =
+              *std::max_element(row, row + dim_, [](float a, float b) { return std::fabs(a) < std::fabs(b); });
           worst = std::max(worst, std::fabs(rows[i] - row[i % dim_]) / std::fabs(largest));
         }
       }
