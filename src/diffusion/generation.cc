@@ -44,8 +44,8 @@ void check_finite(std::span<const float> logits, std::int64_t position) {
 
 }  // namespace
 
-Generation::Generation(const GenerationRequest& request, DecodingSettings settings, std::size_t id, std::size_t slot,
-                       GenerationCallback callback)
+Generation::Generation(const GenerationRequest& request, const DecodingSettings& settings, std::size_t id,
+                       std::size_t slot, GenerationCallback callback)
     : config_(request.config),
       callback_(std::move(callback)),
       id_(id),

@@ -22,7 +22,7 @@ class Generation {
   using Clock = std::chrono::steady_clock;
 
   // `slot` is its first sequence in the cache.
-  Generation(const GenerationRequest& request, DecodingSettings settings, std::size_t id, std::size_t slot,
+  Generation(const GenerationRequest& request, const DecodingSettings& settings, std::size_t id, std::size_t slot,
              GenerationCallback callback);
 
   // The next pass's windows: one, or two with guidance; none when it is done.
