@@ -129,7 +129,7 @@ GenerationRequest make_request(const GenerateArguments& arguments, const TextMod
     request.config.max_new_tokens = 0;
     request.config.ignore_eos = true;
   } else {
-    const std::string text = read_text(*arguments.prompt);
+    const std::string text = read_text(arguments.prompt.value_or(""));
     request.prompt = arguments.chat ? chat_prompt(arguments, model, text) : model.encode_prompt(text);
   }
   if (!arguments.suffix.empty()) {
@@ -173,14 +173,13 @@ class Writer {
       give(text_->finish());
     }
     if (!json_) {
-      print_line(view_ ? text_->text() : std::string());
+      print_line(view_ ? text() : std::string());
     }
     flush_output();
   }
 
   std::string text() const { return text_ ? text_->text() : std::string(); }
   bool has_text() const { return text_.has_value(); }
-  bool is_stopped() const { return text_ && text_->is_stopped(); }
   const std::vector<std::int64_t>& tokens() const { return tokens_; }
   std::int64_t passes() const { return passes_; }
 

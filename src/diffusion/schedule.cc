@@ -3,11 +3,11 @@
 namespace diffulex_edge {
 namespace {
 
-// Point `index` of `count` + 1 from 1 to `eps`: from both ends towards the middle, as torch.linspace does.
-float time_of(std::int64_t count, std::int64_t index, float eps) {
-  const float distance = (eps - 1.0F) / static_cast<float>(count);
-  return index < (count + 1) / 2 ? 1.0F + distance * static_cast<float>(index)
-                                 : eps - distance * static_cast<float>(count - index);
+// Point `index` of `steps` + 1 from 1 to `last`: from both ends towards the middle, as torch.linspace does.
+float time_of(std::int64_t steps, std::int64_t index, float last) {
+  const float distance = (last - 1.0F) / static_cast<float>(steps);
+  return index < (steps + 1) / 2 ? 1.0F + distance * static_cast<float>(index)
+                                 : last - distance * static_cast<float>(steps - index);
 }
 
 }  // namespace
