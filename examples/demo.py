@@ -30,6 +30,7 @@ with open(os.devnull, "w") as devnull:
 MODEL = Path(__file__).resolve().parent / "tiny-llada"
 WRITER = MODEL
 PROMPT = "And the LORD said unto Moses,"
+DECODING = ["--max-new-tokens", "96", "--block-length", "4", "--repetition-penalty", "1.2"]
 FORMATS = {
     "FP32": [],
     "FP16": ["--dtype", "fp16"],
@@ -104,8 +105,8 @@ def measure(program: Program, data: dict[str, torch.Tensor]) -> dict[str, float]
 
 def write(command: str, options: list[str]) -> dict:
     """What the model writes behind the prompt, by the command's JSON."""
-    words = [command, "generate", str(WRITER), "--prompt", PROMPT, "--max-new-tokens", "96", *options, "--json"]
-    return json.loads(subprocess.check_output([*words, "--quiet"]))
+    words = [command, "generate", str(WRITER), "--prompt", PROMPT, *DECODING, *options, "--json", "--quiet"]
+    return json.loads(subprocess.check_output(words))
 
 
 def main() -> None:
