@@ -1,7 +1,6 @@
 // diffulex-edge bench MODEL
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +17,7 @@
 #include "diffulex_edge/quantization_session.h"
 #include "diffusion/pass_benchmark.h"
 #include "diffusion/text_model.h"
+#include "quant/layer_formats.h"
 #include "report/pass_benchmark_report.h"
 
 namespace diffulex_edge::cli {
@@ -46,9 +46,7 @@ void run(const BenchArguments& arguments, std::stop_token stop) {
   QuantizationSession session(std::move(loaded), model_options, request);
   session.calibrate(control);
   const QuantizationResult quantized = session.quantize();
-  const bool changes = std::ranges::any_of(
-      quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
-  const QuantizationPlan* plan = changes ? &quantized.plan : nullptr;
+  const QuantizationPlan* plan = changes_layers(quantized.plan) ? &quantized.plan : nullptr;
   const PassBenchmark result =
       benchmark_passes(PackedModel(session.model(), plan, control, arguments.model.packs), options, control);
   bar.end();

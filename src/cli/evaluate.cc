@@ -24,6 +24,7 @@
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/quantization_session.h"
 #include "diffulex_edge/report.h"
+#include "quant/layer_formats.h"
 #include "runtime/logits_file.h"
 
 namespace diffulex_edge::cli {
@@ -179,8 +180,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   session.calibrate(control);
   const QuantizationResult quantized = session.quantize();
   const QuantizationPlan own_plan = evaluated_plan(arguments, quantized.plan);
-  const bool changes = std::ranges::any_of(
-      own_plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
+  const bool changes = changes_layers(own_plan);
   const QuantizationPlan* plan = changes ? &own_plan : nullptr;
   std::optional<EvaluatedModel> reference;
   std::string reference_name = against.name;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/round_up.h"
+
 namespace diffulex_edge {
 
 Canvas::Canvas(std::span<const std::int64_t> prompt, std::int64_t new_tokens, std::span<const std::int64_t> suffix,
@@ -25,7 +27,7 @@ Canvas::Canvas(std::span<const std::int64_t> prompt, std::int64_t new_tokens, st
 }
 
 void Canvas::fill_block(std::int64_t block) {
-  const auto length = static_cast<std::size_t>((size() + block - 1) / block * block);
+  const auto length = static_cast<std::size_t>(round_up(size(), block));
   tokens_.resize(length, mask_);
   masked_.resize(length, true);
 }

@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "core/round_up.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/generation.h"
 #include "diffusion/canvas.h"
@@ -12,10 +13,6 @@
 
 namespace diffulex_edge {
 namespace {
-
-std::int64_t round_up_to(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 [[noreturn]] void refuse_length(const Model& model, const GenerationRequest& request) {
   throw Error(ErrorCode::kInvalidArgument, "prompt",
@@ -42,7 +39,7 @@ DecodingSettings settings_of(const Model& model, const GenerationRequest& reques
 std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings) {
   const auto length =
       static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) + request.config.max_new_tokens;
-  return settings.decoder == DecoderKind::kBidirectional ? length : round_up_to(length, settings.block_length);
+  return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
 }
 
 void check_request(const Model& model, const GenerationRequest& request, const DecodingSettings& settings) {
@@ -151,6 +148,23 @@ struct GenerationLoop::State {
                 {.capacity = wanted.capacity, .sequences = wanted.sequences, .dtype = wanted.cache_dtype}, run),
         is_taken(wanted.sequences, false) {}
 
+  // Errors: those of check().
+  DecodingSettings checked_settings(const GenerationRequest& request) const {
+    DecodingSettings settings = settings_of(model, request);
+    check_request(model, request, settings);
+    const std::int64_t length = canvas_length(request, settings);
+    if (length > options.capacity || slots_of(request) > options.sequences) {
+      throw Error(ErrorCode::kInvalidArgument, "prompt",
+                  "it and its answer take " + std::to_string(length) + " tokens, the cache has room for " +
+                      std::to_string(options.capacity),
+                  "shorten the prompt, or ask for fewer tokens");
+    }
+    if (request.config.cache_dtype != options.cache_dtype) {
+      throw Error(ErrorCode::kInvalidArgument, "cache_dtype", "differs among requests that are written side by side");
+    }
+    return settings;
+  }
+
   // The first of `count` free sequences of the cache side by side, or none.
   std::optional<std::size_t> find_slots(std::size_t count) const {
     const auto first = std::search_n(is_taken.begin(), is_taken.end(), static_cast<std::ptrdiff_t>(count), false);
@@ -187,18 +201,7 @@ GenerationLoop::GenerationLoop(GenerationLoop&&) noexcept = default;
 GenerationLoop& GenerationLoop::operator=(GenerationLoop&&) noexcept = default;
 
 void GenerationLoop::check(const GenerationRequest& request) const {
-  const DecodingSettings settings = settings_of(state_->model, request);
-  check_request(state_->model, request, settings);
-  const std::int64_t length = canvas_length(request, settings);
-  if (length > state_->options.capacity || slots_of(request) > state_->options.sequences) {
-    throw Error(ErrorCode::kInvalidArgument, "prompt",
-                "it and its answer take " + std::to_string(length) + " tokens, the cache has room for " +
-                    std::to_string(state_->options.capacity),
-                "shorten the prompt, or ask for fewer tokens");
-  }
-  if (request.config.cache_dtype != state_->options.cache_dtype) {
-    throw Error(ErrorCode::kInvalidArgument, "cache_dtype", "differs among requests that are written side by side");
-  }
+  static_cast<void>(state_->checked_settings(request));
 }
 
 bool GenerationLoop::has_room(const GenerationRequest& request) const {
@@ -206,14 +209,13 @@ bool GenerationLoop::has_room(const GenerationRequest& request) const {
 }
 
 std::size_t GenerationLoop::add(const GenerationRequest& request, GenerationCallback callback) {
-  check(request);
+  const DecodingSettings settings = state_->checked_settings(request);
   const std::optional<std::size_t> slot = state_->find_slots(slots_of(request));
   if (!slot) {
     throw Error(ErrorCode::kInternal, "request", "was added where there is no room");
   }
   const std::size_t id = state_->next_id++;
-  state_->generations[id] =
-      std::make_unique<Generation>(request, settings_of(state_->model, request), id, *slot, std::move(callback));
+  state_->generations[id] = std::make_unique<Generation>(request, settings, id, *slot, std::move(callback));
   state_->mark(*slot, slots_of(request), true);
   return id;
 }
@@ -252,7 +254,7 @@ GenerationResult GenerationLoop::take(std::size_t id) {
     throw Error(ErrorCode::kInternal, "request", "number " + std::to_string(id) + " is not there");
   }
   const Generation& generation = *node.mapped();
-  state_->mark(generation.slot(), generation.is_guided() ? 2 : 1, false);
+  state_->mark(generation.slot(), generation.slots(), false);
   return generation.result(state_->session.cache_bytes());
 }
 

@@ -33,8 +33,8 @@ class Generation {
   void commit(const RunControl& control);
 
   bool is_done() const { return is_done_; }
-  bool is_guided() const { return is_guided_; }
   std::size_t slot() const { return slot_; }
+  std::size_t slots() const { return is_guided_ ? 2 : 1; }
   // So far, or of the whole.
   GenerationResult result(std::int64_t cache_bytes) const;
 

@@ -1,11 +1,11 @@
 #include "diffusion/text_model.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "quant/layer_formats.h"
 
 namespace diffulex_edge {
 ModelOptions text_model_options(const std::filesystem::path& folder, ModelOptions options) {
@@ -42,9 +42,8 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   const QuantizationResult quantized = session.quantize();
   warnings_ = session.original().warnings;
   warnings_.insert(warnings_.end(), quantized.warnings.begin(), quantized.warnings.end());
-  const bool changes = std::ranges::any_of(
-      quantized.plan.layers, [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
-  engine_ = std::make_unique<DiffusionEngine>(session.model(), changes ? &quantized.plan : nullptr, control, packs);
+  engine_ = std::make_unique<DiffusionEngine>(
+      session.model(), changes_layers(quantized.plan) ? &quantized.plan : nullptr, control, packs);
 }
 
 const Tokenizer& TextModel::tokenizer() const {

@@ -12,7 +12,9 @@ std::vector<LayerFormat> all_layer_formats();
 
 // The formats that layers may get by `config`, each once.
 std::vector<QuantizationDtype> dtypes_of(const QuantizationConfig& config);
-// Whether one of them is a palette.
+// Whether a layer has another format than FP32: without one, a plan changes nothing.
+bool changes_layers(const QuantizationPlan& plan);
+// Whether one of dtypes_of() is a palette.
 bool has_palettes(const QuantizationConfig& config);
 // The same config where palettes of 4 bits stand wherever INT4 stood.
 QuantizationConfig with_palettes(QuantizationConfig config);

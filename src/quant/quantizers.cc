@@ -100,6 +100,11 @@ std::vector<QuantizationDtype> dtypes_of(const QuantizationConfig& config) {
   return {dtypes.begin(), dtypes.end()};
 }
 
+bool changes_layers(const QuantizationPlan& plan) {
+  return std::ranges::any_of(plan.layers,
+                             [](const LayerPlan& layer) { return layer.dtype != QuantizationDtype::FP32; });
+}
+
 bool has_palettes(const QuantizationConfig& config) {
   return std::ranges::any_of(dtypes_of(config),
                              [](QuantizationDtype dtype) { return format_row(dtype).has_codebook(); });

@@ -50,8 +50,6 @@ class DecodingSession {
   std::int64_t pass_weight_bytes() const { return pass_weight_bytes_; }
   // The longest sequence.
   static std::int64_t max_tokens(const PackedModel& model);
-  // How later passes are stopped.
-  void set_stop(std::stop_token stop) { control_.stop = std::move(stop); }
 
  private:
   const Model& model_;

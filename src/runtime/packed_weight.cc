@@ -52,7 +52,7 @@ bool PackedWeight::can_hold(std::int64_t columns, const WeightFormat& format) {
 void PackedWeight::lay_out() {
   std::size_t end = 0;
   const auto place = [&end](std::size_t bytes) {
-    const std::size_t begin = (end + kCacheLine - 1) / kCacheLine * kCacheLine;
+    const auto begin = static_cast<std::size_t>(round_up(static_cast<std::int64_t>(end), kCacheLine));
     end = begin + bytes;
     return begin;
   };
