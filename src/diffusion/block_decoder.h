@@ -1,0 +1,54 @@
+// What decoders of block-causal models share: blocks at multiples of their length, the prompt computed in pieces, and
+// finished tokens that the cache keeps as they are.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+#include "diffusion/decoder.h"
+
+namespace diffulex_edge {
+
+class BlockDecoder : public Decoder {
+ public:
+  BlockDecoder(DecodingSettings settings, Canvas canvas) : Decoder(std::move(settings), std::move(canvas)) {
+    canvas_.fill_block(settings_.block_length);
+  }
+
+  std::optional<Pass> next() final {
+    const std::int64_t first = canvas_.first_mask();
+    if (first >= canvas_.end()) {
+      return std::nullopt;
+    }
+    const std::int64_t block = settings_.block_length;
+    const std::int64_t block_begin = first / block * block;
+    if (block_begin != block_begin_) {
+      block_begin_ = block_begin;
+      begin_block();
+    }
+    if (settings_.cache == CacheKind::NONE) {
+      clean_ = 0;
+    }
+    const std::int64_t piece = std::max(kPrefillTokens / block, std::int64_t{1}) * block;
+    if (settings_.cache != CacheKind::NONE && block_begin - clean_ > piece) {
+      return Pass{.begin = clean_, .end = clean_ + piece, .sees = clean_ + piece, .positions = {}};
+    }
+    return pass_for(first);
+  }
+
+ protected:
+  // What a pass computed of tokens that are final.
+  void keep_clean(const Pass& pass) { clean_ = std::max(clean_, std::min(pass.end, block_begin_)); }
+
+  std::int64_t clean_ = 0;         // tokens that the cache has as they are
+  std::int64_t block_begin_ = -1;  // of the block that is decoded
+
+ private:
+  virtual void begin_block() = 0;
+  // The pass that writes in the block whose first mask this is.
+  virtual Pass pass_for(std::int64_t first) = 0;
+};
+
+}  // namespace diffulex_edge
