@@ -123,6 +123,7 @@ struct GenerationResult {
   // The new ones, up to and with an end token; without masks.
   std::vector<std::int64_t> tokens;
   std::int64_t prompt_tokens = 0;
+  std::int64_t cached_tokens = 0;  // of the prompt: an earlier request of the loop had computed them
   std::int64_t forward_passes = 0;
   std::int64_t cache_bytes = 0;
   double seconds = 0.0;
@@ -172,6 +173,10 @@ class DiffusionEngine {
 };
 
 // Requests that are written side by side and come and go between passes, as in a server. One thread at a time.
+//
+// A request that begins with the tokens of an earlier one, as the turns of a conversation do, goes on from what the
+// cache still holds of them. Block-causal models only, where that changes no token: in bidirectional ones, every token
+// depends on all others.
 class GenerationLoop {
  public:
   struct Options {

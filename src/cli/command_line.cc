@@ -108,6 +108,7 @@ int parse_and_run(int argc, char** argv) {
       "1 anything else.");
   const std::string command_line = quote_command(argc, argv);
   const std::vector<Command> commands = {add_generate(app),
+                                         add_chat(app),
                                          add_serve(app),
                                          add_export(app, command_line),
                                          add_quantize(app),

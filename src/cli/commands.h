@@ -31,6 +31,7 @@ Command add_export(CLI::App& app, std::string command_line);
 Command add_quantize(CLI::App& app);
 Command add_evaluate(CLI::App& app, std::string command_line);
 Command add_generate(CLI::App& app);
+Command add_chat(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_serve(CLI::App& app);
 Command add_plan(CLI::App& app, std::string command_line);

@@ -254,6 +254,9 @@ std::string to_json(const GenerateArguments& arguments, const TextModel& model, 
 
 void run(const GenerateArguments& arguments, std::stop_token stop) {
   check_arguments(arguments);
+  if (arguments.chat) {
+    static_cast<void>(required_chat_template(arguments.model.model.path));  // before long work
+  }
   ProgressBar bar(arguments.output_options.quiet);
   const RunControl control = arguments.output_options.control(bar, std::move(stop));
   const TextModel model = arguments.model.open(control);

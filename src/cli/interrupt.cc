@@ -50,6 +50,11 @@ InterruptGuard::~InterruptGuard() {
 
 int InterruptGuard::signal() { return received; }
 
+bool InterruptGuard::take_interrupt() {
+  int expected = SIGINT;
+  return received.compare_exchange_strong(expected, 0);
+}
+
 void InterruptGuard::watch(const std::stop_token& done) {
   while (!done.stop_requested()) {
     if (received != 0) {

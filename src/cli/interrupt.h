@@ -19,6 +19,8 @@ class InterruptGuard {
   std::stop_token token() const { return stop_.get_token(); }
   // The signal that came, or 0.
   static int signal();
+  // Whether Ctrl-C came: it then counts as if it had not, so that a conversation goes on. The token stays as it is.
+  static bool take_interrupt();
 
  private:
   void watch(const std::stop_token& done);

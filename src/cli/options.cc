@@ -18,6 +18,10 @@ std::string format_names() { return join(all_formats(), ", ", " or ", &FormatRow
 
 void OutputOptions::add_to(CLI::App& command) {
   command.add_flag("--json", json, "Print one JSON object on stdout and nothing else there");
+  add_without_json_to(command);
+}
+
+void OutputOptions::add_without_json_to(CLI::App& command) {
   command.add_flag("--quiet", quiet, "No progress on stderr");
   command.add_option("--threads", threads, "Worker threads; 0: one for each processor")->check(CLI::Range(0, 1024));
 }

@@ -26,6 +26,7 @@ struct OutputOptions {
   int threads = 0;
 
   void add_to(CLI::App& command);
+  void add_without_json_to(CLI::App& command);
   // Work that `stop` ends and `bar` shows; `bar` must outlive it.
   RunControl control(ProgressBar& bar, std::stop_token stop) const;
 };

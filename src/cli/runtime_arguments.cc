@@ -1,6 +1,9 @@
 #include "cli/runtime_arguments.h"
 
+#include <fmt/core.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <utility>
 
 #include "diffulex_edge/backend.h"
@@ -8,6 +11,11 @@
 #include "quant/layer_formats.h"
 
 namespace diffulex_edge::cli {
+namespace {
+
+constexpr std::int64_t kUsualCapacity = 2048;
+
+}  // namespace
 
 void RuntimeArguments::add_to(CLI::App& command) {
   backend.add_name_to(command, "Whose activations: ");
@@ -54,6 +62,17 @@ ModelOptions TextModelArguments::options() const {
 
 TextModel TextModelArguments::open(const RunControl& control) const {
   return {model.path, options(), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control, packs};
+}
+
+std::int64_t cache_capacity(std::optional<std::int64_t> option, const DiffusionEngine& engine) {
+  const std::int64_t most = engine.max_tokens();
+  const std::int64_t wanted = option.value_or(std::min(most, kUsualCapacity));
+  const std::int64_t block = std::max<std::int64_t>(engine.config().block_length, 1);
+  if (wanted > most || wanted < block) {
+    throw Error(ErrorCode::kInvalidArgument, "--capacity",
+                fmt::format("{} is not in {}..{}, the tokens that the model takes", wanted, block, most));
+  }
+  return wanted / block * block;
 }
 
 }  // namespace diffulex_edge::cli

@@ -39,4 +39,8 @@ struct TextModelArguments {
   TextModel open(const RunControl& control) const;
 };
 
+// Tokens of a request that a cache has room for, in whole blocks: the option --capacity, or what is usual. Throws Error
+// where the model takes fewer.
+std::int64_t cache_capacity(std::optional<std::int64_t> option, const DiffusionEngine& engine);
+
 }  // namespace diffulex_edge::cli

@@ -31,8 +31,6 @@
 namespace diffulex_edge::cli {
 namespace {
 
-constexpr std::int64_t kUsualCapacity = 2048;
-
 struct ServeArguments {
   TextModelArguments model;
   GenerationArguments generation;
@@ -54,25 +52,13 @@ std::string model_name(const ServeArguments& arguments) {
   return printable(path.filename().string());
 }
 
-// Of whole blocks, where the model has blocks.
-std::int64_t capacity(const ServeArguments& arguments, const DiffusionEngine& engine) {
-  const std::int64_t most = engine.max_tokens();
-  const std::int64_t wanted = arguments.capacity.value_or(std::min(most, kUsualCapacity));
-  const std::int64_t block = std::max<std::int64_t>(engine.config().block_length, 1);
-  if (wanted > most || wanted < block) {
-    throw Error(ErrorCode::kInvalidArgument, "--capacity",
-                fmt::format("{} is not in {}..{}, the tokens that the model takes", wanted, block, most));
-  }
-  return wanted / block * block;
-}
-
 ServedModel make_served_model(const ServeArguments& arguments, const TextModel& model) {
   static_cast<void>(model.tokenizer());  // says that there is none
   ServedModel served{.name = model_name(arguments),
                      .text = model,
                      .chat_template = ChatTemplate::find(arguments.model.model.path),
                      .defaults = arguments.generation.parsed(model.eos_ids()),
-                     .capacity = capacity(arguments, model.engine()),
+                     .capacity = cache_capacity(arguments.capacity, model.engine()),
                      .sequences = arguments.sequences};
   served.defaults.block_length = arguments.model.block_length;
   if (served.defaults.max_new_tokens < 1) {

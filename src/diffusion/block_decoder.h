@@ -38,6 +38,17 @@ class BlockDecoder : public Decoder {
     return pass_for(first);
   }
 
+  // The last block before the first mask is computed in any case: it may predict the first new token.
+  std::int64_t reuse(std::int64_t tokens) final {
+    if (settings_.cache != CacheKind::NONE) {
+      const std::int64_t most = std::max<std::int64_t>(canvas_.first_mask() - 1, 0);
+      clean_ = std::min(tokens, most) / settings_.block_length * settings_.block_length;
+    }
+    return clean_;
+  }
+
+  std::int64_t clean_tokens() const final { return settings_.cache == CacheKind::NONE ? 0 : clean_; }
+
  protected:
   // What a pass computed of tokens that are final.
   void keep_clean(const Pass& pass) { clean_ = std::max(clean_, std::min(pass.end, block_begin_)); }

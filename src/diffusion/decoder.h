@@ -41,6 +41,12 @@ class Decoder {
   // What was sampled at the positions of the pass that next() gave.
   virtual void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) = 0;
 
+  // Before the first pass: the cache holds the first tokens of the canvas, as another decoder left them. Returns how
+  // many of them are not computed again.
+  virtual std::int64_t reuse(std::int64_t /*tokens*/) { return 0; }
+  // The first tokens of the canvas whose keys and values are in the cache, and the same whatever comes behind them.
+  virtual std::int64_t clean_tokens() const { return 0; }
+
   const DecodingSettings& settings() const { return settings_; }
   const Canvas& canvas() const { return canvas_; }
   // The row of the pass that predicts a position: the one before it where logits are shifted. The first row of a pass

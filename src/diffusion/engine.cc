@@ -6,6 +6,7 @@
 #include "core/round_up.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/generation.h"
+#include "diffusion/cache_slots.h"
 #include "diffusion/canvas.h"
 #include "diffusion/decoding_settings.h"
 #include "diffusion/generation.h"
@@ -146,7 +147,7 @@ struct GenerationLoop::State {
         control(run),
         session(engine.packed,
                 {.capacity = wanted.capacity, .sequences = wanted.sequences, .dtype = wanted.cache_dtype}, run),
-        is_taken(wanted.sequences, false) {}
+        slots(wanted.sequences) {}
 
   // Errors: those of check().
   DecodingSettings checked_settings(const GenerationRequest& request) const {
@@ -165,24 +166,15 @@ struct GenerationLoop::State {
     return settings;
   }
 
-  // The first of `count` free sequences of the cache side by side, or none.
-  std::optional<std::size_t> find_slots(std::size_t count) const {
-    const auto first = std::search_n(is_taken.begin(), is_taken.end(), static_cast<std::ptrdiff_t>(count), false);
-    if (first == is_taken.end()) {
-      return std::nullopt;
-    }
-    return static_cast<std::size_t>(first - is_taken.begin());
-  }
-
-  void mark(std::size_t first, std::size_t count, bool taken) {
-    std::fill_n(is_taken.begin() + static_cast<std::ptrdiff_t>(first), count, taken);
+  std::optional<CacheSlots::Place> find_place(const GenerationRequest& request) const {
+    return slots_of(request) > 1 ? slots.find_pair() : slots.find(request.prompt);
   }
 
   const Model& model;
   Options options;
   RunControl control;
   DecodingSession session;
-  std::vector<bool> is_taken;  // sequences of the cache
+  CacheSlots slots;
   std::map<std::size_t, std::unique_ptr<Generation>> generations;
   std::size_t next_id = 0;
 };
@@ -205,18 +197,18 @@ void GenerationLoop::check(const GenerationRequest& request) const {
 }
 
 bool GenerationLoop::has_room(const GenerationRequest& request) const {
-  return state_->find_slots(slots_of(request)).has_value();
+  return state_->find_place(request).has_value();
 }
 
 std::size_t GenerationLoop::add(const GenerationRequest& request, GenerationCallback callback) {
   const DecodingSettings settings = state_->checked_settings(request);
-  const std::optional<std::size_t> slot = state_->find_slots(slots_of(request));
-  if (!slot) {
+  const std::optional<CacheSlots::Place> place = state_->find_place(request);
+  if (!place) {
     throw Error(ErrorCode::kInternal, "request", "was added where there is no room");
   }
   const std::size_t id = state_->next_id++;
-  state_->generations[id] = std::make_unique<Generation>(request, settings, id, *slot, std::move(callback));
-  state_->mark(*slot, slots_of(request), true);
+  state_->generations[id] = std::make_unique<Generation>(request, settings, id, *place, std::move(callback));
+  state_->slots.take(place->first, slots_of(request));
   return id;
 }
 
@@ -254,7 +246,7 @@ GenerationResult GenerationLoop::take(std::size_t id) {
     throw Error(ErrorCode::kInternal, "request", "number " + std::to_string(id) + " is not there");
   }
   const Generation& generation = *node.mapped();
-  state_->mark(generation.slot(), generation.slots(), false);
+  state_->slots.release(generation.slot(), generation.slots(), generation.reusable());
   return generation.result(state_->session.cache_bytes());
 }
 

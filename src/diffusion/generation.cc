@@ -45,16 +45,17 @@ void check_finite(std::span<const float> logits, std::int64_t position) {
 }  // namespace
 
 Generation::Generation(const GenerationRequest& request, const DecodingSettings& settings, std::size_t id,
-                       std::size_t slot, GenerationCallback callback)
+                       const CacheSlots::Place& place, GenerationCallback callback)
     : config_(request.config),
       callback_(std::move(callback)),
       id_(id),
-      slot_(slot),
+      slot_(place.first),
       is_guided_(settings.cfg_scale > 0.0),
       sampler_(settings.sampler),
       decoder_(make_decoder(
           settings, Canvas(request.prompt, request.config.max_new_tokens, request.suffix, settings.mask_token))),
-      unguided_masked_(decoder_->canvas().masked()) {}
+      unguided_masked_(decoder_->canvas().masked()),
+      cached_tokens_(decoder_->reuse(place.kept)) {}
 
 std::vector<Window> Generation::windows() {
   if (is_done_) {
@@ -184,12 +185,17 @@ void Generation::finish(Stopped stopped) {
   seconds_ = seconds_since(start_);
 }
 
+std::span<const std::int64_t> Generation::reusable() const {
+  return std::span(decoder_->canvas().tokens()).first(static_cast<std::size_t>(decoder_->clean_tokens()));
+}
+
 GenerationResult Generation::result(std::int64_t cache_bytes) const {
   const Canvas& canvas = decoder_->canvas();
   const std::int64_t end = find_end();
   const auto first = canvas.tokens().begin() + canvas.begin();
   return {.tokens = {first, first + (end >= 0 ? end : canvas.written())},
           .prompt_tokens = canvas.begin(),
+          .cached_tokens = cached_tokens_,
           .forward_passes = passes_,
           .cache_bytes = cache_bytes,
           .seconds = is_done_ ? seconds_ : seconds_since(start_),

@@ -10,6 +10,7 @@
 
 #include "diffulex_edge/generation.h"
 #include "diffulex_edge/progress.h"
+#include "diffusion/cache_slots.h"
 #include "diffusion/decoder.h"
 #include "diffusion/decoding_settings.h"
 #include "diffusion/sampler.h"
@@ -21,9 +22,9 @@ class Generation {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `slot` is its first sequence in the cache.
-  Generation(const GenerationRequest& request, const DecodingSettings& settings, std::size_t id, std::size_t slot,
-             GenerationCallback callback);
+  // `place` is its first sequence in the cache.
+  Generation(const GenerationRequest& request, const DecodingSettings& settings, std::size_t id,
+             const CacheSlots::Place& place, GenerationCallback callback);
 
   // The next pass's windows: one, or two with guidance; none when it is done.
   std::vector<Window> windows();
@@ -35,6 +36,8 @@ class Generation {
   bool is_done() const { return is_done_; }
   std::size_t slot() const { return slot_; }
   std::size_t slots() const { return is_guided_ ? 2 : 1; }
+  // The first tokens of prompt and text that another request with the same beginning need not compute again.
+  std::span<const std::int64_t> reusable() const;
   // So far, or of the whole.
   GenerationResult result(std::int64_t cache_bytes) const;
 
@@ -63,6 +66,7 @@ class Generation {
   double first_seconds_ = 0.0;
   bool is_done_ = false;
   Stopped stopped_ = Stopped::LENGTH;
+  std::int64_t cached_tokens_;
 };
 
 }  // namespace diffulex_edge

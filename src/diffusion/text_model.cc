@@ -20,6 +20,15 @@ ModelOptions text_model_options(const std::filesystem::path& folder, ModelOption
   return options;
 }
 
+ChatTemplate required_chat_template(const std::filesystem::path& folder) {
+  std::optional<ChatTemplate> found = ChatTemplate::find(folder);
+  if (!found) {
+    throw Error(ErrorCode::kBadFile, folder.string(), "has no chat template",
+                "put chat_template.jinja beside the weights, or give the whole prompt as text to `generate`");
+  }
+  return *std::move(found);
+}
+
 TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
                      const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
                      const std::filesystem::path& packs)
@@ -59,15 +68,6 @@ std::vector<std::int64_t> TextModel::encode_prompt(std::string_view text) const 
   const std::vector<std::int64_t> rest = tokenizer().encode(text);
   ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;
-}
-
-ChatTemplate TextModel::chat_template() const {
-  std::optional<ChatTemplate> found = ChatTemplate::find(path_);
-  if (!found) {
-    throw Error(ErrorCode::kBadFile, path_, "has no chat template",
-                "put chat_template.jinja beside the weights, or give the whole prompt as text");
-  }
-  return *std::move(found);
 }
 
 TextStream TextModel::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -24,6 +25,9 @@ namespace diffulex_edge {
 // of a block-causal model's blocks, and means nothing to others.
 ModelOptions text_model_options(const std::filesystem::path& folder, ModelOptions options);
 
+// The folder's chat template. Throws Error{kBadFile} where there is none, and what ChatTemplate::find() does.
+ChatTemplate required_chat_template(const std::filesystem::path& folder);
+
 class TextModel {
  public:
   // Reads and packs the model of a folder, loaded as text_model_options() says and quantized as `request` does once the
@@ -41,9 +45,8 @@ class TextModel {
   const Tokenizer& tokenizer() const;
   // A text's ids, with the token that begins a sequence where the tokenizer has one.
   std::vector<std::int64_t> encode_prompt(std::string_view text) const;
-  // The folder's chat template, read anew. Throws Error{kBadFile} where there is none, and what ChatTemplate::find()
-  // does.
-  ChatTemplate chat_template() const;
+  // Read anew. Throws what required_chat_template() does.
+  ChatTemplate chat_template() const { return required_chat_template(path_); }
   // The text of tokens that are written: without special tokens, ended by `stops`. Keeps a reference to this.
   TextStream stream(std::vector<std::string> stops) const;
 

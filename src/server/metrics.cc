@@ -39,6 +39,7 @@ void ServerMetrics::count_finished(const GenerationResult& result) {
   ++finished_;
   sequence_passes_ += static_cast<std::uint64_t>(result.forward_passes);
   prompt_tokens_ += static_cast<std::uint64_t>(result.prompt_tokens);
+  cached_tokens_ += static_cast<std::uint64_t>(result.cached_tokens);
   new_tokens_ += result.tokens.size();
   seconds_ += result.seconds;
   first_seconds_ += result.seconds_to_first_block;
@@ -66,6 +67,8 @@ std::string ServerMetrics::to_text(const ServerGauges& gauges) const {
   add_metric(text, "sequence_passes_total", "counter", "The same, once for each request that has ended.",
              sequence_passes_);
   add_metric(text, "prompt_tokens_total", "counter", "Tokens of the finished requests' prompts.", prompt_tokens_);
+  add_metric(text, "cached_tokens_total", "counter", "Those among them that an earlier request had computed.",
+             cached_tokens_);
   add_metric(text, "generated_tokens_total", "counter", "Tokens that finished requests wrote.", new_tokens_);
   add_metric(text, "request_seconds_total", "counter", "Time from a request's first pass to its last, added up.",
              seconds_);

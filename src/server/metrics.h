@@ -43,6 +43,7 @@ class ServerMetrics {
   std::uint64_t cancelled_ = 0;
   std::uint64_t finished_ = 0;
   std::uint64_t prompt_tokens_ = 0;
+  std::uint64_t cached_tokens_ = 0;
   std::uint64_t new_tokens_ = 0;
   double seconds_ = 0.0;
   double first_seconds_ = 0.0;

@@ -27,7 +27,8 @@ std::string make_id() {
 Json usage_of(AnswerTokens tokens) {
   return {{"prompt_tokens", tokens.prompt},
           {"completion_tokens", tokens.completion},
-          {"total_tokens", tokens.prompt + tokens.completion}};
+          {"total_tokens", tokens.prompt + tokens.completion},
+          {"prompt_tokens_details", {{"cached_tokens", tokens.cached}}}};
 }
 
 // What OpenAI's form has no place for.

@@ -23,6 +23,7 @@ struct AnswerHead {
 struct AnswerTokens {
   std::size_t prompt = 0;
   std::size_t completion = 0;
+  std::size_t cached = 0;  // of the prompt: computed for an earlier request
 };
 
 // With a new id.

@@ -58,7 +58,9 @@ void TextAnswer::on_end(const GenerationResult& result) {
     on_failure(Error(ErrorCode::kOutOfMemory, {}, "out of memory"));
     return;
   }
-  const AnswerTokens tokens{.prompt = prompt_tokens_, .completion = result.tokens.size()};
+  const AnswerTokens tokens{.prompt = prompt_tokens_,
+                            .completion = result.tokens.size(),
+                            .cached = static_cast<std::size_t>(result.cached_tokens)};
   const std::string rest = text_.take(result.tokens) + text_.finish();
   if (!is_stream_) {
     reply_->send({.body = whole_answer(head_, text_.text(), result, tokens)});

@@ -433,6 +433,24 @@ def test_a_model_with_blocks_is_served(checkpoint: Any, tmp_path: Path) -> None:
         assert refused.json()["error"]["param"] == "suffix"
 
 
+def test_a_conversation_goes_on_from_the_cache(checkpoint: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "sdar"
+    shutil.copytree(checkpoint("sdar", vocab_size=1024), folder)
+    shutil.copy(tiny_llada() / "tokenizer.json", folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    body: dict[str, Any] = {"max_tokens": 16, "ignore_eos": True, "messages": [{"role": "user", "content": PROMPT}]}
+    with serve(folder, "--capacity", 128, "--mask-token-id", 1) as server:
+        first = server.ask("/v1/chat/completions", body).json()
+        assert first["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+        body["messages"] += [first["choices"][0]["message"], {"role": "user", "content": "And then?"}]
+        second = server.ask("/v1/chat/completions", body).json()
+        cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert first["usage"]["prompt_tokens"] // 4 * 4 <= cached < second["usage"]["prompt_tokens"]
+        assert server.metrics()["cached_tokens_total"] == cached
+    with serve(folder, "--capacity", 128, "--mask-token-id", 1) as server:
+        assert server.ask("/v1/chat/completions", body).json()["choices"] == second["choices"], "without the first turn"
+
+
 # --- The page.
 
 

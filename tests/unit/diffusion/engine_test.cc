@@ -159,6 +159,52 @@ TEST_P(EngineOf, TakesRequestsBetweenPasses) {
   EXPECT_EQ(loop.take(third).tokens, tokens(request())) << "in the place of another one";
 }
 
+GenerationResult finish(GenerationLoop& loop, const GenerationRequest& request) {
+  const std::size_t id = loop.add(request);
+  while (loop.step()) {
+  }
+  return loop.take(id);
+}
+
+TEST_P(EngineOf, WritesTheSameWhereTheCacheHoldsTheBeginning) {
+  for (const CacheDtype dtype : {CacheDtype::FP32, CacheDtype::INT8}) {
+    GenerationLoop kept(*engine_, {.capacity = kLongest, .sequences = 1, .cache_dtype = dtype});
+    const auto expect_same = [&](const Ids& prompt, std::int64_t least, std::int64_t most) {
+      GenerationRequest next = request(prompt);
+      next.config.cache_dtype = dtype;
+      const GenerationResult result = finish(kept, next);
+      EXPECT_EQ(result.tokens, engine_->generate(next).tokens);
+      const bool is_kept = !is_bidirectional();
+      EXPECT_GE(result.cached_tokens, is_kept ? least : 0);
+      EXPECT_LE(result.cached_tokens, is_kept ? most : 0);
+      return result.tokens;
+    };
+    Ids conversation = kPrompt;
+    const Ids answer = expect_same(conversation, 0, 0);
+    conversation.insert(conversation.end(), answer.begin(), answer.end());
+    conversation.insert(conversation.end(), {9, 4});
+    const std::int64_t block = std::max<std::int64_t>(model_.config.block_length, 1);
+    expect_same(conversation, 31 - 2 * block, 31);  // the last block of an answer is never computed as it ends
+    conversation[12] = conversation[12] == 3 ? 4 : 3;
+    expect_same(conversation, 12 / block * block, 12);
+    expect_same(conversation, 32 / block * block - block, 32);
+    expect_same(kOther, 0, 0);
+  }
+}
+
+TEST_P(EngineOf, GoesOnAfterAnAnswerThatWasEnded) {
+  GenerationLoop loop(*engine_, {.capacity = kLongest, .sequences = 1});
+  Ids conversation = kPrompt;
+  conversation.insert(conversation.end(), kOther.begin(), kOther.end());
+  const std::size_t id = loop.add(request(conversation));
+  for (int i = 0; i < 7; ++i) {
+    loop.step();
+  }
+  const GenerationResult left = loop.take(id);
+  conversation.insert(conversation.end(), left.tokens.begin(), left.tokens.end());
+  EXPECT_EQ(finish(loop, request(conversation)).tokens, tokens(request(conversation)));
+}
+
 TEST_P(EngineOf, KeepsKeysInFewerBits) {
   GenerationRequest halves = request();
   halves.config.cache_dtype = CacheDtype::FP16;

@@ -86,7 +86,8 @@ TEST(OpenAiResponses, AreChatsOrTexts) {
   EXPECT_EQ(chat["object"], "chat.completion");
   EXPECT_EQ(chat["choices"][0]["message"]["content"], "hi");
   EXPECT_EQ(chat["choices"][0]["finish_reason"], "stop");
-  EXPECT_EQ(chat["usage"], Json::parse(R"({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5})"));
+  EXPECT_EQ(chat["usage"], Json::parse(R"({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
+                                           "prompt_tokens_details": {"cached_tokens": 0}})"));
   const Json text = Json::parse(whole_answer(make_answer_head("m", false, false), "hi", result, {3, 2}));
   EXPECT_EQ(text["object"], "text_completion");
   EXPECT_EQ(text["choices"][0]["text"], "hi");
