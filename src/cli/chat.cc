@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -42,6 +43,8 @@ constexpr std::string_view kHelp =
     "/exit        the end, as Ctrl-D\n"
     "Ctrl-C ends an answer. A backslash at the end of a line goes on in the next one; a paste may have many lines.\n";
 
+constexpr std::string_view kSpaces = " \t\r\n";
+
 struct ChatArguments {
   TextModelArguments model;
   GenerationArguments generation;
@@ -52,6 +55,27 @@ struct ChatArguments {
   std::optional<std::int64_t> capacity;
   bool visual = false;
 };
+
+struct ChatCommand {
+  std::string name;  // with its slash; empty: the line is a message
+  std::string file;
+};
+
+// A command is one line that begins with a slash and letters; other text may begin with a path.
+ChatCommand parse_command(std::string_view line) {
+  const std::size_t end = line.find_last_not_of(kSpaces);
+  line = line.substr(0, end == std::string_view::npos ? 0 : end + 1);
+  const std::size_t space = line.find(' ');
+  const std::string_view name = line.substr(0, space);
+  const bool is_command =
+      name.size() > 1 && name.front() == '/' && line.find('\n') == std::string_view::npos &&
+      std::ranges::all_of(name.substr(1), [](char letter) { return letter >= 'a' && letter <= 'z'; });
+  if (!is_command) {
+    return {};
+  }
+  const std::size_t file = std::min(line.find_first_not_of(' ', name.size()), line.size());
+  return {.name = std::string(name), .file = std::string(line.substr(file))};
+}
 
 // Follows one answer on the screen.
 class AnswerView {
@@ -94,7 +118,8 @@ class Conversation {
   void run() {
     while (true) {
       const InputLine line = reader_.read();
-      if (line.kind == InputLine::Kind::kEnd || line.text == "/exit") {
+      const ChatCommand command = parse_command(line.text);
+      if (line.kind == InputLine::Kind::kEnd || command.name == "/exit") {
         return;
       }
       if (line.kind == InputLine::Kind::kInterrupt) {
@@ -102,7 +127,7 @@ class Conversation {
         continue;
       }
       try {
-        take(line.text);
+        take(line.text, command);
       } catch (const Error& error) {
         if (std::ferror(stdout) != 0) {
           throw;
@@ -110,6 +135,7 @@ class Conversation {
         print_message(fmt::format("diffulex-edge: error: {}\n", error.what()));
         has_failed_ = true;
       }
+      InterruptGuard::take_interrupt();  // it was this turn's
       if (InterruptGuard::signal() != 0) {
         return;
       }
@@ -119,28 +145,23 @@ class Conversation {
   bool has_failed() const { return has_failed_; }
 
  private:
-  void take(const std::string& line) {
-    if (line.find_first_not_of(" \t\r\n") == std::string::npos) {
-      return;
-    }
-    if (!line.starts_with('/') || line.find('\n') != std::string::npos) {
-      answer(line);
-      return;
-    }
-    const std::size_t space = line.find(' ');
-    const std::string command = line.substr(0, space);
-    const std::string file = space == std::string::npos ? "" : line.substr(line.find_first_not_of(' ', space));
-    if (command == "/help") {
+  void take(const std::string& line, const ChatCommand& command) {
+    if (command.name.empty()) {
+      if (line.find_first_not_of(kSpaces) != std::string::npos) {
+        answer(line);
+      }
+    } else if (command.name == "/help") {
       tell(kHelp);
-    } else if (command == "/reset") {
+    } else if (command.name == "/reset") {
       session_.reset();
       tell("forgotten\n");
-    } else if (command == "/save") {
-      save(file);
-    } else if (command == "/load") {
-      load(file);
+    } else if (command.name == "/save") {
+      save(command.file);
+    } else if (command.name == "/load") {
+      load(command.file);
     } else {
-      throw Error(ErrorCode::kInvalidArgument, printable(command), "is not a command", "/help lists them");
+      throw Error(ErrorCode::kInvalidArgument, command.name, "is not a command",
+                  "/help lists them; a message may begin with a space");
     }
   }
 
@@ -150,7 +171,6 @@ class Conversation {
         message, [&](const GenerationState& state, const std::string& text) { view.take(state, text); },
         [] { return InterruptGuard::signal() == 0; });
     view.finish(answer);
-    InterruptGuard::take_interrupt();
     const GenerationResult& result = answer.result;
     const std::string cached = result.cached_tokens == 0
                                    ? std::string()

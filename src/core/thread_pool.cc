@@ -2,11 +2,40 @@
 
 #include <pthread.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <new>
 #include <system_error>
 
 namespace diffulex_edge {
+namespace {
+
+constexpr std::chrono::microseconds kLookout{50};
+constexpr int kLooksBetweenTimes = 32;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+// Until `is_there`, but not for long.
+template <typename Condition>
+void look_out_for(const Condition& is_there) {
+  const auto end = std::chrono::steady_clock::now() + kLookout;
+  do {
+    for (int i = 0; i < kLooksBetweenTimes; ++i) {
+      if (is_there()) {
+        return;
+      }
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+}
+
+}  // namespace
 
 ThreadPool* ThreadPool::pool_ = nullptr;
 
@@ -50,6 +79,11 @@ void ThreadPool::run(std::size_t threads, const std::function<void(std::size_t)>
   work(0);
   std::unique_lock lock(pool.mutex_);
   pool.unlink(job);
+  if (job.inside != 0) {
+    lock.unlock();
+    look_out_for([&] { return job.inside == 0; });
+    lock.lock();
+  }
   job.left.wait(lock, [&] { return job.inside == 0; });
 }
 
@@ -62,6 +96,7 @@ void ThreadPool::add(Job& job) {
   job.before = last_;
   (last_ == nullptr ? first_ : last_->after) = &job;
   last_ = &job;
+  ++jobs_;
   for (std::size_t i = 1; i < job.threads && i <= threads_.size(); ++i) {
     has_work_.notify_one();
   }
@@ -77,6 +112,7 @@ void ThreadPool::unlink(Job& job) {
   (job.after == nullptr ? last_ : job.after->before) = job.before;
   job.before = nullptr;
   job.after = nullptr;
+  --jobs_;
 }
 
 void ThreadPool::start_threads(std::size_t wanted) {
@@ -115,6 +151,9 @@ void ThreadPool::serve() {
     if (--job.inside == 0) {
       job.left.notify_one();  // with the lock held: the job is gone once its caller has it
     }
+    lock.unlock();
+    look_out_for([&] { return jobs_ != 0 || is_stopped_; });
+    lock.lock();
   }
 }
 

@@ -1,4 +1,6 @@
-// The process's threads for parallel work: started on demand, kept, asleep while nothing is to be done.
+// The process's threads for parallel work: started on demand, kept, asleep while nothing is to be done. A thread that
+// has just worked looks out for the next job for some microseconds before it sleeps, and a caller waits likewise: waking
+// takes as long as a small multiplication.
 #pragma once
 
 #include <atomic>
@@ -30,7 +32,7 @@ class ThreadPool {
     const std::function<void(std::size_t)>* work = nullptr;
     std::size_t threads = 0;
     std::size_t next_worker = 1;
-    std::size_t inside = 0;  // pool threads that are at work
+    std::atomic<std::size_t> inside{0};  // pool threads that are at work; changed with the lock held
     std::condition_variable left;
     Job* before = nullptr;
     Job* after = nullptr;
@@ -52,6 +54,7 @@ class ThreadPool {
   std::vector<std::thread> threads_;
   Job* first_ = nullptr;
   Job* last_ = nullptr;
+  std::atomic<std::size_t> jobs_{0};     // in the list; changed with the lock held
   std::atomic<bool> is_stopped_{false};  // changed with the lock held
   // Of the parent process, whose threads do not exist here: neither used nor destroyed.
   ThreadPool* parents_ = nullptr;

@@ -37,10 +37,17 @@ ChatSession::ChatSession(const TextModel& model, Options options, const RunContr
       options_(std::move(options)),
       template_(model.chat_template()),
       loop_(model.engine(),
-            {.capacity = options_.capacity, .sequences = 1, .cache_dtype = options_.config.cache_dtype}, control) {
+            {.capacity = options_.capacity,
+             .sequences = options_.config.cfg_scale > 0.0 ? std::size_t{2} : std::size_t{1},  // with guidance
+             .cache_dtype = options_.config.cache_dtype},
+            control) {
+  if (options_.config.max_new_tokens < 1) {
+    throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
+                std::to_string(options_.config.max_new_tokens) + " is not 1 or more");
+  }
   // What the options say is wrong, before the first turn.
   GenerationRequest request{.prompt = {0}, .suffix = {}, .config = options_.config};
-  request.config.max_new_tokens = std::clamp<std::int64_t>(request.config.max_new_tokens, 1, options_.capacity - 1);
+  request.config.max_new_tokens = std::min(request.config.max_new_tokens, std::max<std::int64_t>(options_.capacity - 1, 1));
   loop_.check(request);
   reset();
 }

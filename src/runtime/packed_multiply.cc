@@ -17,7 +17,7 @@ constexpr std::int64_t kTokensAtOnce = 256;  // of one tile
 constexpr std::int64_t kFloatRows = 256;     // of one tile in FP32
 constexpr std::size_t kMostKeptBytes = std::size_t{4} << 20U;
 // Multiplications below this take less time than starting threads.
-constexpr std::int64_t kWorkForThreads = std::int64_t{1} << 22U;
+constexpr std::int64_t kWorkForThreads = std::int64_t{1} << 18U;
 
 std::int64_t tiles(std::int64_t count, std::int64_t at_once) { return (count + at_once - 1) / at_once; }
 

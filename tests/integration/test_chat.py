@@ -103,7 +103,7 @@ def test_blocks_that_are_finished_are_kept_between_turns(sdar: Path, dtype: str,
 
 def test_a_conversation_is_forgotten_and_loaded(model: Path, tmp_path: Path) -> None:
     file, later = tmp_path / "said.json", tmp_path / "later.json"
-    lines = f"One\n/save {file}\n/reset\nTwo\n/load {file}\nThree\n/save {later}\n/save {later}\n/exit\nFour\n"
+    lines = f"One\n/save {file}\n/reset\nTwo\n/load {file}\nThree\n/save {later}\n/save {later} \n/exit \nFour\n"
     result = chat(model, lines, *SHORT, "--quiet")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -119,6 +119,7 @@ def test_a_turn_that_cannot_be_says_why_and_the_next_one_follows(model: Path, tm
     for line, *words in (
         ("/shout", "/shout", "/help"),
         ("/save", "/save", "no file"),
+        ("/save  ", "/save", "no file"),
         (f"/save {tmp_path / 'mine.txt'}", "mine.txt", "there already"),
         (f"/save {tmp_path / 'no' / 'file'}", "file"),
         (f"/load {tmp_path / 'missing.json'}", "missing.json"),
@@ -141,10 +142,21 @@ def test_models_and_options_that_cannot_talk(tiny: Path, model: Path, tmp_path: 
         (("--capacity", 0), ("--capacity", "256")),
         (("--capacity", 257), ("--capacity", "256")),
         (("--temperature", -1), ("temperature",)),
+        (("--max-new-tokens", 0), ("max_new_tokens", "1 or more")),
         (("--cache", "exact"), ("exact",)),
         (("--visual",), ("--visual", "terminal")),
     ):
         assert_fails(run("chat", model, *options, input="Who?\n"), USAGE_ERROR, *words)
+
+
+def test_text_that_looks_like_a_command_and_guidance(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "said.json"
+    lines = f"/usr/bin is a folder\n /reset\n/\n/save {file}\n"
+    result = chat(model, lines, *SHORT, "--cfg-scale", 1)
+    assert result.returncode == 0, result.stderr
+    messages = read_messages(file)
+    assert [message["content"] for message in messages[::2]] == ["/usr/bin is a folder", " /reset", "/"]
+    assert_answers_are_generated(model, messages, *SHORT, "--cfg-scale", 1)
 
 
 def test_a_closed_pipe_ends_it(model: Path) -> None:
