@@ -3,7 +3,9 @@
 // Boost 1.74 needs std::exchange and does not include it.
 #include <utility>
 
+#include <algorithm>
 #include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
@@ -14,8 +16,9 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
-#include <deque>
 #include <exception>
+#include <iterator>
+#include <list>
 #include <sstream>
 #include <unordered_set>
 
@@ -32,7 +35,8 @@ using asio::ip::tcp;
 using boost::system::error_code;
 
 constexpr std::uint32_t kMostOfAHead = 16384;
-constexpr std::size_t kMostAhead = 65536;  // bytes that a client sends before its answer has ended
+constexpr std::size_t kMostAhead = 65536;                       // bytes that a client sends before its answer has ended
+constexpr std::size_t kMostBuffered = std::size_t{128} << 10U;  // of them, or of a chunk's head or a trailer
 constexpr std::size_t kMostDrained = std::size_t{8} << 20U;
 constexpr std::chrono::seconds kReadTime{30};   // for a whole request, and between two
 constexpr std::chrono::seconds kWriteTime{30};  // for a piece
@@ -47,8 +51,12 @@ ApiError read_error(const error_code& error, std::size_t max_body) {
   if (error == http::error::body_limit) {
     return {413, "the body is larger than " + std::to_string(max_body) + " bytes", "body_too_large"};
   }
-  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+  if (error == http::error::header_limit) {
     return {431, "the request's head is larger than " + std::to_string(kMostOfAHead) + " bytes", "head_too_large"};
+  }
+  if (error == http::error::buffer_overflow) {
+    return {431, "a chunk's head or the trailer is larger than " + std::to_string(kMostBuffered) + " bytes",
+            "head_too_large"};
   }
   return {400, "not an HTTP request: " + error.message(), "bad_request"};
 }
@@ -76,6 +84,8 @@ struct HttpServer::State {
   bool is_stopping = false;
   // Destroyed first of all, with the connections that its handlers keep.
   asio::io_context context{1};
+  // Until stop(): while the only connections are those of clients that are gone, nothing else keeps it running.
+  asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
   tcp::acceptor acceptor;
   asio::steady_timer accept_again;
   asio::steady_timer stop_timer;
@@ -132,7 +142,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   HttpServer::State& server_;
   beast::tcp_stream stream_;
-  beast::flat_buffer buffer_;
+  beast::flat_buffer buffer_{kMostBuffered};
   std::unique_ptr<http::request_parser<http::string_body>> parser_;
   std::vector<char> drained_;
   HttpHead head_;
@@ -145,7 +155,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool keeps_alive_ = false;
   bool is_old_ = false;  // HTTP/1.0
   std::function<void()> gone_;
-  std::deque<Piece> pieces_;
+  std::list<Piece> pieces_;
   bool is_writing_ = false;
   bool is_watching_ = false;
   AfterWatch after_watch_ = AfterWatch::kWatch;
@@ -225,7 +235,9 @@ class ConnectionReply final : public HttpReply {
   ConnectionReply(std::shared_ptr<HttpConnection> connection, std::uint64_t answer)
       : connection_(std::move(connection)), answer_(answer) {}
   ~ConnectionReply() override {
-    post([](HttpConnection& connection, std::uint64_t answer) { connection.abandon(answer); });
+    asio::io_context& context = connection_->context();
+    // Not a copy: the last to keep a connection is the server's thread.
+    asio::post(context, [connection = std::move(connection_), answer = answer_] { connection->abandon(answer); });
   }
   ConnectionReply(const ConnectionReply&) = delete;
   ConnectionReply& operator=(const ConnectionReply&) = delete;
@@ -386,9 +398,12 @@ void HttpConnection::write(std::uint64_t answer, std::string data, bool is_lates
   if (!is_current(answer) || !has_begun_ || has_ended_) {
     return;
   }
-  // The first piece is being written.
-  if (is_latest && pieces_.size() > 1 && pieces_.back().is_latest) {
-    pieces_.pop_back();
+  if (is_latest && !pieces_.empty()) {
+    // The first piece is being written.
+    const auto waiting = std::ranges::find(std::next(pieces_.begin()), pieces_.end(), true, &Piece::is_latest);
+    if (waiting != pieces_.end()) {
+      pieces_.erase(waiting);
+    }
   }
   queue({.data = std::move(data), .is_latest = is_latest});
 }
@@ -553,6 +568,7 @@ void HttpServer::State::stop() {
   error_code ignored;
   ignored = acceptor.close(ignored);
   accept_again.cancel();
+  work.reset();
   service->close();
   const std::vector<HttpConnection*> open(connections.begin(), connections.end());
   for (HttpConnection* connection : open) {
@@ -605,9 +621,9 @@ bool HttpServer::is_loopback() const { return state_->acceptor.local_endpoint().
 
 void HttpServer::run(HttpService& service) {
   state_->service = &service;
-  state_->accept();
   while (!state_->context.stopped()) {
     try {
+      state_->accept();
       state_->context.run();
     } catch (const std::exception&) {
       continue;  // no memory: the connection that it was about is closed, others go on

@@ -24,6 +24,7 @@ PROMPT = "In the beginning God created"
 PROMPTS = [
     f"And the {word} said unto" for word in ["LORD", "king", "man", "woman", "angel", "servant", "people", "priest"]
 ] * 2
+CHUNKED = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 LONG = {"prompt": PROMPT, "max_tokens": 220, "stream": True}
 
 
@@ -349,10 +350,12 @@ def raw(server: Server, request: bytes) -> bytes:
         (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", b"400"),
         (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
         (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20000 + b"\r\n\r\n", b"431"),
+        (CHUNKED + b"1;" + b"y" * (1 << 20), b"431"),
+        (CHUNKED + b"0\r\n" + b"X: y\r\n" * (1 << 18), b"431"),
         (b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"403"),
         (b"GET /health HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n", b"403"),
     ],
-    ids=["nonsense", "version", "length", "large", "head", "rebound_name", "foreign_page"],
+    ids=["nonsense", "version", "length", "large", "head", "chunk_head", "trailer", "rebound_name", "foreign_page"],
 )
 def test_requests_that_are_not_ours_get_a_status(server: Server, request_bytes: bytes, status: bytes) -> None:
     assert raw(server, request_bytes).startswith(b"HTTP/1.1 " + status)
