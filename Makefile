@@ -9,8 +9,9 @@ PACKAGE_FILES := $(shell git ls-files --cached --others --exclude-standard CMake
 OPTIONS := $(if $(CI),-DDIFFULEX_EDGE_WERROR=ON) $(if $(UNITY),-DDIFFULEX_EDGE_UNITY=$(UNITY))
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python test-package \
-  test-tools package bench bench-coreml bench-generation fuzz-modules bench-module bench-plan bench-qnn bench-rounding bench-runtime lint \
+.PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python \
+  test-package test-tools package bench bench-coreml bench-decoding bench-generation bench-module bench-plan \
+  bench-qnn bench-rounding bench-runtime fuzz-modules lint \
   format clean
 
 build: build/packages.stamp
@@ -104,6 +105,10 @@ bench-plan: build $(VENV)/test.stamp $(VENV)/bench.stamp
 ## Forward passes over tokens and cached context; BENCH_ARGS="--llama-bench PATH" measures llama.cpp beside them.
 bench-generation: build $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/generation.py $(BENCH_ARGS)
+
+## Text by LLaDA's own schedule; BENCH_ARGS="--llama-diffusion PATH" measures llama.cpp's llama-diffusion-cli beside it.
+bench-decoding: build $(VENV)/test.stamp
+	$(VENV)/bin/python benchmarks/decoding.py $(BENCH_ARGS)
 
 ## Speed and memory of the CPU runtime beside OpenBLAS itself.
 bench-runtime: $(VENV)/test.stamp

@@ -4,8 +4,6 @@
 weights of 4 bits in groups of 32, activations in 8 bits and a cache in FP16. They take turns, so that what else the
 machine does hits both. llama-bench computes the logits of a pass's last token only, we those of all (--rows last: of
 the last one as well). A ratio above 1 is how many times longer llama.cpp's pass takes.
-
-GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -14,37 +12,13 @@ import argparse
 import json
 import os
 import statistics
-import struct
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 from bench import ROOT, MeasurementError, machine, run_measured
+from gguf import F32, STRING, U32, GgufTensor, write_gguf
 from make_checkpoint import SHAPES, make_checkpoint
-
-SEED = 20261129
-U32, F32, STRING = 4, 6, 8  # GGUF's types of a value
-FLOATS, Q4_0 = 0, 2  # and of a tensor
-GROUP, GROUP_BYTES = 32, 18  # a scale in binary16, and 4 bits an element
-GROUP_SCALE = 0.005
-ALIGNMENT = 32
-PIECE_GROUPS = 1 << 16
-
-
-@dataclass(frozen=True)
-class GgufTensor:
-    name: str
-    shape: tuple[int, ...]  # rows first
-
-    def is_matrix(self) -> bool:
-        return len(self.shape) == 2
-
-    def bytes(self) -> int:
-        elements = int(np.prod(self.shape))
-        return elements // GROUP * GROUP_BYTES if self.is_matrix() else 4 * elements
 
 
 def gguf_tensors(config: dict[str, Any]) -> list[GgufTensor]:
@@ -83,52 +57,6 @@ def gguf_values(config: dict[str, Any], context: int) -> dict[str, tuple[int, An
     }
 
 
-def gguf_string(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
-
-
-def gguf_header(values: dict[str, tuple[int, Any]], tensors: list[GgufTensor]) -> bytes:
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
-    for key, (kind, value) in values.items():
-        encoded = gguf_string(value) if kind == STRING else struct.pack("<I" if kind == U32 else "<f", value)
-        header += gguf_string(key) + struct.pack("<I", kind) + encoded
-    offset = 0
-    for tensor in tensors:
-        header += gguf_string(tensor.name) + struct.pack("<I", len(tensor.shape))
-        header += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
-        header += struct.pack("<IQ", Q4_0 if tensor.is_matrix() else FLOATS, offset)
-        offset += tensor.bytes() + -tensor.bytes() % ALIGNMENT
-    return header + bytes(-len(header) % ALIGNMENT)
-
-
-def tensor_pieces(tensor: GgufTensor, piece: bytes) -> Iterator[bytes]:
-    """Random groups of 4 bits for a matrix; a norm's weight is 1."""
-    if not tensor.is_matrix():
-        yield np.ones(tensor.shape, np.float32).tobytes()
-    else:
-        for begin in range(0, tensor.bytes(), len(piece)):
-            yield piece[: tensor.bytes() - begin]
-    yield bytes(-tensor.bytes() % ALIGNMENT)
-
-
-def write_gguf(file: BinaryIO, config: dict[str, Any], context: int) -> None:
-    groups = np.zeros(PIECE_GROUPS, dtype=[("scale", "<f2"), ("values", "u1", GROUP // 2)])
-    groups["scale"] = GROUP_SCALE
-    groups["values"] = np.random.default_rng(SEED).integers(0, 256, groups["values"].shape, dtype=np.uint8)
-    tensors = gguf_tensors(config)
-    file.write(gguf_header(gguf_values(config, context), tensors))
-    for tensor in tensors:
-        for piece in tensor_pieces(tensor, groups.tobytes()):
-            file.write(piece)
-
-
-def make_gguf(path: Path, config: dict[str, Any], context: int) -> None:
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        write_gguf(file, config, context)
-    partial.rename(path)
-
-
 Key = tuple[int, int]  # context, tokens
 
 
@@ -165,7 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     gguf = work / "q4_0.gguf"
     if options.llama_bench and not gguf.exists():
         config = json.loads((model / "config.json").read_text())
-        make_gguf(gguf, config, config["max_position_embeddings"])
+        write_gguf(gguf, gguf_values(config, config["max_position_embeddings"]), gguf_tensors(config))
     ours: dict[Key, list[float]] = {}
     theirs: dict[Key, list[float]] = {}
     report: dict[str, Any] = {}

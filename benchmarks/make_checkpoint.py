@@ -241,10 +241,14 @@ SMALL = QWEN3_06B | {
     "vocab_size": 8000,
 }
 
+# LLaDA's layers at about the size of Qwen3-0.6B.
+LLADA_05B = LLADA_8B | {"d_model": 1024, "n_heads": 16, "n_kv_heads": 16, "n_layers": 24, "mlp_hidden_size": 3072}
+
 SHAPES = {
     "tiny": Shape(TINY, llada_tensors, "BF16"),
     "small": Shape(SMALL, sdar_tensors, "F32"),
     "qwen3-0.6b": Shape(QWEN3_06B, sdar_tensors, "F32"),
+    "llada-0.5b": Shape(LLADA_05B, llada_tensors, "BF16"),
     "llada-8b": Shape(LLADA_8B, llada_tensors, "BF16"),
 }
 

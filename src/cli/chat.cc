@@ -172,10 +172,9 @@ class Conversation {
         [] { return InterruptGuard::signal() == 0; });
     view.finish(answer);
     const GenerationResult& result = answer.result;
-    const std::string cached = result.cached_tokens == 0
-                                   ? std::string()
-                                   : fmt::format("; {} of {} prompt tokens from the cache", result.cached_tokens,
-                                                 result.prompt_tokens);
+    const std::string cached = result.cached_tokens == 0 ? std::string()
+                                                         : fmt::format("; {} of {} prompt tokens from the cache",
+                                                                       result.cached_tokens, result.prompt_tokens);
     tell(fmt::format("({} tokens in {} passes, {:.1f} tokens per second{})\n", result.tokens.size(),
                      result.forward_passes, result.tokens_per_second(), cached));
   }

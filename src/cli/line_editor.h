@@ -22,8 +22,8 @@ class LineEditor {
   LineEditor(LineEditor&&) = delete;
   LineEditor& operator=(LineEditor&&) = delete;
 
-  // Reads from stdin, draws on stderr. Empty where the build has no editor, or stdin and stderr are no terminals. One at
-  // a time.
+  // Reads from stdin, draws on stderr. Empty where the build has no editor, or stdin and stderr are no terminals. One
+  // at a time.
   static std::unique_ptr<LineEditor> make();
 
   virtual InputLine read(const wchar_t* prompt) = 0;

@@ -1,6 +1,6 @@
 // The process's threads for parallel work: started on demand, kept, asleep while nothing is to be done. A thread that
-// has just worked looks out for the next job for some microseconds before it sleeps, and a caller waits likewise: waking
-// takes as long as a small multiplication.
+// has just worked looks out for the next job for some microseconds before it sleeps, and a caller waits likewise:
+// waking takes as long as a small multiplication.
 #pragma once
 
 #include <atomic>

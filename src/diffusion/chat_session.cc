@@ -47,7 +47,8 @@ ChatSession::ChatSession(const TextModel& model, Options options, const RunContr
   }
   // What the options say is wrong, before the first turn.
   GenerationRequest request{.prompt = {0}, .suffix = {}, .config = options_.config};
-  request.config.max_new_tokens = std::min(request.config.max_new_tokens, std::max<std::int64_t>(options_.capacity - 1, 1));
+  request.config.max_new_tokens =
+      std::min(request.config.max_new_tokens, std::max<std::int64_t>(options_.capacity - 1, 1));
   loop_.check(request);
   reset();
 }

@@ -70,6 +70,13 @@ def test_package_says_its_types(wheel: Path) -> None:
     assert {"diffulex_edge/py.typed", "diffulex_edge/_core.pyi"} <= set(names)
 
 
+def test_licences_of_what_is_linked_are_there(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        found = {Path(name).name: archive.read(name) for name in archive.namelist() if "licenses/third_party/" in name}
+    for name in ("libedit-dev.txt", "libpcre2-dev.txt", "libssl-dev.txt", "libutf8proc-dev.txt", "nanobind.txt"):
+        assert b"Copyright" in found[name]
+
+
 def test_import_takes_no_other_package(fresh: Path) -> None:
     script = "import sys, diffulex_edge; print(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
     # numpy, PyTorch and the vendors' packages are not even in this environment: the import would have failed.

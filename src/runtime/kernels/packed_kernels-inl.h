@@ -27,6 +27,90 @@ HWY_INLINE Simd::Float load_group_scale(const PackedPanels& weights, std::size_t
   return Simd::load_bf16(weights.group_scales + (panel * weights.groups() + group) * kPanelRows + vector * kLanes);
 }
 
+// Adds the products of `steps` steps; `values` and `inputs` are where those begin.
+template <class Simd, PackedElement kElement, std::size_t kVectors, std::size_t kTokens>
+HWY_INLINE void add_products(const std::uint8_t* values, std::size_t panel_bytes, const std::int8_t* inputs,
+                             std::size_t columns, std::size_t steps, typename Simd::Sum (&sums)[kTokens][kVectors]) {
+  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+  for (std::size_t step = 0; step < steps; ++step) {
+    typename Simd::Input low[kTokens];
+    typename Simd::Input high[kTokens];
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < kTokens; ++t) {
+      low[t] = Simd::input(inputs + t * columns);
+      if constexpr (kElement == PackedElement::kI4) {
+        high[t] = Simd::input(inputs + t * columns + 4);
+      }
+    }
+#pragma GCC unroll 16
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const auto bytes = Simd::load(values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * 4 * kLanes);
+      if constexpr (kElement == PackedElement::kI4) {
+        const auto low_weights = Simd::low_nibbles(bytes);
+        const auto high_weights = Simd::high_nibbles(bytes);
+#pragma GCC unroll 16
+        for (std::size_t t = 0; t < kTokens; ++t) {
+          sums[t][v] = Simd::dot4(sums[t][v], low_weights, low[t]);
+          sums[t][v] = Simd::dot4(sums[t][v], high_weights, high[t]);
+        }
+      } else {
+        const auto wide = Simd::bytes8(bytes);
+#pragma GCC unroll 16
+        for (std::size_t t = 0; t < kTokens; ++t) {
+          sums[t][v] = Simd::dot8(sums[t][v], wide, low[t]);
+        }
+      }
+    }
+    inputs += step_columns(kElement);
+    values += step_bytes(kElement);
+  }
+}
+
+// The sums of products for kI4 where there is no dot product to 32 bits: they are added up in 16 bits first.
+//   kPairSteps               steps whose sums fit
+//   Pairs, zero_pairs(), dot_pairs(pairs, weights, input), widen(pairs), add(sum, sum)
+template <class Simd>
+concept HasPairs = requires { Simd::kPairSteps; };
+
+// One vector after the other, so that its sums of all tokens stay in registers.
+template <class Simd, std::size_t kVectors, std::size_t kTokens>
+HWY_INLINE void sum_pair_products(const std::uint8_t* values, std::size_t panel_bytes, const std::int8_t* inputs,
+                                  std::size_t columns, std::size_t steps,
+                                  typename Simd::Sum (&sums)[kTokens][kVectors]) {
+  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+  constexpr std::size_t kStep = step_columns(PackedElement::kI4);
+#pragma GCC unroll 16
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const std::uint8_t* bytes = values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * 4 * kLanes;
+    std::size_t step = 0;
+    do {  // once at least, which initializes the sums
+      const std::size_t end = step + Simd::kPairSteps < steps ? step + Simd::kPairSteps : steps;
+      const bool is_first = step == 0;
+      typename Simd::Pairs pairs[kTokens];
+#pragma GCC unroll 16
+      for (std::size_t t = 0; t < kTokens; ++t) {
+        pairs[t] = Simd::zero_pairs();
+      }
+      for (; step < end; ++step) {
+        const auto both = Simd::load(bytes + step * step_bytes(PackedElement::kI4));
+        const auto low = Simd::low_nibbles(both);
+        const auto high = Simd::high_nibbles(both);
+#pragma GCC unroll 16
+        for (std::size_t t = 0; t < kTokens; ++t) {
+          const std::int8_t* input = inputs + t * columns + step * kStep;
+          pairs[t] = Simd::dot_pairs(pairs[t], low, Simd::input(input));
+          pairs[t] = Simd::dot_pairs(pairs[t], high, Simd::input(input + 4));
+        }
+      }
+#pragma GCC unroll 16
+      for (std::size_t t = 0; t < kTokens; ++t) {
+        const auto sum = Simd::widen(pairs[t]);
+        sums[t][v] = is_first ? sum : Simd::add(sums[t][v], sum);
+      }
+    } while (step < steps);
+  }
+}
+
 // kPanels panels times kTokens tokens.
 template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
 HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, const IntegerTokens& x, std::size_t token,
@@ -53,46 +137,28 @@ HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, con
   const std::size_t steps = weights.group_columns / kStep;
   for (std::size_t group = 0; group < weights.groups(); ++group) {
     typename Simd::Sum sums[kTokens][kVectors];
+    constexpr bool kPairs = kElement == PackedElement::kI4 && HasPairs<Simd>;
+    if constexpr (kPairs) {
+      sum_pair_products<Simd, kVectors, kTokens>(values, panel_bytes, inputs, weights.columns, steps, sums);
+    }
 #pragma GCC unroll 16
     for (std::size_t t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 16
       for (std::size_t v = 0; v < kVectors; ++v) {
-        sums[t][v] =
+        const auto start =
             Simd::start(correction<Simd, kElement>(weights, x, panel * kPanelRows + v * kLanes, token + t, group));
-      }
-    }
-    for (std::size_t step = 0; step < steps; ++step) {
-      typename Simd::Input low[kTokens];
-      typename Simd::Input high[kTokens];
-#pragma GCC unroll 16
-      for (std::size_t t = 0; t < kTokens; ++t) {
-        low[t] = Simd::input(inputs + t * weights.columns);
-        if constexpr (kElement == PackedElement::kI4) {
-          high[t] = Simd::input(inputs + t * weights.columns + 4);
-        }
-      }
-#pragma GCC unroll 16
-      for (std::size_t v = 0; v < kVectors; ++v) {
-        const auto bytes = Simd::load(values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * 4 * kLanes);
-        if constexpr (kElement == PackedElement::kI4) {
-          const auto low_weights = Simd::low_nibbles(bytes);
-          const auto high_weights = Simd::high_nibbles(bytes);
-#pragma GCC unroll 16
-          for (std::size_t t = 0; t < kTokens; ++t) {
-            sums[t][v] = Simd::dot4(sums[t][v], low_weights, low[t]);
-            sums[t][v] = Simd::dot4(sums[t][v], high_weights, high[t]);
-          }
+        if constexpr (kPairs) {
+          sums[t][v] = Simd::add(sums[t][v], start);
         } else {
-          const auto wide = Simd::bytes8(bytes);
-#pragma GCC unroll 16
-          for (std::size_t t = 0; t < kTokens; ++t) {
-            sums[t][v] = Simd::dot8(sums[t][v], wide, low[t]);
-          }
+          sums[t][v] = start;
         }
       }
-      inputs += kStep;
-      values += step_bytes(kElement);
     }
+    if constexpr (!kPairs) {
+      add_products<Simd, kElement, kVectors, kTokens>(values, panel_bytes, inputs, weights.columns, steps, sums);
+    }
+    inputs += weights.group_columns;
+    values += steps * step_bytes(kElement);
 #pragma GCC unroll 16
     for (std::size_t v = 0; v < kVectors; ++v) {
       const std::size_t row = panel * kPanelRows + v * kLanes;

@@ -44,11 +44,15 @@ struct Avx2 {
     return _mm256_set1_epi32(four);
   }
   static HWY_INLINE Sum start(Int sum) { return sum; }
-  // Pairs of products of 4 and 8 bits fit in 16: 2 * 15 * 128.
-  static HWY_INLINE Sum dot4(Sum sum, Bytes weights, Input input) {
-    const __m256i pairs = _mm256_maddubs_epi16(weights, input);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  // Eight pairs of products of 4 and 8 bits fit in 16: 8 * 2 * 15 * 128 = 30720.
+  static constexpr std::size_t kPairSteps = 4;
+  using Pairs = __m256i;
+  static HWY_INLINE Pairs zero_pairs() { return _mm256_setzero_si256(); }
+  static HWY_INLINE Pairs dot_pairs(Pairs pairs, Bytes weights, Input input) {
+    return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(weights, input));
   }
+  static HWY_INLINE Sum widen(Pairs pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+  static HWY_INLINE Sum add(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
   // Those of 8 and 8 bits do not.
   static HWY_INLINE Sum dot8(Sum sum, Wide weights, Input input) {
     const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(input, 8), 8);
