@@ -14,7 +14,7 @@ constexpr std::chrono::microseconds kLookout{50};
 constexpr int kLooksBetweenTimes = 32;
 
 void relax() {
-#if defined(__x86_64__)
+#ifdef __x86_64__
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("isb");
