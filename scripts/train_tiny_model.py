@@ -8,7 +8,7 @@ the token at its own position.
     python scripts/train_tiny_model.py build/tiny-sdar --checkpoint build/tiny-sdar.pt
     python scripts/train_tiny_model.py build/tiny-sdar --sample
 
-It was not yet run to its end: examples/tiny-sdar waits for a machine that has an hour to spare.
+examples/tiny-sdar/README.md has the command that made it and what it reached.
 
 A run that was stopped goes on from its checkpoint. Batches depend on the seed and the step only; two runs with equal
 steps and threads on one machine see the same numbers. With minutes the schedule follows the clock.

@@ -39,6 +39,11 @@ def tiny_llada() -> Path:
     return _REPOSITORY / "examples/tiny-llada"
 
 
+def tiny_sdar() -> Path:
+    """The folder of the other one, which is block-causal."""
+    return _REPOSITORY / "examples/tiny-sdar"
+
+
 def run(*arguments: object, command: Path = COMMAND, **popen: Any) -> subprocess.CompletedProcess[str]:
     """Run the command to its end, whatever its exit code; `popen` goes to subprocess.run."""
     words = [str(command), *map(str, arguments)]

@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import BAD_FILE, COMMAND, OUTPUT_ERROR, PATIENCE, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
+from command import (
+    BAD_FILE,
+    COMMAND,
+    OUTPUT_ERROR,
+    PATIENCE,
+    UNSUPPORTED,
+    USAGE_ERROR,
+    assert_fails,
+    run,
+    run_json,
+    tiny_sdar,
+)
 from conftest import MakeCheckpoint
 from tokenizers import Tokenizer
 
@@ -68,6 +79,15 @@ def test_text_ends_before_a_stop(tiny: Path) -> None:
     report = generate(tiny, "--prompt", PROMPT, *SHORT, "--stop", stop)
     assert report["text"] == text[: text.index(stop)]
     assert report["stopped"] == "stop"
+
+
+def test_bundled_block_diffusion_model_writes_the_same_with_and_without_its_cache() -> None:
+    options = ("--prompt", PROMPT, "--max-new-tokens", 48, "--threshold", 0.4)
+    cached = generate(tiny_sdar(), *options)
+    assert cached["tokens"] == generate(tiny_sdar(), *options, "--cache", "none")["tokens"]
+    assert "the land of " in cached["text"]
+    assert len(cached["tokens"]) == 48
+    assert cached["forward_passes"] < 48, "its threshold lets it commit several tokens at once"
 
 
 def test_quantized_model_writes_what_its_quantized_checkpoint_does(tiny: Path, tmp_path: Path) -> None:
