@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <clocale>
 #include <cstdio>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,8 +48,8 @@ void write_to_terminal(std::string_view text) {
 
 class LibeditLineEditor final : public LineEditor {
  public:
-  LibeditLineEditor() : edit_((use_utf8_locale(), ::el_init("diffulex-edge", stdin, stderr, stderr))) {
-    history_ = ::history_winit();
+  // Takes both.
+  LibeditLineEditor(EditLine* edit, HistoryW* history) : edit_(edit), history_(history) {
     HistEventW event{};
     ::history_w(history_, &event, H_SETSIZE, kHistoryLines);
     ::history_w(history_, &event, H_SETUNIQUE, 1);
@@ -202,7 +203,7 @@ class LibeditLineEditor final : public LineEditor {
   }
 
   EditLine* edit_;
-  HistoryW* history_ = nullptr;
+  HistoryW* history_;
   const wchar_t* prompt_ = L"";
   bool is_interrupted_ = false;
   std::string ahead_;      // bytes that were read
@@ -217,7 +218,13 @@ std::unique_ptr<LineEditor> LineEditor::make() {
   if (::isatty(STDIN_FILENO) != 1 || ::isatty(STDERR_FILENO) != 1) {
     return nullptr;
   }
-  return std::make_unique<LibeditLineEditor>();
+  use_utf8_locale();
+  EditLine* edit = ::el_init("diffulex-edge", stdin, stderr, stderr);
+  HistoryW* history = ::history_winit();
+  if (edit == nullptr || history == nullptr) {
+    throw std::bad_alloc();
+  }
+  return std::make_unique<LibeditLineEditor>(edit, history);
 }
 
 }  // namespace diffulex_edge::cli
