@@ -65,10 +65,10 @@ def connect(server: Server, request: bytes = b"") -> socket.socket:
 
 def read(connection: socket.socket, end: bytes = b"") -> bytes:
     """What comes, to its end or to `end`."""
-    pieces = [b""]
-    while not (end and pieces[-1].endswith(end)) and (piece := connection.recv(1 << 20)):
-        pieces.append(piece)
-    return b"".join(pieces)
+    data = bytearray()
+    while not (end and data.endswith(end)) and (piece := connection.recv(1 << 20)):
+        data += piece
+    return bytes(data)
 
 
 def wait_for_pass(server: Server, number: int) -> None:
@@ -232,8 +232,8 @@ def test_more_clients_than_it_takes_wait_until_others_leave(model: Path) -> None
         for client in clients:
             assert read(client, HEALTHY).endswith(HEALTHY)
         late = [stack.enter_context(connect(server, HEALTH)) for _ in range(2)]
-        clients[0].sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        metrics = read(clients[0], b"\n")
+        clients[0].sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        metrics = read(clients[0])
         assert b"\ndiffulex_edge_connections %d\n" % CONNECTIONS in metrics
         assert b'{path="/health",status="200"} %d\n' % CONNECTIONS in metrics
         for client, other in zip(clients, late, strict=False):
