@@ -23,7 +23,6 @@
 #include "cli/interrupt.h"
 #include "cli/line_reader.h"
 #include "cli/options.h"
-#include "cli/progress_bar.h"
 #include "cli/runtime_arguments.h"
 #include "core/output_file.h"
 #include "core/printable.h"
@@ -220,12 +219,7 @@ class Conversation {
 
 void run(const ChatArguments& arguments, std::stop_token stop) {
   static_cast<void>(required_chat_template(arguments.model.model.path));  // before long work
-  ProgressBar bar(arguments.output_options.quiet);
-  const TextModel model = arguments.model.open(arguments.output_options.control(bar, std::move(stop)));
-  bar.end();
-  for (const std::string& warning : model.warnings()) {
-    print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
-  }
+  const TextModel model = arguments.model.open(arguments.output_options, std::move(stop));
   ChatSession::Options options{.system = arguments.system,
                                .template_variables = arguments.template_variables,
                                .stops = arguments.stops,
@@ -263,8 +257,7 @@ Command add_chat(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--capacity", arguments->capacity,
                       "Tokens of the conversation and an answer together (default: the model's, at most 2048)");
-  command->add_option("--block-length", arguments->model.block_length,
-                      "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
+  arguments->model.add_block_length_to(*command);
   arguments->generation.add_to(*command);
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
   arguments->output_options.add_without_json_to(*command);

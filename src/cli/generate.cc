@@ -19,7 +19,6 @@
 #include "cli/console.h"
 #include "cli/generation_arguments.h"
 #include "cli/options.h"
-#include "cli/progress_bar.h"
 #include "cli/runtime_arguments.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
@@ -257,13 +256,8 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
   if (arguments.chat) {
     static_cast<void>(required_chat_template(arguments.model.model.path));  // before long work
   }
-  ProgressBar bar(arguments.output_options.quiet);
-  const RunControl control = arguments.output_options.control(bar, std::move(stop));
-  const TextModel model = arguments.model.open(control);
-  bar.end();
-  for (const std::string& warning : model.warnings()) {
-    print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
-  }
+  const TextModel model = arguments.model.open(arguments.output_options, stop);
+  const RunControl control{.threads = arguments.output_options.threads, .stop = std::move(stop)};
   const GenerationRequest request = make_request(arguments, model);
   Writer writer(arguments, model);
   GenerationResult result;
@@ -317,8 +311,7 @@ Command add_generate(CLI::App& app) {
   command->add_option("--suffix", arguments->suffix, "What comes behind the new text (bidirectional models)");
   command->add_option("--stop", arguments->stops, "Ends the text where it appears (repeatable)")
       ->allow_extra_args(false);
-  command->add_option("--block-length", arguments->model.block_length,
-                      "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
+  arguments->model.add_block_length_to(*command);
   arguments->generation.add_to(*command);
   command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text, then the whole object");
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");

@@ -1,12 +1,9 @@
 #include <histedit.h>
 #include <langinfo.h>
-#include <poll.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
-#include <array>
-#include <cerrno>
 #include <clocale>
 #include <cstdio>
 #include <new>
@@ -14,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "cli/input_bytes.h"
 #include "cli/interrupt.h"
 #include "cli/line_editor.h"
 #include "tokenizer/utf8.h"
@@ -22,7 +20,6 @@ namespace diffulex_edge::cli {
 namespace {
 
 constexpr int kHistoryLines = 1000;
-constexpr int kPollMilliseconds = 100;
 constexpr std::string_view kBracketedPasteOn = "\x1b[?2004h";
 constexpr std::string_view kBracketedPasteOff = "\x1b[?2004l";
 constexpr const char* kPasteKey = "\\e[200~";
@@ -81,13 +78,12 @@ class LibeditLineEditor final : public LineEditor {
     int count = 0;
     const wchar_t* line = ::el_wgets(edit_, &count);
     write_to_terminal(kBracketedPasteOff);
+    ::el_wset(edit_, EL_PREP_TERM, 0);
     if (is_interrupted_) {
-      ::el_wset(edit_, EL_PREP_TERM, 0);
       write_to_terminal("^C\n");
       return {.kind = InputLine::Kind::kInterrupt, .text = {}};
     }
     if (line == nullptr || count <= 0) {
-      ::el_wset(edit_, EL_PREP_TERM, 0);
       write_to_terminal("\n");
       return {.kind = InputLine::Kind::kEnd, .text = {}};
     }
@@ -141,31 +137,17 @@ class LibeditLineEditor final : public LineEditor {
   }
 
   int next_character(wchar_t& character) {
-    while (true) {
-      if (const std::optional<char32_t> next = buffered_character()) {
-        character = static_cast<wchar_t>(*next);
-        return 1;
-      }
-      pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-      const int ready = ::poll(&input, 1, kPollMilliseconds);
-      if (InterruptGuard::signal() != 0) {
+    std::optional<char32_t> next = buffered_character();
+    while (!next) {
+      if (!read_input(ahead_, [this] { follow_terminal(); })) {
+        const bool is_signal = InterruptGuard::signal() != 0;
         is_interrupted_ = InterruptGuard::take_interrupt();
-        return -1;
+        return is_signal ? -1 : 0;
       }
-      follow_terminal();
-      if (ready < 1) {
-        continue;
-      }
-      std::array<char, 4096> bytes{};
-      const ssize_t size = ::read(STDIN_FILENO, bytes.data(), bytes.size());
-      if (size < 0 && (errno == EINTR || errno == EAGAIN)) {
-        continue;
-      }
-      if (size < 1) {
-        return 0;
-      }
-      ahead_.append(bytes.data(), static_cast<std::size_t>(size));
+      next = buffered_character();
     }
+    character = static_cast<wchar_t>(*next);
+    return 1;
   }
 
   // Nothing where the bytes that were read end inside of it.

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "cli/console.h"
+#include "cli/progress_bar.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
 #include "quant/layer_formats.h"
@@ -60,8 +62,21 @@ ModelOptions TextModelArguments::options() const {
   return options;
 }
 
-TextModel TextModelArguments::open(const RunControl& control) const {
-  return {model.path, options(), [&](const Model& loaded) { return runtime.request(loaded, {}); }, control, packs};
+void TextModelArguments::add_block_length_to(CLI::App& command) {
+  command.add_option("--block-length", block_length,
+                     "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
+}
+
+TextModel TextModelArguments::open(const OutputOptions& output, std::stop_token stop) const {
+  ProgressBar bar(output.quiet);
+  TextModel text(
+      model.path, options(), [&](const Model& loaded) { return runtime.request(loaded, {}); },
+      output.control(bar, std::move(stop)), packs);
+  bar.end();
+  for (const std::string& warning : text.warnings()) {
+    print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
+  }
+  return text;
 }
 
 std::int64_t cache_capacity(std::optional<std::int64_t> option, const DiffusionEngine& engine) {

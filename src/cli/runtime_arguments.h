@@ -4,12 +4,12 @@
 #include <CLI/App.hpp>
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <string>
 
 #include "cli/options.h"
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/model.h"
-#include "diffulex_edge/progress.h"
 #include "diffulex_edge/quantization_session.h"
 #include "diffusion/text_model.h"
 
@@ -33,10 +33,13 @@ struct TextModelArguments {
   std::optional<std::int64_t> block_length;  // of a block-causal model's blocks
   std::string packs;                         // a folder for packed weights, or empty
 
-  // All but --block-length, which also says how to decode.
+  // All but --block-length.
   void add_to(CLI::App& command);
+  // For commands where it also says how to decode.
+  void add_block_length_to(CLI::App& command);
   ModelOptions options() const;
-  TextModel open(const RunControl& control) const;
+  // Shows the progress, and then the model's warnings.
+  TextModel open(const OutputOptions& output, std::stop_token stop) const;
 };
 
 // Tokens of a request that a cache has room for, in whole blocks: the option --capacity, or what is usual. Throws Error

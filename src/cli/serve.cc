@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -16,10 +15,10 @@
 #include "cli/console.h"
 #include "cli/generation_arguments.h"
 #include "cli/options.h"
-#include "cli/progress_bar.h"
 #include "cli/runtime_arguments.h"
 #include "core/printable.h"
 #include "diffulex_edge/error.h"
+#include "diffusion/decoding_settings.h"
 #include "diffusion/text_model.h"
 #include "report/text_table.h"
 #include "server/http_server.h"
@@ -68,22 +67,9 @@ ServedModel make_served_model(const ServeArguments& arguments, const TextModel& 
   return served;
 }
 
-// What the command line says is wrong before the first request comes.
-void check_defaults(const ServedModel& served, const Scheduler& scheduler) {
-  GenerationRequest request{.prompt = {0}, .suffix = {}, .config = served.defaults};
-  request.config.max_new_tokens =
-      std::min(request.config.max_new_tokens, std::max<std::int64_t>(served.capacity - 1, 1));
-  scheduler.check(request);
-}
-
 void run(const ServeArguments& arguments, std::stop_token stop) {
   HttpServer server(arguments.http);
-  ProgressBar bar(arguments.output_options.quiet);
-  const TextModel model = arguments.model.open(arguments.output_options.control(bar, stop));
-  bar.end();
-  for (const std::string& warning : model.warnings()) {
-    print_message(fmt::format("diffulex-edge: warning: {}\n", warning));
-  }
+  const TextModel model = arguments.model.open(arguments.output_options, stop);
   const ServedModel served = make_served_model(arguments, model);
   ServerMetrics metrics;
   Scheduler scheduler(model.engine(),
@@ -93,7 +79,8 @@ void run(const ServeArguments& arguments, std::stop_token stop) {
                        .queue = arguments.queue,
                        .threads = arguments.output_options.threads},
                       metrics);
-  check_defaults(served, scheduler);
+  // What the command line says is wrong before the first request comes.
+  scheduler.check(shortest_request(served.defaults, served.capacity));
   TextService service(served, scheduler, metrics, server,
                       {.api_key = arguments.api_key, .is_loopback = server.is_loopback()});
   if (!arguments.output_options.quiet) {
@@ -129,8 +116,7 @@ Command add_serve(CLI::App& app) {
       ->check(CLI::Range(0, 100000));
   command->add_option("--max-body", arguments->http.max_body, "Bytes of a request, at most (default 1 MiB)")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30U));
-  command->add_option("--block-length", arguments->model.block_length,
-                      "Tokens that are decoded before later ones (default: LLaDA 32, Dream all, others the model's)");
+  arguments->model.add_block_length_to(*command);
   arguments->generation.add_to(*command);
   arguments->output_options.add_to(*command);
   return make_command(command, arguments, run);

@@ -1,6 +1,5 @@
 #include "diffusion/chat_session.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -8,6 +7,7 @@
 
 #include "core/json.h"
 #include "diffulex_edge/error.h"
+#include "diffusion/decoding_settings.h"
 
 namespace diffulex_edge {
 namespace {
@@ -19,15 +19,20 @@ constexpr std::string_view kForm = R"(is not a conversation: {"messages": [{"rol
   throw Error(ErrorCode::kBadFile, file.string(), std::string(kForm));
 }
 
-ChatMessage read_message(const nlohmann::json& json, const std::filesystem::path& file) {
-  const auto text_of = [&](const char* key) {
-    const auto value = json.is_object() ? json.find(key) : json.end();
-    if (!json.is_object() || value == json.end() || !value->is_string()) {
-      refuse_form(file);
-    }
-    return value->get<std::string>();
-  };
-  return {.role = text_of("role"), .content = text_of("content")};
+// The value of an object's key. Throws where the file has another form.
+const nlohmann::json& member(const nlohmann::json& object, const char* key, const std::filesystem::path& file) {
+  if (!object.is_object() || !object.contains(key)) {
+    refuse_form(file);
+  }
+  return object.at(key);
+}
+
+std::string text_member(const nlohmann::json& object, const char* key, const std::filesystem::path& file) {
+  const nlohmann::json& value = member(object, key, file);
+  if (!value.is_string()) {
+    refuse_form(file);
+  }
+  return value.get<std::string>();
 }
 
 }  // namespace
@@ -46,10 +51,7 @@ ChatSession::ChatSession(const TextModel& model, Options options, const RunContr
                 std::to_string(options_.config.max_new_tokens) + " is not 1 or more");
   }
   // What the options say is wrong, before the first turn.
-  GenerationRequest request{.prompt = {0}, .suffix = {}, .config = options_.config};
-  request.config.max_new_tokens =
-      std::min(request.config.max_new_tokens, std::max<std::int64_t>(options_.capacity - 1, 1));
-  loop_.check(request);
+  loop_.check(shortest_request(options_.config, options_.capacity));
   reset();
 }
 
@@ -113,13 +115,13 @@ std::string ChatSession::to_json() const {
 
 void ChatSession::load(const std::filesystem::path& file) {
   const nlohmann::json document = read_json_file(file, kMaxFileBytes);
-  const auto list = document.is_object() ? document.find("messages") : document.end();
-  if (!document.is_object() || list == document.end() || !list->is_array()) {
+  const nlohmann::json& list = member(document, "messages", file);
+  if (!list.is_array()) {
     refuse_form(file);
   }
   std::vector<ChatMessage> messages;
-  for (const nlohmann::json& message : *list) {
-    messages.push_back(read_message(message, file));
+  for (const nlohmann::json& message : list) {
+    messages.push_back({.role = text_member(message, "role", file), .content = text_member(message, "content", file)});
   }
   messages_ = std::move(messages);
 }

@@ -251,4 +251,10 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   return settings;
 }
 
+GenerationRequest shortest_request(const DiffusionGenerationConfig& config, std::int64_t capacity) {
+  GenerationRequest request{.prompt = {0}, .suffix = {}, .config = config};
+  request.config.max_new_tokens = std::min(config.max_new_tokens, std::max<std::int64_t>(capacity - 1, 1));
+  return request;
+}
+
 }  // namespace diffulex_edge

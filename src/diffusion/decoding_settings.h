@@ -43,4 +43,7 @@ struct DecodingSettings {
 DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
                                    std::int64_t new_tokens);
 
+// A request that fits into a cache of `capacity` tokens: what is refused of it is its options, before a real one comes.
+GenerationRequest shortest_request(const DiffusionGenerationConfig& config, std::int64_t capacity);
+
 }  // namespace diffulex_edge

@@ -16,7 +16,7 @@ constexpr std::int64_t kPanelsAtOnce = 4;    // whose bytes stay in a core's cac
 constexpr std::int64_t kTokensAtOnce = 256;  // of one tile
 constexpr std::int64_t kFloatRows = 256;     // of one tile in FP32
 constexpr std::size_t kMostKeptBytes = std::size_t{4} << 20U;
-// Multiplications below this take less time than starting threads.
+// Multiplications below this take less time than waking threads.
 constexpr std::int64_t kWorkForThreads = std::int64_t{1} << 18U;
 
 std::int64_t tiles(std::int64_t count, std::int64_t at_once) { return (count + at_once - 1) / at_once; }
