@@ -55,6 +55,39 @@ def say(text: str) -> None:
     print(f"[bench] {text}", file=sys.stderr, flush=True)
 
 
+# ---- benchmarks of a shape
+
+
+def parse_shape_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of `parser`, --shape among them, and those that benchmarks of a shape share."""
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--exporter", type=Path, default=ROOT / "build/release/bin/diffulex-edge")
+    parser.add_argument("--work", type=Path, help="where all files go; default: build/bench/SHAPE")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
+    options = parser.parse_args()
+    options.work = options.work or ROOT / "build/bench" / options.shape
+    return options
+
+
+def run_benchmark(
+    name: str,
+    options: argparse.Namespace,
+    measure_all: Callable[[argparse.Namespace], T],
+    print_table: Callable[[T], None],
+) -> int:
+    """Measures and prints; the exit code."""
+    try:
+        result = measure_all(options)
+    except (MeasurementError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print_table(result)
+    return 0
+
+
 # ---- measuring a process
 
 

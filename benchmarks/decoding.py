@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import ROOT, MeasurementError, machine, run_measured
+from bench import MeasurementError, machine, parse_shape_options, run_benchmark, run_measured
 from gguf import ARRAY, F32, I32, STRING, U32, GgufTensor, Value, write_gguf
 from make_checkpoint import make_checkpoint
 
@@ -162,28 +162,14 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="turns of all")
-    parser.add_argument("--exporter", type=Path, default=ROOT / "build/release/bin/diffulex-edge")
-    parser.add_argument("--work", type=Path, help="where all files go; default: build/bench/SHAPE")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
-    options = parser.parse_args()
+    options = parse_shape_options(parser)
     for name in ("prompt_tokens", "new_tokens"):
         if getattr(options, name) % BLOCK != 0:
             parser.error(f"{name} is no multiple of {BLOCK}")
     if options.steps % (options.new_tokens // BLOCK) != 0:
         parser.error("steps can't be shared evenly by the blocks")
-    options.work = options.work or ROOT / "build/bench" / options.shape
-    try:
-        result = measure(options)
-    except (MeasurementError, OSError) as error:
-        print(f"decoding: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print_table(result)
-    return 0
+    return run_benchmark("decoding", options, measure, print_table)
 
 
 if __name__ == "__main__":

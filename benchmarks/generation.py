@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, MeasurementError, machine, run_measured
+from bench import machine, parse_shape_options, run_benchmark, run_measured
 from gguf import F32, STRING, U32, GgufTensor, write_gguf
 from make_checkpoint import SHAPES, make_checkpoint
 
@@ -153,24 +153,10 @@ def main() -> int:
     parser.add_argument("--contexts", default="0,512,2048")
     parser.add_argument("--rows", choices=["all", "last"], default="all")
     parser.add_argument("--cache-dtype", choices=["fp32", "fp16", "int8"], default="fp16")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="turns of both")
     parser.add_argument("--repetitions", type=int, default=5, help="of each pass in a round")
-    parser.add_argument("--exporter", type=Path, default=ROOT / "build/release/bin/diffulex-edge")
-    parser.add_argument("--work", type=Path, help="where all files go; default: build/bench/SHAPE")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
-    options = parser.parse_args()
-    options.work = options.work or ROOT / "build/bench" / options.shape
-    try:
-        result = measure(options)
-    except (MeasurementError, OSError) as error:
-        print(f"generation: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print_table(result)
-    return 0
+    options = parse_shape_options(parser)
+    return run_benchmark("generation", options, measure, print_table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import ROOT, MeasurementError, machine, run_measured
+from bench import ROOT, machine, parse_shape_options, run_benchmark, run_measured
 from make_checkpoint import SHAPES, make_checkpoint
 from official_route import DecoderConfig, read_config
 from safetensors.torch import save_file
@@ -187,24 +187,10 @@ def main() -> int:
     parser.add_argument("--jobs", action="append", help="a line of the table, may be repeated; default: all")
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=2, help="how long OpenBLAS multiplies each shape")
-    parser.add_argument("--exporter", type=Path, default=ROOT / "build/release/bin/diffulex-edge")
     parser.add_argument("--blas", type=Path, default=ROOT / "build/release/bin/blas_benchmark")
-    parser.add_argument("--work", type=Path, help="where all files go; default: build/bench/SHAPE")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
-    options = parser.parse_args()
-    options.work = options.work or ROOT / "build/bench" / options.shape
-    try:
-        results = run_all(options)
-    except (MeasurementError, OSError) as error:
-        print(f"runtime: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(results))
-    else:
-        print_table(options, results)
-    return 0
+    options = parse_shape_options(parser)
+    return run_benchmark("runtime", options, run_all, lambda results: print_table(options, results))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,14 @@ class Server:
 def chat_model(folder: Path) -> Path:
     """The bundled model with a small chat template."""
     shutil.copytree(tiny_llada(), folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return folder
+
+
+def block_causal_chat_model(checkpoint: Callable[..., Path], folder: Path) -> Path:
+    """A random SDAR with the bundled model's tokenizer and the same template."""
+    shutil.copytree(checkpoint("sdar", vocab_size=1024), folder)
+    shutil.copy(tiny_llada() / "tokenizer.json", folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return folder
 

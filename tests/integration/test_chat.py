@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -27,10 +26,9 @@ from command import (
     assert_fails,
     run,
     run_json,
-    tiny_llada,
 )
 from conftest import MakeCheckpoint
-from server import CHAT_TEMPLATE, chat_model
+from server import block_causal_chat_model, chat_model
 
 SHORT = ("--max-new-tokens", 16, "--block-length", 8)
 
@@ -42,11 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sdar(checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chat") / "sdar"
-    shutil.copytree(checkpoint("sdar", vocab_size=1024), folder)
-    shutil.copy(tiny_llada() / "tokenizer.json", folder)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    return folder
+    return block_causal_chat_model(checkpoint, tmp_path_factory.mktemp("chat") / "sdar")
 
 
 def chat(model: Path, lines: str, *options: object, command: Path = COMMAND) -> subprocess.CompletedProcess[str]:

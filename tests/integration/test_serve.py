@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from browser import open_browser
 from command import COMMAND, OUTPUT_ERROR, PATIENCE, USAGE_ERROR, assert_fails, run, run_json, tiny_llada
 from openai import OpenAI
-from server import CHAT_TEMPLATE, Server, chat_model, serve
+from server import Server, block_causal_chat_model, chat_model, serve
 
 PROMPT = "In the beginning God created"
 PROMPTS = [
@@ -423,10 +422,7 @@ def test_a_signal_ends_streams_and_the_server(model: Path, number: signal.Signal
 
 
 def test_a_model_with_blocks_is_served(checkpoint: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "sdar"
-    shutil.copytree(checkpoint("sdar", vocab_size=1024), folder)
-    shutil.copy(tiny_llada() / "tokenizer.json", folder)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    folder = block_causal_chat_model(checkpoint, tmp_path / "sdar")
     with serve(folder, "--capacity", 64, "--mask-token-id", 1) as server:
         body = {"prompt": PROMPT, "max_tokens": 8, "ignore_eos": True}
         answer = server.ask("/v1/completions", body)
@@ -437,10 +433,7 @@ def test_a_model_with_blocks_is_served(checkpoint: Any, tmp_path: Path) -> None:
 
 
 def test_a_conversation_goes_on_from_the_cache(checkpoint: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "sdar"
-    shutil.copytree(checkpoint("sdar", vocab_size=1024), folder)
-    shutil.copy(tiny_llada() / "tokenizer.json", folder)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    folder = block_causal_chat_model(checkpoint, tmp_path / "sdar")
     body: dict[str, Any] = {"max_tokens": 16, "ignore_eos": True, "messages": [{"role": "user", "content": PROMPT}]}
     with serve(folder, "--capacity", 128, "--mask-token-id", 1) as server:
         first = server.ask("/v1/chat/completions", body).json()
