@@ -255,9 +255,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--model", type=Path, help="with a chat template (default: the bundled LLaDA with one)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = chat_model(Path(folder) / "tiny-chat")
+        model = arguments.model or chat_model(Path(folder) / "tiny-chat")
         log = Path(folder) / "log"
         words = [arguments.command, "serve", model, "--port", "0", "--sequences", "3", "--queue", "4", "--threads", "2"]
         with log.open("w") as stderr:
