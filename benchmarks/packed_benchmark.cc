@@ -4,12 +4,23 @@
 //
 // GOP/s counts a multiplication and an addition for each weight and token, GB/s the packed weights' bytes; x_float32 is
 // the time of float32 over that of the packed kernel.
+//
+// memory/read and peak/... are what the machine can do: all its memory lanes read by a plain loop, and the instructions
+// that the integer kernels are made of, with nothing around them.
 #include <benchmark/benchmark.h>
 #include <hwy/aligned_allocator.h>
 #include <time.h>
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
+#include <cstring>
+#include <numeric>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 #include "core/linear_algebra.h"
@@ -91,7 +102,7 @@ void multiply(Kernel kernel, const kernels::PackedPanels& all, const Tokens& x, 
     part.row_scales = all.row_scales == nullptr ? nullptr : all.row_scales + row;
     part.row_sums = all.row_sums == nullptr ? nullptr : all.row_sums + row;
     part.row_totals = all.row_totals == nullptr ? nullptr : all.row_totals + row;
-    kernel(part, x, out);
+    kernel(part, x, out + row, all.panels * kernels::kPanelRows);
   }
 }
 
@@ -110,13 +121,13 @@ void measure(benchmark::State& state, const kernels::PackedKernels& set, const F
   const std::vector<float> floats(float_copies * rows * columns, 0.5F);
   const std::vector<float> x(tokens * columns, 0.5F);
   const std::vector<std::int8_t> integers(tokens * columns, std::int8_t{3});
-  const std::vector<std::int32_t> sums(tokens * columns, 96);
+  const std::vector<std::int32_t> offsets(tokens * columns, -768);
   const std::vector<std::int32_t> zero_points(tokens, 5);
   const std::vector<float> scales(tokens, 0.1F);
   std::vector<float> out(tokens * rows);
   const kernels::IntegerTokens integer_tokens = {.tokens = tokens,
                                                  .values = integers.data(),
-                                                 .sums = sums.data(),
+                                                 .offsets = offsets.data(),
                                                  .zero_points = zero_points.data(),
                                                  .scales = scales.data()};
   const kernels::FloatTokens float_tokens = {.tokens = tokens, .values = x.data()};
@@ -152,6 +163,79 @@ void measure(benchmark::State& state, const kernels::PackedKernels& set, const F
   state.counters["x_float32"] = float_seconds / packed_seconds;
 }
 
+// Every thread reads its part of memory that is larger than the caches.
+void read_memory(benchmark::State& state) {
+  static const std::vector<std::uint64_t> memory(kMemory, 1);  // 8 times kMemory bytes
+  const std::size_t part = memory.size() / static_cast<std::size_t>(state.threads());
+  const std::uint64_t* begin = memory.data() + part * static_cast<std::size_t>(state.thread_index());
+  for (auto _ : state) {
+    std::uint64_t sums[8] = {};
+    for (std::size_t i = 0; i < part; i += 8) {
+      for (std::size_t j = 0; j < 8; ++j) sums[j] += begin[i + j];
+    }
+    benchmark::DoNotOptimize(std::accumulate(std::begin(sums), std::end(sums), std::uint64_t{0}));
+  }
+  state.counters["bytes"] = benchmark::Counter(static_cast<double>(part * sizeof(std::uint64_t) * state.iterations()),
+                                               benchmark::Counter::kIsRate, benchmark::Counter::kIs1000);
+}
+
+#ifdef __x86_64__
+constexpr int kPeakSteps = 1 << 20;
+constexpr int kChains = 12;
+
+__attribute__((target("avx512f,avx512vnni"))) double peak_avx512_vnni() {
+  __m512i sums[kChains] = {};
+  for (__m512i& sum : sums) asm volatile("" : "+v"(sum));  // which no compiler takes for equal
+  __m512i weights = _mm512_set1_epi8(3);
+  const __m512i input = _mm512_set1_epi8(5);
+  for (int step = 0; step < kPeakSteps; ++step) {
+#pragma GCC unroll 12
+    for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, weights, input);
+    asm volatile("" : "+v"(weights));  // what the loop multiplies may have changed, for all the compiler knows
+  }
+  for (__m512i& sum : sums) benchmark::DoNotOptimize(sum);
+  return 64.0 * kChains * kPeakSteps;
+}
+
+__attribute__((target("avx2"))) double peak_avx2() {
+  __m256i sums[kChains] = {};
+  for (__m256i& sum : sums) asm volatile("" : "+x"(sum));  // which no compiler takes for equal
+  __m256i weights = _mm256_set1_epi8(3);
+  const __m256i input = _mm256_set1_epi8(5);
+  for (int step = 0; step < kPeakSteps; ++step) {
+#pragma GCC unroll 12
+    for (__m256i& sum : sums) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, input));
+    asm volatile("" : "+x"(weights));
+  }
+  for (__m256i& sum : sums) benchmark::DoNotOptimize(sum);
+  return 32.0 * kChains * kPeakSteps;
+}
+
+void multiply_at_peak(benchmark::State& state, double (*peak)()) {
+  double products = 0.0;
+  for (auto _ : state) products += peak();
+  state.counters["operations"] =
+      benchmark::Counter(2.0 * products, benchmark::Counter::kIsRate, benchmark::Counter::kIs1000);
+}
+#endif
+
+void add_limits_of_the_machine() {
+  const int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  benchmark::RegisterBenchmark("memory/read", read_memory)->ThreadRange(1, threads)->UseRealTime();
+#ifdef __x86_64__
+  for (const kernels::PackedKernels& set : kernels::supported_packed_kernels()) {
+    const std::string_view name = set.name;
+    if (name != "AVX-512 VNNI" && name != "AVX2") continue;
+    const auto peak = name == "AVX2" ? peak_avx2 : peak_avx512_vnni;
+    benchmark::RegisterBenchmark(("peak/" + std::string(name)).c_str(),
+                                 [peak](benchmark::State& state) { multiply_at_peak(state, peak); })
+        ->Unit(benchmark::kMillisecond)
+        ->ThreadRange(1, threads)
+        ->UseRealTime();
+  }
+#endif
+}
+
 constexpr Format kFormats[] = {
     {.name = "int8", .element = PackedElement::kI8, .group_size = 0, .float_activations = false},
     {.name = "int4", .element = PackedElement::kI4, .group_size = 0, .float_activations = false},
@@ -171,7 +255,7 @@ void add_benchmarks() {
           benchmark::RegisterBenchmark((std::string(format.name) + "/" + set.name).c_str(),
                                        [&set, &format](benchmark::State& state) { measure(state, set, format); });
       added->ArgNames({"tokens", "in", "out"})->UseManualTime()->Unit(benchmark::kMicrosecond);
-      for (const std::int64_t tokens : {1, 8, 64, 512}) {
+      for (const std::int64_t tokens : {1, 4, 8, 64, 512}) {
         added->Args({tokens, 1024, 3072});
         added->Args({tokens, 3072, 1024});
       }
@@ -184,6 +268,7 @@ void add_benchmarks() {
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  add_limits_of_the_machine();
   add_benchmarks();
   benchmark::RunSpecifiedBenchmarks();
   return 0;

@@ -1,14 +1,17 @@
-"""Trains examples/tiny-sdar: a small block-diffusion language model in SDAR's form, on the King James Bible.
+"""Trains the bundled models that write: small diffusion language models on the King James Bible.
 
 Two stages. First a plain autoregressive model, which is the cheapest way to learn the language; then the same weights
-with SDAR's objective: blocks of masked tokens, each of which sees itself and the clean blocks before it, and predicts
-the token at its own position.
+with the objective of the form that is asked for:
+
+- sdar (examples/tiny-sdar): blocks of masked tokens, each of which sees itself and the clean blocks before it, and
+  predicts the token at its own position.
+- llada (examples/tiny-llada-text): any share of a row is masked; every token sees the whole row.
 
     scripts/install-packages bench
     python scripts/train_tiny_model.py build/tiny-sdar --checkpoint build/tiny-sdar.pt
     python scripts/train_tiny_model.py build/tiny-sdar --sample
 
-examples/tiny-sdar/README.md has the command that made it and what it reached.
+The README.md of each model has the command that made it and what it reached.
 
 A run that was stopped goes on from its checkpoint. Batches depend on the seed and the step only; two runs with equal
 steps and threads on one machine see the same numbers. With minutes the schedule follows the clock.
@@ -23,7 +26,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +48,7 @@ QUERY_CHUNK: Final = 64
 EVALUATED: Final = 64  # held-out windows
 
 # The keys of SDAR's published config.json. Its block length, 4, is not among them.
-CONFIG: Final[dict[str, Any]] = {
+SDAR_CONFIG: Final[dict[str, Any]] = {
     "architectures": ["SDARForCausalLM"],
     "model_type": "sdar",
     "hidden_size": 256,
@@ -76,6 +79,59 @@ CONFIG: Final[dict[str, Any]] = {
     "torch_dtype": "bfloat16",
 }
 BLOCK: Final = 4
+
+# The keys of LLaDA's published config.json, of equal width and depth. There are no norms of queries and keys.
+LLADA_CONFIG: Final[dict[str, Any]] = {
+    "architectures": ["LLaDAModelLM"],
+    "model_type": "llada",
+    "d_model": 256,
+    "n_layers": 6,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "mlp_hidden_size": 640,
+    "mlp_ratio": 4,
+    "vocab_size": 2048,
+    "embedding_size": 2048,
+    "mask_token_id": MASK_ID,
+    "eos_token_id": END_ID,
+    "pad_token_id": END_ID,
+    "rms_norm_eps": 1e-06,
+    "rope": True,
+    "rope_theta": 10000.0,
+    "rope_full_precision": True,
+    "alibi": False,
+    "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "weight_tying": True,
+    "scale_logits": False,
+    "input_emb_norm": False,
+    "max_sequence_length": 256,
+    "multi_query_attention": None,
+    "use_cache": False,
+    "torch_dtype": "bfloat16",
+}
+
+# Where LLaDA's checkpoint has the parameters of `Decoder`.
+LLADA_NAMES: Final[dict[str, str]] = {
+    "embed_tokens": "transformer.wte",
+    "layers": "transformer.blocks",
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ff_norm",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
+    "norm": "transformer.ln_f",
+}
 
 PROMPTS: Final = ("And the LORD said unto", "In the beginning", "Blessed are", "Wisdom is", "And Jesus answered")
 
@@ -183,23 +239,61 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
+@dataclass(frozen=True)
+class Shape:
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    eps: float
+    theta: float
+    query_key_norms: bool
+
+    @staticmethod
+    def of(config: dict[str, Any]) -> Shape:
+        if config["model_type"] == "llada":
+            return Shape(
+                hidden=config["d_model"],
+                layers=config["n_layers"],
+                heads=config["n_heads"],
+                kv_heads=config["n_kv_heads"],
+                head_dim=config["d_model"] // config["n_heads"],
+                intermediate=config["mlp_hidden_size"],
+                vocab=config["embedding_size"],
+                eps=config["rms_norm_eps"],
+                theta=config["rope_theta"],
+                query_key_norms=False,
+            )
+        return Shape(
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            kv_heads=config["num_key_value_heads"],
+            head_dim=config["head_dim"],
+            intermediate=config["intermediate_size"],
+            vocab=config["vocab_size"],
+            eps=config["rms_norm_eps"],
+            theta=config["rope_theta"],
+            query_key_norms=True,
+        )
+
+
 class Attention(nn.Module):
     """Qwen3's attention on [rows, streams, length, hidden]. Stream 0 is the clean text; the others are noisy copies."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        hidden, eps = config["hidden_size"], config["rms_norm_eps"]
-        self.heads, self.kv_heads, self.dim = (
-            config["num_attention_heads"],
-            config["num_key_value_heads"],
-            config["head_dim"],
-        )
+        hidden = shape.hidden
+        self.heads, self.kv_heads, self.dim = shape.heads, shape.kv_heads, shape.head_dim
         self.q_proj = Linear(hidden, self.heads * self.dim)
         self.k_proj = Linear(hidden, self.kv_heads * self.dim)
         self.v_proj = Linear(hidden, self.kv_heads * self.dim)
         self.o_proj = Linear(self.heads * self.dim, hidden)
-        self.q_norm = RmsNorm(self.dim, eps)
-        self.k_norm = RmsNorm(self.dim, eps)
+        self.q_norm = RmsNorm(self.dim, shape.eps) if shape.query_key_norms else nn.Identity()
+        self.k_norm = RmsNorm(self.dim, shape.eps) if shape.query_key_norms else nn.Identity()
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], block: int) -> Tensor:
         rows, streams, length, _ = x.shape
@@ -217,14 +311,16 @@ class Attention(nn.Module):
         return self.o_proj(attended)
 
     def _clean(self, query: Tensor, key: Tensor, value: Tensor, block: int) -> Tensor:
-        # In chunks of queries, because each needs the keys up to its own end only.
+        # In chunks of queries, because each needs the keys up to its block's end only.
         parts, length = [], key.shape[2]
-        for start in range(0, length, QUERY_CHUNK):
-            end = min(start + QUERY_CHUNK, length)
-            seen = visible(start, end, block, own=True).to(query.dtype)
+        chunk_length = max(QUERY_CHUNK, block)
+        for start in range(0, length, chunk_length):
+            end = min(start + chunk_length, length)
             chunk = query[..., start:end, :]
             scores = (chunk.flatten(2, 4) @ key[:, :, :end].transpose(-1, -2)).unflatten(2, chunk.shape[2:5])
-            weights = (scores + seen).softmax(-1)
+            if block < length:
+                scores = scores + visible(start, end, block, own=True).to(query.dtype)
+            weights = scores.softmax(-1)
             parts.append((weights.flatten(2, 4) @ value[:, :, :end]).unflatten(2, chunk.shape[2:5]))
         return torch.cat(parts, 4)
 
@@ -266,9 +362,9 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Mlp(nn.Module):
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        hidden, width = config["hidden_size"], config["intermediate_size"]
+        hidden, width = shape.hidden, shape.intermediate
         self.gate_proj = Linear(hidden, width)
         self.up_proj = Linear(hidden, width)
         self.down_proj = Linear(width, hidden)
@@ -278,12 +374,12 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.input_layernorm = RmsNorm(config["hidden_size"], config["rms_norm_eps"])
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RmsNorm(config["hidden_size"], config["rms_norm_eps"])
-        self.mlp = Mlp(config)
+        self.input_layernorm = RmsNorm(shape.hidden, shape.eps)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = RmsNorm(shape.hidden, shape.eps)
+        self.mlp = Mlp(shape)
         self.dropout = 0.0
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], block: int, dtype: torch.dtype) -> Tensor:
@@ -292,23 +388,24 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Its parameters have the names of the checkpoint's tensors, without "model."."""
+    """Its parameters have the names of SDAR's tensors, without "model."."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config["vocab_size"], config["hidden_size"])
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config["num_hidden_layers"]))
-        self.norm = RmsNorm(config["hidden_size"], config["rms_norm_eps"])
+        self.shape = shape = Shape.of(config)
+        self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.norm = RmsNorm(shape.hidden, shape.eps)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = config["initializer_range"] / (math.sqrt(2 * len(self.layers)) if deep else 1)
+                std = 0.02 / (math.sqrt(2 * len(self.layers)) if deep else 1)
                 nn.init.normal_(parameter, std=std)
 
     def hidden(self, ids: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-        """Normed hidden states of token ids [rows, streams, length]; block 1 is a causal mask."""
-        dim, theta = self.config["head_dim"], self.config["rope_theta"]
+        """Normed hidden states of ids [rows, streams, length]; block 1 is a causal mask, the length a full one."""
+        dim, theta = self.shape.head_dim, self.shape.theta
         frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / dim)
         angles = torch.arange(ids.shape[-1], dtype=torch.float32)[:, None, None] * frequencies
         rotary = angles.cos(), angles.sin()
@@ -366,6 +463,27 @@ def block_diffusion_loss(model: Decoder, ids: Tensor, rng: torch.Generator, dtyp
     weights = torch.stack((torch.ones(rows, length), (BLOCK / counts).repeat_interleave(BLOCK, 1)), 1)
     weights = weights * share[None, :, None]
     return (diffusion_losses(model, ids, masks, dtype) * weights[masks]).sum() / ids.numel()
+
+
+def masked_diffusion_loss(model: Decoder, ids: Tensor, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """LLaDA's bound: of each row a share t, uniform in (0, 1], is masked, and each masked token has the weight 1/t.
+
+    The shares are stratified over the rows. Every other row begins with a clean prompt of random length, as LLaDA's
+    instruction tuning has it; the share is one of the rest then, and so is the mean.
+    """
+    rows, length = ids.shape
+    shares = (torch.arange(rows) + torch.rand(rows, generator=rng)) / rows
+    shares = shares[torch.randperm(rows, generator=rng)]
+    starts = (torch.rand(rows, generator=rng) * (length - 32)).long()
+    starts[::2] = 0
+    room = length - starts
+    counts = (shares * room).ceil().clamp(min=1)
+    order = torch.rand(rows, length, generator=rng)
+    order[torch.arange(length) < starts[:, None]] = 2.0
+    masks = order.argsort(-1).argsort(-1) < counts[:, None]
+    hidden = model.hidden(torch.where(masks, MASK_ID, ids)[:, None], length, dtype)[:, 0]
+    weights = (1 / counts)[:, None].expand_as(masks)
+    return (token_losses(model, hidden[masks], ids[masks]) * weights[masks]).sum() / rows
 
 
 # --- Training -----------------------------------------------------------------------------------------------------
@@ -511,7 +629,9 @@ class Trainer:
             Stage("diffusion", options.steps, options.minutes, options.rate, options.dropout),
         ]
         torch.manual_seed(options.seed)
-        model = Decoder(CONFIG)
+        model = Decoder(FORMS[options.form].config)
+        if options.start:
+            copy_weights(model, load(options.start)[0])
         if options.compile:
             torch._inductor.config.cpp.dynamic_threads = True
             for layer in model.layers:
@@ -532,6 +652,8 @@ class Trainer:
             self.state.save(self.options.checkpoint)
 
     def _progress(self, stage: Stage) -> float:
+        if stage.steps == 0:
+            return 1.0
         clock = self.state.seconds / 60 / stage.minutes if stage.minutes else 0.0
         return max(self.state.step / stage.steps, clock)
 
@@ -570,7 +692,7 @@ class Trainer:
             if stage.name == "autoregressive":
                 loss = autoregressive_loss(state.model, part, options.dtype)
             else:
-                loss = block_diffusion_loss(state.model, part, rng, options.dtype)
+                loss = FORMS[options.form].loss(state.model, part, rng, options.dtype)
             loss = loss * (len(part) / len(ids))
             loss.backward()
             total += loss.item()
@@ -596,7 +718,7 @@ class Trainer:
         if state.stage == 0:
             measured = f"next token {evaluate_next(model, self.held_out):.3f}"
         else:
-            measured = evaluate_blocks(model, self.held_out[::4]).summary()
+            measured = FORMS[self.options.form].evaluate(model, self.held_out[::4]).summary()
         state.log.append(f"stage {state.stage} step {state.step}: {measured}")
         print(f"{time.strftime('%H:%M:%S')} held out: {state.log[-1]}", flush=True)
         state.save(self.options.checkpoint)
@@ -608,18 +730,18 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class BlockLosses:
-    """Nats per masked token and accuracy, by masks in a block of four."""
+class MaskedLosses:
+    """Nats per masked token and accuracy, by how much is masked."""
 
-    losses: dict[int, float]
-    accuracy: dict[int, float]
+    losses: dict[str, float]
+    accuracy: dict[str, float]
 
     def bound(self) -> float:
-        """Nats per token: the mean over the mask counts."""
+        """Nats per token: the mean over what is masked."""
         return sum(self.losses.values()) / len(self.losses)
 
     def summary(self) -> str:
-        parts = [f"{count}/{BLOCK} {self.losses[count]:.3f} ({self.accuracy[count]:.1%})" for count in self.losses]
+        parts = [f"{masked} {self.losses[masked]:.3f} ({self.accuracy[masked]:.1%})" for masked in self.losses]
         return f"bound {self.bound():.3f}; masked " + ", ".join(parts)
 
 
@@ -630,7 +752,7 @@ def evaluate_next(model: Decoder, windows: Tensor) -> float:
 
 
 @torch.no_grad()
-def evaluate_blocks(model: Decoder, windows: Tensor) -> BlockLosses:
+def evaluate_blocks(model: Decoder, windows: Tensor) -> MaskedLosses:
     losses, accuracy = {}, {}
     rows, length = windows.shape
     for count in range(1, BLOCK + 1):
@@ -643,8 +765,65 @@ def evaluate_blocks(model: Decoder, windows: Tensor) -> BlockLosses:
             logits = model.logits(hidden[mask])
             total += F.cross_entropy(logits, ids[mask], reduction="sum").item()
             right += int((logits.argmax(-1) == ids[mask]).sum())
-        losses[count], accuracy[count] = total / int(masks.sum()), right / int(masks.sum())
-    return BlockLosses(losses, accuracy)
+        masked = f"{count}/{BLOCK}"
+        losses[masked], accuracy[masked] = total / int(masks.sum()), right / int(masks.sum())
+    return MaskedLosses(losses, accuracy)
+
+
+@torch.no_grad()
+def evaluate_masked(model: Decoder, windows: Tensor) -> MaskedLosses:
+    """At shares in the middle of five equal parts, so that their mean is one over all shares."""
+    losses, accuracy = {}, {}
+    rows, length = windows.shape
+    for percent in (10, 30, 50, 70, 90):
+        rng = torch.Generator().manual_seed(percent)
+        order = torch.rand(rows, length, generator=rng).argsort(-1).argsort(-1)
+        masks = order < round(length * percent / 100)
+        hidden = model.hidden(torch.where(masks, MASK_ID, windows)[:, None], length, torch.float32)[:, 0]
+        logits, targets = model.logits(hidden[masks]), windows[masks]
+        losses[f"{percent}%"] = F.cross_entropy(logits, targets).item()
+        accuracy[f"{percent}%"] = (logits.argmax(-1) == targets).float().mean().item()
+    return MaskedLosses(losses, accuracy)
+
+
+@dataclass(frozen=True)
+class Form:
+    config: dict[str, Any]
+    block: int  # tokens that are decoded together
+    aligned: bool  # blocks begin at multiples of their length, and see nothing behind them
+    names: dict[str, str]  # from those of `Decoder` to those of the checkpoint
+    loss: Callable[[Decoder, Tensor, torch.Generator, torch.dtype], Tensor]
+    evaluate: Callable[[Decoder, Tensor], MaskedLosses]
+
+    def tensor(self, parameter: str) -> str:
+        """The checkpoint's name of a parameter."""
+        for ours, theirs in self.names.items():
+            parameter = re.sub(rf"(^|\.){re.escape(ours)}\.", rf"\g<1>{theirs}.", parameter)
+        return f"model.{parameter}"
+
+
+FORMS: Final = {
+    "sdar": Form(SDAR_CONFIG, BLOCK, True, {}, block_diffusion_loss, evaluate_blocks),
+    "llada": Form(LLADA_CONFIG, 16, False, LLADA_NAMES, masked_diffusion_loss, evaluate_masked),
+}
+
+
+@torch.no_grad()
+def copy_weights(model: Decoder, source: Decoder) -> None:
+    """Weights of another form. Norms of queries and keys that `model` has not are left out: it learns their scale."""
+    theirs = source.state_dict()
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(theirs[name])
+    if source.shape.query_key_norms and not model.shape.query_key_norms:
+        for layer, other in zip(model.layers, source.layers, strict=True):
+            for projection, norm in (
+                (layer.self_attn.q_proj, other.self_attn.q_norm),
+                (layer.self_attn.k_proj, other.self_attn.k_norm),
+            ):
+                # The norm makes rows of unit size of what the projection makes of a normed input.
+                scale = norm.weight.repeat(len(projection.weight) // len(norm.weight))[:, None]
+                size = (projection.weight * other.input_layernorm.weight).square().sum(1).mean().sqrt()
+                projection.weight.mul_(scale / size)
 
 
 # --- Decoding -----------------------------------------------------------------------------------------------------
@@ -656,7 +835,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     threshold: float | None = 0.85  # None: the static schedule, a fixed number of tokens a step
-    steps: int = BLOCK
+    steps: int | None = None  # None: as many as a block has tokens
     new_tokens: int = 160
     seed: int = 0
 
@@ -687,9 +866,9 @@ def draw(logits: Tensor, options: Decoding, rng: torch.Generator) -> tuple[Tenso
     return tokens[:, 0], probabilities.gather(-1, tokens)[:, 0]
 
 
-def committed(confidence: Tensor, step: int, options: Decoding) -> Tensor:
+def committed(confidence: Tensor, step: int, block: int, options: Decoding) -> Tensor:
     """Which of the masked positions keep their tokens in this step: at least the schedule's number."""
-    base, more = divmod(BLOCK, options.steps)
+    base, more = divmod(block, options.steps or block)
     least = min(max(base + (step < more), 1), len(confidence))
     if options.threshold is not None:
         above = (confidence > options.threshold).nonzero()[:, 0]
@@ -699,31 +878,39 @@ def committed(confidence: Tensor, step: int, options: Decoding) -> Tensor:
 
 
 def decode(model: Decoder, prompt: Sequence[int], options: Decoding) -> Decoded:
-    """Block by block. The end of a prompt that fills no block lies in the first block that is decoded."""
+    """Block by block, as the model's form has it.
+
+    sdar: blocks are aligned, so that the end of a prompt that fills none lies in the first one that is decoded; nothing
+    is behind a block. llada: blocks begin behind the prompt, and the masks of all later ones are seen.
+    """
+    form = FORMS[model.config["model_type"]]
     rng = torch.Generator().manual_seed(options.seed)
-    ids, end = list(prompt), len(prompt) + options.new_tokens
+    end = len(prompt) + options.new_tokens
+    first = len(prompt) // form.block * form.block if form.aligned else len(prompt)
+    last = first + -(-(end - first) // form.block) * form.block
+    ids = list(prompt) + [MASK_ID] * (last - len(prompt))
     passes = blocks = 0
-    while len(ids) < end:
-        start = len(ids) // BLOCK * BLOCK
-        ids += [MASK_ID] * (start + BLOCK - len(ids))
+    for start in range(first, last, form.block):
         blocks += 1
         step = 0
-        while masked := [at for at in range(start, start + BLOCK) if ids[at] == MASK_ID]:
-            logits = model(torch.tensor([ids]))[0, masked]
+        canvas = start + form.block if form.aligned else last
+        while masked := [at for at in range(start, start + form.block) if ids[at] == MASK_ID]:
+            seen = torch.tensor([ids[:canvas]])
+            logits = model(seen, form.block if form.aligned else canvas)[0, masked]
             passes += 1
             tokens, confidence = draw(logits, options, rng)
-            for at in committed(confidence, step, options).tolist():
+            for at in committed(confidence, step, form.block, options).tolist():
                 ids[masked[at]] = int(tokens[at])
             step += 1
-        if END_ID in ids[max(start, len(prompt)) :]:
+        if END_ID in ids[max(start, len(prompt)) : start + form.block]:
             break
-    new = ids[len(prompt) : end]
+    new = [token for token in ids[len(prompt) : end] if token != MASK_ID]
     return Decoded(new[: new.index(END_ID)] if END_ID in new else new, passes, blocks)
 
 
 SETTINGS: Final = {
     "temperature 0, threshold 0.85": Decoding(),
-    "temperature 0, static, 4 steps": Decoding(threshold=None),
+    "temperature 0, one token a step": Decoding(threshold=None),
     "temperature 0.7, top_p 0.9, threshold 0.85": Decoding(temperature=0.7, top_p=0.9),
     "temperature 1.0, top_k 50, top_p 0.95, threshold 0.85": Decoding(temperature=1.0, top_k=50, top_p=0.95),
     "temperature 1.0, threshold 0.85": Decoding(temperature=1.0),
@@ -741,12 +928,13 @@ def print_samples(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]) 
 def print_measurements(model: Decoder, tokenizer: Tokenizer, length: int) -> None:
     training, held_out = split_chapters(read_chapters())
     windows = Passages(held_out, tokenizer).windows(EVALUATED, length)
-    found = evaluate_blocks(model, windows)
+    evaluate = FORMS[model.config["model_type"]].evaluate
+    found = evaluate(model, windows)
     characters = sum(len(tokenizer.decode(row.tolist())) for row in windows) / windows.numel()
     bits = found.bound() / math.log(2) / characters
     print(f"held out, {tuple(windows.shape)} tokens: {found.summary()}; at most {bits:.3f} bits per character")
     seen = Passages(training, tokenizer).windows(EVALUATED, length)
-    print(f"training text: {evaluate_blocks(model, seen).summary()}")
+    print(f"training text: {evaluate(model, seen).summary()}")
     for name, options in SETTINGS.items():
         runs = [decode(model, row[:16].tolist(), options) for row in windows[::4]]
         tokens, passes = sum(len(run.ids) for run in runs), sum(run.passes for run in runs)
@@ -760,18 +948,19 @@ def print_measurements(model: Decoder, tokenizer: Tokenizer, length: int) -> Non
 def export(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
     """The folder of a published checkpoint, in BF16."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {f"model.{name}": tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    form = FORMS[model.config["model_type"]]
+    weights = {form.tensor(name): tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"eos_token": END, "pad_token": END, "mask_token": MASK}
     files = {
-        "config.json": CONFIG,
+        "config.json": model.config,
         "generation_config.json": {"bos_token_id": END_ID, "eos_token_id": END_ID, "pad_token_id": END_ID},
         "special_tokens_map.json": special,
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **special,
-            "model_max_length": CONFIG["max_position_embeddings"],
+            "model_max_length": SDAR_CONFIG["max_position_embeddings"],
             "clean_up_tokenization_spaces": False,
         },
     }
@@ -781,20 +970,22 @@ def export(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
 
 def load(folder: Path) -> tuple[Decoder, Tokenizer]:
     model = Decoder(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    weights = load_file(folder / "model.safetensors")
-    model.load_state_dict({name.removeprefix("model."): tensor.float() for name, tensor in weights.items()})
+    form, weights = FORMS[model.config["model_type"]], load_file(folder / "model.safetensors")
+    model.load_state_dict({name: weights[form.tensor(name)].float() for name in model.state_dict()})
     return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the model's folder; written whenever a checkpoint is")
+    parser.add_argument("--form", choices=("sdar", "llada"), default="sdar")
+    parser.add_argument("--start", type=Path, help="a folder with the weights to begin with, of either form")
     parser.add_argument("--checkpoint", type=Path, default=Path("tiny-sdar.pt"), help="continued from where it exists")
     parser.add_argument("--ar-steps", type=int, default=1500, help="autoregressive steps")
     parser.add_argument("--ar-minutes", type=float, default=0, help="end them after this time")
     parser.add_argument("--ar-rate", type=float, default=3e-3)
     parser.add_argument("--ar-dropout", type=float, default=0)
-    parser.add_argument("--steps", type=int, default=1500, help="steps of block diffusion")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of the form's own objective")
     parser.add_argument("--minutes", type=float, default=0, help="end them after this time")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
@@ -823,7 +1014,7 @@ def main() -> None:
         if options.measure:
             print_measurements(model, tokenizer, options.length)
         return
-    tokenizer = train_tokenizer(split_chapters(read_chapters())[0], CONFIG["vocab_size"])
+    tokenizer = train_tokenizer(split_chapters(read_chapters())[0], SDAR_CONFIG["vocab_size"])
     Trainer(options, tokenizer).run()
 
 

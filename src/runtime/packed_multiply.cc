@@ -47,7 +47,7 @@ std::vector<float>& tile_of_thread() {
 }  // namespace
 
 std::size_t PackedInput::Buffers::bytes() const {
-  return padded.size() * sizeof(float) + integers.size() + sums.size() * sizeof(std::int32_t) +
+  return padded.size() * sizeof(float) + integers.size() + offsets.size() * sizeof(std::int32_t) +
          zero_points.size() * sizeof(std::int32_t) + scales.size() * sizeof(float);
 }
 
@@ -84,7 +84,7 @@ PackedInput::PackedInput(const PackedWeight& weight, std::span<const float> x, s
     return;
   }
   make_room(buffers_.integers, count * padded_columns_);
-  make_room(buffers_.sums, count * (padded_columns_ / group_columns_));
+  make_room(buffers_.offsets, count * (padded_columns_ / group_columns_));
   make_room(buffers_.zero_points, count);
   make_room(buffers_.scales, count);
   constexpr std::int64_t kRows = 64;
@@ -114,26 +114,27 @@ void PackedInput::quantize(std::span<const float> x, const LayerPlan* plan, std:
   const std::size_t groups = padded_columns_ / group_columns_;
   for (std::size_t group = 0; group < groups; ++group) {
     const std::int8_t* begin = target + group * group_columns_;
-    buffers_.sums[token * groups + group] = std::accumulate(begin, begin + group_columns_, std::int32_t{0});
+    buffers_.offsets[token * groups + group] = -8 * std::accumulate(begin, begin + group_columns_, std::int32_t{0});
   }
 }
 
-void PackedInput::multiply(const kernels::PackedPanels& panels, std::int64_t begin, std::int64_t count,
-                           float* out) const {
+void PackedInput::multiply(const kernels::PackedPanels& panels, std::int64_t begin, std::int64_t count, float* out,
+                           std::int64_t stride) const {
   const kernels::PackedKernels& best = kernels::supported_packed_kernels().front();
   const auto first = static_cast<std::size_t>(begin);
   const auto tokens = static_cast<std::size_t>(count);
   if (arithmetic_ == InputArithmetic::kFloat) {
-    best.multiply_floats(panels, {.tokens = tokens, .values = floats_ + first * padded_columns_}, out);
+    best.multiply_floats(panels, {.tokens = tokens, .values = floats_ + first * padded_columns_}, out,
+                         static_cast<std::size_t>(stride));
     return;
   }
   best.multiply_integers(panels,
                          {.tokens = tokens,
                           .values = buffers_.integers.data() + first * padded_columns_,
-                          .sums = buffers_.sums.data() + first * panels.groups(),
+                          .offsets = buffers_.offsets.data() + first * panels.groups(),
                           .zero_points = buffers_.zero_points.data() + first,
                           .scales = buffers_.scales.data() + first},
-                         out);
+                         out, static_cast<std::size_t>(stride));
 }
 
 void multiply_packed(const PackedWeight& weight, const PackedInput& input, std::span<float> y, std::int64_t tokens,
@@ -147,14 +148,20 @@ void multiply_packed(const PackedWeight& weight, const PackedInput& input, std::
     const std::int64_t panels = std::min(kPanelsAtOnce, weight.panel_count() - panel);
     const std::int64_t count = std::min(kTokensAtOnce, tokens - begin);
     const auto width = panels * static_cast<std::int64_t>(kernels::kPanelRows);
-    std::vector<float>& out = tile_of_thread();
-    input.multiply(weight.panels(panel, panels), begin, count, out.data());
     const std::int64_t row_begin = panel * static_cast<std::int64_t>(kernels::kPanelRows);
     const std::int64_t rows = std::min(width, weight.rows() - row_begin);
+    float* target = y.data() + begin * weight.rows() + row_begin;
+    if (rows == width) {
+      input.multiply(weight.panels(panel, panels), begin, count, target, weight.rows());
+    } else {  // the last panel is filled up
+      std::vector<float>& out = tile_of_thread();
+      input.multiply(weight.panels(panel, panels), begin, count, out.data(), width);
+      for (std::int64_t token = 0; token < count; ++token) {
+        std::copy_n(out.data() + token * width, rows, target + token * weight.rows());
+      }
+    }
     for (std::int64_t token = 0; token < count; ++token) {
-      float* target = y.data() + (begin + token) * weight.rows() + row_begin;
-      std::copy_n(out.data() + token * width, rows, target);
-      output.finish({target, static_cast<std::size_t>(rows)}, row_begin);
+      output.finish({target + token * weight.rows(), static_cast<std::size_t>(rows)}, row_begin);
     }
   });
 }

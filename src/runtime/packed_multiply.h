@@ -25,15 +25,16 @@ class PackedInput {
   PackedInput(PackedInput&&) = delete;
   PackedInput& operator=(PackedInput&&) = delete;
 
-  // Multiplies `count` tokens from `begin` by `panels`; out [count, 16 * panels].
-  void multiply(const kernels::PackedPanels& panels, std::int64_t begin, std::int64_t count, float* out) const;
+  // Multiplies `count` tokens from `begin` by `panels`; out [count, 16 * panels], `stride` floats from token to token.
+  void multiply(const kernels::PackedPanels& panels, std::int64_t begin, std::int64_t count, float* out,
+                std::int64_t stride) const;
 
  private:
   // Memory that the calling thread keeps for its next input, unless it is large: short passes allocate none.
   struct Buffers {
     std::vector<float> padded;  // tokens as floats where the weight has columns that fill up
     std::vector<std::int8_t> integers;
-    std::vector<std::int32_t> sums;
+    std::vector<std::int32_t> offsets;
     std::vector<std::int32_t> zero_points;
     std::vector<float> scales;
 

@@ -3,17 +3,18 @@
 //
 // `Simd` has
 //   kVectors, kTokens        vectors of a panel's 16 rows; tokens that are multiplied at once
-//   kOffset8, kOffset4       what dot() adds to the integers of 8 and 4 bits
+//   kPanels                  panels of a single token in float32
+//   kUnsigned8               dot8() takes q + 128; dot4() always takes q + 8
 //   Bytes, Input, Sum, Int, Float   4 bytes of each row; 4 activations for dot(); what dot() adds to; 32 bits a row
 //   load, low_nibbles, high_nibbles, bytes8, input, start, dot, total, ...
 // All loops have constant bounds and are unrolled; what they index lives in registers.
 
-// What dot() leaves to be taken off, for `sum` the sum of a group's activations: -offset * sum - zero_point * row_sum.
+// What the sum of a group's products begins with: -offset * sum of its activations - zero_point * row_sum.
 template <class Simd, PackedElement kElement>
 HWY_INLINE Simd::Int correction(const PackedPanels& weights, const IntegerTokens& x, std::size_t row, std::size_t token,
                                 std::size_t group) {
-  constexpr std::int32_t kOffset = kElement == PackedElement::kI8 ? Simd::kOffset8 : Simd::kOffset4;
-  const auto base = Simd::set_int(-kOffset * x.sums[token * weights.groups() + group]);
+  constexpr std::int32_t kFactor = kElement == PackedElement::kI4 ? 1 : Simd::kUnsigned8 ? 16 : 0;
+  const auto base = Simd::set_int(kFactor * x.offsets[token * weights.groups() + group]);
   if (weights.group_scales != nullptr) {
     return base;
   }
@@ -27,12 +28,18 @@ HWY_INLINE Simd::Float load_group_scale(const PackedPanels& weights, std::size_t
   return Simd::load_bf16(weights.group_scales + (panel * weights.groups() + group) * kPanelRows + vector * kLanes);
 }
 
+// Asks for the weights that come 4 KiB later, beyond the end too: the processor's own guesses begin anew with each
+// page.
+HWY_INLINE void prefetch(const std::uint8_t* values) { hwy::Prefetch(values + 4096); }
+
 // Adds the products of `steps` steps; `values` and `inputs` are where those begin.
-template <class Simd, PackedElement kElement, std::size_t kVectors, std::size_t kTokens>
-HWY_INLINE void add_products(const std::uint8_t* values, std::size_t panel_bytes, const std::int8_t* inputs,
-                             std::size_t columns, std::size_t steps, typename Simd::Sum (&sums)[kTokens][kVectors]) {
-  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+template <class Simd, PackedElement kElement, std::size_t kTokens>
+HWY_INLINE void add_products(const std::uint8_t* values, const std::int8_t* inputs, std::size_t columns,
+                             std::size_t steps, typename Simd::Sum (&sums)[kTokens][Simd::kVectors]) {
+  constexpr std::size_t kVectors = Simd::kVectors;
+  constexpr std::size_t kLanes = kPanelRows / kVectors;
   for (std::size_t step = 0; step < steps; ++step) {
+    prefetch(values);
     typename Simd::Input low[kTokens];
     typename Simd::Input high[kTokens];
 #pragma GCC unroll 16
@@ -44,7 +51,7 @@ HWY_INLINE void add_products(const std::uint8_t* values, std::size_t panel_bytes
     }
 #pragma GCC unroll 16
     for (std::size_t v = 0; v < kVectors; ++v) {
-      const auto bytes = Simd::load(values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * 4 * kLanes);
+      const auto bytes = Simd::load(values + v * 4 * kLanes);
       if constexpr (kElement == PackedElement::kI4) {
         const auto low_weights = Simd::low_nibbles(bytes);
         const auto high_weights = Simd::high_nibbles(bytes);
@@ -73,15 +80,14 @@ template <class Simd>
 concept HasPairs = requires { Simd::kPairSteps; };
 
 // One vector after the other, so that its sums of all tokens stay in registers.
-template <class Simd, std::size_t kVectors, std::size_t kTokens>
-HWY_INLINE void sum_pair_products(const std::uint8_t* values, std::size_t panel_bytes, const std::int8_t* inputs,
-                                  std::size_t columns, std::size_t steps,
-                                  typename Simd::Sum (&sums)[kTokens][kVectors]) {
+template <class Simd, std::size_t kTokens>
+HWY_INLINE void sum_pair_products(const std::uint8_t* values, const std::int8_t* inputs, std::size_t columns,
+                                  std::size_t steps, typename Simd::Sum (&sums)[kTokens][Simd::kVectors]) {
   constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
   constexpr std::size_t kStep = step_columns(PackedElement::kI4);
 #pragma GCC unroll 16
-  for (std::size_t v = 0; v < kVectors; ++v) {
-    const std::uint8_t* bytes = values + v / Simd::kVectors * panel_bytes + v % Simd::kVectors * 4 * kLanes;
+  for (std::size_t v = 0; v < Simd::kVectors; ++v) {
+    const std::uint8_t* bytes = values + v * 4 * kLanes;
     std::size_t step = 0;
     do {  // once at least, which initializes the sums
       const std::size_t end = step + Simd::kPairSteps < steps ? step + Simd::kPairSteps : steps;
@@ -92,6 +98,9 @@ HWY_INLINE void sum_pair_products(const std::uint8_t* values, std::size_t panel_
         pairs[t] = Simd::zero_pairs();
       }
       for (; step < end; ++step) {
+        if (v == 0) {
+          prefetch(bytes + step * step_bytes(PackedElement::kI4));
+        }
         const auto both = Simd::load(bytes + step * step_bytes(PackedElement::kI4));
         const auto low = Simd::low_nibbles(both);
         const auto high = Simd::high_nibbles(both);
@@ -111,16 +120,15 @@ HWY_INLINE void sum_pair_products(const std::uint8_t* values, std::size_t panel_
   }
 }
 
-// kPanels panels times kTokens tokens.
-template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
+// One panel times kTokens tokens.
+template <class Simd, PackedElement kElement, std::size_t kTokens>
 HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, const IntegerTokens& x, std::size_t token,
-                             float* out) {
-  constexpr std::size_t kVectors = kPanels * Simd::kVectors;
-  constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
+                             float* out, std::size_t stride) {
+  constexpr std::size_t kVectors = Simd::kVectors;
+  constexpr std::size_t kLanes = kPanelRows / kVectors;
   constexpr std::size_t kStep = step_columns(kElement);
   const bool grouped = weights.group_scales != nullptr;
-  const std::size_t panel_bytes = weights.panel_bytes();
-  const std::uint8_t* values = weights.values + panel * panel_bytes;
+  const std::uint8_t* values = weights.values + panel * weights.panel_bytes();
   const std::int8_t* inputs = x.values + token * weights.columns;
   typename Simd::Float totals[kTokens][kVectors];
 #pragma GCC unroll 16
@@ -139,7 +147,7 @@ HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, con
     typename Simd::Sum sums[kTokens][kVectors];
     constexpr bool kPairs = kElement == PackedElement::kI4 && HasPairs<Simd>;
     if constexpr (kPairs) {
-      sum_pair_products<Simd, kVectors, kTokens>(values, panel_bytes, inputs, weights.columns, steps, sums);
+      sum_pair_products<Simd, kTokens>(values, inputs, weights.columns, steps, sums);
     }
 #pragma GCC unroll 16
     for (std::size_t t = 0; t < kTokens; ++t) {
@@ -155,7 +163,7 @@ HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, con
       }
     }
     if constexpr (!kPairs) {
-      add_products<Simd, kElement, kVectors, kTokens>(values, panel_bytes, inputs, weights.columns, steps, sums);
+      add_products<Simd, kElement, kTokens>(values, inputs, weights.columns, steps, sums);
     }
     inputs += weights.group_columns;
     values += steps * step_bytes(kElement);
@@ -163,7 +171,7 @@ HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, con
     for (std::size_t v = 0; v < kVectors; ++v) {
       const std::size_t row = panel * kPanelRows + v * kLanes;
       if (grouped) {
-        const auto scale = load_group_scale<Simd>(weights, panel + v / Simd::kVectors, group, v % Simd::kVectors);
+        const auto scale = load_group_scale<Simd>(weights, panel, group, v);
 #pragma GCC unroll 16
         for (std::size_t t = 0; t < kTokens; ++t) {
           totals[t][v] = Simd::multiply_add(Simd::to_float(Simd::total(sums[t][v])), scale, totals[t][v]);
@@ -182,14 +190,15 @@ HWY_INLINE void integer_tile(const PackedPanels& weights, std::size_t panel, con
 #pragma GCC unroll 16
     for (std::size_t v = 0; v < kVectors; ++v) {
       Simd::store(Simd::multiply(totals[t][v], Simd::set_float(x.scales[token + t])),
-                  out + ((token + t) * weights.panels + panel) * kPanelRows + v * kLanes);
+                  out + (token + t) * stride + panel * kPanelRows + v * kLanes);
     }
   }
 }
 
+// kPanels panels times kTokens tokens.
 template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
 HWY_INLINE void float_tile(const PackedPanels& weights, std::size_t panel, const FloatTokens& x, std::size_t token,
-                           float* out) {
+                           float* out, std::size_t stride) {
   constexpr std::size_t kVectors = kPanels * Simd::kVectors;
   constexpr std::size_t kLanes = kPanelRows / Simd::kVectors;
   constexpr std::size_t kStep = step_columns(kElement);
@@ -251,60 +260,66 @@ HWY_INLINE void float_tile(const PackedPanels& weights, std::size_t panel, const
   for (std::size_t t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 16
     for (std::size_t v = 0; v < kVectors; ++v) {
-      Simd::store(totals[t][v], out + ((token + t) * weights.panels + panel) * kPanelRows + v * kLanes);
+      Simd::store(totals[t][v], out + (token + t) * stride + panel * kPanelRows + v * kLanes);
     }
   }
 }
 
-template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
-HWY_INLINE void tile(const PackedPanels& weights, std::size_t panel, const IntegerTokens& x, std::size_t token,
-                     float* out) {
-  integer_tile<Simd, kElement, kPanels, kTokens>(weights, panel, x, token, out);
-}
-template <class Simd, PackedElement kElement, std::size_t kPanels, std::size_t kTokens>
-HWY_INLINE void tile(const PackedPanels& weights, std::size_t panel, const FloatTokens& x, std::size_t token,
-                     float* out) {
-  float_tile<Simd, kElement, kPanels, kTokens>(weights, panel, x, token, out);
+template <class Simd, PackedElement kElement, std::size_t kTokens>
+HWY_INLINE void multiply_tokens(const PackedPanels& weights, const IntegerTokens& x, std::size_t token, float* out,
+                                std::size_t stride) {
+  for (std::size_t panel = 0; panel < weights.panels; ++panel) {
+    integer_tile<Simd, kElement, kTokens>(weights, panel, x, token, out, stride);
+  }
 }
 
-// Several tokens share a panel's bytes; a single one goes through several panels at once, so that sums do not wait for
-// each other.
+// A single token goes through several panels at once: its sums would wait for each other.
+template <class Simd, PackedElement kElement, std::size_t kTokens>
+HWY_INLINE void multiply_tokens(const PackedPanels& weights, const FloatTokens& x, std::size_t token, float* out,
+                                std::size_t stride) {
+  constexpr std::size_t kPanels = kTokens == 1 ? Simd::kPanels : 1;
+  std::size_t panel = 0;
+  for (; panel + kPanels <= weights.panels; panel += kPanels) {
+    float_tile<Simd, kElement, kPanels, kTokens>(weights, panel, x, token, out, stride);
+  }
+  for (; kPanels > 1 && panel < weights.panels; ++panel) {
+    float_tile<Simd, kElement, 1, kTokens>(weights, panel, x, token, out, stride);
+  }
+}
+
+// Tokens that are multiplied at once share a panel's bytes.
 template <class Simd, PackedElement kElement, class Tokens>
-void multiply(const PackedPanels& weights, const Tokens& x, float* out) {
+void multiply(const PackedPanels& weights, const Tokens& x, float* out, std::size_t stride) {
+  constexpr std::size_t kHalf = Simd::kTokens / 2;
   std::size_t token = 0;
   for (; token + Simd::kTokens <= x.tokens; token += Simd::kTokens) {
-    for (std::size_t panel = 0; panel < weights.panels; ++panel) {
-      tile<Simd, kElement, 1, Simd::kTokens>(weights, panel, x, token, out);
-    }
+    multiply_tokens<Simd, kElement, Simd::kTokens>(weights, x, token, out, stride);
+  }
+  for (; token + kHalf <= x.tokens; token += kHalf) {
+    multiply_tokens<Simd, kElement, kHalf>(weights, x, token, out, stride);
   }
   for (; token < x.tokens; ++token) {
-    std::size_t panel = 0;
-    for (; panel + Simd::kPanels <= weights.panels; panel += Simd::kPanels) {
-      tile<Simd, kElement, Simd::kPanels, 1>(weights, panel, x, token, out);
-    }
-    for (; panel < weights.panels; ++panel) {
-      tile<Simd, kElement, 1, 1>(weights, panel, x, token, out);
-    }
+    multiply_tokens<Simd, kElement, 1>(weights, x, token, out, stride);
   }
 }
 
 template <class Simd>
-void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out) {
+void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out, std::size_t stride) {
   if (weights.element == PackedElement::kI8) {
-    multiply<Simd, PackedElement::kI8>(weights, x, out);
+    multiply<Simd, PackedElement::kI8>(weights, x, out, stride);
   } else {
-    multiply<Simd, PackedElement::kI4>(weights, x, out);
+    multiply<Simd, PackedElement::kI4>(weights, x, out, stride);
   }
 }
 
 template <class Simd>
-void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out) {
+void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out, std::size_t stride) {
   switch (weights.element) {
     case PackedElement::kI8:
-      return multiply<Simd, PackedElement::kI8>(weights, x, out);
+      return multiply<Simd, PackedElement::kI8>(weights, x, out, stride);
     case PackedElement::kI4:
-      return multiply<Simd, PackedElement::kI4>(weights, x, out);
+      return multiply<Simd, PackedElement::kI4>(weights, x, out, stride);
     case PackedElement::kF16:
-      return multiply<Simd, PackedElement::kF16>(weights, x, out);
+      return multiply<Simd, PackedElement::kF16>(weights, x, out, stride);
   }
 }

@@ -53,7 +53,9 @@ struct PackedPanels {
 struct IntegerTokens {
   std::size_t tokens = 0;
   const std::int8_t* values = nullptr;  // [tokens, columns of the panels]
-  const std::int32_t* sums = nullptr;   // of the values of each group, [tokens, groups]
+  // -8 times the sum of each group's values, [tokens, groups]: what takes the 8 from products of q + 8. Of q + 128 it
+  // is a sixteenth.
+  const std::int32_t* offsets = nullptr;
   const std::int32_t* zero_points = nullptr;
   const float* scales = nullptr;
 };
@@ -65,21 +67,22 @@ struct FloatTokens {
 
 struct PackedKernels {
   const char* name = nullptr;
-  // out [tokens, 16 * panels] = x * weights^T, for kI8 and kI4.
+  // out [tokens, 16 * panels] = x * weights^T, for kI8 and kI4; from token to token it is `stride` floats.
   //   one scale a row  (sum (x_q - zero_point) * q) * row_scale * scale
   //   groups           (-zero_point * row_total + sum of groups (sum x_q * q) * group_scale) * scale
   // At most 65,793 columns with one scale a row: the sums have 32 bits.
-  void (*multiply_integers)(const PackedPanels& weights, const IntegerTokens& x, float* out) = nullptr;
+  void (*multiply_integers)(const PackedPanels& weights, const IntegerTokens& x, float* out,
+                            std::size_t stride) = nullptr;
   // The same with activations in float32, for every element: sums of each group in the order of the columns.
-  void (*multiply_floats)(const PackedPanels& weights, const FloatTokens& x, float* out) = nullptr;
+  void (*multiply_floats)(const PackedPanels& weights, const FloatTokens& x, float* out, std::size_t stride) = nullptr;
 };
 
 // What this machine can run, the best first, the scalar set last.
 std::span<const PackedKernels> supported_packed_kernels();
 
 namespace scalar {
-void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out);
-void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out);
+void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out, std::size_t stride);
+void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out, std::size_t stride);
 }  // namespace scalar
 
 // Of one instruction set each: to be called where the machine has it.

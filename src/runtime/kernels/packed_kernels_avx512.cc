@@ -4,6 +4,7 @@
 #ifdef __x86_64__
 
 #include <hwy/base.h>
+#include <hwy/cache_control.h>
 #include <immintrin.h>
 
 #include <cstring>
@@ -17,8 +18,7 @@ struct Avx512Vnni {
   static constexpr std::size_t kVectors = 1;
   static constexpr std::size_t kTokens = 8;
   static constexpr std::size_t kPanels = 4;
-  static constexpr std::int32_t kOffset8 = 128;
-  static constexpr std::int32_t kOffset4 = 8;
+  static constexpr bool kUnsigned8 = true;
   using Bytes = __m512i;
   using Input = __m512i;
   using Sum = __m512i;

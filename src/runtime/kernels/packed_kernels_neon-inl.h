@@ -4,8 +4,7 @@ struct Neon {
   static constexpr std::size_t kVectors = 4;
   static constexpr std::size_t kTokens = 4;
   static constexpr std::size_t kPanels = 2;
-  static constexpr std::int32_t kOffset8 = 0;
-  static constexpr std::int32_t kOffset4 = 8;
+  static constexpr bool kUnsigned8 = false;
   using Bytes = uint8x16_t;
   using Input = int8x16_t;
   using Int = int32x4_t;

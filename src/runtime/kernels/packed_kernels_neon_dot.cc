@@ -5,6 +5,7 @@
 
 #include <arm_neon.h>
 #include <hwy/base.h>
+#include <hwy/cache_control.h>
 
 #include <cstring>
 

@@ -108,17 +108,21 @@ void multiply_panel(const PackedPanels& weights, std::size_t panel, const FloatT
 }
 
 template <typename Tokens>
-void multiply(const PackedPanels& weights, const Tokens& x, float* out) {
+void multiply(const PackedPanels& weights, const Tokens& x, float* out, std::size_t stride) {
   for (std::size_t token = 0; token < x.tokens; ++token) {
     for (std::size_t panel = 0; panel < weights.panels; ++panel) {
-      multiply_panel(weights, panel, x, token, out + (token * weights.panels + panel) * kPanelRows);
+      multiply_panel(weights, panel, x, token, out + token * stride + panel * kPanelRows);
     }
   }
 }
 
 }  // namespace
 
-void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out) { multiply(weights, x, out); }
-void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out) { multiply(weights, x, out); }
+void multiply_integers(const PackedPanels& weights, const IntegerTokens& x, float* out, std::size_t stride) {
+  multiply(weights, x, out, stride);
+}
+void multiply_floats(const PackedPanels& weights, const FloatTokens& x, float* out, std::size_t stride) {
+  multiply(weights, x, out, stride);
+}
 
 }  // namespace diffulex_edge::kernels::scalar

@@ -140,7 +140,7 @@ class RandomTokens {
         const std::int8_t* begin = &values_[token * columns_ + group * weights.group_columns];
         std::int32_t sum = 0;
         for (std::size_t i = 0; i < weights.group_columns; ++i) sum += begin[i];
-        sums_.push_back(sum);
+        offsets_.push_back(-8 * sum);
       }
     }
   }
@@ -149,7 +149,7 @@ class RandomTokens {
   IntegerTokens integers() const {
     return {.tokens = count(),
             .values = values_.data(),
-            .sums = sums_.data(),
+            .offsets = offsets_.data(),
             .zero_points = zero_points_.data(),
             .scales = scales_.data()};
   }
@@ -163,7 +163,7 @@ class RandomTokens {
   std::size_t columns_;
   std::vector<std::int8_t> values_;
   std::vector<float> floats_;
-  std::vector<std::int32_t> sums_;
+  std::vector<std::int32_t> offsets_;
   std::vector<std::int32_t> zero_points_;
   std::vector<float> scales_;
 };
@@ -221,13 +221,14 @@ TEST(PackedKernels, TheDefinitionIsTheProduct) {
     SCOPED_TRACE(describe(shape, 3));
     const RandomWeight weight(shape, ++seed);
     const RandomTokens tokens(weight.panels(), 3, seed);
-    std::vector<float> out(tokens.count() * shape.panels * kPanelRows);
+    const std::size_t rows = shape.panels * kPanelRows;
+    std::vector<float> out(tokens.count() * rows);
     if (shape.element != PackedElement::kF16) {
-      scalar::multiply_integers(weight.panels(), tokens.integers(), out.data());
+      scalar::multiply_integers(weight.panels(), tokens.integers(), out.data(), rows);
       expect_near(out, weight, tokens.count(), 1e-5,
                   [&](std::size_t token, std::size_t column) { return tokens.integer(token, column); });
     }
-    scalar::multiply_floats(weight.panels(), tokens.floats(), out.data());
+    scalar::multiply_floats(weight.panels(), tokens.floats(), out.data(), rows);
     expect_near(out, weight, tokens.count(), 1e-5,
                 [&](std::size_t token, std::size_t column) { return tokens.real(token, column); });
   }
@@ -240,7 +241,8 @@ TEST(PackedKernels, EveryInstructionSetGivesTheBitsOfTheDefinition) {
       SCOPED_TRACE(describe(shape, count));
       const RandomWeight weight(shape, ++seed);
       const RandomTokens tokens(weight.panels(), count, seed);
-      std::vector<float> expected(count * shape.panels * kPanelRows);
+      const std::size_t stride = shape.panels * kPanelRows + 5;  // what lies between two tokens stays as it is
+      std::vector<float> expected(count * stride, -1.0F);
       std::vector<float> out(expected.size());
       for (const PackedKernels& kernels : supported_packed_kernels()) {
         SCOPED_TRACE(kernels.name);
@@ -248,14 +250,14 @@ TEST(PackedKernels, EveryInstructionSetGivesTheBitsOfTheDefinition) {
           return std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)) != 0;
         };
         if (shape.element != PackedElement::kF16) {
-          scalar::multiply_integers(weight.panels(), tokens.integers(), expected.data());
+          scalar::multiply_integers(weight.panels(), tokens.integers(), expected.data(), stride);
           std::ranges::fill(out, -1.0F);
-          kernels.multiply_integers(weight.panels(), tokens.integers(), out.data());
+          kernels.multiply_integers(weight.panels(), tokens.integers(), out.data(), stride);
           ASSERT_FALSE(bytes_differ()) << "integers";
         }
-        scalar::multiply_floats(weight.panels(), tokens.floats(), expected.data());
+        scalar::multiply_floats(weight.panels(), tokens.floats(), expected.data(), stride);
         std::ranges::fill(out, -1.0F);
-        kernels.multiply_floats(weight.panels(), tokens.floats(), out.data());
+        kernels.multiply_floats(weight.panels(), tokens.floats(), out.data(), stride);
         ASSERT_FALSE(bytes_differ()) << "floats";
       }
     }
@@ -274,15 +276,15 @@ TEST(PackedKernels, TheLongestInt8RowDoesNotOverflow) {
   panels.row_scales = scales.data();
   panels.row_sums = sums.data();
   const std::vector<std::int8_t> values(kColumns, std::int8_t{127});
-  const std::int32_t total = 127 * static_cast<std::int32_t>(kColumns);
+  const std::int32_t offset = -8 * 127 * static_cast<std::int32_t>(kColumns);
   const std::int32_t zero_point = -128;
   const float one = 1.0F;
   const IntegerTokens tokens = {
-      .tokens = 1, .values = values.data(), .sums = &total, .zero_points = &zero_point, .scales = &one};
+      .tokens = 1, .values = values.data(), .offsets = &offset, .zero_points = &zero_point, .scales = &one};
   for (const PackedKernels& kernels : supported_packed_kernels()) {
     SCOPED_TRACE(kernels.name);
     std::vector<float> out(kPanelRows);
-    kernels.multiply_integers(panels, tokens, out.data());
+    kernels.multiply_integers(panels, tokens, out.data(), kPanelRows);
     EXPECT_EQ(out, std::vector<float>(kPanelRows, -128.0F * 255.0F * static_cast<float>(kColumns)));
   }
 }
