@@ -158,19 +158,16 @@ class Writer {
     if (view_) {
       view_->show(state);
     }
-    if (text_) {
-      give(text_->take(tokens_));
-    }
+    give(text_ ? text_->take(tokens_) : std::string());
     return !(text_ && text_->is_stopped());
   }
 
-  void finish() {
+  void finish(const GenerationResult& result) {
+    tokens_ = result.tokens;
     if (view_) {
       view_->clear();
     }
-    if (text_) {
-      give(text_->finish());
-    }
+    give(text_ ? text_->finish() : std::string());
     if (!json_) {
       print_line(view_ ? text() : std::string());
     }
@@ -184,15 +181,28 @@ class Writer {
 
  private:
   void give(const std::string& text) {
-    if (text.empty() || view_) {
+    if (stream_) {
+      give_line(text);
+    } else if (!json_ && !view_ && !text.empty()) {
+      print_text(text);
+      flush_output();
+    }
+  }
+
+  // The text may come later than its tokens: a character is never cut.
+  void give_line(const std::string& text) {
+    const std::vector<std::int64_t> tokens(tokens_.begin() + std::min(given_, std::ssize(tokens_)), tokens_.end());
+    if (text.empty() && tokens.empty()) {
       return;
     }
-    if (!json_) {
-      print_text(text);
-    } else if (stream_) {
-      print_line(nlohmann::ordered_json{{"text", text}}.dump());
+    nlohmann::ordered_json line;
+    if (text_) {
+      line["text"] = text;
     }
+    line["tokens"] = tokens;
+    print_line(line.dump());
     flush_output();
+    given_ += std::ssize(tokens);
   }
 
   bool json_;
@@ -200,6 +210,7 @@ class Writer {
   std::optional<TextStream> text_;
   std::optional<CanvasView> view_;
   std::vector<std::int64_t> tokens_;
+  std::ptrdiff_t given_ = 0;  // of them, in lines
   std::int64_t passes_ = 0;
 };
 
@@ -273,7 +284,7 @@ void run(const GenerateArguments& arguments, std::stop_token stop) {
     result = {.tokens = writer.tokens(), .forward_passes = writer.passes(), .stopped = Stopped::STOP};
     result.prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
   }
-  writer.finish();
+  writer.finish(result);
   std::optional<CacheEffect> effect;
   if (arguments.cache_effect && !is_interrupted) {
     effect = measure_cache_effect(model, request, result, control);
@@ -313,7 +324,7 @@ Command add_generate(CLI::App& app) {
       ->allow_extra_args(false);
   arguments->model.add_block_length_to(*command);
   arguments->generation.add_to(*command);
-  command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text, then the whole object");
+  command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text and its tokens, then the whole object");
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
   command->add_flag("--cache-effect", arguments->cache_effect,
                     "Write the text once more, without a cache, and say how many tokens differ");
