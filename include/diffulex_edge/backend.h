@@ -74,10 +74,17 @@ struct Placement {
   std::vector<CompiledBinary> binaries;
 };
 
+// Keys and values that an artefact keeps from one execution to the next.
+struct ArtefactCache {
+  std::int64_t tokens = 0;  // that fit
+  std::string dtype;        // "fp16", "fp32"
+  std::int64_t bytes = 0;   // of memory, from the start
+};
+
 struct ExportMetadata {
   std::string backend;
   std::string method;        // "forward"
-  std::int64_t seq_len = 0;  // upper bound
+  std::int64_t seq_len = 0;  // upper bound; of one step, where the artefact has a cache
   std::string activation_dtype;
   std::int64_t parameters = 0;
   double original_memory_mb = 0.0;   // MB (10^6 bytes) of the weights in FP32
@@ -87,6 +94,7 @@ struct ExportMetadata {
   double seconds = 0.0;
   std::int64_t peak_rss_bytes = 0;                      // of this process, so far
   std::vector<std::string> operators_outside_delegate;  // in order of execution
+  std::optional<ArtefactCache> cache;
   std::optional<Placement> placement;                   // where a vendor's compiler ran
   std::vector<StoredLayer> layers;
   std::vector<std::string> warnings;

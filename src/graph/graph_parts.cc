@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 namespace diffulex_edge {
 
@@ -54,6 +55,38 @@ std::vector<bool> used_values(const Graph& graph) {
     }
   }
   return used;
+}
+
+Graph with_longest_sequence(const Graph& graph, std::int64_t tokens) {
+  const auto bounded = [tokens](Shape shape) {
+    for (Dim& dim : shape) {
+      dim.value = dim.is_sequence ? tokens : dim.value;
+    }
+    return shape;
+  };
+  Graph result;
+  for (const Node& node : graph.nodes()) {  // every node has its number again
+    switch (node.op) {
+      case Op::kInput:
+        result.input(node.name, node.dtype, bounded(node.shape));
+        break;
+      case Op::kWeight:
+        result.weight(std::get<WeightAttributes>(node.attributes).tensor, node.shape);
+        break;
+      case Op::kConstant:
+        result.constant(std::get<ConstantAttributes>(node.attributes).values, node.shape);
+        break;
+      default: {
+        Attributes attributes = node.attributes;
+        if (auto* shape = std::get_if<ShapeAttributes>(&attributes)) {
+          shape->shape = bounded(shape->shape);
+        }
+        result.add(node.op, node.inputs, std::move(attributes), node.name);
+      }
+    }
+  }
+  result.set_output(graph.output(), graph.output_name());
+  return result;
 }
 
 GraphPart whole(const Graph& graph) { return {.begin = 0, .end = static_cast<ValueId>(graph.nodes().size())}; }

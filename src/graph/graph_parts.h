@@ -23,6 +23,9 @@ std::vector<bool> values_of_inputs(const Graph& graph);
 // By ValueId, what the output follows from.
 std::vector<bool> used_values(const Graph& graph);
 
+// The same graph with another upper bound of the sequence's length.
+Graph with_longest_sequence(const Graph& graph, std::int64_t tokens);
+
 // The whole graph as one part, and the graph cut behind each of its layers: embedding, decoder layers, head.
 GraphPart whole(const Graph& graph);
 std::vector<GraphPart> layers_of(const Graph& graph);

@@ -64,6 +64,10 @@ Json describe(const ExportMetadata& metadata) {
   json["seconds"] = metadata.seconds;
   json["peak_rss_bytes"] = metadata.peak_rss_bytes;
   json["operators_outside_delegate"] = metadata.operators_outside_delegate;
+  if (metadata.cache) {
+    json["cache"] = {
+        {"tokens", metadata.cache->tokens}, {"dtype", metadata.cache->dtype}, {"bytes", metadata.cache->bytes}};
+  }
   if (metadata.placement) {
     json["placement"] = describe(*metadata.placement);
   }

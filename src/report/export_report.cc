@@ -123,7 +123,11 @@ std::string to_text(const ExportReport& report) {
                      (metadata.dry_run ? ", nothing written" : "") + "\n";
   text += report.model.config.family + ", " + format_count(metadata.parameters) + " parameters, " +
           describe(report.config.quant_config) + ", activations " + metadata.activation_dtype + ", " +
-          describe_mask(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + " tokens\n";
+          describe_mask(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + (metadata.cache ? " tokens a step\n" : " tokens\n");
+  if (metadata.cache) {
+    text += "cache of " + format_count(metadata.cache->tokens) + " tokens in " + metadata.cache->dtype + ", " +
+            format_bytes(metadata.cache->bytes) + "\n";
+  }
   text += sizes_text(metadata);
   text += format_number(metadata.seconds, 3) + " s, peak RSS " + format_bytes(metadata.peak_rss_bytes) + "\n\n";
   TextTable table({"layers", "format", "kernel", "parameters", "stored_bytes"});

@@ -13,6 +13,10 @@ namespace diffulex_edge::executorch {
 namespace {
 
 constexpr std::int64_t kArenaAlignment = 16;
+constexpr std::int64_t kBufferAlignment = 128;
+constexpr std::int64_t kReadBeyond = 128;  // bytes behind a tensor that XNNPACK's kernels may read
+constexpr std::uint32_t kArena = 1;
+constexpr std::uint32_t kBuffers = 2;
 
 std::int32_t to_int32(std::int64_t size) {
   if (size > std::numeric_limits<std::int32_t>::max()) {
@@ -77,7 +81,7 @@ ProgramBuilder::ValueIndex ProgramBuilder::append(Entry entry) {
 }
 
 ProgramBuilder::ValueIndex ProgramBuilder::planned_tensor(schema::ScalarType type, const Shape& shape) {
-  TensorEntry entry{.type = type, .arena_offset = arena_bytes_};
+  TensorEntry entry{.type = type, .memory = kArena, .offset = arena_bytes_};
   for (const Dim& dim : shape) {
     entry.sizes.push_back(to_int32(dim.value));
     entry.dynamic = entry.dynamic || dim.is_sequence;
@@ -99,6 +103,33 @@ ProgramBuilder::ValueIndex ProgramBuilder::constant_tensor(schema::ScalarType ty
 ProgramBuilder::ValueIndex ProgramBuilder::integer(std::int64_t value) { return append(IntEntry{value}); }
 ProgramBuilder::ValueIndex ProgramBuilder::boolean(bool value) { return append(BoolEntry{value}); }
 ProgramBuilder::ValueIndex ProgramBuilder::null() { return append(NullEntry{}); }
+ProgramBuilder::ValueIndex ProgramBuilder::integers(std::vector<ValueIndex> items) {
+  return append(IntListEntry{{items.begin(), items.end()}});
+}
+ProgramBuilder::ValueIndex ProgramBuilder::optional_tensors(std::vector<ValueIndex> items) {
+  return append(TensorListEntry{std::move(items)});
+}
+
+ProgramBuilder::ValueIndex ProgramBuilder::buffer(schema::ScalarType type, const std::vector<std::int64_t>& sizes) {
+  TensorEntry entry{.type = type, .memory = kBuffers, .offset = buffer_bytes_};
+  std::int64_t bytes = element_bytes(type);
+  for (const std::int64_t size : sizes) {
+    entry.sizes.push_back(to_int32(size));
+    bytes *= size;
+  }
+  buffer_bytes_ = round_up(buffer_bytes_ + bytes + kReadBeyond, kBufferAlignment);
+  return append(std::move(entry));
+}
+
+ProgramBuilder::ValueIndex ProgramBuilder::view(ValueIndex tensor, std::int64_t offset,
+                                                const std::vector<std::int64_t>& sizes) {
+  const auto& whole = std::get<TensorEntry>(values_.at(static_cast<std::size_t>(tensor)));
+  TensorEntry entry{.type = whole.type, .dynamic = true, .memory = whole.memory, .offset = whole.offset + offset};
+  for (const std::int64_t size : sizes) {
+    entry.sizes.push_back(to_int32(size));
+  }
+  return append(std::move(entry));
+}
 
 void ProgramBuilder::kernel_call(const std::string& name, const std::string& overload,
                                  std::vector<ValueIndex> arguments) {
@@ -113,11 +144,11 @@ void ProgramBuilder::kernel_call(const std::string& name, const std::string& ove
 }
 
 void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> arguments,
-                                   std::uint32_t payload_segment,
+                                   std::uint32_t payload,
                                    std::vector<std::pair<std::string, std::string>> options) {
   calls_.push_back(
       {.is_delegate = true, .index = static_cast<std::int32_t>(delegates_.size()), .arguments = std::move(arguments)});
-  delegates_.push_back({.backend = std::move(backend), .segment = payload_segment, .options = std::move(options)});
+  delegates_.push_back({.backend = std::move(backend), .payload = payload, .options = std::move(options)});
 }
 
 flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers::FlatBufferBuilder& builder,
@@ -129,6 +160,14 @@ flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers:
     return schema::CreateEValue(builder, schema::KernelTypes::Bool,
                                 schema::CreateBool(builder, boolean->value).Union());
   }
+  if (const auto* integers = std::get_if<IntListEntry>(&entry)) {
+    return schema::CreateEValue(builder, schema::KernelTypes::IntList,
+                                schema::CreateIntListDirect(builder, &integers->items).Union());
+  }
+  if (const auto* tensors = std::get_if<TensorListEntry>(&entry)) {
+    return schema::CreateEValue(builder, schema::KernelTypes::OptionalTensorList,
+                                schema::CreateOptionalTensorListDirect(builder, &tensors->items).Union());
+  }
   const auto* tensor = std::get_if<TensorEntry>(&entry);
   if (tensor == nullptr) {
     return schema::CreateEValue(builder, schema::KernelTypes::Null, schema::CreateNull(builder).Union());
@@ -136,9 +175,9 @@ flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers:
   std::vector<std::uint8_t> dim_order(tensor->sizes.size());
   std::iota(dim_order.begin(), dim_order.end(), std::uint8_t{0});
   flatbuffers::Offset<schema::AllocationDetails> allocation;
-  if (tensor->arena_offset >= 0) {
-    const auto offset = static_cast<std::uint64_t>(tensor->arena_offset);
-    allocation = schema::CreateAllocationDetails(builder, 1, static_cast<std::uint32_t>(offset),
+  if (tensor->memory != 0) {
+    const auto offset = static_cast<std::uint64_t>(tensor->offset);
+    allocation = schema::CreateAllocationDetails(builder, tensor->memory, static_cast<std::uint32_t>(offset),
                                                  static_cast<std::uint32_t>(offset >> 32U));
   }
   const auto dynamism =
@@ -153,7 +192,7 @@ flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers:
 }
 
 flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
-    flatbuffers::FlatBufferBuilder& builder) const {
+    flatbuffers::FlatBufferBuilder& builder, std::uint32_t first_payload) const {
   std::vector<flatbuffers::Offset<schema::EValue>> values;
   for (const Entry& entry : values_) {
     values.push_back(serialize_value(builder, entry));
@@ -181,13 +220,17 @@ flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
       specs.push_back(schema::CreateCompileSpecDirect(builder, key.c_str(), &bytes));
     }
     const auto payload =
-        schema::CreateBackendDelegateDataReference(builder, schema::DataLocation::SEGMENT, delegate.segment);
+        schema::CreateBackendDelegateDataReference(builder, schema::DataLocation::SEGMENT,
+                                                      first_payload + delegate.payload);
     delegates.push_back(schema::CreateBackendDelegateDirect(builder, delegate.backend.c_str(), payload, &specs));
   }
-  const std::vector<std::int64_t> buffers = {0, arena_bytes_};
+  std::vector<std::int64_t> memory = {0, arena_bytes_};
+  if (buffer_bytes_ > 0) {
+    memory.push_back(buffer_bytes_);
+  }
   return schema::CreateExecutionPlanDirect(builder, method_.c_str(),
                                            schema::CreateContainerMetadataDirect(builder, "", ""), &values, &inputs_,
-                                           &outputs_, &chains, &operators, &delegates, &buffers);
+                                           &outputs_, &chains, &operators, &delegates, &memory);
 }
 
 std::vector<std::byte> ProgramBuilder::serialize(const Layout& layout) const {
@@ -202,7 +245,7 @@ std::vector<std::byte> ProgramBuilder::serialize(const Layout& layout) const {
   for (const auto& [key, segment] : layout.named) {
     named.push_back(schema::CreateNamedDataDirect(builder, key.c_str(), segment));
   }
-  const std::vector plans = {serialize_plan(builder)};
+  const std::vector plans = {serialize_plan(builder, layout.first_payload)};
   const std::vector<flatbuffers::Offset<schema::Buffer>> no_buffers;
   const std::vector<flatbuffers::Offset<schema::BackendDelegateInlineData>> no_inline_data;
   const auto constants =

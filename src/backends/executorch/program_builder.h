@@ -36,25 +36,37 @@ class ProgramBuilder {
   ValueIndex integer(std::int64_t value);
   ValueIndex boolean(bool value);
   ValueIndex null();
+  // Lists whose items are values: integers, and tensors of which -1 is none.
+  ValueIndex integers(std::vector<ValueIndex> items);
+  ValueIndex optional_tensors(std::vector<ValueIndex> items);
+
+  // Memory that keeps its content from one execution to the next, and is zero at first. Behind it is room that XNNPACK
+  // may read beyond a tensor's end.
+  ValueIndex buffer(schema::ScalarType type, const std::vector<std::int64_t>& sizes);
+  // Another tensor in the memory of a planned one or a buffer, `offset` bytes behind its begin. `sizes` are upper
+  // bounds: what gives it a smaller size at run time copies nothing.
+  ValueIndex view(ValueIndex tensor, std::int64_t offset, const std::vector<std::int64_t>& sizes);
 
   void set_input(ValueIndex value) { inputs_.push_back(value); }
   void set_output(ValueIndex value) { outputs_.push_back(value); }
   // `arguments` as ExecuTorch calls the kernel: the operator's own, then where results go.
   void kernel_call(const std::string& name, const std::string& overload, std::vector<ValueIndex> arguments);
-  // `options` reach the delegate as compile specs.
-  void delegate_call(std::string backend, std::vector<ValueIndex> arguments, std::uint32_t payload_segment,
+  // `options` reach the delegate as compile specs. `payload` is counted from the layout's first payload.
+  void delegate_call(std::string backend, std::vector<ValueIndex> arguments, std::uint32_t payload,
                      std::vector<std::pair<std::string, std::string>> options = {});
 
   // The operators outside delegates, as "aten::embedding.out", in order of execution.
   const std::vector<std::string>& kernel_names() const { return kernel_names_; }
   // Bytes of the arena for inputs, outputs and what passes between instructions, at the upper bound.
   std::int64_t arena_bytes() const { return arena_bytes_; }
+  std::int64_t buffer_bytes() const { return buffer_bytes_; }
 
   // The first part of the file: flatbuffer with the extended header. The segment base is the next multiple of
   // `segment_alignment`; `segments_end` is the end of the last segment, from the base. `named` maps keys to segments;
   // the constants of the method lie at `constant_offsets` in `constant_segment`.
   struct Layout {
     std::vector<Segment> segments;
+    std::uint32_t first_payload = 0;  // the segment of the first delegate's payload
     std::vector<std::pair<std::string, std::uint32_t>> named;
     std::uint32_t constant_segment = 0;
     std::vector<std::uint64_t> constant_offsets;
@@ -70,7 +82,8 @@ class ProgramBuilder {
     bool dynamic = false;
     ConstantIndex constant = 0;
     std::string name;                // of a constant
-    std::int64_t arena_offset = -1;  // -1: not planned
+    std::uint32_t memory = 0;        // 0: not planned; 1: the arena; 2: buffers
+    std::int64_t offset = 0;         // in it
   };
   struct IntEntry {
     std::int64_t value = 0;
@@ -79,7 +92,13 @@ class ProgramBuilder {
     bool value = false;
   };
   struct NullEntry {};
-  using Entry = std::variant<NullEntry, IntEntry, BoolEntry, TensorEntry>;
+  struct IntListEntry {
+    std::vector<std::int64_t> items;
+  };
+  struct TensorListEntry {
+    std::vector<std::int32_t> items;
+  };
+  using Entry = std::variant<NullEntry, IntEntry, BoolEntry, IntListEntry, TensorListEntry, TensorEntry>;
   struct Call {
     bool is_delegate = false;
     std::int32_t index = 0;
@@ -87,14 +106,15 @@ class ProgramBuilder {
   };
   struct Delegate {
     std::string backend;
-    std::uint32_t segment = 0;
+    std::uint32_t payload = 0;
     std::vector<std::pair<std::string, std::string>> options;
   };
 
   ValueIndex append(Entry entry);
   static flatbuffers::Offset<schema::EValue> serialize_value(flatbuffers::FlatBufferBuilder& builder,
                                                              const Entry& entry);
-  flatbuffers::Offset<schema::ExecutionPlan> serialize_plan(flatbuffers::FlatBufferBuilder& builder) const;
+  flatbuffers::Offset<schema::ExecutionPlan> serialize_plan(flatbuffers::FlatBufferBuilder& builder,
+                                                            std::uint32_t first_payload) const;
 
   std::string method_;
   std::vector<Entry> values_;
@@ -105,6 +125,7 @@ class ProgramBuilder {
   std::vector<std::string> kernel_names_;
   std::vector<Delegate> delegates_;
   std::int64_t arena_bytes_ = 0;
+  std::int64_t buffer_bytes_ = 0;
 };
 
 // ExecuTorch's size of one element.

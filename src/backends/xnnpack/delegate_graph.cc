@@ -1,5 +1,6 @@
 #include "backends/xnnpack/delegate_graph.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <limits>
@@ -109,13 +110,38 @@ void DelegateGraph::slice(XnnId input, XnnId output, std::vector<std::uint32_t> 
                     .sizes = std::move(sizes)});
 }
 
-void DelegateGraph::concatenate(const std::vector<XnnId>& inputs, XnnId output, std::uint32_t axis) {
+// XNNPACK joins up to five values at once: of more, five at a time, until that many are left.
+void DelegateGraph::concatenate(std::vector<XnnId> inputs, XnnId output, std::uint32_t axis) {
   constexpr std::array kKinds = {NodeUnion::Concatenate2, NodeUnion::Concatenate3, NodeUnion::Concatenate4,
                                  NodeUnion::Concatenate5};
-  if (inputs.size() < 2 || inputs.size() > 5) {
-    throw Error(ErrorCode::kInternal, "concat", "XNNPACK joins 2 to 5 values");
+  constexpr std::size_t kMost = 5;
+  if (inputs.size() < 2) {
+    throw Error(ErrorCode::kInternal, "concat", "joins two values or more");
+  }
+  while (inputs.size() > kMost) {
+    std::vector<XnnId> joined;
+    for (std::size_t begin = 0; begin < inputs.size(); begin += kMost) {
+      const auto first = inputs.begin() + static_cast<std::ptrdiff_t>(begin);
+      const auto last = inputs.begin() + static_cast<std::ptrdiff_t>(std::min(begin + kMost, inputs.size()));
+      joined.push_back(concatenated({first, last}, axis));
+    }
+    inputs = std::move(joined);
   }
   nodes_.push_back({.kind = kKinds.at(inputs.size() - 2), .inputs = inputs, .output = output, .shape = {axis}});
+}
+
+XnnId DelegateGraph::concatenated(const std::vector<XnnId>& inputs, std::uint32_t axis) {
+  if (inputs.size() == 1) {
+    return inputs.front();
+  }
+  std::vector<std::uint32_t> sizes = dims(inputs.front());
+  sizes.at(axis) = 0;
+  for (const XnnId input : inputs) {
+    sizes.at(axis) += dims(input).at(axis);
+  }
+  const XnnId output = value(values_.at(inputs.front()).type, std::move(sizes));
+  concatenate(inputs, output, axis);
+  return output;
 }
 
 std::vector<float>& DelegateGraph::channel_scales(XnnId value) {

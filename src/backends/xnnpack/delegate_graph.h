@@ -20,6 +20,7 @@ using schema::NodeUnion;
 
 using XnnId = std::uint32_t;
 inline constexpr XnnId kNoValue = 0xFFFFFFFF;
+inline constexpr std::uint32_t kTransposeB = 1;  // flag of BatchMatrixMultiply: b is [..., n, k]
 
 // How a quantized value's integers are to be read.
 struct PerChannelScales {
@@ -58,7 +59,7 @@ class DelegateGraph {
   void reshape(XnnId input, XnnId output, std::vector<std::uint32_t> shape);  // one 0: inferred
   void transpose(XnnId input, XnnId output, std::vector<std::uint32_t> axes);
   void slice(XnnId input, XnnId output, std::vector<std::uint32_t> offsets, std::vector<std::uint32_t> sizes);
-  void concatenate(const std::vector<XnnId>& inputs, XnnId output, std::uint32_t axis);  // 2 to 5 inputs
+  void concatenate(std::vector<XnnId> inputs, XnnId output, std::uint32_t axis);  // 2 or more
 
   const std::vector<std::uint32_t>& dims(XnnId value) const { return values_.at(value).dims; }
   // The scales of a per-channel value, to be filled in place.
@@ -92,6 +93,7 @@ class DelegateGraph {
   };
 
   XnnId append(ValueEntry entry);
+  XnnId concatenated(const std::vector<XnnId>& inputs, std::uint32_t axis);
   flatbuffers::Offset<schema::Value> serialize_value(flatbuffers::FlatBufferBuilder& builder, XnnId id) const;
   static flatbuffers::Offset<void> serialize_node(flatbuffers::FlatBufferBuilder& builder, const NodeEntry& node);
 

@@ -17,6 +17,34 @@ bool taken_natively(Op op) {
   return op == Op::kEmbedding || op == Op::kLinear || op == Op::kRmsNorm || op == Op::kLayerNorm;
 }
 
+bool taken_natively_with_cache(Op op) {
+  return taken_natively(op) || op == Op::kAttention || op == Op::kBlockCausalMask;
+}
+
+diffulex_edge::Graph lowered_graph(const Model& model, std::optional<std::int64_t> block_tokens) {
+  if (!block_tokens) {
+    return decompose(model.graph, taken_natively);
+  }
+  return decompose(with_longest_sequence(model.graph, *block_tokens), taken_natively_with_cache);
+}
+
+// By ValueId, the last delegate that needs the value, where each attention begins a new one. Its keys and values are
+// taken by the one before, which writes them to the cache.
+std::vector<std::size_t> last_delegates(const diffulex_edge::Graph& graph, bool has_cuts) {
+  std::vector<std::size_t> last(graph.nodes().size(), 0);
+  std::size_t delegate = 0;
+  for (const Node& node : graph.nodes()) {
+    const bool cuts = has_cuts && node.op == Op::kAttention;
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      const bool before = cuts && (i == 1 || i == 2);
+      auto& of_input = last[static_cast<std::size_t>(node.inputs[i])];
+      of_input = std::max(of_input, delegate + (cuts && !before ? 1 : 0));
+    }
+    delegate += cuts ? 1 : 0;
+  }
+  return last;
+}
+
 }  // namespace
 
 std::vector<std::uint32_t> upper_bounds(const Shape& shape) {
@@ -29,14 +57,17 @@ std::vector<std::uint32_t> upper_bounds(const Shape& shape) {
 
 std::string named_by(const std::string& name, const ContentDigest& digest) { return name + ":" + to_string(digest); }
 
-DelegateValues::DelegateValues(const Model& model, const QuantizationResult& quantization)
+DelegateValues::DelegateValues(const Model& model, const QuantizationResult& quantization,
+                               std::optional<std::int64_t> block_tokens)
     : plan_(quantization.plan),
-      graph_(decompose(model.graph, taken_natively)),
+      graph_(lowered_graph(model, block_tokens)),
       compute_(plan_.target.half == TargetArithmetic::Half::kNever ? DType::kF32 : DType::kF16),
       result_(std::make_unique<LoweredProgram>(WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
       mapped_(graph_.nodes().size()),
-      is_used_(used_values(graph_)) {
+      is_used_(used_values(graph_)),
+      last_delegates_(last_delegates(graph_, block_tokens.has_value())) {
   result_->warnings = quantization.warnings;
+  result_->delegates.emplace_back();
 }
 
 XnnId DelegateValues::get(ValueId value, DType dtype) {
@@ -48,7 +79,13 @@ XnnId DelegateValues::get(ValueId value, DType dtype) {
 }
 
 XnnId DelegateValues::convert(ValueId value, DType dtype) {
-  const std::optional<XnnId> source = mapped(value).in(mapped(value).native);
+  std::optional<XnnId>& source = mapped(value).in(mapped(value).native);
+  if (const auto passed = passing_.find(value); !source && passed != passing_.end()) {
+    source = tensor_input(passed->second.tensor, passed->second.dtype, upper_bounds(node(value).shape));
+  }
+  if (source && mapped(value).native == dtype) {
+    return *source;
+  }
   if (!source) {
     throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no value in the delegate");
   }
@@ -104,23 +141,29 @@ XnnId DelegateValues::computed_weight(const std::vector<float>& values, std::vec
 }
 
 XnnId DelegateValues::constant_operand(std::uint32_t segment, const std::vector<std::uint32_t>& dims, DType dtype) {
-  const auto [position, inserted] = operands_.emplace(std::pair(segment, dims), kNoValue);
+  const auto [position, inserted] = operands_.emplace(OperandKey(segment, dims), kNoValue);
   if (inserted) {
-    const auto type = dtype == DType::kF16 ? ScalarType::HALF : ScalarType::FLOAT;
-    arguments_.push_back(program().constant_tensor(type, {dims.begin(), dims.end()}, program_constant(segment, 0),
-                                                   result_->weights.segments()[segment].name));
-    position->second = delegate().external_input(datatype(dtype), dims);
+    const auto [tensor, is_new] = operand_tensors_.emplace(OperandKey(segment, dims), 0);
+    if (is_new) {
+      tensor->second = program().constant_tensor(scalar_type(dtype), {dims.begin(), dims.end()},
+                                                 program_constant(segment, 0), segment_name(segment));
+    }
+    position->second = tensor_input(tensor->second, dtype, dims);
   }
   return position->second;
 }
 
 std::uint32_t DelegateValues::packed_constant(std::uint32_t segment, std::size_t bytes, const std::string& packing) {
-  const auto [position, inserted] = packed_constants_.emplace(std::tuple(segment, bytes, packing), 0);
+  const ConstantKey key(segment, bytes, packing);
+  const auto [position, inserted] = packed_constants_.emplace(key, 0);
   if (inserted) {
-    const std::string name = result_->weights.segments()[segment].name;
-    position->second = delegate().constant(named_by(name, {}), bytes);
-    result_->named.push_back(
-        {.name = named_by(name, {}), .segment = segment, .index = position->second, .packing = packing});
+    const std::string name = named_by(segment_name(segment), {});
+    position->second = delegate().constant(name, bytes);
+    const auto [number, is_new] = named_.emplace(key, result_->named.size());
+    if (is_new) {
+      result_->named.push_back({.name = name, .segment = segment, .packing = packing, .uses = {}});
+    }
+    result_->named[number->second].uses.emplace_back(result_->delegates.size() - 1, position->second);
   }
   return position->second;
 }
@@ -131,9 +174,17 @@ executorch::ConstantIndex DelegateValues::program_constant(std::uint32_t segment
 }
 
 XnnId DelegateValues::define(ValueId value, DType dtype) {
-  const std::vector<std::uint32_t> dims = upper_bounds(node(value).shape);
-  const bool is_output = value == graph_.output() && dtype == DType::kF32;
-  const XnnId id = is_output ? define_output(dims) : delegate().value(datatype(dtype), dims);
+  std::vector<std::uint32_t> dims = upper_bounds(node(value).shape);
+  XnnId id = kNoValue;
+  if (last_delegates_[static_cast<std::size_t>(value)] >= result_->delegates.size()) {
+    const std::int32_t tensor = passing_tensor(value, dtype);
+    passing_.insert_or_assign(value, Passing{.tensor = tensor, .dtype = dtype});
+    id = tensor_output(tensor, dtype, std::move(dims));
+  } else if (value == graph_.output() && dtype == DType::kF32) {
+    id = define_output(dims);
+  } else {
+    id = delegate().value(datatype(dtype), std::move(dims));
+  }
   mapped(value).native = mapped(value).flow = dtype;
   mapped(value).in(dtype) = id;
   return id;
@@ -147,8 +198,30 @@ XnnId DelegateValues::define_output(const std::vector<std::uint32_t>& dims) {
 
 void DelegateValues::delegate_input(ValueId value, std::int32_t tensor, DType dtype) {
   mapped(value).native = mapped(value).flow = dtype;
-  mapped(value).in(dtype) = delegate().external_input(datatype(dtype), upper_bounds(node(value).shape));
+  mapped(value).in(dtype) = tensor_input(tensor, dtype, upper_bounds(node(value).shape));
+  passing_.insert_or_assign(value, Passing{.tensor = tensor, .dtype = dtype});
+}
+
+XnnId DelegateValues::tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims) {
   arguments_.push_back(tensor);
+  return delegate().external_input(datatype(dtype), std::move(dims));
+}
+
+XnnId DelegateValues::tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims) {
+  arguments_.push_back(tensor);
+  return delegate().external_output(datatype(dtype), std::move(dims));
+}
+
+std::int32_t DelegateValues::passing_tensor(ValueId value, DType dtype) {
+  const auto found = std::ranges::find_if(no_longer_passing_, [&](ValueId old) {
+    return passing_.at(old).dtype == dtype && node(old).shape == node(value).shape;
+  });
+  if (found == no_longer_passing_.end()) {
+    return program().planned_tensor(scalar_type(dtype), node(value).shape);
+  }
+  const std::int32_t tensor = passing_.at(*found).tensor;
+  no_longer_passing_.erase(found);
+  return tensor;
 }
 
 DType DelegateValues::common_type(const Node& node) {
@@ -180,6 +253,27 @@ StoredParts DelegateValues::stored_vector(const Node& user, ValueId weight, DTyp
   return parts;
 }
 
+void DelegateValues::call_delegate() {
+  program().delegate_call("XnnpackBackend", std::exchange(arguments_, {}),
+                          static_cast<std::uint32_t>(result_->delegates.size() - 1));
+}
+
+void DelegateValues::cut() {
+  call_delegate();
+  const std::size_t ended = result_->delegates.size() - 1;
+  for (const auto& [value, passing] : passing_) {
+    if (last_delegates_[static_cast<std::size_t>(value)] == ended) {
+      no_longer_passing_.push_back(value);
+    }
+  }
+  result_->delegates.emplace_back();
+  packed_constants_.clear();
+  operands_.clear();
+  for (Mapped& value : mapped_) {
+    value = {.native = value.native, .flow = value.flow};
+  }
+}
+
 std::unique_ptr<LoweredProgram> DelegateValues::finish() {
   const ValueId output = graph_.output();
   if (output_argument_ == kNoArgument) {
@@ -189,8 +283,7 @@ std::unique_ptr<LoweredProgram> DelegateValues::finish() {
   const auto logits = program().planned_tensor(ScalarType::FLOAT, node(output).shape);
   program().set_output(logits);
   arguments_.at(output_argument_) = logits;
-  const auto payload_segment = static_cast<std::uint32_t>(result_->weights.segments().size());
-  program().delegate_call("XnnpackBackend", arguments_, payload_segment);
+  call_delegate();
   return std::move(result_);
 }
 

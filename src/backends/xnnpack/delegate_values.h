@@ -18,6 +18,9 @@
 namespace diffulex_edge::xnnpack {
 
 inline Datatype datatype(DType dtype) { return dtype == DType::kF16 ? Datatype::fp16 : Datatype::fp32; }
+inline executorch::schema::ScalarType scalar_type(DType dtype) {
+  return dtype == DType::kF16 ? executorch::schema::ScalarType::HALF : executorch::schema::ScalarType::FLOAT;
+}
 std::vector<std::uint32_t> upper_bounds(const Shape& shape);
 // A name that ends with a digest: of one length, whatever the digest.
 std::string named_by(const std::string& name, const ContentDigest& digest);
@@ -37,10 +40,12 @@ struct Mapped {
 
 class DelegateValues {
  public:
-  // Keeps references to the plan.
-  DelegateValues(const Model& model, const QuantizationResult& quantization);
+  // Keeps references to the plan. With `block_tokens` the longest sequence is that, and the graph is cut before each
+  // attention, which stays an operator of its own, as the block-causal mask does.
+  DelegateValues(const Model& model, const QuantizationResult& quantization, std::optional<std::int64_t> block_tokens);
 
-  DelegateGraph& delegate() { return result_->delegate; }
+  // The one under construction.
+  DelegateGraph& delegate() { return result_->delegates.back(); }
   executorch::ProgramBuilder& program() { return result_->program; }
   Mapped& mapped(ValueId value) { return mapped_[static_cast<std::size_t>(value)]; }
   const Node& node(ValueId value) const { return graph_.node(value); }
@@ -61,10 +66,17 @@ class DelegateValues {
   // The type in which an operator computes that takes one or two values: FP16 as soon as one of them flows in FP16.
   DType common_type(const Node& node);
 
-  // A new value of the delegate that stands for `value`; the graph's output becomes the delegate's.
+  // A new value of the delegate that stands for `value`. The graph's output becomes the delegate's, and so does what
+  // later delegates need: they find it as an input.
   XnnId define(ValueId value, DType dtype);
   // A value that comes from outside: an argument of the delegate's call.
   void delegate_input(ValueId value, std::int32_t tensor, DType dtype);
+  // The same for tensors of the program that no value of the graph stands for.
+  XnnId tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims);
+  XnnId tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims);
+
+  // Calls the delegate that is under construction, and begins the next one.
+  void cut();
 
   // An operand that is the same in every call.
   XnnId computed_operand(const std::vector<float>& values, const std::vector<std::uint32_t>& dims, DType dtype);
@@ -86,12 +98,16 @@ class DelegateValues {
   // Of a norm or a bias.
   StoredParts stored_vector(const Node& user, ValueId weight, DType dtype);
 
-  // The graph's output and the delegate's call, when every node has been lowered.
+  // The graph's output and the last delegate's call, when every node has been lowered.
   std::unique_ptr<LoweredProgram> finish();
 
  private:
   static constexpr std::size_t kNoArgument = std::numeric_limits<std::size_t>::max();
 
+  void call_delegate();
+  // A tensor of the program for a value that delegates pass on. It may be that of an earlier value of equal type and
+  // shape whose last reader is over.
+  std::int32_t passing_tensor(ValueId value, DType dtype);
   XnnId convert(ValueId value, DType dtype);
   XnnId constant(ValueId value, DType dtype);
   // A constant that XNNPACK does not pack is an argument of the call, from the program's constant segment: the backend
@@ -105,10 +121,22 @@ class DelegateValues {
   std::unique_ptr<LoweredProgram> result_;
   std::vector<Mapped> mapped_;
   std::vector<bool> is_used_;  // by ValueId
-  std::map<std::tuple<std::uint32_t, std::size_t, std::string>, std::uint32_t> packed_constants_;
-  std::map<std::pair<std::uint32_t, std::vector<std::uint32_t>>, XnnId> operands_;  // by segment and dimensions
-  std::vector<std::int32_t> arguments_;                                             // of the delegate call
-  std::size_t output_argument_ = kNoArgument;  // the place of the output among the arguments
+  std::vector<std::size_t> last_delegates_;  // by ValueId, the last one that needs it
+  struct Passing {
+    std::int32_t tensor = 0;
+    DType dtype = DType::kF32;
+  };
+  std::map<ValueId, Passing> passing_;  // values that a delegate made for later ones
+  std::vector<ValueId> no_longer_passing_;  // whose tensors others may take
+  using ConstantKey = std::tuple<std::uint32_t, std::size_t, std::string>;  // segment, bytes, packing
+  std::map<ConstantKey, std::size_t> named_;                                // among the result's
+  using OperandKey = std::pair<std::uint32_t, std::vector<std::uint32_t>>;  // segment and dimensions
+  std::map<OperandKey, std::int32_t> operand_tensors_;
+  // Of the delegate that is under construction.
+  std::map<ConstantKey, std::uint32_t> packed_constants_;
+  std::map<OperandKey, XnnId> operands_;
+  std::vector<std::int32_t> arguments_;        // of its call
+  std::size_t output_argument_ = kNoArgument;  // the place of the output among them
 };
 
 }  // namespace diffulex_edge::xnnpack

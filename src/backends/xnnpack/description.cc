@@ -33,6 +33,20 @@ Support support(QuantizationDtype dtype, QuantizationMode mode) {
   return {};
 }
 
+std::vector<BackendOption> options() {
+  using Type = BackendOption::Type;
+  return {{.name = "cache",
+           .type = Type::kCount,
+           .help = "Keep keys and values of so many tokens in the program, which is then forward(input_ids, start_pos) "
+                   "over the tokens of one step (0: compute whole sequences)",
+           .default_value = "0"},
+          {.name = "cache_dtype", .type = Type::kChoice, .default_value = "fp16", .choices = {{"fp16"}, {"fp32"}}},
+          {.name = "block_tokens",
+           .type = Type::kCount,
+           .help = "With --cache: the most tokens of one step (0: 128, or all of a bidirectional model's)",
+           .default_value = "0"}};
+}
+
 }  // namespace
 
 const BackendDescription& description() {
@@ -43,6 +57,7 @@ const BackendDescription& description() {
       .suffix = ".pte",
       .lengths = LengthSupport::kUpTo,
       .activation_dtypes = "fp32 (default) or fp16; int8: the same as --mode static",
+      .options = options(),
       .support_of = support,
       .artefacts = {executorch::program_artefact()},
       .delegates = {{.id = "XnnpackBackend", .read = read_payload}}};

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/xnnpack/cached_attention.h"
 #include "backends/xnnpack/delegate_values.h"
 #include "backends/xnnpack/linear_layers.h"
 #include "backends/xnnpack/program_operators.h"
@@ -15,13 +16,17 @@
 namespace diffulex_edge::xnnpack {
 namespace {
 
-constexpr std::uint32_t kTransposeB = 1;
-
 // Lowers each node, in order; what is neither a linear layer nor outside the delegate is here.
 class Lowering {
  public:
-  Lowering(const Model& model, const QuantizationResult& quantization)
-      : values_(model, quantization), linear_(values_), program_(values_) {}
+  Lowering(const Model& model, const QuantizationResult& quantization, const std::optional<CachePlan>& cache)
+      : values_(model, quantization, cache ? std::optional(cache->block_tokens) : std::nullopt),
+        linear_(values_),
+        program_(values_) {
+    if (cache) {
+      cache_.emplace(values_, *cache);
+    }
+  }
 
   std::unique_ptr<LoweredProgram> run() {
     for (std::size_t i = 0; i < values_.graph().nodes().size(); ++i) {
@@ -36,12 +41,16 @@ class Lowering {
     const Node& current = values_.node(value);
     switch (current.op) {
       case Op::kInput:
-        return program_.input(value);
+        program_.input(value);
+        if (cache_) {
+          cache_->begin(program_.length_of(value));
+        }
+        return;
       case Op::kWeight:
       case Op::kConstant:
         return;  // made where they are used
       case Op::kPositions:
-        return program_.positions(value);
+        return cache_ ? cache_->positions(value) : program_.positions(value);
       case Op::kPositionTable:
         return program_.position_table(value);
       case Op::kEmbedding:
@@ -105,10 +114,14 @@ class Lowering {
         return rearrange(value);
       case Op::kLayerNorm:
         return layer_norm(value);
-      case Op::kRope:
       case Op::kAttention:
-      case Op::kSwiGlu:
       case Op::kBlockCausalMask:
+        if (!cache_) {
+          break;
+        }
+        return current.op == Op::kAttention ? cache_->attention(value) : cache_->mask(value);
+      case Op::kRope:
+      case Op::kSwiGlu:
         break;
     }
     throw Error(ErrorCode::kInternal, std::string(to_string(current.op)), "was not decomposed");
@@ -184,35 +197,8 @@ class Lowering {
       values_.delegate().slice(inputs[0], output, std::move(offsets), std::move(sizes));
     } else {
       const auto axis = std::get<AxesAttributes>(current.attributes).axes[0];
-      concatenate(std::move(inputs), output, static_cast<std::uint32_t>(axis), type);
+      values_.delegate().concatenate(std::move(inputs), output, static_cast<std::uint32_t>(axis));
     }
-  }
-
-  // XNNPACK joins up to five values at once: of more, five at a time, until that many are left.
-  void concatenate(std::vector<XnnId> inputs, XnnId output, std::uint32_t axis, DType type) {
-    constexpr std::size_t kMost = 5;
-    while (inputs.size() > kMost) {
-      std::vector<XnnId> joined;
-      for (std::size_t begin = 0; begin < inputs.size(); begin += kMost) {
-        const std::vector<XnnId> group(
-            inputs.begin() + static_cast<std::ptrdiff_t>(begin),
-            inputs.begin() + static_cast<std::ptrdiff_t>(std::min(begin + kMost, inputs.size())));
-        joined.push_back(group.size() == 1 ? group.front() : concatenated(group, axis, type));
-      }
-      inputs = std::move(joined);
-    }
-    values_.delegate().concatenate(inputs, output, axis);
-  }
-
-  XnnId concatenated(const std::vector<XnnId>& inputs, std::uint32_t axis, DType type) {
-    std::vector<std::uint32_t> dims = values_.delegate().dims(inputs.front());
-    dims.at(axis) = 0;
-    for (const XnnId input : inputs) {
-      dims.at(axis) += values_.delegate().dims(input).at(axis);
-    }
-    const XnnId output = values_.delegate().value(datatype(type), std::move(dims));
-    values_.delegate().concatenate(inputs, output, axis);
-    return output;
   }
 
   // Mean over the last axis plus a constant: XNNPACK has no mean, but a fully-connected layer with one row of 1/size.
@@ -279,6 +265,7 @@ class Lowering {
   DelegateValues values_;
   LinearLayers linear_;
   ProgramOperators program_;
+  std::optional<CachedAttention> cache_;
 };
 
 }  // namespace
@@ -289,12 +276,15 @@ void name_by_content(LoweredProgram& lowered) {
     const ContentDigest digest =
         content_digest({std::as_bytes(std::span(content)), std::as_bytes(std::span(constant.packing))});
     constant.name = named_by(lowered.weights.segments()[constant.segment].name, digest);
-    lowered.delegate.rename_constant(constant.index, constant.name);
+    for (const auto& [delegate, number] : constant.uses) {
+      lowered.delegates[delegate].rename_constant(number, constant.name);
+    }
   }
 }
 
-std::unique_ptr<LoweredProgram> lower(const Model& model, const QuantizationResult& quantization) {
-  return Lowering(model, quantization).run();
+std::unique_ptr<LoweredProgram> lower(const Model& model, const QuantizationResult& quantization,
+                                      const std::optional<CachePlan>& cache) {
+  return Lowering(model, quantization, cache).run();
 }
 
 }  // namespace diffulex_edge::xnnpack

@@ -1,8 +1,13 @@
-// From the model graph and its quantization plan to an ExecuTorch program with one XNNPACK delegate call.
+// From the model graph and its quantization plan to an ExecuTorch program: one XNNPACK delegate call, or, with a cache,
+// one before the first layer's attention, one between each layer's and the next one's, and one behind the last.
 #pragma once
 
+#include <cstdint>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backends/executorch/program_builder.h"
@@ -16,7 +21,7 @@ struct LoweredProgram {
   explicit LoweredProgram(WeightStore weight_store) : program("forward"), weights(std::move(weight_store)) {}
 
   executorch::ProgramBuilder program;
-  DelegateGraph delegate;
+  std::deque<DelegateGraph> delegates;  // in the order of their calls, which is that of the payloads; addresses stay
   WeightStore weights;
   // The program's constant tensors, in the order of their numbers, which begin with 1: tables of operators outside the
   // delegate, and what the delegate does not pack.
@@ -25,24 +30,34 @@ struct LoweredProgram {
     std::int64_t offset = 0;  // in it
   };
   std::vector<Constant> constants;
-  // The delegate's own constants, which it packs. The weight cache of ExecuTorch's backend is one for the process and
+  // The delegates' own constants, which they pack. The weight cache of ExecuTorch's backend is one for the process and
   // knows what is packed by the names of filter and bias: a name holds a hash of all that the packed form depends on.
   // Until the weights have been streamed, a name of the same length stands for it.
   struct NamedConstant {
     std::string name;
     std::uint32_t segment = 0;
-    std::uint32_t index = 0;  // in the delegate's graph
-    std::string packing;      // what the packed form depends on beside the bytes
+    std::string packing;                              // what the packed form depends on beside the bytes
+    std::vector<std::pair<std::size_t, std::uint32_t>> uses;  // delegate, and the constant's number in its graph
   };
   std::vector<NamedConstant> named;
   std::vector<StoredLayer> layers;
   std::vector<std::string> warnings;
 };
 
+// A cache of keys and values inside the program. The method is then forward(input_ids int64 [1, B], start_pos int64 [1])
+// -> logits float32 [1, B, vocab] for B of 1 to `block_tokens`: tokens at the positions start_pos to start_pos + B, which
+// see each other and what the cache holds before them, under the model's mask. Their keys and values are written to it.
+struct CachePlan {
+  std::int64_t tokens = 0;        // that fit
+  std::int64_t block_tokens = 0;  // of one call at most
+  DType dtype = DType::kF16;      // or kF32
+};
+
 // After streaming: gives every named constant the name that its content asks for.
 void name_by_content(LoweredProgram& lowered);
 
 // Throws Error{kUnsupported} for a combination of formats that XNNPACK has no kernel for.
-std::unique_ptr<LoweredProgram> lower(const Model& model, const QuantizationResult& quantization);
+std::unique_ptr<LoweredProgram> lower(const Model& model, const QuantizationResult& quantization,
+                                      const std::optional<CachePlan>& cache = std::nullopt);
 
 }  // namespace diffulex_edge::xnnpack

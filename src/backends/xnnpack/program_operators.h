@@ -20,6 +20,9 @@ class ProgramOperators {
   void positions(ValueId value);
   void position_table(ValueId value);
 
+  // The number of tokens at run time, from an argument that has them as a dimension: the program's integer.
+  std::int32_t length_of(ValueId input);
+
  private:
   // ATen's look-up: its kernel checks the ids.
   void look_up(std::int32_t table, std::int32_t ids, std::int32_t output);
@@ -28,9 +31,6 @@ class ProgramOperators {
   void check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, executorch::ConstantIndex constant);
   std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids, const Shape& shape,
                                   std::int32_t output);
-  // The number of tokens at run time, from an argument that has them as a dimension.
-  std::int32_t length_of(ValueId input);
-
   DelegateValues& values_;
   std::map<ValueId, std::int32_t> inputs_;  // the program's tensors
   std::optional<std::int32_t> length_;      // the program's integer

@@ -1,6 +1,8 @@
 // Plans, lowers and writes a .pte file.
 
 #include <algorithm>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "backends/export_config.h"
@@ -37,7 +39,8 @@ void place_segments(const xnnpack::LoweredProgram& lowered, executorch::ProgramB
   for (const auto& constant : lowered.constants) {
     is_constant[constant.segment] = true;
   }
-  layout.segments.resize(weights.size() + 1);
+  layout.first_payload = static_cast<std::uint32_t>(weights.size());
+  layout.segments.resize(weights.size() + lowered.delegates.size());
   const auto place = [&](std::size_t segment, std::int64_t size) {
     layout.segments[segment] = {.offset = round_up(layout.segments_end, kSegmentAlignment), .size = size};
     layout.segments_end = layout.segments[segment].offset + size;
@@ -53,7 +56,9 @@ void place_segments(const xnnpack::LoweredProgram& lowered, executorch::ProgramB
       layout.segments.push_back({.offset = 0, .size = layout.segments_end});
     }
   }
-  place(weights.size(), static_cast<std::int64_t>(lowered.delegate.serialize().size()));
+  for (std::size_t i = 0; i < lowered.delegates.size(); ++i) {
+    place(weights.size() + i, static_cast<std::int64_t>(lowered.delegates[i].serialize().size()));
+  }
   layout.constant_offsets = {0};  // the format leaves entry 0 unused
   for (const auto& [segment, offset] : lowered.constants) {
     layout.constant_offsets.push_back(static_cast<std::uint64_t>(layout.segments[segment].offset + offset));
@@ -86,14 +91,19 @@ void write_file(xnnpack::LoweredProgram& lowered, const FileLayout& layout, cons
   lowered.weights.stream(write, control);
   xnnpack::name_by_content(lowered);
   const std::vector<std::byte> program = serialize_program(lowered, layout.segments);
-  const std::vector<std::byte> payload = lowered.delegate.serialize();
-  const std::size_t payload_segment = lowered.weights.segments().size();
-  if (program.size() != layout.program.size() ||
-      static_cast<std::int64_t>(payload.size()) != segments[payload_segment].size) {
+  bool has_its_size = program.size() == layout.program.size();
+  for (std::uint32_t i = 0; i < lowered.delegates.size(); ++i) {
+    const std::vector<std::byte> payload = lowered.delegates[i].serialize();
+    const std::uint32_t segment = layout.segments.first_payload + i;
+    has_its_size = has_its_size && static_cast<std::int64_t>(payload.size()) == segments[segment].size;
+    if (has_its_size) {
+      write(segment, 0, payload);
+    }
+  }
+  if (!has_its_size) {
     throw Error(ErrorCode::kInternal, target.string(), "the program changed its size while weights were written");
   }
   file.write(0, program);
-  write(static_cast<std::uint32_t>(payload_segment), 0, payload);
   file.flush(control.stop);
   file.commit();
 }
@@ -104,6 +114,41 @@ void check_activation_dtype(const BackendConfig& config) {
                 "use --mode static or dynamic for 8-bit activations");
   }
   check_not_dynamic(config, "leave it out: mode dynamic has 8-bit activations of its own");
+}
+
+// Nothing where the options ask for no cache.
+std::optional<xnnpack::CachePlan> cache_plan(const BackendConfig& config, const Model& model) {
+  const OptionValues options(xnnpack::description(), config.backend_options);
+  xnnpack::CachePlan plan{.tokens = options.count("cache"), .block_tokens = options.count("block_tokens")};
+  if (plan.tokens == 0) {
+    if (plan.block_tokens > 0 || options.text("cache_dtype") != "fp16") {
+      throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens and cache dtype are its own",
+                  "give --cache TOKENS too");
+    }
+    return std::nullopt;
+  }
+  if (model.config.family.empty()) {
+    throw Error(ErrorCode::kUnsupported, "cache", "is for language models from a checkpoint", "leave it out");
+  }
+  if (plan.tokens > model.config.max_positions) {
+    throw Error(ErrorCode::kInvalidArgument, "cache",
+                "of " + std::to_string(plan.tokens) + " tokens is longer than the model's context of " +
+                    std::to_string(model.config.max_positions));
+  }
+  constexpr std::int64_t kUsualBlockTokens = 128;
+  const std::int64_t block_length = model.config.block_length;
+  if (plan.block_tokens == 0) {
+    const std::int64_t usual = block_length == 0 ? plan.tokens : std::max(kUsualBlockTokens, block_length);
+    plan.block_tokens = std::min(usual, plan.tokens);
+  }
+  if (plan.block_tokens > plan.tokens || plan.block_tokens < block_length) {
+    throw Error(ErrorCode::kInvalidArgument, "block tokens",
+                std::to_string(plan.block_tokens) + " is not between the model's block of " +
+                    std::to_string(std::max<std::int64_t>(block_length, 1)) + " and the cache's " +
+                    std::to_string(plan.tokens));
+  }
+  plan.dtype = options.text("cache_dtype") == "fp32" ? DType::kF32 : DType::kF16;
+  return plan;
 }
 
 }  // namespace
@@ -133,7 +178,8 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   check_rank(model, kMaxRank, "XNNPACK");
   const QuantizationResult quantized = quantize_model(model, quantization(), findings, arithmetic());
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
-  const auto lowered = xnnpack::lower(model, quantized);
+  const std::optional<xnnpack::CachePlan> cache = cache_plan(config(), model);
+  const auto lowered = xnnpack::lower(model, quantized, cache);
   const FileLayout layout = lay_out(*lowered);
   if (target != nullptr) {
     write_file(*lowered, layout, *target, control);
@@ -144,6 +190,12 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   metadata.activation_dtype = to_string(activation_dtype);
   metadata.file_bytes = layout.file_bytes();
   metadata.operators_outside_delegate = lowered->program.kernel_names();
+  if (cache) {
+    metadata.seq_len = cache->block_tokens;
+    metadata.cache = ArtefactCache{.tokens = cache->tokens,
+                                   .dtype = cache->dtype == DType::kF16 ? "fp16" : "fp32",
+                                   .bytes = lowered->program.buffer_bytes()};
+  }
   return metadata;
 }
 

@@ -1,0 +1,63 @@
+// Attention over keys and values that stay in the program from one execution to the next.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "backends/xnnpack/delegate_values.h"
+#include "backends/xnnpack/lowering.h"
+
+namespace diffulex_edge::xnnpack {
+
+// Each layer has a buffer for keys and one for values, [kv heads, tokens, dim], and a view of each head's first rows.
+// An execution gives the views the rows that it sees, [end position, dim]: nothing is copied to read the cache.
+class CachedAttention {
+ public:
+  CachedAttention(DelegateValues& values, const CachePlan& plan) : values_(values), plan_(plan) {}
+
+  // Behind input_ids: the argument start_pos, what follows from it and from the number of tokens, and all buffers.
+  void begin(std::int32_t token_count);
+  // Positions of the tokens, from start_pos on.
+  void positions(ValueId value);
+  // The block-causal mask of the tokens over all positions up to their end.
+  void mask(ValueId value);
+  // Ends the delegate, whose keys and values go to the cache, and attends in the next one.
+  void attention(ValueId value);
+
+ private:
+  struct Layer {
+    std::array<std::int32_t, 2> buffers = {};        // keys, values
+    std::array<std::vector<std::int32_t>, 2> views;  // of each head
+  };
+
+  Layer make_layer(const Shape& keys);
+  // A tensor for positions from `begin` to the tokens' end.
+  std::int32_t numbers(executorch::schema::ScalarType type, std::int64_t longest, std::int32_t begin);
+  // For a layer's new keys (part 0) or values (1), [kv heads, tokens, dim]: they go to the cache before the next layer.
+  std::int32_t fresh_tensor(std::size_t part, const Shape& keys);
+  // Keys or values of the delegate in the cache's layout and type, as its output.
+  void give_to_cache(ValueId value, std::int32_t tensor);
+  // The numbers of the blocks that positions are in.
+  XnnId blocks(XnnId positions, std::int64_t block_length);
+  // [kv head, queries of its group times tokens, dim], scaled: each head's queries are one matrix.
+  XnnId queries(ValueId value, const Shape& keys, float scale, DType type);
+  XnnId in_type(XnnId x, DType from, DType to);
+
+  DelegateGraph& delegate() { return values_.delegate(); }
+
+  DelegateValues& values_;
+  CachePlan plan_;
+  // The program's integers: start_pos, the position behind the last token, 1.
+  std::int32_t begin_ = -1;
+  std::int32_t end_ = -1;
+  std::int32_t one_ = -1;
+  std::int32_t token_indices_ = -1;         // where rows are written: all heads, the tokens' positions
+  std::map<std::tuple<std::size_t, std::int64_t, std::int64_t>, std::int32_t> fresh_;  // by part, heads, dim
+  std::map<ValueId, Layer> layers_;         // by the attention
+  std::map<ValueId, std::int32_t> masks_;   // tensors [queries of a group times tokens, positions], float32
+};
+
+}  // namespace diffulex_edge::xnnpack
