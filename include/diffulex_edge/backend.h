@@ -95,7 +95,7 @@ struct ExportMetadata {
   std::int64_t peak_rss_bytes = 0;                      // of this process, so far
   std::vector<std::string> operators_outside_delegate;  // in order of execution
   std::optional<ArtefactCache> cache;
-  std::optional<Placement> placement;                   // where a vendor's compiler ran
+  std::optional<Placement> placement;  // where a vendor's compiler ran
   std::vector<StoredLayer> layers;
   std::vector<std::string> warnings;
 

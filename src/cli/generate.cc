@@ -324,7 +324,8 @@ Command add_generate(CLI::App& app) {
       ->allow_extra_args(false);
   arguments->model.add_block_length_to(*command);
   arguments->generation.add_to(*command);
-  command->add_flag("--stream", arguments->stream, "With --json: a line for each piece of text and its tokens, then the whole object");
+  command->add_flag("--stream", arguments->stream,
+                    "With --json: a line for each piece of text and its tokens, then the whole object");
   command->add_flag("--visual", arguments->visual, "Show the canvas while it is filled in, in a terminal");
   command->add_flag("--cache-effect", arguments->cache_effect,
                     "Write the text once more, without a cache, and say how many tokens differ");

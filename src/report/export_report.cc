@@ -123,7 +123,8 @@ std::string to_text(const ExportReport& report) {
                      (metadata.dry_run ? ", nothing written" : "") + "\n";
   text += report.model.config.family + ", " + format_count(metadata.parameters) + " parameters, " +
           describe(report.config.quant_config) + ", activations " + metadata.activation_dtype + ", " +
-          describe_mask(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) + (metadata.cache ? " tokens a step\n" : " tokens\n");
+          describe_mask(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) +
+          (metadata.cache ? " tokens a step\n" : " tokens\n");
   if (metadata.cache) {
     text += "cache of " + format_count(metadata.cache->tokens) + " tokens in " + metadata.cache->dtype + ", " +
             format_bytes(metadata.cache->bytes) + "\n";

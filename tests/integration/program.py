@@ -49,15 +49,22 @@ class Program:
 
     def logits(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Logits of one sequence, float32 [seq, vocab]. Raises RuntimeError where the runtime refuses the input."""
-        first, cached = (self._logits(method, ids) for method in self._methods)
+        return self.call(torch.as_tensor(ids, dtype=torch.long)[None])
+
+    def step(self, ids: Tensor | Sequence[int], start: int, *arguments: Tensor) -> Tensor:
+        """The same of a program with a cache: logits of tokens from the position `start` on."""
+        return self.call(torch.as_tensor(ids, dtype=torch.long)[None], torch.tensor([start]), *arguments)
+
+    def call(self, *inputs: Tensor) -> Tensor:
+        first, cached = (self._logits(method, inputs) for method in self._methods)
         assert torch.equal(first, cached) or torch.allclose(first, cached, rtol=1e-6, equal_nan=True), (
             f"with XNNPACK's weight cache, logits differ by up to {(first - cached).abs().max()}"
         )
         return first
 
     @staticmethod
-    def _logits(method: Any, ids: Tensor | Sequence[int]) -> Tensor:
-        (logits,) = method.execute([torch.as_tensor(ids, dtype=torch.long)[None]])
+    def _logits(method: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        (logits,) = method.execute(inputs)
         assert logits.dtype == torch.float32
         return logits[0].clone()  # the runtime reuses its memory
 

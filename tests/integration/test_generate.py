@@ -71,7 +71,7 @@ def test_stream_has_a_line_for_each_piece_and_then_the_whole(tiny: Path) -> None
     *pieces, whole = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(pieces) > 3
     assert "".join(piece["text"] for piece in pieces) == whole["text"]
-    assert sum((piece["tokens"] for piece in pieces), []) == whole["tokens"]
+    assert [token for piece in pieces for token in piece["tokens"]] == whole["tokens"]
     assert whole["success"]
 
 
@@ -82,7 +82,7 @@ def test_stream_without_tokenizer_has_the_tokens(tmp_path: Path, tiny: Path) -> 
     np.save(tmp_path / "prompt.npy", np.array([[5, 6, 7]], np.int64))
     result = run("generate", model, "--prompt-ids", tmp_path / "prompt.npy", *SHORT, "--json", "--stream")
     *pieces, whole = [json.loads(line) for line in result.stdout.splitlines()]
-    assert sum((piece["tokens"] for piece in pieces), []) == whole["tokens"]
+    assert [token for piece in pieces for token in piece["tokens"]] == whole["tokens"]
     assert len(pieces) > 3
     assert not any("text" in piece for piece in pieces)
 
@@ -226,7 +226,7 @@ def test_interrupt_keeps_what_was_written(tiny: Path) -> None:
     assert process.returncode == -signal.SIGINT
     *pieces, whole = [json.loads(line) for line in (first + rest).splitlines()]
     assert whole["text"] == "".join(piece["text"] for piece in pieces)
-    assert whole["tokens"] == sum((piece["tokens"] for piece in pieces), [])
+    assert whole["tokens"] == [token for piece in pieces for token in piece["tokens"]]
     assert 0 < len(whole["tokens"]) < 224
     assert whole["stopped"] == "stop"
     assert "as far as it was written" in error

@@ -143,8 +143,7 @@ void ProgramBuilder::kernel_call(const std::string& name, const std::string& ove
   kernel_names_.push_back(overload.empty() ? name : name + "." + overload);
 }
 
-void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> arguments,
-                                   std::uint32_t payload,
+void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> arguments, std::uint32_t payload,
                                    std::vector<std::pair<std::string, std::string>> options) {
   calls_.push_back(
       {.is_delegate = true, .index = static_cast<std::int32_t>(delegates_.size()), .arguments = std::move(arguments)});
@@ -191,8 +190,8 @@ flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers:
   return schema::CreateEValue(builder, schema::KernelTypes::Tensor, table.Union());
 }
 
-flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
-    flatbuffers::FlatBufferBuilder& builder, std::uint32_t first_payload) const {
+flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(flatbuffers::FlatBufferBuilder& builder,
+                                                                          std::uint32_t first_payload) const {
   std::vector<flatbuffers::Offset<schema::EValue>> values;
   for (const Entry& entry : values_) {
     values.push_back(serialize_value(builder, entry));
@@ -219,9 +218,8 @@ flatbuffers::Offset<schema::ExecutionPlan> ProgramBuilder::serialize_plan(
       const std::vector<std::uint8_t> bytes(value.begin(), value.end());
       specs.push_back(schema::CreateCompileSpecDirect(builder, key.c_str(), &bytes));
     }
-    const auto payload =
-        schema::CreateBackendDelegateDataReference(builder, schema::DataLocation::SEGMENT,
-                                                      first_payload + delegate.payload);
+    const auto payload = schema::CreateBackendDelegateDataReference(builder, schema::DataLocation::SEGMENT,
+                                                                    first_payload + delegate.payload);
     delegates.push_back(schema::CreateBackendDelegateDirect(builder, delegate.backend.c_str(), payload, &specs));
   }
   std::vector<std::int64_t> memory = {0, arena_bytes_};

@@ -81,9 +81,9 @@ class ProgramBuilder {
     std::vector<std::int32_t> sizes;
     bool dynamic = false;
     ConstantIndex constant = 0;
-    std::string name;                // of a constant
-    std::uint32_t memory = 0;        // 0: not planned; 1: the arena; 2: buffers
-    std::int64_t offset = 0;         // in it
+    std::string name;          // of a constant
+    std::uint32_t memory = 0;  // 0: not planned; 1: the arena; 2: buffers
+    std::int64_t offset = 0;   // in it
   };
   struct IntEntry {
     std::int64_t value = 0;

@@ -17,13 +17,28 @@ std::uint32_t size_of(const Shape& shape, std::size_t axis) { return static_cast
 
 void CachedAttention::begin(std::int32_t token_count) {
   ProgramBuilder& program = values_.program();
-  const auto start = program.planned_tensor(ScalarType::LONG, {{.value = 1}});
-  program.set_input(start);
-  begin_ = program.integer(0);
+  const auto positions = program.planned_tensor(ScalarType::LONG, {{.value = plan_.block_tokens, .is_sequence = true}});
+  program.set_input(positions);
+  const auto start = program.view(positions, 0, {1});
+  std::int32_t context = -1;
+  if (plan_.is_bidirectional) {
+    context = program.planned_tensor(ScalarType::LONG, {{.value = 1}});
+    program.set_input(context);
+  }
+  if (plan_.logits == CachePlan::Logits::kRows) {
+    rows_ =
+        program.planned_tensor(ScalarType::LONG, {{.value = 1}, {.value = plan_.block_tokens, .is_sequence = true}});
+    program.set_input(rows_);
+  }
+  count_ = token_count;
+  begin_ = checked_number(start, plan_.tokens);
   end_ = program.integer(0);
   one_ = program.integer(1);
-  program.kernel_call("aten::_local_scalar_dense", "", {start, begin_});
   program.kernel_call("executorch_prim::add", "Scalar", {begin_, token_count, end_});
+  seen_ = end_;
+  if (plan_.is_bidirectional) {
+    seen_ = checked_number(context, plan_.tokens + 1);
+  }
   // Tokens beyond the capacity end the execution here, before any work.
   const auto& nodes = values_.graph().nodes();
   for (std::size_t i = 0; i < nodes.size(); ++i) {
@@ -34,13 +49,26 @@ void CachedAttention::begin(std::int32_t token_count) {
   token_indices_ = program.optional_tensors({-1, numbers(ScalarType::LONG, plan_.block_tokens, begin_)});
 }
 
+std::int32_t CachedAttention::checked_number(std::int32_t tensor, std::int64_t limit) {
+  ProgramBuilder& program = values_.program();
+  // A look-up in a table of so many rows, which has no columns and no bytes.
+  const auto nothing = values_.computed_segment({0.0F}, DType::kF32);
+  const auto table = program.constant_tensor(ScalarType::FLOAT, {limit, 0}, values_.program_constant(nothing, 0), {});
+  const auto row = program.planned_tensor(ScalarType::FLOAT, {{.value = 1}, {.value = 0}});
+  program.kernel_call("aten::embedding", "out",
+                      {table, tensor, program.integer(-1), program.boolean(false), program.boolean(false), row, row});
+  const auto number = program.integer(0);
+  program.kernel_call("aten::_local_scalar_dense", "", {tensor, number});
+  return number;
+}
+
 CachedAttention::Layer CachedAttention::make_layer(const Shape& keys) {
   ProgramBuilder& program = values_.program();
   const std::int64_t heads = keys.at(1).value;
   const std::int64_t dim = keys.at(2).value;
   const ScalarType type = scalar_type(plan_.dtype);
   const std::int64_t head_bytes = plan_.tokens * dim * executorch::element_bytes(type);
-  const auto seen = program.integers({end_, program.integer(dim)});
+  const auto seen = program.integers({seen_, program.integer(dim)});
   Layer layer;
   for (const std::size_t part : {0U, 1U}) {
     layer.buffers[part] = program.buffer(type, {heads, plan_.tokens, dim});
@@ -164,6 +192,34 @@ XnnId CachedAttention::queries(ValueId value, const Shape& keys, float scale, DT
   delegate().reshape(scaled, split, {0, kv_heads, group, dim});
   delegate().transpose(split, by_head, {1, 2, 0, 3});
   return by_head;
+}
+
+void CachedAttention::choose_rows(ValueId hidden) {
+  if (plan_.logits == CachePlan::Logits::kAll) {
+    return;
+  }
+  ProgramBuilder& program = values_.program();
+  values_.cut();
+  const std::int64_t width = values_.node(hidden).shape.back().value;
+  const DType type = values_.mapped(hidden).native;
+  const auto table = program.view(values_.passed_tensor(hidden), 0, {plan_.block_tokens, width});
+  program.kernel_call("aten::empty", "out",
+                      {program.integers({count_, program.integer(width)}), program.null(), table, table});
+  std::int32_t rows = rows_;
+  Dim longest = {.value = plan_.block_tokens, .is_sequence = true};
+  if (plan_.logits == CachePlan::Logits::kLast) {
+    longest = {.value = 1};
+    const auto last = program.integer(0);
+    program.kernel_call("executorch_prim::sub", "Scalar", {count_, one_, last});
+    const auto flat = program.planned_tensor(ScalarType::LONG, {longest});
+    program.kernel_call("aten::arange", "start_out", {last, count_, one_, flat, flat});
+    rows = program.view(flat, 0, {1, 1});
+  }
+  const auto chosen = program.planned_tensor(scalar_type(type), {{.value = 1}, longest, {.value = width}});
+  program.kernel_call(
+      "aten::embedding", "out",
+      {table, rows, program.integer(-1), program.boolean(false), program.boolean(false), chosen, chosen});
+  values_.delegate_input(hidden, chosen, type);
 }
 
 void CachedAttention::attention(ValueId value) {

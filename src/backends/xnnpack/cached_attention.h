@@ -13,7 +13,7 @@
 namespace diffulex_edge::xnnpack {
 
 // Each layer has a buffer for keys and one for values, [kv heads, tokens, dim], and a view of each head's first rows.
-// An execution gives the views the rows that it sees, [end position, dim]: nothing is copied to read the cache.
+// An execution gives the views the rows that it sees, [positions, dim]: nothing is copied to read the cache.
 class CachedAttention {
  public:
   CachedAttention(DelegateValues& values, const CachePlan& plan) : values_(values), plan_(plan) {}
@@ -26,6 +26,9 @@ class CachedAttention {
   void mask(ValueId value);
   // Ends the delegate, whose keys and values go to the cache, and attends in the next one.
   void attention(ValueId value);
+  // Before the head: where the logits are not of all tokens, ends the delegate, and begins the next one with the rows
+  // of `hidden` [1, tokens, width] that they are of.
+  void choose_rows(ValueId hidden);
 
  private:
   struct Layer {
@@ -33,6 +36,9 @@ class CachedAttention {
     std::array<std::vector<std::int32_t>, 2> views;  // of each head
   };
 
+  // The number in a tensor of one, as the program's integer. Ends an execution with ExecuTorch's InvalidArgument where
+  // it is not in [0, limit): beyond 31 bits its own checks abort.
+  std::int32_t checked_number(std::int32_t tensor, std::int64_t limit);
   Layer make_layer(const Shape& keys);
   // A tensor for positions from `begin` to the tokens' end.
   std::int32_t numbers(executorch::schema::ScalarType type, std::int64_t longest, std::int32_t begin);
@@ -50,14 +56,18 @@ class CachedAttention {
 
   DelegateValues& values_;
   CachePlan plan_;
-  // The program's integers: start_pos, the position behind the last token, 1.
+  // The program's integers: tokens, start_pos, the position behind the last token, the number of positions that are
+  // seen, 1.
+  std::int32_t count_ = -1;
   std::int32_t begin_ = -1;
   std::int32_t end_ = -1;
+  std::int32_t seen_ = -1;
   std::int32_t one_ = -1;
-  std::int32_t token_indices_ = -1;         // where rows are written: all heads, the tokens' positions
+  std::int32_t rows_ = -1;           // the argument
+  std::int32_t token_indices_ = -1;  // where rows are written: all heads, the tokens' positions
   std::map<std::tuple<std::size_t, std::int64_t, std::int64_t>, std::int32_t> fresh_;  // by part, heads, dim
-  std::map<ValueId, Layer> layers_;         // by the attention
-  std::map<ValueId, std::int32_t> masks_;   // tensors [queries of a group times tokens, positions], float32
+  std::map<ValueId, Layer> layers_;                                                    // by the attention
+  std::map<ValueId, std::int32_t> masks_;  // tensors [queries of a group times tokens, positions], float32
 };
 
 }  // namespace diffulex_edge::xnnpack

@@ -21,22 +21,24 @@ bool taken_natively_with_cache(Op op) {
   return taken_natively(op) || op == Op::kAttention || op == Op::kBlockCausalMask;
 }
 
-diffulex_edge::Graph lowered_graph(const Model& model, std::optional<std::int64_t> block_tokens) {
-  if (!block_tokens) {
+diffulex_edge::Graph lowered_graph(const Model& model, const std::optional<CachePlan>& cache) {
+  if (!cache) {
     return decompose(model.graph, taken_natively);
   }
-  return decompose(with_longest_sequence(model.graph, *block_tokens), taken_natively_with_cache);
+  return decompose(with_longest_sequence(model.graph, cache->block_tokens), taken_natively_with_cache);
 }
 
-// By ValueId, the last delegate that needs the value, where each attention begins a new one. Its keys and values are
-// taken by the one before, which writes them to the cache.
-std::vector<std::size_t> last_delegates(const diffulex_edge::Graph& graph, bool has_cuts) {
+// By ValueId, the last delegate that needs the value, where each attention begins a new one, and perhaps the head. An
+// attention's keys and values are taken by the delegate before it, which writes them to the cache.
+std::vector<std::size_t> last_delegates(const diffulex_edge::Graph& graph, const std::optional<CachePlan>& cache) {
   std::vector<std::size_t> last(graph.nodes().size(), 0);
+  const bool cuts_head = cache && cache->logits != CachePlan::Logits::kAll;
   std::size_t delegate = 0;
   for (const Node& node : graph.nodes()) {
-    const bool cuts = has_cuts && node.op == Op::kAttention;
+    const bool attends = cache && node.op == Op::kAttention;
+    const bool cuts = attends || (cuts_head && &node == &graph.node(graph.output()));
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      const bool before = cuts && (i == 1 || i == 2);
+      const bool before = attends && (i == 1 || i == 2);
       auto& of_input = last[static_cast<std::size_t>(node.inputs[i])];
       of_input = std::max(of_input, delegate + (cuts && !before ? 1 : 0));
     }
@@ -58,14 +60,14 @@ std::vector<std::uint32_t> upper_bounds(const Shape& shape) {
 std::string named_by(const std::string& name, const ContentDigest& digest) { return name + ":" + to_string(digest); }
 
 DelegateValues::DelegateValues(const Model& model, const QuantizationResult& quantization,
-                               std::optional<std::int64_t> block_tokens)
+                               const std::optional<CachePlan>& cache)
     : plan_(quantization.plan),
-      graph_(lowered_graph(model, block_tokens)),
+      graph_(lowered_graph(model, cache)),
       compute_(plan_.target.half == TargetArithmetic::Half::kNever ? DType::kF32 : DType::kF16),
       result_(std::make_unique<LoweredProgram>(WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
       mapped_(graph_.nodes().size()),
       is_used_(used_values(graph_)),
-      last_delegates_(last_delegates(graph_, block_tokens.has_value())) {
+      last_delegates_(last_delegates(graph_, cache)) {
   result_->warnings = quantization.warnings;
   result_->delegates.emplace_back();
 }

@@ -40,9 +40,10 @@ struct Mapped {
 
 class DelegateValues {
  public:
-  // Keeps references to the plan. With `block_tokens` the longest sequence is that, and the graph is cut before each
-  // attention, which stays an operator of its own, as the block-causal mask does.
-  DelegateValues(const Model& model, const QuantizationResult& quantization, std::optional<std::int64_t> block_tokens);
+  // Keeps references to the plan. With a cache the longest sequence is that of a step, and the graph is cut before each
+  // attention, which stays an operator of its own, as the block-causal mask does. Where logits are not of all tokens,
+  // it is cut before the head, too.
+  DelegateValues(const Model& model, const QuantizationResult& quantization, const std::optional<CachePlan>& cache);
 
   // The one under construction.
   DelegateGraph& delegate() { return result_->delegates.back(); }
@@ -74,6 +75,9 @@ class DelegateValues {
   // The same for tensors of the program that no value of the graph stands for.
   XnnId tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims);
   XnnId tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims);
+
+  // The program's tensor of a value that an earlier delegate made.
+  std::int32_t passed_tensor(ValueId value) const { return passing_.at(value).tensor; }
 
   // Calls the delegate that is under construction, and begins the next one.
   void cut();
@@ -120,13 +124,13 @@ class DelegateValues {
   DType compute_;
   std::unique_ptr<LoweredProgram> result_;
   std::vector<Mapped> mapped_;
-  std::vector<bool> is_used_;  // by ValueId
+  std::vector<bool> is_used_;                // by ValueId
   std::vector<std::size_t> last_delegates_;  // by ValueId, the last one that needs it
   struct Passing {
     std::int32_t tensor = 0;
     DType dtype = DType::kF32;
   };
-  std::map<ValueId, Passing> passing_;  // values that a delegate made for later ones
+  std::map<ValueId, Passing> passing_;      // values that a delegate made for later ones
   std::vector<ValueId> no_longer_passing_;  // whose tensors others may take
   using ConstantKey = std::tuple<std::uint32_t, std::size_t, std::string>;  // segment, bytes, packing
   std::map<ConstantKey, std::size_t> named_;                                // among the result's

@@ -20,9 +20,7 @@ namespace {
 class Lowering {
  public:
   Lowering(const Model& model, const QuantizationResult& quantization, const std::optional<CachePlan>& cache)
-      : values_(model, quantization, cache ? std::optional(cache->block_tokens) : std::nullopt),
-        linear_(values_),
-        program_(values_) {
+      : values_(model, quantization, cache), linear_(values_), program_(values_) {
     if (cache) {
       cache_.emplace(values_, *cache);
     }
@@ -57,6 +55,9 @@ class Lowering {
       case Op::kGather:
         return program_.embedding(value);
       case Op::kLinear:
+        if (cache_ && value == values_.graph().output()) {
+          cache_->choose_rows(current.inputs[0]);
+        }
         return linear_.lower(value);
       case Op::kRmsNorm:
         return rms_norm(value);

@@ -121,8 +121,8 @@ std::optional<xnnpack::CachePlan> cache_plan(const BackendConfig& config, const 
   const OptionValues options(xnnpack::description(), config.backend_options);
   xnnpack::CachePlan plan{.tokens = options.count("cache"), .block_tokens = options.count("block_tokens")};
   if (plan.tokens == 0) {
-    if (plan.block_tokens > 0 || options.text("cache_dtype") != "fp16") {
-      throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens and cache dtype are its own",
+    if (plan.block_tokens > 0 || options.text("cache_dtype") != "fp16" || options.text("logits") != "all") {
+      throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens, cache dtype and logits go with it",
                   "give --cache TOKENS too");
     }
     return std::nullopt;
@@ -148,6 +148,10 @@ std::optional<xnnpack::CachePlan> cache_plan(const BackendConfig& config, const 
                     std::to_string(plan.tokens));
   }
   plan.dtype = options.text("cache_dtype") == "fp32" ? DType::kF32 : DType::kF16;
+  using Logits = xnnpack::CachePlan::Logits;
+  const std::string logits = options.text("logits");
+  plan.is_bidirectional = block_length == 0;
+  plan.logits = logits == "last" ? Logits::kLast : logits == "rows" ? Logits::kRows : Logits::kAll;
   return plan;
 }
 
