@@ -215,6 +215,31 @@ class GenerationLoop {
   std::unique_ptr<State> state_;
 };
 
+// A model that somebody else executes, such as a .pte in ExecuTorch: what decoding has to know of it.
+struct ArtefactFacts {
+  ModelConfig config;                // family, vocab_size, block_length and mask_token_id count
+  std::int64_t max_tokens = 0;       // of prompt and text together
+  std::int64_t max_step_tokens = 0;  // of one execution
+  bool has_cache = false;            // it keeps keys and values from one execution to the next
+};
+
+// One execution: the tokens at the positions from `start` on, which see what the cache holds of the positions before
+// `sees`, and each other under the model's mask. Without a cache `start` is 0.
+struct ForwardStep {
+  std::span<const std::int64_t> tokens;
+  std::int64_t start = 0;
+  std::int64_t sees = 0;
+  std::span<const std::int64_t> rows;  // places in `tokens` whose logits are wanted, ascending; may be none
+};
+// Writes them, [rows, vocab_size]. What it throws ends the generation.
+using StepFunction = std::function<void(const ForwardStep& step, std::span<float> logits)>;
+
+// DiffusionEngine::generate() with the executions of an artefact. With an exact cache, passes that are too long for one
+// are cut between blocks. Beside those of the engine, errors are kUnsupported for guidance, for a cache that the
+// artefact has not, and kInvalidArgument for more tokens than an execution takes, where they can't be cut.
+GenerationResult generate(const ArtefactFacts& artefact, const StepFunction& step, GenerationRequest request,
+                          const GenerationCallback& callback = {}, const RunControl& control = {});
+
 // The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.
 std::vector<std::int64_t> find_eos_ids(const Model& model);
 

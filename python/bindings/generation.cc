@@ -1,12 +1,17 @@
 // Text from a model's folder: the library's engine, with options as Python's dataclass has them.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -105,16 +110,30 @@ nb::dict describe(const Call& call) {
   return result;
 }
 
-nb::dict generate(const TextModel& model, const std::optional<std::string>& prompt,
-                  std::optional<std::vector<std::int64_t>> prompt_ids, const std::string& suffix,
-                  const nb::object& options, std::vector<std::string> stops, const nb::object& on_text, int threads) {
+// Whoever executes the model.
+using Write =
+    std::function<GenerationResult(const GenerationRequest&, const GenerationCallback&, const RunControl&)>;
+
+// What Python asks for, with the tokens that end a text where its options name none.
+struct Wanted {
+  std::optional<std::string> prompt;
+  std::optional<std::vector<std::int64_t>> prompt_ids;
+  std::string suffix;
+  nb::object options;
+  std::vector<std::string> stops;
+  nb::object on_text;
+  std::vector<std::int64_t> eos_ids;
+};
+
+nb::dict write_text(const TextTokens& model, Wanted wanted, int threads, const Write& write) {
+  auto& [prompt, prompt_ids, suffix, options, stops, on_text, eos_ids] = wanted;
   Call call{.request = {.prompt = {}, .suffix = {}, .config = generation_config(options)}, .text = {}, .result = {}};
   call.request.prompt = prompt_ids ? std::move(*prompt_ids) : model.encode_prompt(prompt.value_or(""));
   if (!suffix.empty()) {
     call.request.suffix = model.tokenizer().encode(suffix);
   }
   if (options.attr("eos_ids").is_none()) {
-    call.request.config.eos_ids = model.eos_ids();
+    call.request.config.eos_ids = std::move(eos_ids);
   }
   if (model.has_tokenizer() || !stops.empty()) {
     call.text.emplace(model.stream(std::move(stops)));
@@ -133,7 +152,7 @@ nb::dict generate(const TextModel& model, const std::optional<std::string>& prom
     }
   };
   run_stoppable(threads, nb::none(), [&](const RunControl& control) {
-    call.result = model.engine().generate(
+    call.result = write(
         call.request,
         [&](const GenerationState& state) {
           const std::span new_tokens =
@@ -149,6 +168,87 @@ nb::dict generate(const TextModel& model, const std::optional<std::string>& prom
     std::rethrow_exception(raised);
   }
   return describe(call);
+}
+
+nb::dict generate(const TextModel& model, std::optional<std::string> prompt,
+                  std::optional<std::vector<std::int64_t>> prompt_ids, std::string suffix, nb::object options,
+                  std::vector<std::string> stops, nb::object on_text, int threads) {
+  Wanted wanted{.prompt = std::move(prompt),
+                .prompt_ids = std::move(prompt_ids),
+                .suffix = std::move(suffix),
+                .options = std::move(options),
+                .stops = std::move(stops),
+                .on_text = std::move(on_text),
+                .eos_ids = model.eos_ids()};
+  return write_text(model, std::move(wanted), threads,
+                    [&](const GenerationRequest& request, const GenerationCallback& callback,
+                        const RunControl& control) { return model.engine().generate(request, callback, control); });
+}
+
+// Text with an artefact that Python executes.
+class TextArtefact : public TextTokens {
+ public:
+  TextArtefact(const std::string& folder, ArtefactFacts facts, std::vector<std::int64_t> eos_ids)
+      : TextTokens(folder), facts_(std::move(facts)), eos_ids_(std::move(eos_ids)) {}
+
+  const ArtefactFacts& facts() const { return facts_; }
+
+  // `step(tokens int64 [B], start, sees, rows int64 [R])` returns logits float32 [R, vocab].
+  nb::dict generate(const nb::callable& step, std::optional<std::string> prompt,
+                    std::optional<std::vector<std::int64_t>> prompt_ids, std::string suffix, nb::object options,
+                    std::vector<std::string> stops, nb::object on_text) const {
+    using Ids = nb::ndarray<nb::numpy, const std::int64_t, nb::ndim<1>>;
+    using Logits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+    const auto ids = [](std::span<const std::int64_t> values) { return Ids(values.data(), {values.size()}); };
+    std::exception_ptr raised;  // by Python, in step
+    const StepFunction call = [&](const ForwardStep& wanted, std::span<float> logits) {
+      const nb::gil_scoped_acquire lock;
+      try {
+        // Copies: the step's memory is another's when it is over.
+        const nb::object tokens = nb::cast(ids(wanted.tokens), nb::rv_policy::copy);
+        const nb::object rows = nb::cast(ids(wanted.rows), nb::rv_policy::copy);
+        const auto found = nb::cast<Logits>(step(tokens, wanted.start, wanted.sees, rows));
+        if (found.shape(0) * found.shape(1) != logits.size()) {
+          throw Error(ErrorCode::kInvalidArgument, "step",
+                      "gave logits [" + std::to_string(found.shape(0)) + ", " + std::to_string(found.shape(1)) +
+                          "] for " + std::to_string(wanted.rows.size()) + " rows");
+        }
+        std::copy_n(found.data(), logits.size(), logits.data());
+      } catch (const nb::python_error&) {
+        raised = std::current_exception();
+        throw Error(ErrorCode::kCancelled, {}, "stopped");
+      }
+    };
+    Wanted wanted{.prompt = std::move(prompt),
+                  .prompt_ids = std::move(prompt_ids),
+                  .suffix = std::move(suffix),
+                  .options = std::move(options),
+                  .stops = std::move(stops),
+                  .on_text = std::move(on_text),
+                  .eos_ids = eos_ids_};
+    try {
+      return write_text(*this, std::move(wanted), 1,
+                        [&](const GenerationRequest& request, const GenerationCallback& callback,
+                            const RunControl& control) {
+                          return diffulex_edge::generate(facts_, call, request, callback, control);
+                        });
+    } catch (const Error&) {
+      if (raised) {
+        std::rethrow_exception(raised);
+      }
+      throw;
+    }
+  }
+
+ private:
+  ArtefactFacts facts_;
+  std::vector<std::int64_t> eos_ids_;
+};
+
+nb::object encode_chat(const TextTokens& self, const std::string& messages, const std::string& tools,
+                       const std::string& variables) {
+  return nb::cast(self.tokenizer().encode(
+      self.chat_template().render(messages, {.add_generation_prompt = true, .tools = tools, .variables = variables})));
 }
 
 }  // namespace
@@ -180,14 +280,9 @@ void bind_generation(nb::module_& module) {
           nb::arg("threads"), nb::arg("progress").none())
       .def("generate", &generate, nb::arg("prompt").none(), nb::arg("prompt_ids").none(), nb::arg("suffix"),
            nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none(), nb::arg("threads"))
-      .def(
-          "encode_chat",
-          [](const TextModel& self, const std::string& messages, const std::string& tools,
-             const std::string& variables) {
-            return self.tokenizer().encode(self.chat_template().render(
-                messages, {.add_generation_prompt = true, .tools = tools, .variables = variables}));
-          },
-          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"))
+      .def("encode_chat", [](const TextModel& self, const std::string& messages, const std::string& tools,
+                             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
+           nb::arg("messages"), nb::arg("tools"), nb::arg("variables"))
       .def_prop_ro("family", [](const TextModel& self) { return self.engine().config().family; })
       .def_prop_ro("vocab_size", [](const TextModel& self) { return self.engine().config().vocab_size; })
       .def_prop_ro("block_length", [](const TextModel& self) { return self.engine().config().block_length; })
@@ -195,6 +290,30 @@ void bind_generation(nb::module_& module) {
       .def_prop_ro("weight_bytes", [](const TextModel& self) { return self.engine().weight_bytes(); })
       .def_prop_ro("eos_ids", &TextModel::eos_ids)
       .def_prop_ro("warnings", &TextModel::warnings);
+
+  nb::class_<TextArtefact>(module, "TextArtefact", "A model that Python executes, and the tokenizer of a folder.")
+      .def(
+          "__init__",
+          [](TextArtefact* self, const std::string& folder, const std::string& family, std::int64_t vocab_size,
+             std::int64_t block_length, std::optional<std::int64_t> mask_token_id, std::vector<std::int64_t> eos_ids,
+             std::int64_t max_tokens, std::int64_t max_step_tokens, bool has_cache) {
+            ArtefactFacts facts{
+                .max_tokens = max_tokens, .max_step_tokens = max_step_tokens, .has_cache = has_cache};
+            facts.config.family = family;
+            facts.config.vocab_size = vocab_size;
+            facts.config.block_length = block_length;
+            facts.config.mask_token_id = mask_token_id;
+            new (self) TextArtefact(folder, std::move(facts), std::move(eos_ids));
+          },
+          nb::arg("folder"), nb::arg("family"), nb::arg("vocab_size"), nb::arg("block_length"),
+          nb::arg("mask_token_id").none(), nb::arg("eos_ids"), nb::arg("max_tokens"), nb::arg("max_step_tokens"),
+          nb::arg("has_cache"))
+      .def("generate", &TextArtefact::generate, nb::arg("step"), nb::arg("prompt").none(),
+           nb::arg("prompt_ids").none(), nb::arg("suffix"), nb::arg("options"), nb::arg("stops"),
+           nb::arg("on_text").none())
+      .def("encode_chat", [](const TextArtefact& self, const std::string& messages, const std::string& tools,
+                             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
+           nb::arg("messages"), nb::arg("tools"), nb::arg("variables"));
 }
 
 }  // namespace diffulex_edge::python

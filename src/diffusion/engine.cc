@@ -3,68 +3,16 @@
 #include <string>
 #include <utility>
 
-#include "core/round_up.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/generation.h"
 #include "diffusion/cache_slots.h"
-#include "diffusion/canvas.h"
 #include "diffusion/decoding_settings.h"
 #include "diffusion/generation.h"
+#include "diffusion/request_check.h"
 #include "runtime/decoding_session.h"
 
 namespace diffulex_edge {
 namespace {
-
-[[noreturn]] void refuse_length(const Model& model, const GenerationRequest& request) {
-  throw Error(ErrorCode::kInvalidArgument, "prompt",
-              std::to_string(request.prompt.size() + request.suffix.size()) + " tokens and " +
-                  std::to_string(request.config.max_new_tokens) + " new ones are more than the model's " +
-                  std::to_string(model.seq_len),
-              "shorten the prompt, or ask for fewer tokens");
-}
-
-// The request's options with the family's defaults. Errors: those of generate() about them.
-DecodingSettings settings_of(const Model& model, const GenerationRequest& request) {
-  std::int64_t new_tokens = request.config.max_new_tokens;
-  if (new_tokens > model.seq_len) {
-    refuse_length(model, request);
-  }
-  if (new_tokens == 0 && model.config.mask_token_id) {
-    const Canvas canvas(request.prompt, 0, request.suffix, *model.config.mask_token_id);
-    new_tokens = canvas.end() - canvas.begin();
-  }
-  return decoding_settings(model.config, request.config, new_tokens);
-}
-
-// Tokens of the canvas as the decoder fills it up.
-std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings) {
-  const auto length =
-      static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) + request.config.max_new_tokens;
-  return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
-}
-
-void check_request(const Model& model, const GenerationRequest& request, const DecodingSettings& settings) {
-  if (request.prompt.empty()) {
-    throw Error(ErrorCode::kInvalidArgument, "prompt", "has no token");
-  }
-  if (!request.suffix.empty() && settings.decoder != DecoderKind::kBidirectional) {
-    throw Error(ErrorCode::kUnsupported, "suffix",
-                "what is written does not see what comes later in a model of the family " + model.config.family,
-                "use a bidirectional model, such as LLaDA or Dream");
-  }
-  for (const auto& tokens : {std::span(request.prompt), std::span(request.suffix)}) {
-    for (const std::int64_t id : tokens) {
-      if (id < 0 || id >= model.config.vocab_size) {
-        throw Error(
-            ErrorCode::kInvalidArgument, "prompt",
-            "token " + std::to_string(id) + " is not in the vocabulary of " + std::to_string(model.config.vocab_size));
-      }
-    }
-  }
-  if (canvas_length(request, settings) > model.seq_len) {
-    refuse_length(model, request);
-  }
-}
 
 // A window of the batch: whose it is, and which of its two.
 struct WindowOwner {
@@ -103,8 +51,8 @@ std::vector<GenerationResult> DiffusionEngine::generate(std::span<const Generati
   }
   GenerationLoop::Options options{.capacity = 1, .sequences = 0, .cache_dtype = requests.front().config.cache_dtype};
   for (const GenerationRequest& request : requests) {
-    const DecodingSettings settings = settings_of(state_->model, request);
-    check_request(state_->model, request, settings);
+    const DecodingSettings settings = settings_of(state_->model.config, state_->model.seq_len, request);
+    check_request(state_->model.config, state_->model.seq_len, request, settings);
     options.capacity = std::max(options.capacity, canvas_length(request, settings));
     options.sequences += slots_of(request);
   }
@@ -129,8 +77,8 @@ GenerationResult DiffusionEngine::generate(const GenerationRequest& request, con
 }
 
 std::int64_t DiffusionEngine::cache_bytes(const GenerationRequest& request) const {
-  const DecodingSettings settings = settings_of(state_->model, request);
-  check_request(state_->model, request, settings);
+  const DecodingSettings settings = settings_of(state_->model.config, state_->model.seq_len, request);
+  check_request(state_->model.config, state_->model.seq_len, request, settings);
   return KeyValueCache::bytes(state_->model.graph, {.capacity = canvas_length(request, settings),
                                                     .sequences = slots_of(request),
                                                     .dtype = request.config.cache_dtype});
@@ -151,8 +99,8 @@ struct GenerationLoop::State {
 
   // Errors: those of check().
   DecodingSettings checked_settings(const GenerationRequest& request) const {
-    DecodingSettings settings = settings_of(model, request);
-    check_request(model, request, settings);
+    DecodingSettings settings = settings_of(model.config, model.seq_len, request);
+    check_request(model.config, model.seq_len, request, settings);
     const std::int64_t length = canvas_length(request, settings);
     if (length > options.capacity || slots_of(request) > options.sequences) {
       throw Error(ErrorCode::kInvalidArgument, "prompt",

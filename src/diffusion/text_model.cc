@@ -29,12 +29,7 @@ ChatTemplate required_chat_template(const std::filesystem::path& folder) {
   return *std::move(found);
 }
 
-TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
-                     const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
-                     const std::filesystem::path& packs)
-    : path_(folder.string()) {
-  options = text_model_options(folder, std::move(options));
-  Model model = load_model(folder, options);
+TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.string()) {
   std::error_code ignored;
   if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
     tokenizer_.emplace(folder);
@@ -44,6 +39,14 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
       }
     }
   }
+}
+
+TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
+                     const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
+                     const std::filesystem::path& packs)
+    : TextTokens(folder) {
+  options = text_model_options(folder, std::move(options));
+  Model model = load_model(folder, options);
   eos_ids_ = find_eos_ids(model);
   const QuantizationRequest asked = request(model);
   QuantizationSession session(std::move(model), options, asked);
@@ -55,7 +58,7 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
       session.model(), changes_layers(quantized.plan) ? &quantized.plan : nullptr, control, packs);
 }
 
-const Tokenizer& TextModel::tokenizer() const {
+const Tokenizer& TextTokens::tokenizer() const {
   if (!tokenizer_) {
     throw Error(ErrorCode::kBadFile, path_, "has no tokenizer.json",
                 "give token ids and take some (--prompt-ids with --json), or put the tokenizer beside the weights");
@@ -63,13 +66,13 @@ const Tokenizer& TextModel::tokenizer() const {
   return *tokenizer_;
 }
 
-std::vector<std::int64_t> TextModel::encode_prompt(std::string_view text) const {
+std::vector<std::int64_t> TextTokens::encode_prompt(std::string_view text) const {
   std::vector<std::int64_t> ids = tokenizer().begin_ids();
   const std::vector<std::int64_t> rest = tokenizer().encode(text);
   ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;
 }
 
-TextStream TextModel::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }
+TextStream TextTokens::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }
 
 }  // namespace diffulex_edge

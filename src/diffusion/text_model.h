@@ -1,4 +1,5 @@
-// A model that writes text: its engine, and its tokenizer where it has one.
+// A model that writes text: its engine, and its tokenizer where it has one; the latter alone for a model that somebody
+// else executes.
 #pragma once
 
 #include <cstdint>
@@ -28,18 +29,13 @@ ModelOptions text_model_options(const std::filesystem::path& folder, ModelOption
 // The folder's chat template. Throws Error{kBadFile} where there is none, and what ChatTemplate::find() does.
 ChatTemplate required_chat_template(const std::filesystem::path& folder);
 
-class TextModel {
+// The tokenizer of a folder, if there is one.
+class TextTokens {
  public:
-  // Reads and packs the model of a folder, loaded as text_model_options() says and quantized as `request` does once the
-  // model is known. `packs`: see PackedModel. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
-  TextModel(const std::filesystem::path& folder, ModelOptions options,
-            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
-            const std::filesystem::path& packs = {});
+  // Errors: those of Tokenizer.
+  explicit TextTokens(const std::filesystem::path& folder);
 
-  const DiffusionEngine& engine() const { return *engine_; }
-  const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
   const std::set<std::int64_t>& special_tokens() const { return special_; }
-  const std::vector<std::string>& warnings() const { return warnings_; }
   bool has_tokenizer() const { return tokenizer_.has_value(); }
   // Throws Error{kBadFile} where there is none.
   const Tokenizer& tokenizer() const;
@@ -54,6 +50,21 @@ class TextModel {
   std::string path_;
   std::optional<Tokenizer> tokenizer_;
   std::set<std::int64_t> special_;
+};
+
+class TextModel : public TextTokens {
+ public:
+  // Reads and packs the model of a folder, loaded as text_model_options() says and quantized as `request` does once the
+  // model is known. `packs`: see PackedModel. Errors: those of load_model(), QuantizationSession and DiffusionEngine.
+  TextModel(const std::filesystem::path& folder, ModelOptions options,
+            const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
+            const std::filesystem::path& packs = {});
+
+  const DiffusionEngine& engine() const { return *engine_; }
+  const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+ private:
   std::vector<std::int64_t> eos_ids_;
   std::vector<std::string> warnings_;
   std::unique_ptr<const DiffusionEngine> engine_;

@@ -91,7 +91,7 @@ def test_bidirectional_steps_see_what_lies_before_and_behind(
         assert (again - whole[40:41]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("family", ("sdar", "qwen2"))
+@pytest.mark.parametrize("family", ["sdar", "qwen2"])
 def test_fp16_cache_rounds_keys_and_values_only(family: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     model = checkpoint(family)
     caches = {dtype: export(model, tmp_path / dtype, "--cache", CAPACITY, "--cache-dtype", dtype) for dtype in DTYPES}
@@ -139,7 +139,7 @@ def test_a_step_replaces_what_an_earlier_one_wrote(checkpoint: MakeCheckpoint, t
     assert torch.equal(torch.cat(logits), expected[8:])
 
 
-@pytest.mark.parametrize("family", ("sdar", "llama", "llada"))
+@pytest.mark.parametrize("family", ["sdar", "llama", "llada"])
 def test_logits_of_the_rows_that_are_asked_for(family: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     model = checkpoint(family)
     programs = {}
