@@ -215,7 +215,4 @@ class GenerationLoop {
   std::unique_ptr<State> state_;
 };
 
-// The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.
-std::vector<std::int64_t> find_eos_ids(const Model& model);
-
 }  // namespace diffulex_edge
