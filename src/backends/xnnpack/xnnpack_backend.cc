@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backends/executorch/language_model_methods.h"
 #include "backends/export_config.h"
 #include "backends/option_values.h"
 #include "backends/xnnpack/description.h"
@@ -98,6 +99,12 @@ void write_file(xnnpack::LoweredProgram& lowered, const FileLayout& layout, cons
   file.commit();
 }
 
+void add_metadata(const Model& model, xnnpack::LoweredProgram& lowered) {
+  const auto [methods, warnings] = executorch::language_model_methods(model, true);
+  lowered.program.add_constant_methods(methods);
+  lowered.warnings.insert(lowered.warnings.end(), warnings.begin(), warnings.end());
+}
+
 void check_activation_dtype(const BackendConfig& config) {
   if (config.activation_dtype == ActivationDtype::INT16) {
     throw Error(ErrorCode::kUnsupported, "activation dtype int16", "is not available with XNNPACK",
@@ -134,6 +141,7 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   const QuantizationResult quantized = quantize_model(model, quantization(), findings, arithmetic());
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
   const auto lowered = xnnpack::lower(model, quantized);
+  add_metadata(model, *lowered);
   const FileLayout layout = lay_out(*lowered);
   if (target != nullptr) {
     write_file(*lowered, layout, *target, control);
