@@ -240,7 +240,4 @@ using StepFunction = std::function<void(const ForwardStep& step, std::span<float
 GenerationResult generate(const ArtefactFacts& artefact, const StepFunction& step, GenerationRequest request,
                           const GenerationCallback& callback = {}, const RunControl& control = {});
 
-// The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.
-std::vector<std::int64_t> find_eos_ids(const Model& model);
-
 }  // namespace diffulex_edge

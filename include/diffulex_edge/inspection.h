@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "diffulex_edge/model.h"
@@ -93,6 +94,14 @@ struct InspectedMethod {
   std::int64_t arena_bytes = 0;  // planned memory for inputs, outputs and what passes between instructions
 };
 
+// A method of a program that computes nothing: its name says what its value is, or of a list its values.
+struct InspectedConstant {
+  using Value = std::variant<std::int64_t, bool, double, std::string>;
+  std::string name;
+  std::vector<Value> values;
+  bool is_list = false;
+};
+
 struct Inspection {
   // "checkpoint", "safetensors", or of an artefact what the backend that reads it calls it: "executorch_program",
   // "coreml_package", "coreml_pipeline" (a package with a model of several parts), "coreml_chunks" (a folder with a
@@ -103,8 +112,9 @@ struct Inspection {
   std::string sha256;           // of a single file
   std::optional<ModelConfig> config;
   std::vector<InspectedMethod> methods;
-  std::vector<InspectedModel> models;  // of each package
-  std::vector<InspectedFile> files;    // of packages
+  std::vector<InspectedConstant> metadata;  // of a program, in the order of the file
+  std::vector<InspectedModel> models;       // of each package
+  std::vector<InspectedFile> files;         // of packages
   std::vector<InspectedTensor> tensors;
 
   // Of a checkpoint. 0 for programs and packages, whose tensors include scales and computed constants.

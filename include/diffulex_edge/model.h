@@ -96,4 +96,7 @@ ModelConfig read_model_config(const std::filesystem::path& folder, const ModelOp
 // Reads the folder's config.json and checkpoint, checks every weight's shape and builds the graph.
 Model load_model(const std::filesystem::path& folder, const ModelOptions& options = {});
 
+// The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.
+std::vector<std::int64_t> find_eos_ids(const Model& model);
+
 }  // namespace diffulex_edge

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "diffulex_edge/error.h"
+#include "models/logit_positions.h"
 #include "runtime/diffusion_states.h"
 
 namespace diffulex_edge {
@@ -186,7 +187,7 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   refuse_foreign(config, model, settings.decoder);
   const bool is_bidirectional = settings.decoder == DecoderKind::kBidirectional;
   const bool is_time_step = is_dream(model);
-  settings.is_shifted = settings.decoder == DecoderKind::kAutoregressive || predicts_next_position(model);
+  settings.is_shifted = has_shifted_logits(model);
   settings.mask_token = settings.decoder == DecoderKind::kAutoregressive ? -1 : mask_token(model);
 
   const std::int64_t usual_block = is_time_step ? new_tokens : kLladaBlock;

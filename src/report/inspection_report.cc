@@ -108,6 +108,24 @@ Json method_json(const InspectedMethod& method) {
   return json;
 }
 
+Json constant_json(const InspectedConstant::Value& value) {
+  return std::visit([](const auto& held) { return Json(held); }, value);
+}
+
+Json metadata_json(const std::vector<InspectedConstant>& metadata) {
+  Json json = Json::object();
+  for (const InspectedConstant& constant : metadata) {
+    Json& entry = json[constant.name] = Json::array();
+    for (const InspectedConstant::Value& value : constant.values) {
+      entry.push_back(constant_json(value));
+    }
+    if (!constant.is_list) {
+      entry = constant_json(constant.values.front());
+    }
+  }
+  return json;
+}
+
 Json config_json(const ModelConfig& config) {
   return {{"family", config.family},
           {"architecture", config.architecture},
@@ -259,6 +277,19 @@ std::string method_text(const InspectedMethod& method) {
   return text + "  memory    " + format_bytes(method.arena_bytes) + " planned for inputs and outputs\n";
 }
 
+std::string metadata_text(const std::vector<InspectedConstant>& metadata) {
+  std::string text;
+  for (const InspectedConstant& constant : metadata) {
+    std::string values;
+    for (const InspectedConstant::Value& value : constant.values) {
+      const auto* word = std::get_if<std::string>(&value);
+      values += (values.empty() ? "" : ", ") + (word != nullptr ? *word : constant_json(value).dump());
+    }
+    text += "metadata  " + entry_text(constant.name, values);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string to_json(const Inspection& inspection) {
@@ -277,6 +308,7 @@ std::string to_json(const Inspection& inspection) {
     for (const InspectedMethod& method : inspection.methods) {
       json["methods"].push_back(method_json(method));
     }
+    json["metadata"] = metadata_json(inspection.metadata);
   } else if (package) {
     json["files"] = files_json(inspection.files);
     json["models"] = models_json(inspection.models);
@@ -321,6 +353,9 @@ std::string to_text(const Inspection& inspection) {
   }
   for (const InspectedMethod& method : inspection.methods) {
     text += "\n" + method_text(method);
+  }
+  if (!inspection.metadata.empty()) {
+    text += "\n" + metadata_text(inspection.metadata);
   }
   if (!inspection.models.empty()) {
     text += files_text(inspection.files) + "\n" + models_text(inspection.models);

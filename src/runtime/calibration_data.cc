@@ -6,8 +6,9 @@
 #include "diffulex_edge/calibration.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
+#include "models/logit_positions.h"
+#include "models/special_tokens.h"
 #include "runtime/diffusion_states.h"
-#include "runtime/mask_token.h"
 #include "runtime/model_tokens.h"
 #include "runtime/own_tokens.h"
 

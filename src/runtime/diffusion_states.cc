@@ -5,14 +5,9 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
+#include "models/logit_positions.h"
 
 namespace diffulex_edge {
-
-bool predicts_next_position(const ModelConfig& config) {
-  return config.family == "dream" || config.family == "fast_dllm_v2";
-}
-
-bool is_autoregressive(const ModelConfig& config) { return config.block_length == 1; }
 
 std::int64_t mask_token(const ModelConfig& config) {
   if (!config.mask_token_id) {

@@ -16,11 +16,6 @@ struct DiffusionState {
   std::vector<bool> masked;  // of the input
 };
 
-// Models trained from autoregressive ones predict a token at the position before it.
-bool predicts_next_position(const ModelConfig& config);
-// Models of block length 1 are plain autoregressive ones: nothing is ever masked.
-bool is_autoregressive(const ModelConfig& config);
-
 // The id of the model's mask token. Throws Error{kInvalidArgument} where the configuration does not have it.
 std::int64_t mask_token(const ModelConfig& config);
 

@@ -9,8 +9,9 @@
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
+#include "models/logit_positions.h"
+#include "models/special_tokens.h"
 #include "runtime/diffusion_states.h"
-#include "runtime/mask_token.h"
 #include "runtime/model_tokens.h"
 
 namespace diffulex_edge {

@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "core/parallel.h"
+#include "models/logit_positions.h"
+#include "models/special_tokens.h"
 #include "runtime/diffusion_states.h"
 #include "runtime/execution_session.h"
 #include "runtime/kernels/activation_kernels.h"
 #include "runtime/linear_layers.h"
-#include "runtime/mask_token.h"
 #include "runtime/random.h"
 
 namespace diffulex_edge {

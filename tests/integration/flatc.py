@@ -52,8 +52,8 @@ class Pte:
 
     @property
     def plan(self) -> dict[str, Any]:
-        (plan,) = self.program["execution_plan"]
-        return dict(plan)
+        """The method that computes; those behind it return constants."""
+        return dict(self.program["execution_plan"][0])
 
     @property
     def instructions(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Pte:
 
 
 def read_pte(path: Path, folder: Path) -> Pte:
-    """Decode a .pte file with one method and one XNNPACK delegate; `folder` is for intermediate files."""
+    """Decode a .pte file whose first method has one XNNPACK delegate; `folder` is for intermediate files."""
     file = path.read_bytes()
     magic, length, program_size, segment_base, data_size = struct.unpack_from("<4sIQQQ", file, 8)
     assert (file[4:8], magic, length) == (b"ET12", b"eh00", 32)
@@ -110,8 +110,7 @@ def read_pte(path: Path, folder: Path) -> Pte:
         assert begin + segment["size"] <= len(file)
         segments.append(file[begin : begin + segment["size"]])
 
-    (plan,) = program["execution_plan"]
-    (delegate,) = plan["delegates"]
+    (delegate,) = program["execution_plan"][0]["delegates"]
     assert delegate["id"] == "XnnpackBackend"
     assert delegate["processed"]["location"] == "SEGMENT"
     payload = segments[delegate["processed"]["index"]]

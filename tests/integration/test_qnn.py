@@ -198,7 +198,7 @@ def test_a_pte_holds_the_context_binary_as_executorch_reads_it(
     assert segment_base + data_size == len(file)
     (tmp_path / "program.bin").write_bytes(file[:program_size])
     program = decode(PROGRAM_SCHEMA, tmp_path / "program.bin", tmp_path)
-    (plan,) = program["execution_plan"]
+    plan, *constants = program["execution_plan"]
     (delegate,) = plan["delegates"]
     (spec,) = delegate["compile_specs"]
     assert (plan["name"], delegate["id"], spec["key"]) == (context["graph"], "QnnBackend", "qnn_compile_spec")
@@ -222,6 +222,10 @@ def test_a_pte_holds_the_context_binary_as_executorch_reads_it(
     assert described["library_path"] == described["saver_output_dir"] == ""
     assert described["op_package_options"] == {"op_package_infos": []}
     assert "QnnBackend" in run("inspect", artefact.folder / context["program"]).stdout
+    metadata = {plan["name"]: [value["val"] for value in plan["values"]] for plan in constants}
+    assert metadata["get_max_seq_len"] == [{"int_val": LENGTH}]
+    assert metadata["enable_dynamic_shape"] == [{"bool_val": False}]
+    assert metadata["get_model_family"] == [{"string_val": "sdar"}]
 
 
 def test_a_pte_needs_a_soc(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

@@ -169,6 +169,16 @@ def test_a_model_of_transformers_goes_out_as_it_is(bidirectional: Bidirectional)
     assert difference(run_pte(result, IDS), model(IDS).logits) <= EXACT
 
 
+def test_a_module_says_nothing_of_a_language_model(bidirectional: Bidirectional, tmp_path: Path) -> None:
+    """Not even a language model's: it is a function like any other. A folder's artefact has the facts."""
+    from executorch.runtime import Runtime
+
+    result = export(bidirectional.model, (IDS,))
+    assert Runtime.get().load_program(bytes(result.buffer)).method_names == {"forward"}
+    XNNPACKBackend().export_model(TINY, tmp_path / "x.pte")
+    assert "get_mask_id" in Runtime.get().load_program(tmp_path / "x.pte").method_names
+
+
 def test_a_model_in_bfloat16_computes_in_float32() -> None:
     model = decoder("qwen3").to(torch.bfloat16)
     made = run_pte(export(model, (IDS,)), IDS)

@@ -15,6 +15,7 @@
 #include "backends/coreml/package.h"
 #include "backends/coreml/pte_container.h"
 #include "backends/coreml/stored_forms.h"
+#include "backends/executorch/language_model_methods.h"
 #include "backends/export_config.h"
 #include "backends/option_values.h"
 #include "core/links.h"
@@ -114,6 +115,12 @@ class CoreMLExport {
       parts_.push_back(lower_part(whole(model.graph), 0));
     }
     check_enumerated();
+    if (options_.as_pte) {
+      facts_of_pte_ = executorch::language_model_methods(
+          model, {.step_tokens = model.seq_len,
+                  .context_tokens = model.seq_len,
+                  .takes_fewer_tokens = lengths_.kind != InputLengths::Kind::kFixed});
+    }
   }
 
   ExportMetadata metadata() const {
@@ -230,6 +237,7 @@ class CoreMLExport {
     for (const auto& part : parts_) {
       warnings.insert(warnings.end(), part->warnings.begin(), part->warnings.end());
     }
+    warnings.insert(warnings.end(), facts_of_pte_.warnings.begin(), facts_of_pte_.warnings.end());
     const bool blocks = std::ranges::any_of(parts_, [](const auto& part) {
       return std::ranges::any_of(part->layers, [](const StoredLayer& layer) { return layer.kernel.ends_with("int4"); });
     });
@@ -268,7 +276,7 @@ class CoreMLExport {
     return coreml::PteContainer(
         {{coreml::kManifestFile, coreml::package_manifest(message)}, {coreml::kModelFile, message}},
         std::string(coreml::kWeightsFolder) + "/" + weight_file(0), part.weights.file_bytes(), part.function,
-        input_dtypes(), *options_.target, options_.compute_unit);
+        input_dtypes(), *options_.target, options_.compute_unit, facts_of_pte_.methods);
   }
 
   std::vector<DType> input_dtypes() const {
@@ -362,6 +370,7 @@ class CoreMLExport {
   coreml::LoweringSettings settings_;
   coreml::ModelNotes notes_;
   std::vector<std::unique_ptr<LoweredPart>> parts_;
+  executorch::LanguageModelMethods facts_of_pte_;
 };
 
 }  // namespace

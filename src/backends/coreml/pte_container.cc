@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "backends/executorch/program_builder.h"
 #include "core/sha256.h"
 
 namespace diffulex_edge::coreml {
@@ -75,7 +74,8 @@ executorch::schema::ScalarType scalar_type(DType dtype) {
 
 PteContainer::PteContainer(const Files& files, const std::string& weights_path, std::int64_t weights_bytes,
                            const MilFunction& function, const std::vector<DType>& input_dtypes,
-                           const DeploymentTarget& target, const std::string& compute_unit) {
+                           const DeploymentTarget& target, const std::string& compute_unit,
+                           const std::vector<executorch::ConstantMethod>& constants) {
   // The key of the device's cache of compiled models, which is never compared with what it names: it has to be another
   // for every other model. The model's message holds the hash of the weights' source and the options.
   std::string all;
@@ -121,6 +121,7 @@ PteContainer::PteContainer(const Files& files, const std::string& weights_path, 
                         {{"compute_units", compute_unit},
                          {"min_deployment_target", std::to_string(target.specification)},
                          {"model_type", "model"}});
+  builder.add_constant_methods(constants);
   program_ = builder.serialize({.segments = {{.offset = 0, .size = payload_bytes_}},
                                 .named = {},
                                 .constant_segment = 0,

@@ -20,6 +20,7 @@ Inspection inspect_program(const std::filesystem::path& path, const InspectOptio
                         .path = file.path(),
                         .file_bytes = static_cast<std::int64_t>(file.bytes().size()),
                         .methods = std::move(contents.methods),
+                        .metadata = std::move(contents.metadata),
                         .tensors = std::move(contents.weights)};
   if (options.hashes) {
     std::vector<std::span<const std::byte>> bytes;

@@ -56,6 +56,51 @@ std::vector<std::byte> with_header(const std::uint8_t* flatbuffer, std::size_t s
   return bytes;
 }
 
+flatbuffers::Offset<schema::EValue> serialize_constant(flatbuffers::FlatBufferBuilder& builder,
+                                                       const ConstantValue& constant) {
+  if (const auto* number = std::get_if<std::int64_t>(&constant)) {
+    return schema::CreateEValue(builder, schema::KernelTypes::Int, schema::CreateInt(builder, *number).Union());
+  }
+  if (const auto* truth = std::get_if<bool>(&constant)) {
+    return schema::CreateEValue(builder, schema::KernelTypes::Bool, schema::CreateBool(builder, *truth).Union());
+  }
+  const auto text = schema::CreateStringDirect(builder, std::get<std::string>(constant).c_str());
+  return schema::CreateEValue(builder, schema::KernelTypes::String, text.Union());
+}
+
+// PyTorch's description of a value, or of a list of so many.
+std::string pytree(const ConstantMethod& method) {
+  const std::string value = R"({"type": null, "context": null, "children_spec": []})";
+  if (!method.is_list) {
+    return "[1, " + value + "]";
+  }
+  std::string values;
+  for (std::size_t i = 0; i < method.values.size(); ++i) {
+    values += (i == 0 ? "" : ", ") + value;
+  }
+  return R"([1, {"type": "builtins.list", "context": "null", "children_spec": [)" + values + "]}]";
+}
+
+// As ExecuTorch's exporter writes it.
+flatbuffers::Offset<schema::ExecutionPlan> serialize_constant_method(flatbuffers::FlatBufferBuilder& builder,
+                                                                     const ConstantMethod& method) {
+  std::vector<flatbuffers::Offset<schema::EValue>> values;
+  for (const ConstantValue& constant : method.values) {
+    values.push_back(serialize_constant(builder, constant));
+  }
+  std::vector<std::int32_t> outputs(values.size());
+  std::iota(outputs.begin(), outputs.end(), 0);
+  const std::vector<std::int32_t> none;
+  const std::vector<flatbuffers::Offset<schema::Instruction>> no_instructions;
+  const std::vector<flatbuffers::Offset<schema::Operator>> no_operators;
+  const std::vector<flatbuffers::Offset<schema::BackendDelegate>> no_delegates;
+  const std::vector chains = {schema::CreateChainDirect(builder, &none, &none, &no_instructions)};
+  const std::vector<std::int64_t> buffers = {0};
+  return schema::CreateExecutionPlanDirect(builder, method.name.c_str(),
+                                           schema::CreateContainerMetadataDirect(builder, "", pytree(method).c_str()),
+                                           &values, &none, &outputs, &chains, &no_operators, &no_delegates, &buffers);
+}
+
 }  // namespace
 
 std::int64_t element_bytes(schema::ScalarType type) {
@@ -148,6 +193,14 @@ void ProgramBuilder::delegate_call(std::string backend, std::vector<ValueIndex> 
   calls_.push_back(
       {.is_delegate = true, .index = static_cast<std::int32_t>(delegates_.size()), .arguments = std::move(arguments)});
   delegates_.push_back({.backend = std::move(backend), .payload = payload, .options = std::move(options)});
+}
+
+void ProgramBuilder::add_constant_methods(const std::vector<ConstantMethod>& methods) {
+  for (const ConstantMethod& method : methods) {
+    if (method.name == method_ || !constant_methods_.emplace(method.name, method).second) {
+      throw Error(ErrorCode::kInternal, "ExecuTorch program", "has two methods called '" + method.name + "'");
+    }
+  }
 }
 
 flatbuffers::Offset<schema::EValue> ProgramBuilder::serialize_value(flatbuffers::FlatBufferBuilder& builder,
@@ -243,7 +296,10 @@ std::vector<std::byte> ProgramBuilder::serialize(const Layout& layout) const {
   for (const auto& [key, segment] : layout.named) {
     named.push_back(schema::CreateNamedDataDirect(builder, key.c_str(), segment));
   }
-  const std::vector plans = {serialize_plan(builder, layout.first_payload)};
+  std::vector plans = {serialize_plan(builder, layout.first_payload)};
+  for (const auto& [name, method] : constant_methods_) {
+    plans.push_back(serialize_constant_method(builder, method));
+  }
   const std::vector<flatbuffers::Offset<schema::Buffer>> no_buffers;
   const std::vector<flatbuffers::Offset<schema::BackendDelegateInlineData>> no_inline_data;
   const auto constants =

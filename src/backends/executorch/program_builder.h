@@ -1,4 +1,5 @@
-// An ExecuTorch program with one method, under construction, in the terms of schema/executorch_program.fbs.
+// An ExecuTorch program with one method, and others that only return constants, under construction, in the terms of
+// schema/executorch_program.fbs.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +21,15 @@ using ConstantIndex = std::uint32_t;
 struct Segment {
   std::int64_t offset = 0;  // from the segment base
   std::int64_t size = 0;
+};
+
+// What a method returns that computes nothing: one value, or of a list each as an output of its own. ExecuTorch's
+// runners read a model's metadata so.
+using ConstantValue = std::variant<std::int64_t, bool, std::string>;
+struct ConstantMethod {
+  std::string name;
+  std::vector<ConstantValue> values;
+  bool is_list = false;
 };
 
 class ProgramBuilder {
@@ -54,6 +64,9 @@ class ProgramBuilder {
   // `options` reach the delegate as compile specs. `payload` is counted from the layout's first payload.
   void delegate_call(std::string backend, std::vector<ValueIndex> arguments, std::uint32_t payload,
                      std::vector<std::pair<std::string, std::string>> options = {});
+
+  // They come behind the method, in the order of their names, of which each is there once.
+  void add_constant_methods(const std::vector<ConstantMethod>& methods);
 
   // The operators outside delegates, as "aten::embedding.out", in order of execution.
   const std::vector<std::string>& kernel_names() const { return kernel_names_; }
@@ -126,6 +139,7 @@ class ProgramBuilder {
   std::vector<Delegate> delegates_;
   std::int64_t arena_bytes_ = 0;
   std::int64_t buffer_bytes_ = 0;
+  std::map<std::string, ConstantMethod> constant_methods_;
 };
 
 // ExecuTorch's size of one element.

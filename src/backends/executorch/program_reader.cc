@@ -18,6 +18,7 @@ namespace {
 constexpr std::size_t kIdentifierAt = 4;
 constexpr std::size_t kHeaderAt = 8;
 constexpr std::size_t kHeaderBytes = 32;
+constexpr const char* kListType = "\"builtins.list\"";  // in PyTorch's description of a method's outputs
 
 using flat::integers;
 using flat::list;
@@ -42,7 +43,14 @@ class ProgramReader {
       named_.emplace(text(named->key()), named->segment_index());
     }
     for (const schema::ExecutionPlan* plan : list(program_->execution_plan())) {
-      read_method(*plan);
+      if (!names_.insert(text(plan->name())).second) {
+        fail("the method '" + text(plan->name()) + "' is there twice");
+      }
+      if (is_constant(*plan)) {
+        read_constant(*plan);
+      } else {
+        read_method(*plan);
+      }
     }
     return std::move(contents_);
   }
@@ -110,6 +118,49 @@ class ProgramReader {
     return {.dtype = schema::EnumNameScalarType(tensor->scalar_type()),
             .shape = sizes,
             .dynamic = tensor->shape_dynamism() != schema::TensorShapeDynamism::STATIC};
+  }
+
+  // Without inputs and instructions, and its outputs are no tensors.
+  bool is_constant(const schema::ExecutionPlan& plan) const {
+    const std::vector<std::int64_t> outputs = integers(plan.outputs());
+    const auto computes = [](const schema::Chain* chain) { return !list(chain->instructions()).empty(); };
+    return integers(plan.inputs()).empty() && !outputs.empty() && list(plan.delegates()).empty() &&
+           std::ranges::none_of(list(plan.chains()), computes) && std::ranges::all_of(outputs, [&](std::int64_t index) {
+             const schema::KernelTypes type = value(plan, index).val_type();
+             return type == schema::KernelTypes::Int || type == schema::KernelTypes::Bool ||
+                    type == schema::KernelTypes::Double || type == schema::KernelTypes::String;
+           });
+  }
+
+  void read_constant(const schema::ExecutionPlan& plan) {
+    InspectedConstant constant{.name = text(plan.name())};
+    const std::vector<std::int64_t> outputs = integers(plan.outputs());
+    for (const std::int64_t index : outputs) {
+      const schema::EValue& found = value(plan, index);
+      if (found.val() == nullptr ||
+          (found.val_as_String() != nullptr && found.val_as_String()->string_val() == nullptr)) {
+        fail("the method '" + constant.name + "' returns a value that is missing");
+      }
+      constant.values.push_back(constant_value(found));
+    }
+    const schema::ContainerMetadata* container = plan.container_meta_type();
+    const bool says_list =
+        container != nullptr && text(container->encoded_out_str()).find(kListType) != std::string::npos;
+    constant.is_list = says_list || outputs.size() != 1;
+    contents_.metadata.push_back(std::move(constant));
+  }
+
+  static InspectedConstant::Value constant_value(const schema::EValue& found) {
+    if (const schema::Int* number = found.val_as_Int()) {
+      return number->int_val();
+    }
+    if (const schema::Bool* truth = found.val_as_Bool()) {
+      return truth->bool_val();
+    }
+    if (const schema::Double* number = found.val_as_Double()) {
+      return number->double_val();
+    }
+    return text(found.val_as_String()->string_val());
   }
 
   void read_method(const schema::ExecutionPlan& plan) {
@@ -261,6 +312,7 @@ class ProgramReader {
   std::uint64_t segment_base_ = 0;
   std::map<std::string, std::uint32_t> named_;
   ProgramContents contents_;
+  std::set<std::string> names_;  // of methods
   std::set<std::pair<std::string, const std::byte*>> seen_;
   std::set<const std::byte*> sources_;  // of delegates' contents
   std::vector<DelegateReader> readers_ = delegate_readers();

@@ -13,9 +13,10 @@ namespace diffulex_edge::executorch {
 // Whether the bytes begin like an ExecuTorch program.
 bool is_program(std::span<const std::byte> file);
 
-// A constant of a delegate or of the program itself: name, format and where its bytes are.
 struct ProgramContents {
-  std::vector<InspectedMethod> methods;
+  std::vector<InspectedMethod> methods;  // those that compute
+  std::vector<InspectedConstant> metadata;
+  // Constants of a delegate or of the program itself: name, format and where the bytes are.
   std::vector<InspectedTensor> weights;  // without hashes
 };
 

@@ -71,7 +71,7 @@ std::vector<std::byte> binary_header(std::uint64_t size, const std::string& sha2
 }  // namespace
 
 std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& graph, const PackagedContext& packaged,
-                       const RunControl& control) {
+                       const std::vector<executorch::ConstantMethod>& constants, const RunControl& control) {
   const MappedFile mapped(packaged.context.binary);
   const std::span<const std::byte> binary = mapped.bytes();
   executorch::ProgramBuilder builder(packaged.context.graph_name);
@@ -87,6 +87,7 @@ std::int64_t write_pte(const std::filesystem::path& target, const OnnxGraph& gra
     builder.set_output(arguments.back());
   }
   builder.delegate_call("QnnBackend", arguments, 0, {{"qnn_compile_spec", delegate_options(*packaged.soc)}});
+  builder.add_constant_methods(constants);
   const std::int64_t payload = kDataAlignment + static_cast<std::int64_t>(binary.size());
   const std::vector<std::byte> program = builder.serialize({.segments = {{.offset = 0, .size = payload}},
                                                             .named = {},

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backends/background_hash.h"
+#include "backends/executorch/language_model_methods.h"
 #include "backends/export_config.h"
 #include "backends/qnn/compiler.h"
 #include "backends/qnn/description.h"
@@ -103,6 +104,10 @@ class QNNExport {
     check_lengths(config_, model);
     check_takes_integers(config_, has_integers(config_.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
+    if (options_.as_pte) {
+      facts_of_pte_ = executorch::language_model_methods(
+          model, {.step_tokens = model.seq_len, .context_tokens = model.seq_len});
+    }
     facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
     check_socs();
   }
@@ -215,12 +220,13 @@ class QNNExport {
         static_cast<std::int64_t>(fs::file_size(packaged.context.binary) + fs::file_size(packaged.context.model));
     if (options_.as_pte) {
       packaged.program = model.stem + ".pte";
-      context_bytes_ += qnn::write_pte(place / packaged.program, model.graph, packaged, control);
+      context_bytes_ += qnn::write_pte(place / packaged.program, model.graph, packaged, facts_of_pte_.methods, control);
     }
     return packaged;
   }
 
   void add_warnings(std::vector<std::string>& warnings) const {
+    warnings.insert(warnings.end(), facts_of_pte_.warnings.begin(), facts_of_pte_.warnings.end());
     if (lowered_->dynamic_as_weight_only) {
       warnings.emplace_back(
           "the NPU has no operator that quantizes activations at run time: mode dynamic stores integer weights and "
@@ -243,6 +249,7 @@ class QNNExport {
   DistinctTensors distinct_;
   std::unique_ptr<qnn::LoweredModel> lowered_;
   qnn::ManifestFacts facts_;
+  executorch::LanguageModelMethods facts_of_pte_;
   std::string missing_;  // of the vendor's compiler
   std::int64_t context_bytes_ = 0;
 };

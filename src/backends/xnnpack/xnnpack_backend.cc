@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "backends/executorch/language_model_methods.h"
 #include "backends/export_config.h"
 #include "backends/option_values.h"
 #include "backends/xnnpack/description.h"
@@ -108,6 +109,22 @@ void write_file(xnnpack::LoweredProgram& lowered, const FileLayout& layout, cons
   file.commit();
 }
 
+void add_metadata(const Model& model, const std::optional<xnnpack::CachePlan>& cache,
+                  xnnpack::LoweredProgram& lowered) {
+  executorch::ProgramInputs inputs{
+      .step_tokens = model.seq_len, .context_tokens = model.seq_len, .takes_fewer_tokens = true};
+  if (cache) {
+    using Logits = xnnpack::CachePlan::Logits;
+    inputs.step_tokens = cache->block_tokens;
+    inputs.context_tokens = cache->tokens;
+    inputs.cache = cache->is_bidirectional ? "approximate" : "exact";
+    inputs.logits = cache->logits == Logits::kLast ? "last" : cache->logits == Logits::kRows ? "rows" : "all";
+  }
+  const auto [methods, warnings] = executorch::language_model_methods(model, inputs);
+  lowered.program.add_constant_methods(methods);
+  lowered.warnings.insert(lowered.warnings.end(), warnings.begin(), warnings.end());
+}
+
 void check_activation_dtype(const BackendConfig& config) {
   if (config.activation_dtype == ActivationDtype::INT16) {
     throw Error(ErrorCode::kUnsupported, "activation dtype int16", "is not available with XNNPACK",
@@ -184,6 +201,7 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
   const std::optional<xnnpack::CachePlan> cache = cache_plan(config(), model);
   const auto lowered = xnnpack::lower(model, quantized, cache);
+  add_metadata(model, cache, *lowered);
   const FileLayout layout = lay_out(*lowered);
   if (target != nullptr) {
     write_file(*lowered, layout, *target, control);

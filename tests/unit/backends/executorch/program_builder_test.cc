@@ -125,6 +125,41 @@ TEST(ProgramBuilder, WritesItsSegmentsAndNamedData) {
   EXPECT_EQ(program.named_data()->Get(0)->segment_index(), 1U);
 }
 
+TEST(ProgramBuilder, WritesConstantMethodsBehindTheMethodByName) {
+  ProgramBuilder builder("forward");
+  builder.add_constant_methods({{.name = "get_z", .values = {std::int64_t{1} << 40U}},
+                                {.name = "get_b", .values = {true}},
+                                {.name = "get_text", .values = {"a text"}},
+                                {.name = "get_ids", .values = {std::int64_t{3}, std::int64_t{5}}, .is_list = true}});
+  const auto bytes = builder.serialize({});
+  EXPECT_EQ(bytes, builder.serialize({}));
+  const auto& plans = *program_of(bytes).execution_plan();
+  std::vector<std::string> names;
+  for (const schema::ExecutionPlan* plan : plans) {
+    names.push_back(plan->name()->str());
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"forward", "get_b", "get_ids", "get_text", "get_z"}));
+  const auto value = [&](unsigned plan, unsigned index) { return plans.Get(plan)->values()->Get(index); };
+  EXPECT_TRUE(value(1, 0)->val_as_Bool()->bool_val());
+  EXPECT_EQ(value(2, 1)->val_as_Int()->int_val(), 5);
+  EXPECT_EQ(value(3, 0)->val_as_String()->string_val()->str(), "a text");
+  EXPECT_EQ(value(4, 0)->val_as_Int()->int_val(), std::int64_t{1} << 40U);
+  ASSERT_EQ(plans.Get(2)->outputs()->size(), 2U);
+  EXPECT_EQ(plans.Get(2)->outputs()->Get(1), 1);
+  EXPECT_EQ(plans.Get(2)->inputs()->size(), 0U);
+  ASSERT_EQ(plans.Get(2)->chains()->size(), 1U);
+  EXPECT_EQ(plans.Get(2)->chains()->Get(0)->instructions()->size(), 0U);
+  ASSERT_EQ(plans.Get(2)->non_const_buffer_sizes()->size(), 1U);
+}
+
+TEST(ProgramBuilder, HasNoTwoMethodsOfOneName) {
+  ProgramBuilder builder("forward");
+  const auto add = [&](const std::string& name) { builder.add_constant_methods({{.name = name, .values = {true}}}); };
+  add("get_a");
+  testing::expect_error(ErrorCode::kInternal, {"get_a"}, [&] { add("get_a"); });
+  testing::expect_error(ErrorCode::kInternal, {"forward"}, [&] { add("forward"); });
+}
+
 TEST(ElementBytes, AreExecuTorchs) {
   EXPECT_EQ(element_bytes(schema::ScalarType::BYTE), 1);
   EXPECT_EQ(element_bytes(schema::ScalarType::CHAR), 1);

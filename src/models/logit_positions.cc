@@ -1,0 +1,15 @@
+#include "models/logit_positions.h"
+
+namespace diffulex_edge {
+
+bool predicts_next_position(const ModelConfig& config) {
+  return config.family == "dream" || config.family == "fast_dllm_v2";
+}
+
+bool is_autoregressive(const ModelConfig& config) { return config.block_length == 1; }
+
+bool has_shifted_logits(const ModelConfig& config) {
+  return is_autoregressive(config) || predicts_next_position(config);
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,102 @@
+#include "models/special_tokens.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/tokenizer.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::size_t kMaxBytes = std::size_t{32} << 20U;
+
+bool is_there(const std::filesystem::path& file) {
+  std::error_code ignored;
+  return std::filesystem::exists(file, ignored);
+}
+
+// The value of `key`, where the file and the key are there.
+std::optional<nlohmann::json> value_in(const std::filesystem::path& file, const char* key) {
+  if (!is_there(file)) {
+    return std::nullopt;
+  }
+  const nlohmann::json document = read_json_file(file, kMaxBytes);
+  return document.is_object() && document.contains(key) ? std::optional(document[key]) : std::nullopt;
+}
+
+// A token is given as text, or as an object with its text as "content".
+std::optional<std::string> token_text(const std::filesystem::path& file, const char* key) {
+  const std::optional<nlohmann::json> token = value_in(file, key);
+  if (!token) {
+    return std::nullopt;
+  }
+  const nlohmann::json& text = token->is_object() && token->contains("content") ? (*token)["content"] : *token;
+  return text.is_string() ? std::optional(text.get<std::string>()) : std::nullopt;
+}
+
+std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::string>& text) {
+  if (!text || !is_there(model.path / "tokenizer.json")) {
+    return std::nullopt;
+  }
+  return Tokenizer(model.path).id_of(*text);
+}
+
+// A number or a list of them.
+std::vector<std::int64_t> ids_in(const std::optional<nlohmann::json>& value) {
+  std::vector<std::int64_t> ids;
+  if (value) {
+    for (const nlohmann::json& id : value->is_array() ? *value : nlohmann::json::array({*value})) {
+      if (id.is_number_integer()) {
+        ids.push_back(id.get<std::int64_t>());
+      }
+    }
+  }
+  return ids;
+}
+
+// The ids of `name`, "eos_token" or "bos_token": as numbers in the configurations, or as text in the tokenizer's.
+std::vector<std::int64_t> find_ids(const Model& model, const std::string& name) {
+  for (const char* file : {"generation_config.json", "config.json"}) {
+    std::vector<std::int64_t> ids = ids_in(value_in(model.path / file, (name + "_id").c_str()));
+    if (!ids.empty()) {
+      return ids;
+    }
+  }
+  const std::optional<std::int64_t> id = id_of(model, token_text(model.path / "tokenizer_config.json", name.c_str()));
+  return id ? std::vector{*id} : std::vector<std::int64_t>();
+}
+
+}  // namespace
+
+std::optional<std::int64_t> find_mask_token(const Model& model) {
+  if (model.config.mask_token_id) {
+    return model.config.mask_token_id;
+  }
+  std::optional<std::string> text = token_text(model.path / "special_tokens_map.json", "mask_token");
+  if (!text) {
+    text = token_text(model.path / "tokenizer_config.json", "mask_token");
+  }
+  if (!text && model.config.family == "fast_dllm_v2") {
+    text = "|<MASK>|";
+  }
+  const std::optional<std::int64_t> id = id_of(model, text);
+  if (id && *id >= model.config.vocab_size) {
+    throw Error(ErrorCode::kBadFile, (model.path / "tokenizer.json").string(),
+                "its mask token is number " + std::to_string(*id) + ", the model has " +
+                    std::to_string(model.config.vocab_size) + " tokens",
+                "give --mask-token-id");
+  }
+  return id;
+}
+
+std::vector<std::int64_t> find_eos_ids(const Model& model) { return find_ids(model, "eos_token"); }
+
+std::optional<std::int64_t> find_bos_id(const Model& model) {
+  const std::vector<std::int64_t> ids = find_ids(model, "bos_token");
+  return ids.empty() ? std::nullopt : std::optional(ids.front());
+}
+
+}  // namespace diffulex_edge
