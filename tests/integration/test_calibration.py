@@ -95,7 +95,7 @@ def test_rounded_programs_run(
     model = checkpoint(family)
     options = ("--dtype", "int4", "--method", method, "--calibration", ids_file, *mask_option(family))
     report = export(model, tmp_path / "model.pte", *options, "--seq-len", 64)
-    nearest = export(model, tmp_path / "rtn.pte", "--dtype", "int4", "--seq-len", 64)
+    nearest = export(model, tmp_path / "rtn.pte", "--dtype", "int4", "--seq-len", 64, *mask_option(family))
     assert report["file_bytes"] == nearest["file_bytes"]
     assert not list(tmp_path.glob(".*"))  # nothing of the work in between stays
     run_json("quantize", model, "-o", tmp_path / "int4", *options)
