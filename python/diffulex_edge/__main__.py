@@ -1,4 +1,4 @@
-"""`python -m diffulex_edge verify`: the package's functions in a shell."""
+"""`python -m diffulex_edge verify` and `generate`: the package's functions on artefacts, in a shell."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
-from diffulex_edge import Execution, Placement, Verification, VerificationError, verify
+from diffulex_edge import (
+    DiffusionEngine,
+    DiffusionGenerationConfig,
+    Error,
+    Execution,
+    Placement,
+    Verification,
+    VerificationError,
+    verify,
+)
 
-BAD_FILE: Final = 3
+#: Those of the command, by the code of an error.
+EXIT_CODES: Final = {"InvalidArgument": 2, "BadFile": 3, "Unsupported": 4, "Io": 5}
 
 
 def _aligned(rows: list[list[str]], *, left: int = 0) -> str:
@@ -93,9 +104,14 @@ def _own_stdout() -> Iterator[TextIO]:
         yield own
 
 
-def _main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m diffulex_edge")
-    command = parser.add_subparsers(required=True).add_parser("verify", help="measure an artefact in its runtime")
+def _verify(arguments: argparse.Namespace, stdout: TextIO) -> None:
+    verification = verify(arguments.artefact, arguments.data, against=arguments.against, soc=arguments.soc)
+    print(json.dumps(verification.to_dict(), indent=2) if arguments.json else _text(verification), file=stdout)
+
+
+def _add_verify(commands: Any) -> None:
+    command = commands.add_parser("verify", help="measure an artefact in its runtime")
+    command.set_defaults(run=_verify)
     command.add_argument("artefact", type=Path, help="a .pte file, a .mlpackage or a folder of them, or a QNN folder")
     command.add_argument(
         "--data",
@@ -109,14 +125,72 @@ def _main() -> int:
     )
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--json", action="store_true", help="print one JSON object with the keys of `evaluate --json`")
+
+
+def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
+    engine = DiffusionEngine.from_pte(arguments.artefact, arguments.tokenizer)
+    for warning in engine.warnings:
+        print(f"diffulex-edge: warning: {warning}", file=sys.stderr)
+    names = [field.name for field in fields(DiffusionGenerationConfig)]
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    prompt = arguments.prompt
+    if arguments.chat:
+        prompt = engine.encode_chat([{"role": "user", "content": prompt}])
+
+    def give(piece: str) -> bool:
+        print(piece, end="", file=stdout, flush=True)
+        return True
+
+    on_text = None if arguments.json else give
+    result = engine.generate(prompt, suffix=arguments.suffix, stop=arguments.stop, on_text=on_text, **options)
+    if arguments.json:
+        figures = {"tokens_per_forward": result.tokens_per_forward, "tokens_per_second": result.tokens_per_second}
+        print(json.dumps({"success": True, **asdict(result), **figures}, indent=2), file=stdout)
+        return
+    print(file=stdout)
+    print(
+        f"{len(result.tokens)} tokens in {result.forward_passes} passes, {result.tokens_per_second:.1f} tokens per "
+        f"second ({result.stopped})",
+        file=sys.stderr,
+    )
+
+
+def _add_generate(commands: Any) -> None:
+    command = commands.add_parser("generate", help="write text with a .pte, in ExecuTorch")
+    command.set_defaults(run=_generate)
+    command.add_argument("artefact", type=Path, help="a .pte that `diffulex-edge export` made of a model's folder")
+    command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
+    command.add_argument("--prompt", required=True, help="what the text goes on from")
+    command.add_argument("--chat", action="store_true", help="answer the prompt, by the folder's chat template")
+    command.add_argument("--suffix", default="", help="what comes behind the new text (bidirectional models)")
+    command.add_argument("--stop", action="append", default=[], help="ends the text where it appears; may be repeated")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    decoding = command.add_argument_group("decoding", "as `diffulex-edge generate` has them")
+    for field in fields(DiffusionGenerationConfig):
+        flag = "--" + field.name.replace("_", "-")
+        kind = str(field.type).removesuffix(" | None")
+        if field.name == "eos_ids":
+            decoding.add_argument("--eos-id", dest="eos_ids", type=int, action="append")
+        elif field.name == "cache_dtype":
+            decoding.set_defaults(cache_dtype=None)  # the artefact's own
+        elif kind == "bool":
+            decoding.add_argument(flag, action="store_true", default=None)
+        else:
+            decoding.add_argument(flag, type={"int": int, "float": float, "str": str}[kind])
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m diffulex_edge")
+    commands = parser.add_subparsers(required=True)
+    _add_verify(commands)
+    _add_generate(commands)
     arguments = parser.parse_args()
     with _own_stdout() as stdout:
         try:
-            verification = verify(arguments.artefact, arguments.data, against=arguments.against, soc=arguments.soc)
-        except VerificationError as error:
+            arguments.run(arguments, stdout)
+        except (VerificationError, Error) as error:
             print(f"diffulex-edge: error: {error}", file=sys.stderr)
-            return BAD_FILE
-        print(json.dumps(verification.to_dict(), indent=2) if arguments.json else _text(verification), file=stdout)
+            return EXIT_CODES.get(getattr(error, "code", "BadFile"), 1)
     return 0
 
 

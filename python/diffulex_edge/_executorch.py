@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,94 @@ class PteMethod:
         """The output for tensors, which the next run overwrites. RuntimeError for inputs that the program refuses."""
         (output,) = self._method.execute(list(inputs))
         return output
+
+
+@dataclass(frozen=True)
+class LanguageModelFacts:
+    """What a .pte says of its model in constant methods (docs/USER_GUIDE.md has the table)."""
+
+    family: str
+    vocab_size: int
+    block_length: int  #: 0: bidirectional
+    mask_token_id: int | None
+    eos_ids: list[int]
+    max_tokens: int  #: of prompt and text together
+    max_step_tokens: int  #: of one execution
+    has_cache: bool
+    logits: str  #: of which tokens: "all", "last" or "rows"
+    tokenizer_hash: str | None  #: SHA-256 of its tokenizer.json
+
+
+class PteLanguageModel:
+    """A .pte that `diffulex-edge export` wrote from a model's folder, one step at a time.
+
+    Errors: `VerificationError`, also for a program that does not say what its model is.
+    """
+
+    def __init__(self, artefact: Path) -> None:
+        self._method = PteMethod(artefact)
+        self.path = artefact
+        self.facts = self._read_facts()
+
+    def _read_facts(self) -> LanguageModelFacts:
+        names = self._method.program.method_names
+
+        def values(name: str) -> list[Any]:
+            return list(self._method.program.load_method(name).execute([])) if name in names else []
+
+        def value(name: str) -> Any:
+            found = values(name)
+            if not found:
+                raise VerificationError(
+                    f"{self.path}: has no method {name}: text is written by programs that `diffulex-edge export` made "
+                    "of a model's folder"
+                )
+            return found[0]
+
+        return LanguageModelFacts(
+            family=value("get_model_family"),
+            vocab_size=value("get_vocab_size"),
+            block_length=value("get_block_length"),
+            mask_token_id=next(iter(values("get_mask_id")), None),
+            eos_ids=values("get_eos_ids"),
+            max_tokens=value("get_max_context_len"),
+            max_step_tokens=value("get_max_seq_len"),
+            has_cache=bool(value("use_kv_cache")),
+            logits=value("get_logits_kind"),
+            tokenizer_hash=next(iter(values("get_tokenizer_hash")), None),
+        )
+
+    def step(self, tokens: NDArray[np.int64], start: int, sees: int, rows: NDArray[np.int64]) -> Logits:
+        """Logits [rows, vocab] of some of the tokens [B], which are at the positions from `start` on.
+
+        They see the positions before `sees`. `rows` are places in `tokens`. Without a cache, `start` is 0.
+        """
+        import torch
+
+        wanted = torch.from_numpy(rows)
+        last = len(tokens) - 1
+        if self.facts.logits == "last" and any(row != last for row in rows):
+            raise VerificationError(
+                f"{self.path}: has the logits of a step's last token only: export it without --logits last"
+            )
+        inputs = [torch.from_numpy(tokens)[None]]
+        if self.facts.has_cache:
+            inputs.append(torch.tensor([start]))
+            if self.facts.block_length == 0:
+                inputs.append(torch.tensor([sees]))
+            if self.facts.logits == "rows":
+                inputs.append((wanted if len(rows) else torch.tensor([last]))[None])
+        try:
+            logits = self._method.run(inputs)[0]
+        except RuntimeError as error:
+            raise VerificationError(
+                f"{self.path}: the ExecuTorch runtime refuses a step of {len(tokens)} tokens from position {start}: "
+                f"{error}"
+            ) from error
+        if self.facts.logits == "all":
+            logits = logits[wanted]
+        result: Logits = logits[: len(rows)].numpy().copy()  # the runtime reuses its memory
+        return result
 
 
 class PteProgram(Artefact):

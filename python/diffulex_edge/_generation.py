@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Final
 
 from diffulex_edge import _core
@@ -159,14 +161,53 @@ def _write(
         pieces.put(error)
 
 
+class _Artefact:
+    """A .pte in ExecuTorch, with what `_core.TextModel` has."""
+
+    def __init__(self, path: Path, tokenizer: Path) -> None:
+        from diffulex_edge._executorch import PteLanguageModel
+
+        self._program = PteLanguageModel(path)
+        facts = self._program.facts
+        self.family, self.block_length, self.vocab_size = facts.family, facts.block_length, facts.vocab_size
+        self.max_tokens, self.eos_ids = facts.max_tokens, facts.eos_ids
+        self.weight_bytes = 0
+        self.warnings = _tokenizer_warnings(path, tokenizer / "tokenizer.json", facts.tokenizer_hash)
+        self._text = _core.TextArtefact(
+            str(tokenizer), facts.family, facts.vocab_size, facts.block_length, facts.mask_token_id, facts.eos_ids,
+            facts.max_tokens, facts.max_step_tokens, facts.has_cache,
+        )  # fmt: skip
+        self.encode_chat = self._text.encode_chat
+
+    def generate(
+        self,
+        prompt: str | None,
+        prompt_ids: list[int] | None,
+        suffix: str,
+        options: DiffusionGenerationConfig,
+        stops: list[str],
+        on_text: Callable[[str], bool] | None,
+        threads: int,
+    ) -> dict[str, Any]:
+        del threads  # they are the runtime's
+        return self._text.generate(self._program.step, prompt, prompt_ids, suffix, options, stops, on_text)
+
+
+def _tokenizer_warnings(artefact: Path, tokenizer: Path, expected: str | None) -> list[str]:
+    if expected is None or not tokenizer.is_file():
+        return []
+    found = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+    return [] if found == expected else [f"{tokenizer}: is not the tokenizer that {artefact} was exported with"]
+
+
 class DiffusionEngine:
-    """A model that writes text, its weights packed for this machine's processor.
+    """A model that writes text, its weights packed for this machine's processor, or an artefact in its runtime.
 
     `DiffusionEngine.from_model(folder, quant_config=QuantizationConfig(dtype="int4"))` quantizes as an export for
     `backend` does. It may be used by several threads.
     """
 
-    def __init__(self, model: _core.TextModel, threads: int = 0) -> None:
+    def __init__(self, model: _core.TextModel | _Artefact, threads: int = 0) -> None:
         self._model = model
         self._threads = threads
 
@@ -197,6 +238,17 @@ class DiffusionEngine:
             str(pack_cache), threads, progress,
         )  # fmt: skip
         return cls(model, threads)
+
+    @classmethod
+    def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:
+        """From a .pte that `diffulex-edge export` made of a model's folder; it is executed in ExecuTorch.
+
+        With a cache (`--cache TOKENS`) it computes steps, without one the whole text in each pass. `tokenizer`: the
+        folder of tokenizer.json and chat template (default: the artefact's). One text at a time: the artefact has one
+        cache. Needs the Python package `executorch`. Errors: `VerificationError`, and those of the library.
+        """
+        path = Path(artefact)
+        return cls(_Artefact(path, path.parent if tokenizer is None else Path(tokenizer)))
 
     family = property(lambda self: self._model.family, doc='"llada", "dream", "sdar", ...')
     block_length = property(lambda self: self._model.block_length, doc="0 for bidirectional models.")
