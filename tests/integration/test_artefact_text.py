@@ -155,3 +155,34 @@ def test_a_program_without_facts_is_refused(checkpoint: MakeCheckpoint, tmp_path
         DiffusionEngine.from_pte(tmp_path / "other.pte")
     with pytest.raises(VerificationError, match="does not exist"):
         DiffusionEngine.from_pte(tmp_path / "absent.pte")
+
+
+RUNNER: Final = """
+import json, sys
+import executorch.kernels.quantized
+from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+model, tokenizer, prompt, count = sys.argv[1:]
+pieces = []
+config = GenerationConfig(echo=False, max_new_tokens=int(count), temperature=0.0)
+TextLLMRunner(model, tokenizer).generate(prompt, config, pieces.append, None)
+print("\\n" + json.dumps("".join(pieces)))
+"""
+
+
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_executorchs_own_runner_writes_it_too(logits: str, dtype: str, tmp_path: Path) -> None:
+    """An autoregressive model: the weights of tiny-sdar under a causal mask."""
+    model = tmp_path / "qwen3"
+    shutil.copytree(tiny_sdar(), model)
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+    del config["fuse_cross_entropy"], config["mask_token_id"]
+    (model / "config.json").write_text(json.dumps(config))
+    options = ("--dtype", dtype, "--group-size", 0) if dtype == "int4" else ("--dtype", dtype)
+    export(model, tmp_path / "model.pte", *options, "--cache", 128, "--cache-dtype", "fp32", "--logits", logits)
+    prompt = "And the LORD said unto Moses,"
+    expected = run_json("generate", model, "--prompt", prompt, "--max-new-tokens", 40, "--ignore-eos", *options)
+    words = [sys.executable, "-c", RUNNER, tmp_path / "model.pte", model / "tokenizer.json", prompt, "40"]
+    written = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert json.loads(written.splitlines()[-1]) == expected["text"]
