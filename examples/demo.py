@@ -4,7 +4,7 @@
 Columns: file size and its ratio to FP32's; largest absolute error and cosine of the logits against the FP32 logits that
 were computed in PyTorch when the model was trained (examples/tiny-llada/eval.safetensors); mean loss at mask ratios of
 15, 50 and 90 % in nats per masked token; export time as the command reports it, latency of 128 tokens. It ends with
-what a small SDAR (examples/tiny-sdar) writes from the same prompt in FP32 and INT4.
+what a small SDAR and a small LLaDA (examples/tiny-sdar, tiny-llada-text) write from the same prompt in FP32 and INT4.
 """
 
 import argparse
@@ -28,9 +28,12 @@ with open(os.devnull, "w") as devnull:
     os.dup2(saved, 2)
 
 MODEL = Path(__file__).resolve().parent / "tiny-llada"
-WRITER = MODEL.parent / "tiny-sdar"
+WRITERS = {"SDAR": MODEL.parent / "tiny-sdar", "LLaDA": MODEL.parent / "tiny-llada-text"}
 PROMPT = "And the LORD said unto Moses,"
-DECODING = ["--max-new-tokens", "80", "--repetition-penalty", "1.2"]
+DECODING = {
+    "SDAR": ["--max-new-tokens", "80", "--repetition-penalty", "1.2"],
+    "LLaDA": ["--max-new-tokens", "48", "--repetition-penalty", "1.2", "--block-length", "8"],
+}
 FORMATS = {
     "FP32": [],
     "FP16": ["--dtype", "fp16"],
@@ -103,9 +106,10 @@ def measure(program: Program, data: dict[str, torch.Tensor]) -> dict[str, float]
     }
 
 
-def write(command: str, options: list[str]) -> dict:
-    """What the model writes behind the prompt, by the command's JSON."""
-    words = [command, "generate", str(WRITER), "--prompt", PROMPT, *DECODING, *options, "--json", "--quiet"]
+def write(command: str, writer: str, options: list[str]) -> dict:
+    """What a model writes behind the prompt, by the command's JSON."""
+    model = str(WRITERS[writer])
+    words = [command, "generate", model, "--prompt", PROMPT, *DECODING[writer], *options, "--json", "--quiet"]
     return json.loads(subprocess.check_output(words))
 
 
@@ -135,7 +139,11 @@ def main() -> None:
                     f"{row['export_ms']:9.1f} {row['latency_ms']:7.2f}",
                     flush=True,
                 )
-    texts = {name: write(arguments.command, FORMATS[name]) for name in ("FP32", "INT4 g32")}
+    texts = {
+        f"{writer}, {name}": write(arguments.command, writer, FORMATS[name])
+        for writer in WRITERS
+        for name in ("FP32", "INT4 g32")
+    }
     if arguments.json:
         print(json.dumps({"formats": rows, "texts": texts}))
         return

@@ -39,6 +39,11 @@ def tiny_llada() -> Path:
     return _REPOSITORY / "examples/tiny-llada"
 
 
+def tiny_llada_text() -> Path:
+    """The bundled masked-diffusion model that writes."""
+    return _REPOSITORY / "examples/tiny-llada-text"
+
+
 def tiny_sdar() -> Path:
     """The folder of the other one, which is block-causal."""
     return _REPOSITORY / "examples/tiny-sdar"

@@ -24,6 +24,7 @@ from command import (
     assert_fails,
     run,
     run_json,
+    tiny_llada_text,
     tiny_sdar,
 )
 from conftest import MakeCheckpoint
@@ -93,6 +94,16 @@ def test_text_ends_before_a_stop(tiny: Path) -> None:
     report = generate(tiny, "--prompt", PROMPT, *SHORT, "--stop", stop)
     assert report["text"] == text[: text.index(stop)]
     assert report["stopped"] == "stop"
+
+
+def test_bundled_masked_diffusion_model_writes_between_two_texts() -> None:
+    options = ("--prompt", "And Moses said unto", "--max-new-tokens", 24, "--block-length", 8)
+    report = generate(tiny_llada_text(), *options, "--suffix", " came unto the king of Egypt.")
+    other = generate(tiny_llada_text(), *options, "--suffix", " shall be unclean until the even.")
+    assert "unto" in report["text"]
+    assert report["text"] != other["text"], "what comes behind is seen"
+    held = generate(tiny_llada_text(), *options, "--dtype", "int4", "--cache", "dual", "--cache-effect")
+    assert held["cache_effect"]["differing_tokens"] < 1
 
 
 def test_bundled_block_diffusion_model_writes_the_same_with_and_without_its_cache() -> None:

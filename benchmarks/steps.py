@@ -1,0 +1,124 @@
+"""Steps of a program with a cache in ExecuTorch: milliseconds over contexts and tokens, load time and memory.
+
+A random checkpoint is exported with `--cache` and, for the same step without one, as a program of whole sequences. They
+take turns, so that what else the machine does hits both. With --against another program of the same inputs takes turns
+with them: forward(input_ids int64 [1, B], start_pos int64 [1]).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import machine, parse_shape_options, run_benchmark, run_measured, say
+from latency import memory_bytes
+from make_checkpoint import SHAPES, make_checkpoint
+
+FORMAT = ("--dtype", "int4", "--group-size", "32", "--embedding-dtype", "int4", "--head-dtype", "int4")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Child: steps of one program, {"load_ms": ..., "anonymous_bytes": ..., "steps": {"context,tokens": ms}}."""
+    import executorch.kernels.quantized  # noqa: F401 (registers the INT8 and INT4 embedding operators)
+    import torch
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime, Verification
+
+    portable_lib._unsafe_reset_threadpool(options.threads)
+    before = memory_bytes()["RssAnon"]
+    begin = time.perf_counter()
+    program = Runtime.get().load_program(options.serve, verification=Verification.InternalConsistency)
+    method = program.load_method("forward")
+    load = time.perf_counter() - begin
+    has_cache = method.metadata.num_inputs() > 1
+    steps = {}
+    vocab = SHAPES[options.shape].config["vocab_size"]
+    for context in map(int, options.contexts.split(",")):
+        for count in map(int, options.tokens.split(",")):
+            ids = torch.randint(0, vocab, (1, count if has_cache else context + count))
+            inputs = [ids, torch.tensor([context])] if has_cache else [ids]
+            taken = []
+            for _ in range(options.repetitions):
+                begin = time.perf_counter()
+                method.execute(inputs)
+                taken.append((time.perf_counter() - begin) * 1e3)
+            steps[f"{context},{count}"] = min(taken)
+    print(json.dumps({"load_ms": load * 1e3, "anonymous_bytes": memory_bytes()["RssAnon"] - before, "steps": steps}))
+
+
+def measure(options: argparse.Namespace, path: Path, repetitions: int) -> dict[str, Any]:
+    words = [sys.executable, __file__, "--serve", str(path), "--shape", options.shape, "--contexts", options.contexts]
+    words += ["--tokens", options.tokens, "--threads", str(options.threads), "--repetitions", str(repetitions)]
+    result: dict[str, Any] = json.loads(subprocess.check_output(words, stderr=subprocess.DEVNULL))
+    return result
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    model = options.work / "checkpoint"
+    if not model.exists():
+        make_checkpoint(options.shape, model)
+    programs = {"cache": options.work / "cached.pte", "no cache": options.work / "whole.pte"}
+    longest = max(map(int, options.contexts.split(","))) + max(map(int, options.tokens.split(",")))
+    common = [str(options.exporter), "export", str(model), *FORMAT, "--json", "--quiet"]
+    cache = ["--cache", str(options.capacity), "--cache-dtype", options.cache_dtype, "-o", str(programs["cache"])]
+    report = json.loads(run_measured([*common, *cache])["out"])
+    run_measured([*common, "-o", str(programs["no cache"]), "--seq-len", str(longest)])
+    if options.against:
+        programs["against"] = options.against
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
+    for number in range(options.rounds):
+        say(f"[steps] round {number + 1} of {options.rounds}")
+        for name, path in programs.items():
+            rounds[name].append(measure(options, path, 1 if name == "no cache" else options.repetitions))
+    return {
+        "shape": options.shape,
+        "machine": machine(),
+        "threads": options.threads,
+        "cache": report["cache"],
+        "file_bytes": report["file_bytes"],
+        "rounds": rounds,
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    m, cache, rounds = result["machine"], result["cache"], result["rounds"]
+    print(f"{result['shape']}, INT4 in groups of 32, {result['file_bytes'] / 1e6:.0f} MB; cache of {cache['tokens']} "
+          f"tokens in {cache['dtype']}, {cache['bytes'] / 1e6:.0f} MB; {result['threads']} threads; {m['cpu']}, "
+          f"{m['cores']} cores\n")  # fmt: skip
+    print("| context | tokens | " + " | ".join(f"{name}, ms" for name in rounds) + " |")
+    print("| ---: | ---: |" + " ---: |" * len(rounds))
+    for key in rounds["cache"][0]["steps"]:
+        times = [statistics.median(turn["steps"][key] for turn in turns) for turns in rounds.values()]
+        print(f"| {' | '.join(key.split(','))} | " + " | ".join(f"{value:.1f}" for value in times) + " |")
+    for name, turns in rounds.items():
+        load = statistics.median(turn["load_ms"] for turn in turns)
+        memory = statistics.median(turn["anonymous_bytes"] for turn in turns) / 1e6
+        print(f"\n{name}: loads in {load:.0f} ms, {memory:.0f} MB of private memory after all steps")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="qwen3-0.6b")
+    parser.add_argument("--tokens", default="1,4,8,16,32", help="of a step")
+    parser.add_argument("--contexts", default="128,512,1024", help="tokens in the cache before it")
+    parser.add_argument("--capacity", type=int, default=2048)
+    parser.add_argument("--cache-dtype", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument("--against", type=Path, help="another .pte of the same inputs")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of all")
+    parser.add_argument("--repetitions", type=int, default=5, help="of each step in a round; the least counts")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parse_shape_options(parser)
+    if options.serve:
+        serve(options)
+        return 0
+    return run_benchmark("steps", options, compare, print_table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
