@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python \
   test-package test-tools package bench bench-coreml bench-decoding bench-generation bench-module bench-plan \
-  bench-qnn bench-rounding bench-runtime fuzz-modules lint \
+  bench-qnn bench-rounding bench-runtime bench-steps fuzz-modules lint \
   format clean
 
 build: build/packages.stamp
@@ -109,6 +109,10 @@ bench-generation: build $(VENV)/test.stamp
 ## Text by LLaDA's own schedule; BENCH_ARGS="--llama-diffusion PATH" measures llama.cpp's llama-diffusion-cli beside it.
 bench-decoding: build $(VENV)/test.stamp
 	$(VENV)/bin/python benchmarks/decoding.py $(BENCH_ARGS)
+
+## Steps of a program with a cache in ExecuTorch, beside whole sequences without one.
+bench-steps: build $(VENV)/test.stamp
+	$(VENV)/bin/python benchmarks/steps.py $(BENCH_ARGS)
 
 ## Speed and memory of the CPU runtime beside OpenBLAS itself.
 bench-runtime: $(VENV)/test.stamp

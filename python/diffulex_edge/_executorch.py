@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import Artefact, Logits, Runnable, TensorForward, VerificationError, most_tokens
+from diffulex_edge._artefact import Artefact, Forward, Logits, Runnable, TensorForward, VerificationError, most_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,6 +156,8 @@ class PteProgram(Artefact):
 
     def load(self) -> Runnable:
         method = PteMethod(self.path)
+        if "use_kv_cache" in method.program.method_names and len(method.input_sizes()) > 1:
+            return Runnable(self._forward_in_steps())
         limit = most_tokens(self.path, method.input_sizes())
         import torch
 
@@ -174,6 +176,29 @@ class PteProgram(Artefact):
             return logits[0].numpy().copy()  # the runtime reuses its memory
 
         return Runnable(forward)
+
+    def _forward_in_steps(self) -> Forward:
+        """Of a program with a cache: each sequence from its beginning, in as few steps as there may be."""
+        program = PteLanguageModel(self.path)
+        facts = program.facts
+        if facts.logits == "last":
+            raise VerificationError(f"{self.path}: has logits of last tokens only: export it without --logits last")
+        longest = facts.max_step_tokens // max(facts.block_length, 1) * max(facts.block_length, 1)
+        limit = longest if facts.block_length == 0 else facts.max_tokens
+
+        def forward(ids: NDArray[np.int64]) -> Logits:
+            if len(ids) > limit:
+                raise VerificationError(
+                    f"{self.path}: takes at most {limit} tokens, and the data has sequences of {len(ids)}: export it "
+                    f"with --cache {len(ids)}"
+                )
+            steps = [(begin, ids[begin : begin + longest]) for begin in range(0, len(ids), longest)]
+            logits = [
+                program.step(np.ascontiguousarray(part), begin, len(ids), np.arange(len(part))) for begin, part in steps
+            ]
+            return np.concatenate(logits)
+
+        return forward
 
     def load_module(self) -> tuple[str, TensorForward]:
         method = PteMethod(self.path)

@@ -18,8 +18,9 @@ import torch
 from command import BAD_FILE, UNSUPPORTED, USAGE_ERROR, export, run_json, tiny_llada, tiny_sdar
 from conftest import MakeCheckpoint
 from families import FAMILIES
+from safetensors.torch import save_file
 
-from diffulex_edge import DiffusionEngine, UnsupportedError, VerificationError
+from diffulex_edge import DiffusionEngine, UnsupportedError, VerificationError, verify
 from diffulex_edge.quant import QuantizationConfig
 
 NEW: Final = 64
@@ -116,6 +117,23 @@ def test_the_command_writes_text(tmp_path: Path) -> None:
     stop = expected["text"][8:12]
     stopped = command(tmp_path / "model.pte", *prompt, "--stop", stop).stdout
     assert stopped == expected["text"][: expected["text"].index(stop)] + "\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--logits", "rows"), ("--block-tokens", 30)])
+def test_verify_measures_a_program_with_a_cache(options: tuple[object, ...], tmp_path: Path) -> None:
+    """In steps, what the program without a cache computes at once."""
+    model = tiny_sdar() if options else tiny_llada()
+    data = tmp_path / "data.safetensors"
+    ids = torch.randint(2, 1000, (3, 100), generator=torch.Generator().manual_seed(1))
+    save_file({"input_ids_50": ids, "target_ids_50": ids.roll(1, 1).contiguous()}, data)
+    export(model, tmp_path / "steps.pte", "--cache", 128, "--cache-dtype", "fp32", *options)
+    export(model, tmp_path / "whole.pte", "--seq-len", 100)
+    steps = verify(tmp_path / "steps.pte", data, against=tmp_path / "whole.pte").sets["50%"]
+    assert steps.max_abs_error is not None
+    assert steps.max_abs_error < 1e-4
+    export(model, tmp_path / "short.pte", "--cache", 64)
+    with pytest.raises(VerificationError, match="export it with --cache 100"):
+        verify(tmp_path / "short.pte", data)
 
 
 def test_another_tokenizer_is_noticed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@
 #include "checkpoint/stored_weight.h"
 #include "checkpoint/tensor_source.h"
 #include "diffulex_edge/model.h"
+#include "graph/graph_parts.h"
 #include "quant/weight_encoder.h"
 #include "support/expect_error.h"
 #include "support/interpreter.h"
@@ -222,6 +223,23 @@ TEST_F(Composite, AttentionWithoutAMaskSeesTheWholeSequence) {
       EXPECT_NEAR(result.values[t * 4 + channel], mean, 1e-12);
     }
   }
+}
+
+TEST(WithLongestSequence, ChangesNothingButTheBound) {
+  Graph graph;
+  const ValueId ids = graph.input("ids", DType::kI64, {{.value = 1}, kBound});
+  const ValueId table = graph.weight("table", {{.value = 10}, {.value = 4}});
+  const ValueId x = graph.add(Op::kEmbedding, {table, ids}, NoAttributes{}, "embedding");
+  const ValueId flat = graph.add(Op::kReshape, {x}, ShapeAttributes{.shape = {kBound, {.value = 2}, {.value = 2}}});
+  graph.set_output(flat, "out");
+  const Graph shorter = with_longest_sequence(graph, 5);
+  ASSERT_EQ(shorter.nodes().size(), graph.nodes().size());
+  const Dim bound = {.value = 5, .is_sequence = true};
+  EXPECT_EQ(shorter.shape(ids), (Shape{{.value = 1}, bound}));
+  EXPECT_EQ(shorter.shape(flat), (Shape{bound, {.value = 2}, {.value = 2}}));
+  EXPECT_EQ(shorter.node(x).name, "embedding");
+  EXPECT_EQ(shorter.output(), flat);
+  EXPECT_EQ(shorter.output_name(), "out");
 }
 
 TEST(Decompose, KeepsInputsThatNothingUsesAndNames) {

@@ -39,6 +39,31 @@ TEST(ProgramBuilder, PlansTensorsApartAndAligned) {
   EXPECT_EQ(plan.non_const_buffer_sizes()->Get(1), 96);
 }
 
+TEST(ProgramBuilder, BuffersLieApartAndViewsInThem) {
+  ProgramBuilder builder("forward");
+  const auto first = builder.buffer(schema::ScalarType::HALF, {2, 10, 3});
+  const auto second = builder.buffer(schema::ScalarType::FLOAT, {4});
+  const auto view = builder.view(second, 8, {2});
+  const auto two = builder.integer(2);
+  const auto sizes = builder.integers({two, two});
+  const auto indices = builder.optional_tensors({-1, view});
+  EXPECT_EQ(builder.buffer_bytes(), 256 + 256);  // 120 and 16 bytes, each with the 128 that may be read beyond them
+  EXPECT_EQ(builder.arena_bytes(), 0);
+  const auto bytes = builder.serialize({});
+  const auto& plan = *program_of(bytes).execution_plan()->Get(0);
+  const auto value = [&](std::int32_t index) { return plan.values()->Get(static_cast<std::uint32_t>(index)); };
+  EXPECT_EQ(value(first)->val_as_Tensor()->allocation_info()->memory_id(), 2U);
+  EXPECT_EQ(value(first)->val_as_Tensor()->shape_dynamism(), schema::TensorShapeDynamism::STATIC);
+  EXPECT_EQ(value(second)->val_as_Tensor()->allocation_info()->memory_offset_low(), 256U);
+  EXPECT_EQ(value(view)->val_as_Tensor()->allocation_info()->memory_offset_low(), 264U);
+  EXPECT_EQ(value(view)->val_as_Tensor()->scalar_type(), schema::ScalarType::FLOAT);
+  EXPECT_EQ(value(view)->val_as_Tensor()->shape_dynamism(), schema::TensorShapeDynamism::DYNAMIC_BOUND);
+  EXPECT_EQ(value(sizes)->val_as_IntList()->items()->Get(1), two);
+  EXPECT_EQ(value(indices)->val_as_OptionalTensorList()->items()->Get(0), -1);
+  ASSERT_EQ(plan.non_const_buffer_sizes()->size(), 3U);
+  EXPECT_EQ(plan.non_const_buffer_sizes()->Get(2), 512);
+}
+
 TEST(ProgramBuilder, SplitsOffsetsBeyondFourGibibytes) {
   ProgramBuilder builder("forward");
   builder.planned_tensor(schema::ScalarType::FLOAT, {{.value = 1 << 20}, {.value = 4097}});  // 16 GiB and 4 MiB
