@@ -175,8 +175,9 @@ void read_memory(benchmark::State& state) {
     }
     benchmark::DoNotOptimize(std::accumulate(std::begin(sums), std::end(sums), std::uint64_t{0}));
   }
-  state.counters["bytes"] = benchmark::Counter(static_cast<double>(part * sizeof(std::uint64_t) * state.iterations()),
-                                               benchmark::Counter::kIsRate, benchmark::Counter::kIs1000);
+  state.counters["bytes"] =
+      benchmark::Counter(static_cast<double>(part * sizeof(std::uint64_t)) * static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate, benchmark::Counter::kIs1000);
 }
 
 #ifdef __x86_64__

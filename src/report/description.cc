@@ -1,5 +1,6 @@
 #include "report/description.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <numeric>
@@ -7,6 +8,16 @@
 #include "report/text_table.h"
 
 namespace diffulex_edge {
+
+std::vector<std::string> counted(const std::vector<std::string>& words) {
+  std::vector<std::string> result;
+  for (auto word = words.begin(); word != words.end();) {
+    const auto end = std::find_if(word, words.end(), [&](const std::string& other) { return other != *word; });
+    result.push_back(end - word == 1 ? *word : std::to_string(end - word) + " x " + *word);
+    word = end;
+  }
+  return result;
+}
 
 std::string dtype_name(const QuantizationConfig& config) {
   return config.layer_formats.empty() ? std::string(to_string(config.dtype)) : "mixed";

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "diffulex_edge/evaluation.h"
 #include "diffulex_edge/quantization.h"
@@ -20,6 +21,9 @@ std::string describe(const QuantizationConfig& config);
 std::string describe_mask(std::int64_t block_length);
 // "0.0012 ± 0.0003"; without an interval only the mean.
 std::string with_interval(const Estimate& estimate, int decimals);
+
+// Neighbours that are equal as one: "24 x aten::empty.out".
+std::vector<std::string> counted(const std::vector<std::string>& words);
 
 // Of all types together.
 std::int64_t total(const std::map<std::string, std::int64_t>& counts);

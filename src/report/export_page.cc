@@ -118,7 +118,7 @@ std::string to_html(const ExportReport& report) {
     add_calibration(page, *report.calibration);
   }
   Facts facts = {{metadata.dry_run ? "Would be written to" : "Written to", report.output}};
-  const std::string operators = join(metadata.operators_outside_delegate, ", ");
+  const std::string operators = join(counted(metadata.operators_outside_delegate), ", ");
   facts.emplace_back("Outside the delegate",
                      operators.empty() ? "nothing" : operators + " (run by ExecuTorch's own kernels)");
   add_provenance(page, report.model, report.provenance, facts);

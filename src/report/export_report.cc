@@ -136,7 +136,7 @@ std::string to_text(const ExportReport& report) {
     table.add({row.layers, row.format, row.kernel, format_count(row.parameters), format_count(row.bytes)});
   }
   text += table.render();
-  for (const std::string& op : metadata.operators_outside_delegate) {
+  for (const std::string& op : counted(metadata.operators_outside_delegate)) {
     text += "outside the delegate: " + op + "\n";
   }
   if (metadata.placement) {

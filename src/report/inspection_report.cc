@@ -7,6 +7,7 @@
 
 #include "core/printable.h"
 #include "diffulex_edge/report.h"
+#include "report/description.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -253,7 +254,7 @@ std::string method_text(const InspectedMethod& method) {
   for (const InspectedValue& value : method.outputs) {
     text += "  output    " + value_text(value) + "\n";
   }
-  for (const std::string& op : method.operators) {
+  for (const std::string& op : counted(method.operators)) {
     text += "  operator  " + op + "\n";
   }
   for (const InspectedDelegate& delegate : method.delegates) {

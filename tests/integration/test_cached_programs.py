@@ -259,3 +259,5 @@ def test_dry_run_and_text_report_name_the_cache(tmp_path: Path) -> None:
     text = run("export", tiny_sdar(), "-o", tmp_path / "model.pte", *options).stdout
     assert "up to 32 tokens a step" in text
     assert "cache of 128 tokens in fp16" in text
+    assert "outside the delegate: 24 x aten::empty.out\n" in text  # two views of two heads in each of six layers
+    assert "  operator  24 x aten::empty.out\n" in run("inspect", tmp_path / "model.pte").stdout

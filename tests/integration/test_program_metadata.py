@@ -23,6 +23,7 @@ COMMON: Final = {
     "use_kv_cache": [False],
     "use_sdpa_with_kv_cache": [False],
     "get_cache_kind": ["none"],
+    "get_logits_kind": ["all"],
     "get_eos_ids": [0],
 }
 
@@ -68,6 +69,18 @@ def test_every_family_has_its_facts(family: str, checkpoint: MakeCheckpoint, tmp
     assert list(report["metadata"]) == sorted(shown)
     assert [method["name"] for method in report["methods"]] == ["forward"]
     assert made["file_bytes"] == (tmp_path / "m.pte").stat().st_size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_program_with_a_cache_says_so(family: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    options = ("--cache", 64, "--block-tokens", 40, "--logits", "rows")
+    export(checkpoint(family), tmp_path / "m.pte", *options)
+    kind = "approximate" if FAMILIES[family]["get_block_length"] == [0] else "exact"
+    expected = COMMON | FAMILIES[family] | {"get_model_family": [family], "get_max_context_len": [64]}
+    expected |= {"use_kv_cache": [True], "get_cache_kind": [kind], "get_logits_kind": ["rows"]}
+    assert_are(constants(tmp_path / "m.pte"), expected)
+    (method,) = run_json("inspect", tmp_path / "m.pte")["methods"]
+    assert len(method["delegates"]) == 4  # of two layers and the head
 
 
 @pytest.mark.parametrize("model", ["tiny-llada", "tiny-sdar"])

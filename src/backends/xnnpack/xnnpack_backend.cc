@@ -1,8 +1,11 @@
 // Plans, lowers and writes a .pte file.
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "backends/executorch/language_model_methods.h"
@@ -21,6 +24,9 @@ namespace {
 constexpr std::size_t kMaxRank = 6;  // XNN_MAX_TENSOR_DIMS: a program with more does not load
 
 constexpr std::int64_t kSegmentAlignment = 128;
+
+// What the option --logits calls them, by CachePlan::Logits.
+constexpr std::array<std::string_view, 3> kLogits = {"all", "last", "rows"};
 
 // The file: program; what the program's constant tensors are; the weights that the delegate packs; and the delegate's
 // payload last, since it holds scales that are known only when the weights have been streamed.
@@ -114,11 +120,10 @@ void add_metadata(const Model& model, const std::optional<xnnpack::CachePlan>& c
   executorch::ProgramInputs inputs{
       .step_tokens = model.seq_len, .context_tokens = model.seq_len, .takes_fewer_tokens = true};
   if (cache) {
-    using Logits = xnnpack::CachePlan::Logits;
     inputs.step_tokens = cache->block_tokens;
     inputs.context_tokens = cache->tokens;
     inputs.cache = cache->is_bidirectional ? "approximate" : "exact";
-    inputs.logits = cache->logits == Logits::kLast ? "last" : cache->logits == Logits::kRows ? "rows" : "all";
+    inputs.logits = kLogits[static_cast<std::size_t>(cache->logits)];
   }
   const auto [methods, warnings] = executorch::language_model_methods(model, inputs);
   lowered.program.add_constant_methods(methods);
@@ -165,10 +170,9 @@ std::optional<xnnpack::CachePlan> cache_plan(const BackendConfig& config, const 
                     std::to_string(plan.tokens));
   }
   plan.dtype = options.text("cache_dtype") == "fp32" ? DType::kF32 : DType::kF16;
-  using Logits = xnnpack::CachePlan::Logits;
-  const std::string logits = options.text("logits");
   plan.is_bidirectional = block_length == 0;
-  plan.logits = logits == "last" ? Logits::kLast : logits == "rows" ? Logits::kRows : Logits::kAll;
+  const auto logits = std::ranges::find(kLogits, options.text("logits"));
+  plan.logits = static_cast<xnnpack::CachePlan::Logits>(logits - kLogits.begin());
   return plan;
 }
 

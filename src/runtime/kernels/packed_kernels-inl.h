@@ -13,7 +13,8 @@
 template <class Simd, PackedElement kElement>
 HWY_INLINE Simd::Int correction(const PackedPanels& weights, const IntegerTokens& x, std::size_t row, std::size_t token,
                                 std::size_t group) {
-  constexpr std::int32_t kFactor = kElement == PackedElement::kI4 ? 1 : Simd::kUnsigned8 ? 16 : 0;
+  constexpr std::int32_t kFactor8 = Simd::kUnsigned8 ? 16 : 0;
+  constexpr std::int32_t kFactor = kElement == PackedElement::kI4 ? 1 : kFactor8;
   const auto base = Simd::set_int(kFactor * x.offsets[token * weights.groups() + group]);
   if (weights.group_scales != nullptr) {
     return base;

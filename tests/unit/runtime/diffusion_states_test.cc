@@ -7,6 +7,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/evaluation.h"
+#include "models/logit_positions.h"
 #include "support/expect_error.h"
 
 namespace diffulex_edge {

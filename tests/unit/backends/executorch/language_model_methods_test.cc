@@ -9,6 +9,8 @@
 namespace diffulex_edge::executorch {
 namespace {
 
+const ProgramInputs kInputs = {.step_tokens = 16, .context_tokens = 64, .takes_fewer_tokens = true, .cache = "exact"};
+
 class LanguageModelMethodsTest : public ::testing::Test {
  protected:
   LanguageModelMethodsTest() { testing::write_sdar(folder_ / "model"); }
@@ -16,7 +18,7 @@ class LanguageModelMethodsTest : public ::testing::Test {
   void add_file(const std::string& name, const std::string& text) {
     testing::write_file(folder_ / "model" / name, text);
   }
-  LanguageModelMethods methods() const { return language_model_methods(load_model(folder_ / "model"), true); }
+  LanguageModelMethods methods() const { return language_model_methods(load_model(folder_ / "model"), kInputs); }
 
   testing::TemporaryFolder folder_;
 };
@@ -34,6 +36,15 @@ TEST_F(LanguageModelMethodsTest, GenerationConfigComesFirst) {
   EXPECT_EQ(values_of(found, "get_eos_ids"), ids({7, 9}));
   EXPECT_EQ(values_of(found, "get_bos_id"), ids({3}));
   EXPECT_TRUE(found.warnings.empty());
+}
+
+TEST_F(LanguageModelMethodsTest, HowTheProgramIsCalled) {
+  const LanguageModelMethods found = methods();
+  EXPECT_EQ(values_of(found, "get_max_seq_len"), ids({16}));
+  EXPECT_EQ(values_of(found, "get_max_context_len"), ids({64}));
+  EXPECT_EQ(values_of(found, "use_kv_cache"), std::vector<ConstantValue>{true});
+  EXPECT_EQ(values_of(found, "get_cache_kind"), std::vector<ConstantValue>{"exact"});
+  EXPECT_EQ(values_of(found, "get_logits_kind"), std::vector<ConstantValue>{"all"});
 }
 
 TEST_F(LanguageModelMethodsTest, NoTokenOutsideOfTheVocabulary) {
@@ -59,7 +70,7 @@ TEST_F(LanguageModelMethodsTest, AnUnreadableTokenizerIsAWarning) {
 TEST_F(LanguageModelMethodsTest, AModuleHasNone) {
   Model model = load_model(folder_ / "model");
   model.path.clear();
-  EXPECT_TRUE(language_model_methods(model, true).methods.empty());
+  EXPECT_TRUE(language_model_methods(model, kInputs).methods.empty());
 }
 
 }  // namespace

@@ -112,10 +112,25 @@ TEST(DelegateGraph, WritesEveryKindOfNode) {
   EXPECT_EQ(nodes.Get(7)->xnode_union_type(), NodeUnion::Concatenate4);
   EXPECT_EQ(nodes.Get(8)->xnode_union_type(), NodeUnion::Concatenate5);
   EXPECT_EQ(nodes.Get(8)->xnode_union_as_Concatenate5()->axis(), 1U);
-  for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{6}}) {
-    testing::expect_error(ErrorCode::kInternal, {"2 to 5"},
+  for (const std::size_t count : {std::size_t{0}, std::size_t{1}}) {
+    testing::expect_error(ErrorCode::kInternal, {"two values or more"},
                           [&] { graph.concatenate(std::vector<XnnId>(count, x), y, 1); });
   }
+}
+
+TEST(DelegateGraph, JoinsMoreThanFiveValuesInSteps) {
+  DelegateGraph graph;
+  const XnnId x = graph.value(Datatype::fp32, {2, 3});
+  const XnnId y = graph.value(Datatype::fp32, {2, 21});
+  graph.concatenate(std::vector<XnnId>(7, x), y, 1);
+  ASSERT_EQ(graph.node_count(), 3U);
+  EXPECT_EQ(graph.dims(y + 1), (std::vector<std::uint32_t>{2, 15}));
+  EXPECT_EQ(graph.dims(y + 2), (std::vector<std::uint32_t>{2, 6}));
+  const auto payload = graph.serialize();
+  const auto& nodes = *graph_of(payload).xnodes();
+  EXPECT_EQ(nodes.Get(0)->xnode_union_type(), NodeUnion::Concatenate5);
+  EXPECT_EQ(nodes.Get(1)->xnode_union_type(), NodeUnion::Concatenate2);
+  EXPECT_EQ(nodes.Get(2)->xnode_union_type(), NodeUnion::Concatenate2);
 }
 
 TEST(DelegateGraph, NamesItsConstantsBehindAnUnusedEntry) {
