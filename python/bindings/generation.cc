@@ -111,8 +111,7 @@ nb::dict describe(const Call& call) {
 }
 
 // Whoever executes the model.
-using Write =
-    std::function<GenerationResult(const GenerationRequest&, const GenerationCallback&, const RunControl&)>;
+using Write = std::function<GenerationResult(const GenerationRequest&, const GenerationCallback&, const RunControl&)>;
 
 // What Python asks for, with the tokens that end a text where its options name none.
 struct Wanted {
@@ -227,11 +226,11 @@ class TextArtefact : public TextTokens {
                   .on_text = std::move(on_text),
                   .eos_ids = eos_ids_};
     try {
-      return write_text(*this, std::move(wanted), 1,
-                        [&](const GenerationRequest& request, const GenerationCallback& callback,
-                            const RunControl& control) {
-                          return diffulex_edge::generate(facts_, call, request, callback, control);
-                        });
+      return write_text(
+          *this, std::move(wanted), 1,
+          [&](const GenerationRequest& request, const GenerationCallback& callback, const RunControl& control) {
+            return diffulex_edge::generate(facts_, call, request, callback, control);
+          });
     } catch (const Error&) {
       if (raised) {
         std::rethrow_exception(raised);
@@ -280,9 +279,11 @@ void bind_generation(nb::module_& module) {
           nb::arg("threads"), nb::arg("progress").none())
       .def("generate", &generate, nb::arg("prompt").none(), nb::arg("prompt_ids").none(), nb::arg("suffix"),
            nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none(), nb::arg("threads"))
-      .def("encode_chat", [](const TextModel& self, const std::string& messages, const std::string& tools,
-                             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
-           nb::arg("messages"), nb::arg("tools"), nb::arg("variables"))
+      .def(
+          "encode_chat",
+          [](const TextModel& self, const std::string& messages, const std::string& tools,
+             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
+          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"))
       .def_prop_ro("family", [](const TextModel& self) { return self.engine().config().family; })
       .def_prop_ro("vocab_size", [](const TextModel& self) { return self.engine().config().vocab_size; })
       .def_prop_ro("block_length", [](const TextModel& self) { return self.engine().config().block_length; })
@@ -297,8 +298,7 @@ void bind_generation(nb::module_& module) {
           [](TextArtefact* self, const std::string& folder, const std::string& family, std::int64_t vocab_size,
              std::int64_t block_length, std::optional<std::int64_t> mask_token_id, std::vector<std::int64_t> eos_ids,
              std::int64_t max_tokens, std::int64_t max_step_tokens, bool has_cache) {
-            ArtefactFacts facts{
-                .max_tokens = max_tokens, .max_step_tokens = max_step_tokens, .has_cache = has_cache};
+            ArtefactFacts facts{.max_tokens = max_tokens, .max_step_tokens = max_step_tokens, .has_cache = has_cache};
             facts.config.family = family;
             facts.config.vocab_size = vocab_size;
             facts.config.block_length = block_length;
@@ -308,12 +308,13 @@ void bind_generation(nb::module_& module) {
           nb::arg("folder"), nb::arg("family"), nb::arg("vocab_size"), nb::arg("block_length"),
           nb::arg("mask_token_id").none(), nb::arg("eos_ids"), nb::arg("max_tokens"), nb::arg("max_step_tokens"),
           nb::arg("has_cache"))
-      .def("generate", &TextArtefact::generate, nb::arg("step"), nb::arg("prompt").none(),
-           nb::arg("prompt_ids").none(), nb::arg("suffix"), nb::arg("options"), nb::arg("stops"),
-           nb::arg("on_text").none())
-      .def("encode_chat", [](const TextArtefact& self, const std::string& messages, const std::string& tools,
-                             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
-           nb::arg("messages"), nb::arg("tools"), nb::arg("variables"));
+      .def("generate", &TextArtefact::generate, nb::arg("step"), nb::arg("prompt").none(), nb::arg("prompt_ids").none(),
+           nb::arg("suffix"), nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none())
+      .def(
+          "encode_chat",
+          [](const TextArtefact& self, const std::string& messages, const std::string& tools,
+             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
+          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"));
 }
 
 }  // namespace diffulex_edge::python

@@ -38,7 +38,8 @@ std::int64_t canvas_length(const GenerationRequest& request, const DecodingSetti
   return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
 }
 
-void check_request(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request, const DecodingSettings& settings) {
+void check_request(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request,
+                   const DecodingSettings& settings) {
   if (request.prompt.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "has no token");
   }
@@ -50,9 +51,8 @@ void check_request(const ModelConfig& model, std::int64_t max_tokens, const Gene
   for (const auto& tokens : {std::span(request.prompt), std::span(request.suffix)}) {
     for (const std::int64_t id : tokens) {
       if (id < 0 || id >= model.vocab_size) {
-        throw Error(
-            ErrorCode::kInvalidArgument, "prompt",
-            "token " + std::to_string(id) + " is not in the vocabulary of " + std::to_string(model.vocab_size));
+        throw Error(ErrorCode::kInvalidArgument, "prompt",
+                    "token " + std::to_string(id) + " is not in the vocabulary of " + std::to_string(model.vocab_size));
       }
     }
   }

@@ -73,6 +73,8 @@ std::vector<std::int64_t> TextTokens::encode_prompt(std::string_view text) const
   return ids;
 }
 
-TextStream TextTokens::stream(std::vector<std::string> stops) const { return {tokenizer(), special_, std::move(stops)}; }
+TextStream TextTokens::stream(std::vector<std::string> stops) const {
+  return {tokenizer(), special_, std::move(stops)};
+}
 
 }  // namespace diffulex_edge

@@ -1,7 +1,9 @@
 #include "models/special_tokens.h"
 
+#include <charconv>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "core/json.h"
@@ -37,11 +39,33 @@ std::optional<std::string> token_text(const std::filesystem::path& file, const c
   return text.is_string() ? std::optional(text.get<std::string>()) : std::nullopt;
 }
 
-std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::string>& text) {
-  if (!text || !is_there(model.path / "tokenizer.json")) {
+// tokenizer_config.json lists added tokens by their ids, as text.
+std::optional<std::int64_t> id_of_added(const Model& model, const std::string& text) {
+  const std::optional<nlohmann::json> tokens = value_in(model.path / "tokenizer_config.json", "added_tokens_decoder");
+  if (!tokens || !tokens->is_object()) {
     return std::nullopt;
   }
-  return Tokenizer(model.path).id_of(*text);
+  for (const auto& [key, token] : tokens->items()) {
+    std::int64_t id = 0;
+    const char* end = key.data() + key.size();
+    const auto [stopped, error] = std::from_chars(key.data(), end, id);
+    const bool is_id = error == std::errc() && stopped == end;
+    if (is_id && token.is_object() && token.contains("content") && token["content"] == text) {
+      return id;
+    }
+  }
+  return std::nullopt;
+}
+
+// tokenizer.json takes a second and a hundred megabytes to read where the vocabulary is large: it is asked last.
+std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::string>& text) {
+  if (!text) {
+    return std::nullopt;
+  }
+  if (const std::optional<std::int64_t> id = id_of_added(model, *text)) {
+    return id;
+  }
+  return is_there(model.path / "tokenizer.json") ? Tokenizer(model.path).id_of(*text) : std::nullopt;
 }
 
 // A number or a list of them.

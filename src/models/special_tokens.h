@@ -10,8 +10,8 @@ namespace diffulex_edge {
 
 // Which token stands for a masked one: as config.json or the caller says; else the mask_token of
 // special_tokens_map.json or tokenizer_config.json; else the token that the family's own program masks with
-// ("|<MASK>|", Fast-dLLM v2). Nothing where none of them knows it. Throws Error{kBadFile} for a broken one of these
-// files.
+// ("|<MASK>|", Fast-dLLM v2). Its id is in the latter's added_tokens_decoder, or else in tokenizer.json. Nothing where
+// none of them knows it. Throws Error{kBadFile} for a broken one of these files.
 std::optional<std::int64_t> find_mask_token(const Model& model);
 
 // The token that begins a text, by the files that find_eos_ids reads; nothing where none says. Errors as above.

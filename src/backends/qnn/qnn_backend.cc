@@ -105,8 +105,8 @@ class QNNExport {
     check_takes_integers(config_, has_integers(config_.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
     if (options_.as_pte) {
-      facts_of_pte_ = executorch::language_model_methods(
-          model, {.step_tokens = model.seq_len, .context_tokens = model.seq_len});
+      facts_of_pte_ =
+          executorch::language_model_methods(model, {.step_tokens = model.seq_len, .context_tokens = model.seq_len});
     }
     facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
     check_socs();

@@ -67,6 +67,20 @@ TEST_F(LanguageModelMethodsTest, AnUnreadableTokenizerIsAWarning) {
   EXPECT_NE(found.warnings[1].find("tokenizer.json"), std::string::npos) << found.warnings[1];
 }
 
+TEST_F(LanguageModelMethodsTest, AddedTokensNeedNoTokenizer) {
+  add_file("tokenizer_config.json", R"({
+    "eos_token": {"content": "<end>"}, "bos_token": "<begin>", "mask_token": "<mask>",
+    "added_tokens_decoder": {"x": {"content": "<mask>"}, "4": {"content": "<end>"}, "5": "<begin>", "6": {}, "7":
+      {"content": "<mask>", "special": true}}})");
+  add_file("tokenizer.json", "{");
+  const LanguageModelMethods found = methods();
+  EXPECT_EQ(values_of(found, "get_eos_ids"), ids({4}));
+  EXPECT_EQ(values_of(found, "get_mask_id"), ids({7}));
+  EXPECT_TRUE(values_of(found, "get_bos_id").empty());
+  ASSERT_EQ(found.warnings.size(), 1U);
+  EXPECT_NE(found.warnings[0].find("get_bos_id"), std::string::npos) << found.warnings[0];
+}
+
 TEST_F(LanguageModelMethodsTest, AModuleHasNone) {
   Model model = load_model(folder_ / "model");
   model.path.clear();
