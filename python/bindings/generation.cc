@@ -190,8 +190,6 @@ class TextArtefact : public TextTokens {
   TextArtefact(const std::string& folder, ArtefactFacts facts, std::vector<std::int64_t> eos_ids)
       : TextTokens(folder), facts_(std::move(facts)), eos_ids_(std::move(eos_ids)) {}
 
-  const ArtefactFacts& facts() const { return facts_; }
-
   // `step(tokens int64 [B], start, sees, rows int64 [R])` returns logits float32 [R, vocab].
   nb::dict generate(const nb::callable& step, std::optional<std::string> prompt,
                     std::optional<std::vector<std::int64_t>> prompt_ids, std::string suffix, nb::object options,
@@ -244,16 +242,20 @@ class TextArtefact : public TextTokens {
   std::vector<std::int64_t> eos_ids_;
 };
 
-nb::object encode_chat(const TextTokens& self, const std::string& messages, const std::string& tools,
-                       const std::string& variables) {
-  return nb::cast(self.tokenizer().encode(
-      self.chat_template().render(messages, {.add_generation_prompt = true, .tools = tools, .variables = variables})));
-}
-
 }  // namespace
 
 void bind_generation(nb::module_& module) {
-  nb::class_<TextModel>(module, "TextModel", "A folder's model with packed weights, and its tokenizer.")
+  nb::class_<TextTokens>(module, "TextTokens", "The tokenizer and chat template of a folder.")
+      .def(
+          "encode_chat",
+          [](const TextTokens& self, const std::string& messages, const std::string& tools,
+             const std::string& variables) {
+            return self.tokenizer().encode(self.chat_template().render(
+                messages, {.add_generation_prompt = true, .tools = tools, .variables = variables}));
+          },
+          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"));
+
+  nb::class_<TextModel, TextTokens>(module, "TextModel", "A folder's model with packed weights, and its tokenizer.")
       .def(
           "__init__",
           [](TextModel* self, const std::string& folder, std::optional<std::int64_t> seq_len,
@@ -279,11 +281,6 @@ void bind_generation(nb::module_& module) {
           nb::arg("threads"), nb::arg("progress").none())
       .def("generate", &generate, nb::arg("prompt").none(), nb::arg("prompt_ids").none(), nb::arg("suffix"),
            nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none(), nb::arg("threads"))
-      .def(
-          "encode_chat",
-          [](const TextModel& self, const std::string& messages, const std::string& tools,
-             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
-          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"))
       .def_prop_ro("family", [](const TextModel& self) { return self.engine().config().family; })
       .def_prop_ro("vocab_size", [](const TextModel& self) { return self.engine().config().vocab_size; })
       .def_prop_ro("block_length", [](const TextModel& self) { return self.engine().config().block_length; })
@@ -292,7 +289,8 @@ void bind_generation(nb::module_& module) {
       .def_prop_ro("eos_ids", &TextModel::eos_ids)
       .def_prop_ro("warnings", &TextModel::warnings);
 
-  nb::class_<TextArtefact>(module, "TextArtefact", "A model that Python executes, and the tokenizer of a folder.")
+  nb::class_<TextArtefact, TextTokens>(module, "TextArtefact",
+                                       "A model that Python executes, and the tokenizer of a folder.")
       .def(
           "__init__",
           [](TextArtefact* self, const std::string& folder, const std::string& family, std::int64_t vocab_size,
@@ -309,12 +307,7 @@ void bind_generation(nb::module_& module) {
           nb::arg("mask_token_id").none(), nb::arg("eos_ids"), nb::arg("max_tokens"), nb::arg("max_step_tokens"),
           nb::arg("has_cache"))
       .def("generate", &TextArtefact::generate, nb::arg("step"), nb::arg("prompt").none(), nb::arg("prompt_ids").none(),
-           nb::arg("suffix"), nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none())
-      .def(
-          "encode_chat",
-          [](const TextArtefact& self, const std::string& messages, const std::string& tools,
-             const std::string& variables) { return encode_chat(self, messages, tools, variables); },
-          nb::arg("messages"), nb::arg("tools"), nb::arg("variables"));
+           nb::arg("suffix"), nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none());
 }
 
 }  // namespace diffulex_edge::python

@@ -1,6 +1,5 @@
 // Text from a model that somebody else executes, step by step.
 #include <algorithm>
-#include <array>
 #include <string>
 #include <vector>
 
@@ -88,8 +87,7 @@ GenerationResult generate(const ArtefactFacts& artefact, const StepFunction& ste
   if (!artefact.has_cache && request.config.cache == CacheKind::AUTO) {
     request.config.cache = CacheKind::NONE;
   }
-  const DecodingSettings settings = settings_of(artefact.config, artefact.max_tokens, request);
-  check_request(artefact.config, artefact.max_tokens, request, settings);
+  const DecodingSettings settings = checked_settings(artefact.config, artefact.max_tokens, request);
   check_artefact(artefact, request, settings);
   Generation generation(request, settings, 0, {.first = 0, .kept = 0}, callback);
   Stepper stepper(artefact, step, settings);

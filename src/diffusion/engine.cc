@@ -51,8 +51,7 @@ std::vector<GenerationResult> DiffusionEngine::generate(std::span<const Generati
   }
   GenerationLoop::Options options{.capacity = 1, .sequences = 0, .cache_dtype = requests.front().config.cache_dtype};
   for (const GenerationRequest& request : requests) {
-    const DecodingSettings settings = settings_of(state_->model.config, state_->model.seq_len, request);
-    check_request(state_->model.config, state_->model.seq_len, request, settings);
+    const DecodingSettings settings = checked_settings(state_->model.config, state_->model.seq_len, request);
     options.capacity = std::max(options.capacity, canvas_length(request, settings));
     options.sequences += slots_of(request);
   }
@@ -77,8 +76,7 @@ GenerationResult DiffusionEngine::generate(const GenerationRequest& request, con
 }
 
 std::int64_t DiffusionEngine::cache_bytes(const GenerationRequest& request) const {
-  const DecodingSettings settings = settings_of(state_->model.config, state_->model.seq_len, request);
-  check_request(state_->model.config, state_->model.seq_len, request, settings);
+  const DecodingSettings settings = checked_settings(state_->model.config, state_->model.seq_len, request);
   return KeyValueCache::bytes(state_->model.graph, {.capacity = canvas_length(request, settings),
                                                     .sequences = slots_of(request),
                                                     .dtype = request.config.cache_dtype});
@@ -99,8 +97,7 @@ struct GenerationLoop::State {
 
   // Errors: those of check().
   DecodingSettings checked_settings(const GenerationRequest& request) const {
-    DecodingSettings settings = settings_of(model.config, model.seq_len, request);
-    check_request(model.config, model.seq_len, request, settings);
+    const DecodingSettings settings = diffulex_edge::checked_settings(model.config, model.seq_len, request);
     const std::int64_t length = canvas_length(request, settings);
     if (length > options.capacity || slots_of(request) > options.sequences) {
       throw Error(ErrorCode::kInvalidArgument, "prompt",

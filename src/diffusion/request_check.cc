@@ -18,8 +18,6 @@ namespace {
               "shorten the prompt, or ask for fewer tokens");
 }
 
-}  // namespace
-
 DecodingSettings settings_of(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request) {
   std::int64_t new_tokens = request.config.max_new_tokens;
   if (new_tokens > max_tokens) {
@@ -30,12 +28,6 @@ DecodingSettings settings_of(const ModelConfig& model, std::int64_t max_tokens, 
     new_tokens = canvas.end() - canvas.begin();
   }
   return decoding_settings(model, request.config, new_tokens);
-}
-
-std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings) {
-  const auto length =
-      static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) + request.config.max_new_tokens;
-  return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
 }
 
 void check_request(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request,
@@ -59,6 +51,20 @@ void check_request(const ModelConfig& model, std::int64_t max_tokens, const Gene
   if (canvas_length(request, settings) > max_tokens) {
     refuse_length(max_tokens, request);
   }
+}
+
+}  // namespace
+
+std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings) {
+  const auto length =
+      static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) + request.config.max_new_tokens;
+  return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
+}
+
+DecodingSettings checked_settings(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request) {
+  DecodingSettings settings = settings_of(model, max_tokens, request);
+  check_request(model, max_tokens, request, settings);
+  return settings;
 }
 
 }  // namespace diffulex_edge

@@ -10,14 +10,10 @@
 namespace diffulex_edge {
 
 // The request's options with the family's defaults. `max_tokens`: of prompt and text together. Errors: those of
-// DiffusionEngine::generate() about options.
-DecodingSettings settings_of(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request);
+// DiffusionEngine::generate() about options, prompt, suffix and length.
+DecodingSettings checked_settings(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request);
 
 // Tokens of the canvas as the decoder fills it up.
 std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings);
-
-// Errors: those of DiffusionEngine::generate() about prompt, suffix and length.
-void check_request(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request,
-                   const DecodingSettings& settings);
 
 }  // namespace diffulex_edge

@@ -4,6 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "backends/xnnpack/program_operators.h"
+
 namespace diffulex_edge::xnnpack {
 namespace {
 
@@ -51,12 +53,8 @@ void CachedAttention::begin(std::int32_t token_count) {
 
 std::int32_t CachedAttention::checked_number(std::int32_t tensor, std::int64_t limit) {
   ProgramBuilder& program = values_.program();
-  // A look-up in a table of so many rows, which has no columns and no bytes.
   const auto nothing = values_.computed_segment({0.0F}, DType::kF32);
-  const auto table = program.constant_tensor(ScalarType::FLOAT, {limit, 0}, values_.program_constant(nothing, 0), {});
-  const auto row = program.planned_tensor(ScalarType::FLOAT, {{.value = 1}, {.value = 0}});
-  program.kernel_call("aten::embedding", "out",
-                      {table, tensor, program.integer(-1), program.boolean(false), program.boolean(false), row, row});
+  check_ids(program, tensor, {{.value = 1}, {.value = 1}}, limit, values_.program_constant(nothing, 0));
   const auto number = program.integer(0);
   program.kernel_call("aten::_local_scalar_dense", "", {tensor, number});
   return number;
@@ -216,9 +214,7 @@ void CachedAttention::choose_rows(ValueId hidden) {
     rows = program.view(flat, 0, {1, 1});
   }
   const auto chosen = program.planned_tensor(scalar_type(type), {{.value = 1}, longest, {.value = width}});
-  program.kernel_call(
-      "aten::embedding", "out",
-      {table, rows, program.integer(-1), program.boolean(false), program.boolean(false), chosen, chosen});
+  look_up(program, table, rows, chosen);
   values_.delegate_input(hidden, chosen, type);
 }
 

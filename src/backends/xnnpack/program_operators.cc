@@ -15,6 +15,20 @@ ScalarType integer_type(const Node& input) { return input.dtype == DType::kI32 ?
 
 }  // namespace
 
+void look_up(executorch::ProgramBuilder& program, std::int32_t table, std::int32_t ids, std::int32_t output) {
+  program.kernel_call(
+      "aten::embedding", "out",
+      {table, ids, program.integer(-1), program.boolean(false), program.boolean(false), output, output});
+}
+
+void check_ids(executorch::ProgramBuilder& program, std::int32_t ids, const Shape& shape, std::int64_t rows,
+               executorch::ConstantIndex constant) {
+  Shape nothing = shape;
+  nothing.back() = {.value = 0};
+  const auto table = program.constant_tensor(ScalarType::FLOAT, {rows, 0}, constant, {});
+  look_up(program, table, ids, program.planned_tensor(ScalarType::FLOAT, nothing));
+}
+
 void ProgramOperators::input(ValueId value) {
   const Node& current = values_.node(value);
   const bool is_float = current.dtype == DType::kF32;
@@ -46,36 +60,18 @@ void ProgramOperators::embedding(ValueId value) {
     const auto table = values_.program().constant_tensor(
         half ? ScalarType::HALF : ScalarType::FLOAT, {plan.rows, plan.columns},
         values_.program_constant(parts.values_segment, 0), values_.segment_name(parts.values_segment));
-    look_up(table, ids, output);
+    look_up(values_.program(), table, ids, output);
   }
   values_.note_layer(plan, kernel, parts.is_new ? parts.values_bytes + parts.scales_bytes : 0);
   values_.delegate_input(value, output, half ? DType::kF16 : DType::kF32);
   values_.mapped(value).flow = values_.compute();
 }
 
-void ProgramOperators::look_up(std::int32_t table, std::int32_t ids, std::int32_t output) {
-  executorch::ProgramBuilder& program = values_.program();
-  program.kernel_call(
-      "aten::embedding", "out",
-      {table, ids, program.integer(-1), program.boolean(false), program.boolean(false), output, output});
-}
-
-// A look-up in a table with the same rows and no columns: it takes no memory, and its kernel checks the ids.
-void ProgramOperators::check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows,
-                                 executorch::ConstantIndex constant) {
-  executorch::ProgramBuilder& program = values_.program();
-  Shape nothing = shape;
-  nothing.back() = {.value = 0};
-  const auto table = program.constant_tensor(ScalarType::FLOAT, {rows, 0}, constant, {});
-  const auto output = program.planned_tensor(ScalarType::FLOAT, nothing);
-  look_up(table, ids, output);
-}
-
 std::string ProgramOperators::quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids,
                                                   const Shape& shape, std::int32_t output) {
   const bool packed = plan.format.bits() == 4;
   const auto constant = values_.program_constant(parts.values_segment, 0);
-  check_ids(ids, shape, plan.rows, constant);
+  check_ids(values_.program(), ids, shape, plan.rows, constant);  // the kernels of quantized embeddings do not
   const auto table = values_.program().constant_tensor(packed ? ScalarType::BYTE : ScalarType::CHAR,
                                                        {plan.rows, packed ? plan.columns / 2 : plan.columns}, constant,
                                                        values_.segment_name(parts.values_segment));

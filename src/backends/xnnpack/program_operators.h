@@ -10,6 +10,13 @@
 
 namespace diffulex_edge::xnnpack {
 
+// ATen's look-up: its kernel checks the ids.
+void look_up(executorch::ProgramBuilder& program, std::int32_t table, std::int32_t ids, std::int32_t output);
+// Ends an execution with ExecuTorch's InvalidArgument where an id is not a row of a table of so many: a look-up in one
+// without columns, which has no bytes. `shape` is that of the rows of a table with columns, `constant` any.
+void check_ids(executorch::ProgramBuilder& program, std::int32_t ids, const Shape& shape, std::int64_t rows,
+               executorch::ConstantIndex constant);
+
 class ProgramOperators {
  public:
   explicit ProgramOperators(DelegateValues& values) : values_(values) {}
@@ -24,11 +31,6 @@ class ProgramOperators {
   std::int32_t length_of(ValueId input);
 
  private:
-  // ATen's look-up: its kernel checks the ids.
-  void look_up(std::int32_t table, std::int32_t ids, std::int32_t output);
-  // Ends an execution with ExecuTorch's InvalidArgument where an id is not a row of a table of so many: the kernels of
-  // quantized embeddings abort, or check nothing. `constant` is any.
-  void check_ids(std::int32_t ids, const Shape& shape, std::int64_t rows, executorch::ConstantIndex constant);
   std::string quantized_embedding(const LayerPlan& plan, const StoredParts& parts, std::int32_t ids, const Shape& shape,
                                   std::int32_t output);
   DelegateValues& values_;
