@@ -102,6 +102,10 @@ const BackendOption& OptionValues::option(std::string_view name) const {
   return *found;
 }
 
+bool OptionValues::has(std::string_view name) const {
+  return std::ranges::find(description_.options, name, &BackendOption::name) != description_.options.end();
+}
+
 std::string OptionValues::text(std::string_view name) const {
   const auto found = given_.find(name);
   return found != given_.end() ? found->second : option(name).default_value;

@@ -26,6 +26,8 @@ class OptionValues {
   // Throws as check_options. Keeps a reference to the description.
   OptionValues(const BackendDescription& description, const std::map<std::string, std::string>& given);
 
+  // Whether the description has it.
+  bool has(std::string_view name) const;
   // The value of an option, or its default. `name` is one of the description's, of a type that has such values.
   std::string text(std::string_view name) const;
   bool is_on(std::string_view name) const { return text(name) == "true"; }

@@ -1,5 +1,6 @@
 #include "backends/xnnpack/description.h"
 
+#include "backends/cache_plan.h"
 #include "backends/executorch/program_artefact.h"
 #include "backends/xnnpack/payload_reader.h"
 #include "diffulex_edge/xnnpack_backend.h"
@@ -35,11 +36,7 @@ Support support(QuantizationDtype dtype, QuantizationMode mode) {
 
 std::vector<BackendOption> options() {
   using Type = BackendOption::Type;
-  return {{.name = "cache",
-           .type = Type::kCount,
-           .help = "Keep keys and values of so many tokens in the program, which is then forward(input_ids, start_pos) "
-                   "over the tokens of one step (0: compute whole sequences)",
-           .default_value = "0"},
+  return {cache_option(),
           {.name = "cache_dtype", .type = Type::kChoice, .default_value = "fp16", .choices = {{"fp16"}, {"fp32"}}},
           {.name = "logits",
            .type = Type::kChoice,
@@ -47,10 +44,7 @@ std::vector<BackendOption> options() {
            .choices = {{"all"},
                        {"last", "with --cache: of a step's last token"},
                        {"rows", "with --cache: of those that a last argument names, int64 [1, R]"}}},
-          {.name = "block_tokens",
-           .type = Type::kCount,
-           .help = "With --cache: the most tokens of one step (0: 128, or all of a bidirectional model's)",
-           .default_value = "0"}};
+          block_tokens_option(StepSizes::kUpTo)};
 }
 
 }  // namespace

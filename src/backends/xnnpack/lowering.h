@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cache_plan.h"
 #include "backends/executorch/program_builder.h"
 #include "backends/xnnpack/delegate_graph.h"
 #include "backends/xnnpack/weight_store.h"
@@ -44,24 +45,12 @@ struct LoweredProgram {
   std::vector<std::string> warnings;
 };
 
-// A cache of keys and values inside the program. The method is then forward(input_ids int64 [1, B], start_pos int64
-// [1])
-// -> logits float32 [1, B, vocab] for B of 1 to `block_tokens`: tokens at the positions start_pos to start_pos + B,
-// which see each other and what the cache holds before them, under the model's mask. Their keys and values are written
-// to it. Instead of start_pos it takes all positions, int64 [B], of which the first counts. Bidirectional models have
-// another argument behind it, context_len int64 [1]: the tokens see all positions before it, those behind them too,
-// whose keys and values are of an earlier step.
-struct CachePlan {
-  // Of which tokens it computes logits: of all, of the last one, or of those whose places in input_ids a last argument
-  // names, rows int64 [1, R]. The result is [1, 1, vocab] and [1, R, vocab] then.
-  enum class Logits { kAll, kLast, kRows };
-
-  std::int64_t tokens = 0;        // that fit
-  std::int64_t block_tokens = 0;  // of one call at most
-  DType dtype = DType::kF16;      // or kF32
-  Logits logits = Logits::kAll;
-  bool is_bidirectional = false;
-};
+// With a cache, the method is forward(input_ids int64 [1, B], start_pos int64 [1]) -> logits float32 [1, B, vocab] for B
+// of 1 to `block_tokens`: tokens at the positions start_pos to start_pos + B, whose keys and values are written to the
+// program's buffers. Instead of start_pos it takes all positions, int64 [B], of which the first counts. Bidirectional
+// models have another argument behind it, context_len int64 [1]: the end of what the tokens see. Where logits are of
+// rows, a last argument has their places in input_ids, int64 [1, R]. The result is [1, 1, vocab] for the last token's
+// logits, and [1, R, vocab] for those of rows.
 
 // After streaming: gives every named constant the name that its content asks for.
 void name_by_content(LoweredProgram& lowered);

@@ -1,13 +1,11 @@
 // Plans, lowers and writes a .pte file.
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 
+#include "backends/cache_plan.h"
 #include "backends/executorch/language_model_methods.h"
 #include "backends/export_config.h"
 #include "backends/option_values.h"
@@ -24,9 +22,6 @@ namespace {
 constexpr std::size_t kMaxRank = 6;  // XNN_MAX_TENSOR_DIMS: a program with more does not load
 
 constexpr std::int64_t kSegmentAlignment = 128;
-
-// What the option --logits calls them, by CachePlan::Logits.
-constexpr std::array<std::string_view, 3> kLogits = {"all", "last", "rows"};
 
 // The file: program; what the program's constant tensors are; the weights that the delegate packs; and the delegate's
 // payload last, since it holds scales that are known only when the weights have been streamed.
@@ -115,15 +110,15 @@ void write_file(xnnpack::LoweredProgram& lowered, const FileLayout& layout, cons
   file.commit();
 }
 
-void add_metadata(const Model& model, const std::optional<xnnpack::CachePlan>& cache,
+void add_metadata(const Model& model, const std::optional<CachePlan>& cache,
                   xnnpack::LoweredProgram& lowered) {
   executorch::ProgramInputs inputs{
       .step_tokens = model.seq_len, .context_tokens = model.seq_len, .takes_fewer_tokens = true};
   if (cache) {
     inputs.step_tokens = cache->block_tokens;
     inputs.context_tokens = cache->tokens;
-    inputs.cache = cache->is_bidirectional ? "approximate" : "exact";
-    inputs.logits = kLogits[static_cast<std::size_t>(cache->logits)];
+    inputs.cache = cache_kind(*cache);
+    inputs.logits = kLogitsNames[static_cast<std::size_t>(cache->logits)];
   }
   const auto [methods, warnings] = executorch::language_model_methods(model, inputs);
   lowered.program.add_constant_methods(methods);
@@ -136,44 +131,6 @@ void check_activation_dtype(const BackendConfig& config) {
                 "use --mode static or dynamic for 8-bit activations");
   }
   check_not_dynamic(config, "leave it out: mode dynamic has 8-bit activations of its own");
-}
-
-// Nothing where the options ask for no cache.
-std::optional<xnnpack::CachePlan> cache_plan(const BackendConfig& config, const Model& model) {
-  const OptionValues options(xnnpack::description(), config.backend_options);
-  xnnpack::CachePlan plan{.tokens = options.count("cache"), .block_tokens = options.count("block_tokens")};
-  if (plan.tokens == 0) {
-    if (plan.block_tokens > 0 || options.text("cache_dtype") != "fp16" || options.text("logits") != "all") {
-      throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens, cache dtype and logits go with it",
-                  "give --cache TOKENS too");
-    }
-    return std::nullopt;
-  }
-  if (model.config.family.empty()) {
-    throw Error(ErrorCode::kUnsupported, "cache", "is for language models from a checkpoint", "leave it out");
-  }
-  if (plan.tokens > model.config.max_positions) {
-    throw Error(ErrorCode::kInvalidArgument, "cache",
-                "of " + std::to_string(plan.tokens) + " tokens is longer than the model's context of " +
-                    std::to_string(model.config.max_positions));
-  }
-  constexpr std::int64_t kUsualBlockTokens = 128;
-  const std::int64_t block_length = model.config.block_length;
-  if (plan.block_tokens == 0) {
-    const std::int64_t usual = block_length == 0 ? plan.tokens : std::max(kUsualBlockTokens, block_length);
-    plan.block_tokens = std::min(usual, plan.tokens);
-  }
-  if (plan.block_tokens > plan.tokens || plan.block_tokens < block_length) {
-    throw Error(ErrorCode::kInvalidArgument, "block tokens",
-                std::to_string(plan.block_tokens) + " is not between the model's block of " +
-                    std::to_string(std::max<std::int64_t>(block_length, 1)) + " and the cache's " +
-                    std::to_string(plan.tokens));
-  }
-  plan.dtype = options.text("cache_dtype") == "fp32" ? DType::kF32 : DType::kF16;
-  plan.is_bidirectional = block_length == 0;
-  const auto logits = std::ranges::find(kLogits, options.text("logits"));
-  plan.logits = static_cast<xnnpack::CachePlan::Logits>(logits - kLogits.begin());
-  return plan;
 }
 
 }  // namespace
@@ -203,7 +160,8 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   check_rank(model, kMaxRank, "XNNPACK");
   const QuantizationResult quantized = quantize_model(model, quantization(), findings, arithmetic());
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
-  const std::optional<xnnpack::CachePlan> cache = cache_plan(config(), model);
+  const std::optional<CachePlan> cache = read_cache_plan(
+      OptionValues(xnnpack::description(), config().backend_options), StepSizes::kUpTo, model);
   const auto lowered = xnnpack::lower(model, quantized, cache);
   add_metadata(model, cache, *lowered);
   const FileLayout layout = lay_out(*lowered);

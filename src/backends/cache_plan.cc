@@ -1,0 +1,122 @@
+#include "backends/cache_plan.h"
+
+#include <algorithm>
+#include <charconv>
+#include <string>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+namespace {
+
+constexpr std::int64_t kUsualStepTokens = 128;
+// Of fixed sizes: for a prompt, and for a block of a model that has none.
+constexpr std::int64_t kUsualPromptTokens = 64;
+constexpr std::int64_t kUsualBlockTokens = 32;
+
+std::vector<std::int64_t> read_sizes(const std::vector<std::string>& texts) {
+  std::vector<std::int64_t> sizes;
+  for (const std::string& text : texts) {
+    std::int64_t size = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
+    if (error != std::errc() || end != text.data() + text.size() || size < 1) {
+      throw Error(ErrorCode::kInvalidArgument, "block tokens", "'" + text + "' is not a number of tokens",
+                  "give one, or several with commas between them");
+    }
+    sizes.push_back(size);
+  }
+  std::ranges::sort(sizes);
+  const auto repeated = std::ranges::unique(sizes);
+  sizes.erase(repeated.begin(), repeated.end());
+  return sizes;
+}
+
+std::vector<std::int64_t> usual_sizes(StepSizes kind, std::int64_t tokens, std::int64_t block_length) {
+  const auto fitting = [&](std::int64_t size) { return std::min(std::max(size, block_length), tokens); };
+  if (kind == StepSizes::kUpTo) {
+    return {block_length == 0 ? tokens : fitting(kUsualStepTokens)};
+  }
+  std::vector<std::int64_t> sizes = block_length == 0
+                                        ? std::vector{fitting(kUsualBlockTokens), tokens}
+                                        : std::vector{fitting(block_length), fitting(kUsualPromptTokens)};
+  const auto repeated = std::ranges::unique(sizes);
+  sizes.erase(repeated.begin(), repeated.end());
+  return sizes;
+}
+
+std::vector<std::int64_t> given_sizes(const OptionValues& options, StepSizes kind) {
+  if (kind == StepSizes::kFixed) {
+    return read_sizes(options.list("block_tokens"));
+  }
+  const std::int64_t most = options.count("block_tokens");
+  return most == 0 ? std::vector<std::int64_t>() : std::vector{most};
+}
+
+}  // namespace
+
+std::string_view cache_kind(const CachePlan& plan) { return plan.is_bidirectional ? "approximate" : "exact"; }
+
+BackendOption cache_option() {
+  return {.name = "cache",
+          .type = BackendOption::Type::kCount,
+          .help = "Keep keys and values of so many tokens, and compute the tokens of one step at a time (0: whole "
+                  "sequences)",
+          .default_value = "0"};
+}
+
+BackendOption block_tokens_option(StepSizes sizes) {
+  if (sizes == StepSizes::kUpTo) {
+    return {.name = "block_tokens",
+            .type = BackendOption::Type::kCount,
+            .help = "With --cache: the most tokens of one step (0: 128, or all of a bidirectional model's)",
+            .default_value = "0"};
+  }
+  return {.name = "block_tokens",
+          .type = BackendOption::Type::kList,
+          .help = "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's block "
+                  "and 64; 32 and all of a bidirectional model's)"};
+}
+
+std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model) {
+  const auto differs = [&](std::string_view name, std::string_view usual) {
+    return options.has(name) && options.text(name) != usual;
+  };
+  CachePlan plan{.tokens = options.count("cache"), .block_sizes = given_sizes(options, sizes)};
+  if (plan.tokens == 0) {
+    if (!plan.block_sizes.empty() || differs("cache_dtype", "fp16") || differs("logits", "all")) {
+      throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens, cache dtype and logits go with it",
+                  "give --cache TOKENS too");
+    }
+    return std::nullopt;
+  }
+  const ModelConfig& config = model.config;
+  if (config.family.empty()) {
+    throw Error(ErrorCode::kUnsupported, "cache", "is for language models from a checkpoint", "leave it out");
+  }
+  if (plan.tokens > config.max_positions) {
+    throw Error(ErrorCode::kInvalidArgument, "cache",
+                "of " + std::to_string(plan.tokens) + " tokens is longer than the model's context of " +
+                    std::to_string(config.max_positions));
+  }
+  if (plan.block_sizes.empty()) {
+    plan.block_sizes = usual_sizes(sizes, plan.tokens, config.block_length);
+  }
+  plan.block_tokens = plan.block_sizes.back();
+  if (plan.block_tokens > plan.tokens || plan.block_tokens < config.block_length) {
+    throw Error(ErrorCode::kInvalidArgument, "block tokens",
+                std::to_string(plan.block_tokens) + " is not between the model's block of " +
+                    std::to_string(std::max<std::int64_t>(config.block_length, 1)) + " and the cache's " +
+                    std::to_string(plan.tokens));
+  }
+  if (options.has("cache_dtype")) {
+    plan.dtype = options.text("cache_dtype") == "fp32" ? DType::kF32 : DType::kF16;
+  }
+  if (options.has("logits")) {
+    const auto logits = std::ranges::find(kLogitsNames, options.text("logits"));
+    plan.logits = static_cast<CachePlan::Logits>(logits - kLogitsNames.begin());
+  }
+  plan.is_bidirectional = config.block_length == 0;
+  return plan;
+}
+
+}  // namespace diffulex_edge
