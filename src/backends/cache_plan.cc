@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <sstream>
 #include <string>
 
 #include "diffulex_edge/error.h"
@@ -14,9 +15,10 @@ constexpr std::int64_t kUsualStepTokens = 128;
 constexpr std::int64_t kUsualPromptTokens = 64;
 constexpr std::int64_t kUsualBlockTokens = 32;
 
-std::vector<std::int64_t> read_sizes(const std::vector<std::string>& texts) {
+std::vector<std::int64_t> read_sizes(const std::string& list) {
   std::vector<std::int64_t> sizes;
-  for (const std::string& text : texts) {
+  std::istringstream words(list);
+  for (std::string text; std::getline(words, text, ',');) {
     std::int64_t size = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
     if (error != std::errc() || end != text.data() + text.size() || size < 1) {
@@ -46,7 +48,7 @@ std::vector<std::int64_t> usual_sizes(StepSizes kind, std::int64_t tokens, std::
 
 std::vector<std::int64_t> given_sizes(const OptionValues& options, StepSizes kind) {
   if (kind == StepSizes::kFixed) {
-    return read_sizes(options.list("block_tokens"));
+    return read_sizes(options.text("block_tokens"));
   }
   const std::int64_t most = options.count("block_tokens");
   return most == 0 ? std::vector<std::int64_t>() : std::vector{most};
@@ -72,18 +74,16 @@ BackendOption block_tokens_option(StepSizes sizes) {
             .default_value = "0"};
   }
   return {.name = "block_tokens",
-          .type = BackendOption::Type::kList,
+          .type = BackendOption::Type::kText,
           .help = "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's block "
                   "and 64; 32 and all of a bidirectional model's)"};
 }
 
 std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model) {
-  const auto differs = [&](std::string_view name, std::string_view usual) {
-    return options.has(name) && options.text(name) != usual;
-  };
+  const auto differs = [&](std::string_view name) { return options.has(name) && !options.is_default(name); };
   CachePlan plan{.tokens = options.count("cache"), .block_sizes = given_sizes(options, sizes)};
   if (plan.tokens == 0) {
-    if (!plan.block_sizes.empty() || differs("cache_dtype", "fp16") || differs("logits", "all")) {
+    if (!plan.block_sizes.empty() || differs("cache_dtype") || differs("logits")) {
       throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens, cache dtype and logits go with it",
                   "give --cache TOKENS too");
     }

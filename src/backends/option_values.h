@@ -28,6 +28,7 @@ class OptionValues {
 
   // Whether the description has it.
   bool has(std::string_view name) const;
+  bool is_default(std::string_view name) const { return text(name) == option(name).default_value; }
   // The value of an option, or its default. `name` is one of the description's, of a type that has such values.
   std::string text(std::string_view name) const;
   bool is_on(std::string_view name) const { return text(name) == "true"; }

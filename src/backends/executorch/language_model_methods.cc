@@ -49,7 +49,7 @@ class Methods {
     try {
       work();
     } catch (const Error& error) {
-      found_.warnings.push_back("the .pte has no method " + name + ": " + error.what());
+      found_.warnings.push_back("the artefact has no " + name + ": " + error.what());
     }
   }
 

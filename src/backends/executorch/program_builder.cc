@@ -109,6 +109,7 @@ std::int64_t element_bytes(schema::ScalarType type) {
     case schema::ScalarType::CHAR:
       return 1;
     case schema::ScalarType::HALF:
+    case schema::ScalarType::UINT16:
       return 2;
     case schema::ScalarType::INT:
     case schema::ScalarType::FLOAT:

@@ -13,23 +13,27 @@ namespace diffulex_edge::qnn {
 Value AttentionOperators::attend(const AttentionOperands& operands) {
   const Sizes heads_first = {0, 2, 1, 3};
   Value q = writer_.transpose(operands.queries, heads_first);
-  const Value k = writer_.transpose(operands.keys, {0, 2, 3, 1});
-  const Value v = writer_.transpose(operands.values, heads_first);
+  Value k = writer_.transpose(operands.keys, {0, 2, 3, 1});
+  Value v = writer_.transpose(operands.values, heads_first);
+  if (operands.step != nullptr) {
+    operands.step->join(operands.number, k, v);
+  }
   const std::int64_t heads = writer_.sizes(q.id)[1];
   const std::int64_t length = writer_.sizes(q.id)[2];
   const std::int64_t size = writer_.sizes(q.id)[3];
   const std::int64_t key_heads = writer_.sizes(v.id)[1];
+  const std::int64_t keys = writer_.sizes(v.id)[2];
   const std::int64_t group = heads / key_heads;
   const float scale = operands.scale;
   q = writer_.binary("Mul", q, writer_.constant(std::span(&scale, 1), {1}, "scale"), scaled(q.range, scale));
   q = writer_.reshape(q, {1, key_heads, group * length, size});
   Value scores = writer_.matmul(q, k, operands.scores);
   if (operands.mask.block_length > 0 || operands.mask.added) {
-    scores = masked(writer_.reshape(scores, {key_heads, group, length, length}), operands.mask);
+    scores = masked(writer_.reshape(scores, {key_heads, group, length, keys}), operands.mask);
   }
   const Value shares = writer_.unary("Softmax", scores, kShares, {{"axis", std::int64_t{-1}}});
   const Value mixed =
-      writer_.matmul(writer_.reshape(shares, {1, key_heads, group * length, length}), v, operands.result);
+      writer_.matmul(writer_.reshape(shares, {1, key_heads, group * length, keys}), v, operands.result);
   const Value by_head = writer_.transpose(writer_.reshape(mixed, {1, heads, length, size}), heads_first);
   return writer_.reshape(by_head, {length, heads * size});
 }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <tuple>
 
+#include "backends/qnn/step_tensors.h"
 #include "backends/qnn/value_writer.h"
 #include "diffulex_edge/activations.h"
 
@@ -27,6 +28,8 @@ struct AttentionOperands {
   AttentionMask mask;
   ActivationRange scores;  // mode static: before the mask
   ActivationRange result;  // mode static
+  StepTensors* step = nullptr;  // where the host keeps keys and values of earlier tokens, which the queries see too
+  std::int64_t number = 0;      // of the layer there
 };
 
 class AttentionOperators {

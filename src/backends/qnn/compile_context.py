@@ -1,10 +1,13 @@
-"""Compiles one ONNX model to a QNN context binary, with the compiler in the onnxruntime-qnn package.
+"""Compiles ONNX models to a QNN context binary, with the compiler in the onnxruntime-qnn package.
 
     python -c SCRIPT probe
-    python -c SCRIPT compile MODEL.onnx OUTPUT_ctx.onnx SOC_MODEL HTP_ARCH [--finalization N]
+    python -c SCRIPT compile MODEL.onnx OUTPUT_ctx.onnx SOC_MODEL HTP_ARCH [--with MODEL OUTPUT]... [--finalization N]
+
+Models given by --with become graphs of the same binary, in which equal weights are stored once.
 
 Prints one JSON object. probe: onnxruntime, onnxruntime_qnn, qairt (versions). compile: seconds, peak_rss_bytes,
-graph_name, binary (its file name, beside OUTPUT_ctx.onnx), bytes. On failure, with exit code 1: error (in words), nodes
+graph_name, binary (its file name, beside OUTPUT_ctx.onnx), bytes, and others: graph_name and binary of each --with. On
+failure, with exit code 1: error (in words), nodes
 (name and type of each that the compiler means), log (all that was printed). One compile for each process: a second one
 in the same process gives other bytes.
 """
@@ -213,22 +216,24 @@ def probe():
     }
 
 
-def compile_model(arguments):
-    onnxruntime, onnxruntime_qnn, devices = load_provider()
-    output = os.path.abspath(arguments.output)
-    # onnxruntime makes the graph's name, and so the binary, from the path of the model as it is given.
-    folder, model = os.path.split(os.path.abspath(arguments.model))
-    if os.path.isdir(folder):
-        os.chdir(folder)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 2
-    for key, value in {
+def context_options(output, is_shared, is_last):
+    result = {
         "session.disable_cpu_ep_fallback": "1",  # the whole graph on the NPU, or an error
         "ep.context_enable": "1",
         "ep.context_file_path": output,
         "ep.context_embed_mode": "0",  # the binary in a file of its own
-    }.items():
-        options.add_session_config_entry(key, value)
+    }
+    if is_shared:
+        result["ep.share_ep_contexts"] = "1"
+        if is_last:
+            result["ep.stop_share_ep_contexts"] = "1"
+    return result
+
+
+def compile_models(arguments):
+    onnxruntime, onnxruntime_qnn, devices = load_provider()
+    pairs = [(arguments.model, arguments.output), *arguments.others]
+    pairs = [(os.path.abspath(model), os.path.abspath(output)) for model, output in pairs]
     provider = {
         "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
         "soc_model": str(arguments.soc_model),
@@ -236,31 +241,46 @@ def compile_model(arguments):
     }
     if arguments.finalization is not None:
         provider["htp_graph_finalization_optimization_mode"] = str(arguments.finalization)
-    options.add_provider_for_devices(devices, provider)
     start = time.monotonic()
-    session = onnxruntime.InferenceSession(model, options)
+    sessions = []  # the last one writes the binary that all share
+    for model, output in pairs:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 2
+        for key, value in context_options(output, len(pairs) > 1, (model, output) == pairs[-1]).items():
+            options.add_session_config_entry(key, value)
+        options.add_provider_for_devices(devices, provider)
+        # onnxruntime makes the graph's name, and so the binary, from the path of the model as it is given.
+        folder, name = os.path.split(model)
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        sessions.append(onnxruntime.InferenceSession(name, options))
     seconds = time.monotonic() - start
-    del session
-    node = context_node(output)
-    lower_versions(output)
+    del sessions
+    nodes = []
+    for _, output in pairs:
+        nodes.append(context_node(output))
+        lower_versions(output)
+    graphs = [{"graph_name": node["partition_name"], "binary": node["ep_cache_context"]} for node in nodes]
+    binary = os.path.join(os.path.dirname(pairs[0][1]), graphs[0]["binary"])
     return {
         "seconds": seconds,
         "peak_rss_bytes": peak_rss_bytes(),
-        "graph_name": node["partition_name"],
-        "binary": node["ep_cache_context"],
-        "bytes": os.path.getsize(os.path.join(os.path.dirname(output), node["ep_cache_context"])),
+        **graphs[0],
+        "bytes": os.path.getsize(binary),
+        "others": graphs[1:],
     }
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description="Compiles an ONNX model to a QNN context binary.")
+    parser = argparse.ArgumentParser(description="Compiles ONNX models to a QNN context binary.")
     modes = parser.add_subparsers(dest="mode", required=True)
     modes.add_parser("probe", help="prints the versions of the compiler")
-    compiling = modes.add_parser("compile", help="compiles one model")
+    compiling = modes.add_parser("compile", help="compiles a model, or several that share their weights")
     compiling.add_argument("model")
     compiling.add_argument("output")
     compiling.add_argument("soc_model", type=int)
     compiling.add_argument("htp_arch", type=int)
+    compiling.add_argument("--with", dest="others", nargs=2, action="append", default=[])
     compiling.add_argument("--finalization", type=int, choices=range(4))
     return parser.parse_args()
 
@@ -270,7 +290,7 @@ def main():
     end_with_parent()
     answer = take_standard_streams()
     try:
-        result = probe() if arguments.mode == "probe" else compile_model(arguments)
+        result = probe() if arguments.mode == "probe" else compile_models(arguments)
     except Exception as error:
         result = failure(error, printed())
     json.dump(result, answer)

@@ -4,8 +4,10 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -85,6 +87,13 @@ std::optional<T> value_of(const nlohmann::json& object, const char* key) {
   } else {
     return found->is_number() ? std::optional<T>(found->get<T>()) : std::nullopt;
   }
+}
+
+// The answer's entry for a model beside the first; nothing where there is none.
+nlohmann::json graph_of(const nlohmann::json& answer, std::size_t index) {
+  const auto others = answer.is_object() ? answer.find("others") : answer.end();
+  const bool has_it = answer.is_object() && others != answer.end() && others->is_array() && index < others->size();
+  return has_it ? (*others)[index] : nlohmann::json();
 }
 
 struct Probe {
@@ -230,34 +239,55 @@ std::optional<ContextCompiler> ContextCompiler::find(const std::filesystem::path
 
 CompiledContext ContextCompiler::compile(const std::filesystem::path& onnx, const Soc& soc,
                                          const std::filesystem::path& target, const RunControl& control) const {
+  return compile_together({onnx}, soc, target, control).front();
+}
+
+std::vector<CompiledContext> ContextCompiler::compile_together(const std::vector<std::filesystem::path>& models,
+                                                               const Soc& soc, const std::filesystem::path& target,
+                                                               const RunControl& control) const {
   const std::string name(soc.name);
   if (control.on_progress) {
     control.on_progress({.stage = "compile " + name});
   }
-  ContextFiles files(target, onnx.stem().string());
-  const ChildResult result = run_script(
-      python_,
-      {"compile", onnx.string(), files.model.string(), std::to_string(soc.model), std::to_string(soc.htp_architecture)},
-      control.stop);
-  const nlohmann::json answer = result.signal == 0 ? answer_of(result) : nlohmann::json();
-  const std::string where = onnx.filename().string() + " for " + name;
-  check(result, answer, where);
-  const auto graph_name = value_of<std::string>(answer, "graph_name");
-  const auto binary = value_of<std::string>(answer, "binary");
-  std::error_code error;
-  const auto bytes = std::filesystem::file_size(files.binary, error);
-  if (error || !graph_name || binary != files.binary.filename().string() ||
-      !std::filesystem::is_regular_file(files.model, error)) {
-    throw CompilerError(where, "Qualcomm's compiler wrote no context, and answered '" + one_line(result.output) + "'",
-                        {}, result.errors);
+  const std::filesystem::path& first = models.front();
+  std::deque<ContextFiles> files;
+  files.emplace_back(target, first.stem().string());
+  std::vector<std::string> words = {"compile", first.string(), files.front().model.string(), std::to_string(soc.model),
+                                    std::to_string(soc.htp_architecture)};
+  for (const std::filesystem::path& other : std::span(models).subspan(1)) {
+    files.emplace_back(target, other.stem().string());
+    words.insert(words.end(), {"--with", other.string(), files.back().model.string()});
   }
-  files.keep();
-  return {.model = files.model,
-          .binary = files.binary,
-          .bytes = static_cast<std::int64_t>(bytes),
-          .graph_name = *graph_name,
-          .seconds = value_of<double>(answer, "seconds").value_or(0),
-          .peak_rss_bytes = value_of<std::int64_t>(answer, "peak_rss_bytes").value_or(0)};
+  const ChildResult result = run_script(python_, std::move(words), control.stop);
+  const nlohmann::json answer = result.signal == 0 ? answer_of(result) : nlohmann::json();
+  const std::string where =
+      first.filename().string() +
+      (models.size() > 1 ? " and " + std::to_string(models.size() - 1) + " more for " : " for ") + name;
+  check(result, answer, where);
+  std::vector<CompiledContext> contexts;
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    const nlohmann::json graph = i == 0 ? answer : graph_of(answer, i - 1);
+    const auto graph_name = value_of<std::string>(graph, "graph_name");
+    const auto binary = value_of<std::string>(graph, "binary");
+    const std::filesystem::path& expected = files.front().binary;
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(expected, error);
+    if (error || !graph_name || binary != expected.filename().string() ||
+        !std::filesystem::is_regular_file(files[i].model, error)) {
+      throw CompilerError(where, "Qualcomm's compiler wrote no context, and answered '" + one_line(result.output) + "'",
+                          {}, result.errors);
+    }
+    contexts.push_back({.model = files[i].model,
+                        .binary = expected,
+                        .bytes = static_cast<std::int64_t>(bytes),
+                        .graph_name = *graph_name,
+                        .seconds = value_of<double>(answer, "seconds").value_or(0),
+                        .peak_rss_bytes = value_of<std::int64_t>(answer, "peak_rss_bytes").value_or(0)});
+  }
+  for (ContextFiles& kept : files) {
+    kept.keep();
+  }
+  return contexts;
 }
 
 }  // namespace diffulex_edge::qnn

@@ -1,5 +1,6 @@
 #include "backends/qnn/description.h"
 
+#include "backends/cache_plan.h"
 #include "backends/executorch/program_artefact.h"
 #include "backends/qnn/package.h"
 #include "backends/qnn/package_reader.h"
@@ -59,7 +60,18 @@ std::vector<BackendOption> options() {
           {.name = "container",
            .type = Type::kChoice,
            .default_value = "onnx",
-           .choices = {{"onnx"}, {"pte", "each context binary for ExecuTorch's QNN delegate as well"}}}};
+           .choices = {{"onnx"}, {"pte", "each context binary for ExecuTorch's QNN delegate as well"}}},
+          cache_option(),
+          block_tokens_option(StepSizes::kFixed),
+          {.name = "cache_dtype",
+           .type = Type::kChoice,
+           .default_value = "auto",
+           .choices = {{"auto", "with --cache: as the activations"},
+                       {"int8", "in mode static beside 16-bit activations: half the memory"}}},
+          {.name = "share_weights",
+           .type = Type::kFlag,
+           .help = "With --cache and --soc: one context binary for all step sizes, which share its weights; Qualcomm's "
+                   "emulator does not load it"}};
 }
 
 ArtefactReader package_artefact() {

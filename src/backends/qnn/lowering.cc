@@ -103,9 +103,11 @@ std::optional<GraphActivations> covered_ranges(const Graph& graph, const GraphAc
 class Lowering {
  public:
   // `ranges` in mode static, else nullptr: floating point.
-  Lowering(const Model& model, const QuantizationPlan& plan, const KnownValues& known, const GraphPart& part,
-           OnnxDtype arithmetic, const GraphActivations* ranges, OnnxModel& target, LoweredModel& result)
-      : graph_(model.graph),
+  // `graph` is the model's, in the length that is computed at once.
+  Lowering(const Model& model, const Graph& graph, const QuantizationPlan& plan, const KnownValues& known,
+           const GraphPart& part, const LoweringSettings& settings, const GraphActivations* ranges, OnnxModel& target,
+           LoweredModel& result)
+      : graph_(graph),
         plan_(plan),
         known_(known),
         part_(part),
@@ -113,11 +115,17 @@ class Lowering {
         covered_(covered_ranges(graph_, ranges, bits_)),
         masks_(graph_, known, covered_ ? &*covered_ : nullptr, bits_),
         target_(target),
-        writer_(target.graph, result.data, target.encodings, arithmetic, bits_of_values()),
-        weights_(model, plan.config, arithmetic, bits_of_values(), target.graph, writer_, result),
+        writer_(target.graph, result.data, target.encodings, settings.arithmetic, bits_of_values()),
+        weights_(model, plan.config, settings.arithmetic, bits_of_values(), target.graph, writer_, result),
         attention_(writer_, bits_of_values()),
         is_used_(used_values(graph_)),
-        mapped_(graph_.nodes().size()) {}
+        mapped_(graph_.nodes().size()) {
+    if (settings.cache) {
+      const float hiding = hiding_score(graph_, covered_ ? &*covered_ : nullptr, bits_);
+      result.mask = target.on_host ? result.mask : mask_values(hiding, bits_of_values());
+      step_.emplace(*settings.cache, hiding, target_, writer_, result.data, settings.arithmetic, bits_of_values());
+    }
+  }
 
   void run() {
     reserve_names();
@@ -201,7 +209,25 @@ class Lowering {
       number = least ? std::max(number, *least) : number;
     }
     const bool is_constant = node(value).op == Op::kConstant;
+    if (step_ && !is_constant) {
+      return rows_of_positions(value, values);
+    }
     return writer_.constant(values, layout(node(value).shape), is_constant ? "constant" : "positions");
+  }
+
+  // Of the step's tokens, from a table of all positions.
+  Value rows_of_positions(ValueId value, std::span<const float> table) {
+    const Shape& shape = node(value).shape;
+    const auto is_sequence = [](const Dim& dim) { return dim.is_sequence; };
+    if (std::ranges::none_of(shape, is_sequence)) {
+      return writer_.constant(table, layout(shape), "positions");
+    }
+    if (!shape.front().is_sequence || std::ranges::count_if(shape, is_sequence) > 1) {
+      throw Error(ErrorCode::kInternal, std::string(to_string(node(value).op)), "has no row for each position");
+    }
+    const std::int64_t row = product(own_sizes(shape)) / shape.front().value;
+    const auto positions = static_cast<std::int64_t>(table.size()) / row;
+    return laid_out(step_->rows(writer_.constant(table, {positions, row}, "positions")), value);
   }
 
   // Numbers, and ids as such.
@@ -529,7 +555,13 @@ class Lowering {
     operands.scale = std::get<AttentionAttributes>(current.attributes).scale;
     operands.scores = range_of_scores(value);
     operands.result = range_of_value(value);
-    if (has_block_mask(graph_, current)) {
+    if (step_) {
+      operands.mask.added = step_->mask();
+      operands.mask.sum = is_static() ? masked_range(operands.scores, bits_) : ActivationRange{};
+      operands.step = &*step_;
+      operands.number = std::count_if(graph_.nodes().begin(), graph_.nodes().begin() + value,
+                                      [](const Node& before) { return before.op == Op::kAttention; });
+    } else if (has_block_mask(graph_, current)) {
       const std::int64_t block = std::get<BlockCausalMaskAttributes>(node(current.inputs[3]).attributes).block_length;
       operands.mask.block_length = block < node(current.inputs[0]).shape[0].value ? block : 0;
     } else if (current.inputs.size() == 4) {
@@ -549,11 +581,17 @@ class Lowering {
   }
 
   void finish() {
-    if (!is_last()) {
-      const ValueId stream = part_.end - 1;
-      onnx().output(in_own_sizes(stream).id, part_.output_name);
-      return;
+    if (is_last()) {
+      add_output();
+    } else {
+      onnx().output(in_own_sizes(part_.end - 1).id, part_.output_name);
     }
+    if (step_) {
+      step_->add_outputs();
+    }
+  }
+
+  void add_output() {
     const ValueId output = graph_.output();
     const Value value = mapped(output);
     Id last = value.id;
@@ -581,6 +619,7 @@ class Lowering {
   ValueWriter writer_;
   WeightOperators weights_;
   AttentionOperators attention_;
+  std::optional<StepTensors> step_;  // of a model with a cache
   std::vector<bool> is_used_;
   std::vector<std::optional<Value>> mapped_;
 };
@@ -612,23 +651,43 @@ std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& 
                                     DistinctTensors& distinct, const LoweringSettings& settings) {
   auto result = std::make_unique<LoweredModel>(*model.checkpoint, distinct, plan.config.saturate_fp16);
   const GraphActivations* ranges = plan.is_static_everywhere() ? &observed_ranges(model.graph, plan.findings) : nullptr;
-  const KnownValues known(model.graph, positions);
-  const auto lower_part = [&](const GraphPart& part, std::string stem, bool on_host) {
-    auto& target = *result->models.emplace_back(std::make_unique<OnnxModel>(std::move(stem)));
-    target.on_host = on_host;
-    const GraphActivations* own_ranges = on_host ? nullptr : ranges;
-    Lowering(model, plan, known, part, settings.arithmetic, own_ranges, target, *result).run();
-  };
   std::vector<GraphPart> pieces = layers_of(model.graph);
+  std::optional<GraphPart> embedding;
   if (settings.host_embedding) {
     check_begins_with_embedding(model.graph, pieces);
-    lower_part(pieces.front(), "embedding", true);
+    embedding = pieces.front();
     pieces.erase(pieces.begin());
   }
   const std::vector<GraphPart> shards = join_pieces(model.graph, plan, pieces, settings.shards);
   check_inputs(model.graph, shards);
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    lower_part(shards[i], shards.size() == 1 ? "model" : "model_" + std::to_string(i), false);
+  // All parts; `tokens` are those of a step, or 0.
+  const auto lower_graph = [&](const Graph& graph, std::int64_t tokens) {
+    const KnownValues known(graph, positions);
+    const std::string size = tokens == 0 ? "" : "_b" + std::to_string(tokens);
+    const auto lower_part = [&](const GraphPart& part, const std::string& stem, bool on_host) {
+      auto& target = *result->models.emplace_back(std::make_unique<OnnxModel>(stem));
+      target.on_host = on_host;
+      target.step_tokens = tokens;
+      const GraphActivations* own_ranges = on_host ? nullptr : ranges;
+      Lowering(model, graph, plan, known, part, settings, own_ranges, target, *result).run();
+    };
+    if (embedding) {
+      lower_part(*embedding, "embedding" + size, true);
+    }
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+      lower_part(shards[i], "model" + size + (shards.size() == 1 ? "" : "_" + std::to_string(i)), false);
+    }
+  };
+  if (!settings.cache) {
+    lower_graph(model.graph, 0);
+    return result;
+  }
+  for (const std::int64_t tokens : settings.cache->block_sizes) {
+    const std::size_t layers = result->layers.size();
+    lower_graph(with_longest_sequence(model.graph, tokens), tokens);
+    if (layers > 0) {  // the same weights again
+      result->layers.resize(layers);
+    }
   }
   return result;
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <variant>
 
 #include "core/json.h"
 
@@ -32,16 +33,69 @@ std::string_view name_of(OnnxDtype dtype) {
   return "unknown";
 }
 
-Json describe_tensor(const OnnxGraph& graph, OnnxGraph::Id value) {
-  return {{"name", graph.name(value)}, {"dtype", name_of(graph.type(value).dtype)}, {"shape", graph.type(value).sizes}};
+// Integers stand for (q - zero_point) * scale.
+Json describe_tensor(const OnnxModel& model, OnnxGraph::Id value) {
+  const OnnxType& type = model.graph.type(value);
+  Json tensor{{"name", model.graph.name(value)}, {"dtype", name_of(type.dtype)}, {"shape", type.sizes}};
+  if (const auto found = model.integers.find(value); found != model.integers.end()) {
+    tensor["scale"] = found->second.scale;
+    tensor["zero_point"] = found->second.zero_point;
+  }
+  return tensor;
 }
 
-Json describe_tensors(const OnnxGraph& graph, const std::vector<OnnxGraph::Id>& values) {
+Json describe_tensors(const OnnxModel& model, const std::vector<OnnxGraph::Id>& values) {
   Json tensors = Json::array();
   for (const OnnxGraph::Id value : values) {
-    tensors.push_back(describe_tensor(graph, value));
+    tensors.push_back(describe_tensor(model, value));
   }
   return tensors;
+}
+
+Json describe_caches(const OnnxModel& model) {
+  Json caches = Json::array();
+  for (const CacheTensors& cache : model.caches) {
+    caches.push_back({{"past", model.graph.name(cache.past)},
+                      {"new", model.graph.name(cache.fresh)},
+                      {"token_axis", cache.token_axis}});
+  }
+  return caches;
+}
+
+Json describe_cache(const LoweredModel& lowered, const CacheSettings& cache) {
+  return {{"tokens", cache.tokens},
+          {"block_tokens", cache.block_sizes},
+          {"kind", cache.is_bidirectional ? "approximate" : "exact"},
+          {"dtype", cache_dtype(lowered)},
+          {"bytes", cache_bytes(lowered)},
+          {"mask", {{"hidden", lowered.mask->hidden}, {"visible", lowered.mask->visible}}}};
+}
+
+// "get_vocab_size" is "vocab_size" here.
+Json describe_language_model(const std::vector<executorch::ConstantMethod>& methods) {
+  constexpr std::string_view kGet = "get_";
+  Json facts = Json::object();
+  for (const executorch::ConstantMethod& method : methods) {
+    Json values = Json::array();
+    for (const executorch::ConstantValue& value : method.values) {
+      std::visit([&](const auto& one) { values.push_back(one); }, value);
+    }
+    const std::string name = method.name.starts_with(kGet) ? method.name.substr(kGet.size()) : method.name;
+    facts[name] = method.is_list ? values : values.front();
+  }
+  return facts;
+}
+
+// The models of one step size: each layer's keys and values once.
+template <typename Use>
+void for_each_cache(const LoweredModel& lowered, const Use& use) {
+  for (const auto& model : lowered.models) {
+    if (model->step_tokens == lowered.models.front()->step_tokens) {
+      for (const CacheTensors& cache : model->caches) {
+        use(model->graph.type(cache.past));
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -69,20 +123,40 @@ std::string describe_encodings(const std::map<std::string, Encoding>& encodings)
   return all.dump(1) + "\n";
 }
 
+std::int64_t cache_bytes(const LoweredModel& lowered) {
+  std::int64_t bytes = 0;
+  for_each_cache(lowered, [&](const OnnxType& type) { bytes += stored_bytes(type); });
+  return bytes;
+}
+
+std::string cache_dtype(const LoweredModel& lowered) {
+  std::string name;
+  for_each_cache(lowered, [&](const OnnxType& type) { name = name_of(type.dtype); });
+  return name;
+}
+
 std::string describe_package(const LoweredModel& lowered, const ManifestFacts& facts) {
   Json manifest{{"format", kManifestFormat}, {"version", 1}};
   for (const auto& [key, value] : facts.notes) {
     manifest[key] = value;
   }
   manifest["data"] = {{"file", kDataFile}, {"bytes", lowered.data.file_bytes()}};
+  if (facts.cache) {
+    manifest["cache"] = describe_cache(lowered, *facts.cache);
+    manifest["language_model"] = describe_language_model(facts.language_model);
+  }
   manifest["models"] = Json::array();  // in order of execution
   for (std::size_t i = 0; i < lowered.models.size(); ++i) {
     const OnnxModel& model = *lowered.models[i];
     Json entry{{"file", model_file(model)},
                {"sha256", facts.model_sha256[i]},
                {"runs_on", model.on_host ? "host" : "npu"},
-               {"inputs", describe_tensors(model.graph, model.graph.inputs())},
-               {"outputs", describe_tensors(model.graph, model.graph.outputs())}};
+               {"inputs", describe_tensors(model, model.graph.inputs())},
+               {"outputs", describe_tensors(model, model.graph.outputs())}};
+    if (model.step_tokens > 0) {
+      entry["step_tokens"] = model.step_tokens;
+      entry["caches"] = describe_caches(model);
+    }
     if (!model.encodings.empty()) {
       entry["encodings"] = encodings_file(model);
     }
@@ -103,6 +177,9 @@ std::string describe_package(const LoweredModel& lowered, const ManifestFacts& f
                {"sha256", packaged.sha256},
                {"compile_seconds", packaged.context.seconds},
                {"compile_peak_rss_bytes", packaged.context.peak_rss_bytes}};
+    if (packaged.shares_binary) {
+      entry["shares_binary"] = true;
+    }
     if (!packaged.program.empty()) {
       entry["program"] = (folder / packaged.program).string();
     }

@@ -3,9 +3,11 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "backends/executorch/program_builder.h"
 #include "backends/qnn/compiler.h"
 #include "backends/qnn/lowering.h"
 #include "backends/qnn/soc.h"
@@ -31,6 +33,7 @@ struct PackagedContext {
   CompiledContext context;
   std::string sha256;   // of the binary
   std::string program;  // file of the ExecuTorch program around it, if there is one
+  bool shares_binary = false;  // with the other models for this SoC
 };
 
 struct ManifestFacts {
@@ -38,7 +41,15 @@ struct ManifestFacts {
   std::vector<std::string> model_sha256;     // of each model's file
   std::string compiler;                      // its version; empty where none was there
   std::vector<PackagedContext> contexts;
+  // Of folders with a cache: how it is kept, and what a program that writes text has to know of the model, as an
+  // ExecuTorch program has it in methods.
+  std::optional<CacheSettings> cache;
+  std::vector<executorch::ConstantMethod> language_model;
 };
+
+// Of a model with a cache: bytes of all layers' keys and values in the host's memory, and their type.
+std::int64_t cache_bytes(const LoweredModel& lowered);
+std::string cache_dtype(const LoweredModel& lowered);
 
 // JSON, ends with a line break.
 std::string describe_package(const LoweredModel& lowered, const ManifestFacts& facts);

@@ -32,6 +32,10 @@ ScalarType scalar_type(OnnxDtype dtype) {
       return ScalarType::FLOAT;
     case OnnxDtype::kFloat16:
       return ScalarType::HALF;
+    case OnnxDtype::kUint8:
+      return ScalarType::BYTE;
+    case OnnxDtype::kUint16:
+      return ScalarType::UINT16;
     default:
       throw Error(ErrorCode::kInternal, "container pte", "has no type for an input or output");
   }

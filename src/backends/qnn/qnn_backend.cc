@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "backends/background_hash.h"
@@ -82,6 +83,23 @@ void check_lengths(const BackendConfig& config, const Model& model) {
   check_length(*config.input_lengths, model, "the input");
 }
 
+qnn::LoweringSettings settings_for(const Model& model, const BackendConfig& config, const qnn::Options& options) {
+  qnn::LoweringSettings settings = choose_settings(config, options);
+  settings.cache = qnn::parse_cache(config, model, is_static(config));
+  return settings;
+}
+
+// How an execution of `tokens` tokens is called.
+executorch::ProgramInputs inputs_of(const Model& model, const std::optional<qnn::CacheSettings>& cache,
+                                    std::int64_t tokens) {
+  if (!cache) {
+    return {.step_tokens = model.seq_len, .context_tokens = model.seq_len};
+  }
+  return {.step_tokens = tokens,
+          .context_tokens = cache->tokens,
+          .cache = cache->is_bidirectional ? "approximate" : "exact"};
+}
+
 // One export, from the plan to the files.
 class QNNExport {
  public:
@@ -90,9 +108,9 @@ class QNNExport {
       : model_(model),
         config_(std::move(config)),
         options_(qnn::parse_options(config_)),
-        settings_(choose_settings(config_, options_)),
+        settings_(settings_for(model, config_, options_)),
         quantization_(quantize_model(model, config_.quant_config, findings, target)),
-        positions_(model.graph, model.seq_len),
+        positions_(model.graph, settings_.cache ? settings_.cache->tokens : model.seq_len),
         distinct_(*model.checkpoint),
         facts_({.notes = {{"producer", "diffulex-edge " + std::string(version())},
                           {"family", model.config.family},
@@ -100,13 +118,20 @@ class QNNExport {
                           {"source_sha256", std::string(kSha256Digits, '0')}},
                 .model_sha256 = {},
                 .compiler = {},
-                .contexts = {}}) {
+                .contexts = {},
+                .cache = settings_.cache,
+                .language_model = {}}) {
     check_lengths(config_, model);
     check_takes_integers(config_, has_integers(config_.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
-    if (options_.as_pte) {
-      facts_of_pte_ =
-          executorch::language_model_methods(model, {.step_tokens = model.seq_len, .context_tokens = model.seq_len});
+    if (settings_.cache) {
+      executorch::ProgramInputs inputs = inputs_of(model, settings_.cache, settings_.cache->block_sizes.back());
+      inputs.takes_fewer_tokens = true;  // the host fills a step up
+      executorch::LanguageModelMethods found = executorch::language_model_methods(model, inputs);
+      facts_.language_model = std::move(found.methods);
+      missing_facts_ = std::move(found.warnings);
+    } else if (options_.as_pte) {
+      missing_facts_ = executorch::language_model_methods(model, inputs_of(model, {}, 0)).warnings;
     }
     facts_.model_sha256.assign(lowered_->models.size(), std::string(kSha256Digits, '0'));
     check_socs();
@@ -121,6 +146,12 @@ class QNNExport {
     metadata.file_bytes = lowered_->data.file_bytes() + static_cast<std::int64_t>(manifest().size()) + context_bytes_;
     for (const auto& model : lowered_->models) {
       metadata.file_bytes += static_cast<std::int64_t>(message_of(*model).size() + encodings_of(*model).size());
+    }
+    if (settings_.cache) {
+      metadata.seq_len = settings_.cache->block_sizes.back();
+      metadata.cache = ArtefactCache{.tokens = settings_.cache->tokens,
+                                     .dtype = qnn::cache_dtype(*lowered_),
+                                     .bytes = qnn::cache_bytes(*lowered_)};
     }
     if (!facts_.contexts.empty()) {
       metadata.placement = placement();
@@ -155,10 +186,8 @@ class QNNExport {
     if (compiler) {
       facts_.compiler = compiler->version();
       for (const qnn::Soc* soc : options_.socs) {
-        for (const auto& model : lowered_->models) {
-          if (!model->on_host) {
-            facts_.contexts.push_back(compile(*compiler, *soc, *model, folder, control));
-          }
+        for (const std::vector<const qnn::OnnxModel*>& models : binaries()) {
+          compile(*compiler, *soc, models, folder, control);
         }
       }
     }
@@ -192,7 +221,11 @@ class QNNExport {
         ++(model->on_host ? placement.host : placement.npu)[node.op];
       }
     }
+    std::set<fs::path> binaries;
     for (const qnn::PackagedContext& packaged : facts_.contexts) {
+      if (!binaries.insert(packaged.context.binary).second) {
+        continue;
+      }
       placement.binaries.push_back({.soc = std::string(packaged.soc->name),
                                     .source = packaged.source,
                                     .bytes = packaged.context.bytes,
@@ -204,29 +237,56 @@ class QNNExport {
 
   std::string manifest() const { return qnn::describe_package(*lowered_, facts_); }
 
-  qnn::PackagedContext compile(const qnn::ContextCompiler& compiler, const qnn::Soc& soc, const qnn::OnnxModel& model,
-                               const OutputFolder& folder, const RunControl& control) {
-    const fs::path place = folder.make_folder(soc.name);
-    const std::string source = qnn::model_file(model);
-    qnn::PackagedContext packaged{.soc = &soc,
-                                  .source = source,
-                                  .context = compiler.compile(folder.path() / source, soc, place, control),
-                                  .sha256 = {},
-                                  .program = {}};
-    const MappedFile binary(packaged.context.binary);
-    packaged.sha256 = sha256_hex(binary.bytes());
-    binary.check();
-    context_bytes_ +=
-        static_cast<std::int64_t>(fs::file_size(packaged.context.binary) + fs::file_size(packaged.context.model));
-    if (options_.as_pte) {
-      packaged.program = model.stem + ".pte";
-      context_bytes_ += qnn::write_pte(place / packaged.program, model.graph, packaged, facts_of_pte_.methods, control);
+  // The NPU's models of each context binary: one, or the same part of the model for every step size.
+  std::vector<std::vector<const qnn::OnnxModel*>> binaries() const {
+    std::vector<const qnn::OnnxModel*> models;
+    for (const auto& model : lowered_->models) {
+      if (!model->on_host) {
+        models.push_back(model.get());
+      }
     }
-    return packaged;
+    const auto parts = static_cast<std::size_t>(settings_.shards);
+    std::vector<std::vector<const qnn::OnnxModel*>> result(options_.share_weights ? parts : models.size());
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      result[i % result.size()].push_back(models[i]);
+    }
+    return result;
+  }
+
+  void compile(const qnn::ContextCompiler& compiler, const qnn::Soc& soc,
+               const std::vector<const qnn::OnnxModel*>& models, const OutputFolder& folder,
+               const RunControl& control) {
+    const fs::path place = folder.make_folder(soc.name);
+    std::vector<fs::path> files;
+    for (const qnn::OnnxModel* model : models) {
+      files.push_back(folder.path() / qnn::model_file(*model));
+    }
+    const std::vector<qnn::CompiledContext> contexts = compiler.compile_together(files, soc, place, control);
+    const MappedFile binary(contexts.front().binary);
+    const std::string sha256 = sha256_hex(binary.bytes());
+    binary.check();
+    context_bytes_ += static_cast<std::int64_t>(binary.bytes().size());
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      qnn::PackagedContext packaged{.soc = &soc,
+                                    .source = qnn::model_file(*models[i]),
+                                    .context = contexts[i],
+                                    .sha256 = sha256,
+                                    .program = {},
+                                    .shares_binary = models.size() > 1};
+      context_bytes_ += static_cast<std::int64_t>(fs::file_size(packaged.context.model));
+      if (options_.as_pte) {
+        packaged.program = models[i]->stem + ".pte";
+        const auto methods =
+            executorch::language_model_methods(model_, inputs_of(model_, settings_.cache, models[i]->step_tokens))
+                .methods;
+        context_bytes_ += qnn::write_pte(place / packaged.program, models[i]->graph, packaged, methods, control);
+      }
+      facts_.contexts.push_back(std::move(packaged));
+    }
   }
 
   void add_warnings(std::vector<std::string>& warnings) const {
-    warnings.insert(warnings.end(), facts_of_pte_.warnings.begin(), facts_of_pte_.warnings.end());
+    warnings.insert(warnings.end(), missing_facts_.begin(), missing_facts_.end());
     if (lowered_->dynamic_as_weight_only) {
       warnings.emplace_back(
           "the NPU has no operator that quantizes activations at run time: mode dynamic stores integer weights and "
@@ -249,7 +309,7 @@ class QNNExport {
   DistinctTensors distinct_;
   std::unique_ptr<qnn::LoweredModel> lowered_;
   qnn::ManifestFacts facts_;
-  executorch::LanguageModelMethods facts_of_pte_;
+  std::vector<std::string> missing_facts_;  // of the language model
   std::string missing_;  // of the vendor's compiler
   std::int64_t context_bytes_ = 0;
 };

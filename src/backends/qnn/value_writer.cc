@@ -54,7 +54,20 @@ Value ValueWriter::finish(Id raw, const ActivationRange& range) {
   encodings_.emplace(name, encoding);
   const Id quantized = graph_.add("QuantizeLinear", {raw, graph_.scalar(encoding.scale), zero_of(encoding)}, {},
                                   {.dtype = integer_dtype(), .sizes = type.sizes}, name + "_quantized");
-  return {.id = dequantize(quantized, encoding, type, name + "_dequantized"), .range = range};
+  const Id value = dequantize(quantized, encoding, type, name + "_dequantized");
+  stored_.emplace(value, quantized);
+  return {.id = value, .range = range};
+}
+
+std::pair<Id, Value> ValueWriter::input(std::string name, Sizes sizes, const ActivationRange& range) {
+  const OnnxType type = float_type(std::move(sizes));
+  if (!bits_) {
+    const Id tensor = graph_.input(std::move(name), type);
+    return {tensor, {.id = tensor, .range = {}}};
+  }
+  const std::string value_name = name + "_dequantized";
+  const Id tensor = graph_.input(std::move(name), {.dtype = integer_dtype(), .sizes = type.sizes});
+  return {tensor, {.id = dequantize(tensor, choose_encoding(range, *bits_), type, value_name), .range = range}};
 }
 
 Id ValueWriter::cast(Id value) {

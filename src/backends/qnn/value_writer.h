@@ -53,6 +53,11 @@ class ValueWriter {
 
   // What an operator or input made; in mode static, with `range`.
   Value finish(Id raw, const ActivationRange& range);
+  // An input of the model: integers in mode static, of the encoding of `range`; else in the arithmetic's type. Its tensor
+  // and its value.
+  std::pair<Id, Value> input(std::string name, Sizes sizes, const ActivationRange& range);
+  // The tensor that holds what this writer finished: its integers in mode static.
+  Id stored(const Value& value) const { return bits_ ? stored_.at(value.id) : value.id; }
   // Numbers in the arithmetic's type.
   Id cast(Id value);
   // Small data, in integers in mode static. NaN is not among it; infinities become the largest numbers.
@@ -93,6 +98,7 @@ class ValueWriter {
   OnnxDtype arithmetic_;
   std::optional<int> bits_;
   std::map<std::pair<Id, Sizes>, Value> reshaped_;
+  std::map<Id, Id> stored_;  // the integers of dequantized values
 };
 
 }  // namespace diffulex_edge::qnn
