@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import Artefact, Forward, Logits, Runnable, TensorForward, VerificationError, most_tokens
+from diffulex_edge._artefact import (
+    Artefact,
+    LanguageModelFacts,
+    Logits,
+    Runnable,
+    TensorForward,
+    VerificationError,
+    forward_in_steps,
+    most_tokens,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,22 +63,6 @@ class PteMethod:
         """The output for tensors, which the next run overwrites. RuntimeError for inputs that the program refuses."""
         (output,) = self._method.execute(list(inputs))
         return output
-
-
-@dataclass(frozen=True)
-class LanguageModelFacts:
-    """What a .pte says of its model in constant methods (docs/USER_GUIDE.md has the table)."""
-
-    family: str
-    vocab_size: int
-    block_length: int  #: 0: bidirectional
-    mask_token_id: int | None
-    eos_ids: list[int]
-    max_tokens: int  #: of prompt and text together
-    max_step_tokens: int  #: of one execution
-    has_cache: bool
-    logits: str  #: of which tokens: "all", "last" or "rows"
-    tokenizer_hash: str | None  #: SHA-256 of its tokenizer.json
 
 
 class PteLanguageModel:
@@ -157,7 +149,7 @@ class PteProgram(Artefact):
     def load(self) -> Runnable:
         method = PteMethod(self.path)
         if "use_kv_cache" in method.program.method_names and len(method.input_sizes()) > 1:
-            return Runnable(self._forward_in_steps())
+            return Runnable(forward_in_steps(PteLanguageModel(self.path)))
         limit = most_tokens(self.path, method.input_sizes())
         import torch
 
@@ -177,28 +169,8 @@ class PteProgram(Artefact):
 
         return Runnable(forward)
 
-    def _forward_in_steps(self) -> Forward:
-        """Of a program with a cache: each sequence from its beginning, in as few steps as there may be."""
-        program = PteLanguageModel(self.path)
-        facts = program.facts
-        if facts.logits == "last":
-            raise VerificationError(f"{self.path}: has logits of last tokens only: export it without --logits last")
-        longest = facts.max_step_tokens // max(facts.block_length, 1) * max(facts.block_length, 1)
-        limit = longest if facts.block_length == 0 else facts.max_tokens
-
-        def forward(ids: NDArray[np.int64]) -> Logits:
-            if len(ids) > limit:
-                raise VerificationError(
-                    f"{self.path}: takes at most {limit} tokens, and the data has sequences of {len(ids)}: export it "
-                    f"with --cache {len(ids)}"
-                )
-            steps = [(begin, ids[begin : begin + longest]) for begin in range(0, len(ids), longest)]
-            logits = [
-                program.step(np.ascontiguousarray(part), begin, len(ids), np.arange(len(part))) for begin, part in steps
-            ]
-            return np.concatenate(logits)
-
-        return forward
+    def load_language_model(self) -> PteLanguageModel:
+        return PteLanguageModel(self.path)
 
     def load_module(self) -> tuple[str, TensorForward]:
         method = PteMethod(self.path)

@@ -162,13 +162,18 @@ def _write(
 
 
 class _Artefact:
-    """A .pte in ExecuTorch, with what `_core.TextModel` has."""
+    """An artefact in its runtime, with what `_core.TextModel` has."""
 
-    def __init__(self, path: Path, tokenizer: Path) -> None:
-        from diffulex_edge._executorch import PteLanguageModel
+    def __init__(self, path: Path, tokenizer: Path | None, soc: str | None) -> None:
+        from diffulex_edge._artefact import VerificationError
+        from diffulex_edge._runtimes import kind_of
 
-        self._program = PteLanguageModel(path)
+        if not path.exists():
+            raise VerificationError(f"{path}: does not exist")
+        self._program = kind_of(path).open(path, soc).load_language_model()
         facts = self._program.facts
+        if tokenizer is None:
+            tokenizer = path if path.is_dir() and (path / "tokenizer.json").is_file() else path.parent
         self.family, self.block_length, self.vocab_size = facts.family, facts.block_length, facts.vocab_size
         self.max_tokens, self.eos_ids = facts.max_tokens, facts.eos_ids
         self.weight_bytes = 0
@@ -241,14 +246,26 @@ class DiffusionEngine:
 
     @classmethod
     def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:
-        """From a .pte that `diffulex-edge export` made of a model's folder; it is executed in ExecuTorch.
+        """`from_artefact`, for a .pte."""
+        return cls.from_artefact(artefact, tokenizer)
 
-        With a cache (`--cache TOKENS`) it computes steps, without one the whole text in each pass. `tokenizer`: the
-        folder of tokenizer.json and chat template (default: the artefact's). One text at a time: the artefact has one
-        cache. Needs the Python package `executorch`. Errors: `VerificationError`, and those of the library.
+    @classmethod
+    def from_artefact(
+        cls,
+        artefact: str | PathLike[str],
+        tokenizer: str | PathLike[str] | None = None,
+        *,
+        soc: str | None = None,
+    ) -> DiffusionEngine:
+        """From what `diffulex-edge export` made of a model's folder; it is executed in its vendor's runtime.
+
+        A .pte is executed in ExecuTorch (the Python package `executorch`): with a cache (`--cache TOKENS`) it computes
+        steps, without one the whole text in each pass. A QNN folder has a cache, and is executed by ONNX Runtime: the
+        context binary of `soc` (the first one without it) in Qualcomm's emulator (`onnxruntime-qnn`), or on the CPU
+        where it has none. `tokenizer`: the folder of tokenizer.json and chat template (default: the artefact's). One
+        text at a time: there is one cache. Errors: `VerificationError`, and those of the library.
         """
-        path = Path(artefact)
-        return cls(_Artefact(path, path.parent if tokenizer is None else Path(tokenizer)))
+        return cls(_Artefact(Path(artefact), None if tokenizer is None else Path(tokenizer), soc))
 
     family = property(lambda self: self._model.family, doc='"llada", "dream", "sdar", ...')
     block_length = property(lambda self: self._model.block_length, doc="0 for bidirectional models.")

@@ -28,7 +28,15 @@ from diffulex_edge._artefact import (
     Runnable,
     TensorForward,
     VerificationError,
+    forward_in_steps,
     most_tokens,
+)
+from diffulex_edge._qnn_steps import (
+    CacheTensor,
+    QnnLanguageModel,
+    StepModel,
+    read_cache,
+    read_facts,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +86,11 @@ class _Model:
     on_host: bool
     inputs: list[str]
     output: str
+    step_tokens: int
+    """0: whole sequences."""
+    caches: list[CacheTensor]
+    tensors: dict[str, tuple[list[int], np.dtype[Any]]]
+    """Of each input: its shape and type."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,8 @@ class _Context:
     model: str
     binary: str
     sha256: str
+    shares_binary: bool
+    """With models for steps of other sizes."""
 
 
 def is_package(artefact: Path) -> bool:
@@ -140,6 +155,15 @@ class QnnFolder(Artefact):
                     on_host=each["runs_on"] == "host",
                     inputs=[str(given["name"]) for given in each["inputs"]],
                     output=str(each["outputs"][0]["name"]),
+                    step_tokens=int(each.get("step_tokens", 0)),
+                    caches=[
+                        CacheTensor(str(one["past"]), str(one["new"]), int(one["token_axis"]))
+                        for one in each.get("caches", [])
+                    ],
+                    tensors={
+                        str(given["name"]): (list(map(int, given["shape"])), np.dtype(given["dtype"]))
+                        for given in each["inputs"]
+                    },
                 )
                 for each in manifest["models"]
             ]
@@ -155,9 +179,12 @@ class QnnFolder(Artefact):
                     model=str(each["model"]),
                     binary=str(each["binary"]),
                     sha256=str(each["sha256"]),
+                    shares_binary=bool(each.get("shares_binary", False)),
                 )
                 for each in manifest["contexts"]
             ]
+            self._cache = read_cache(manifest)
+            self._facts = None if self._cache is None else read_facts(path, manifest)
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             if isinstance(error, VerificationError):
                 raise
@@ -182,9 +209,12 @@ class QnnFolder(Artefact):
             raise VerificationError(f"{self.folder}: has no context binary of {model.file} for {self._soc}")
         return None
 
-    def length_of_tokens(self) -> int:
-        """N of token ids [1, N], the only input; VerificationError for a model that takes something else."""
-        return most_tokens(self.folder, self._shapes)
+    def length_of_tokens(self) -> int | None:
+        """N of token ids [1, N], the only input; VerificationError for a model that takes something else.
+
+        None for models that compute steps.
+        """
+        return most_tokens(self.folder, self._shapes) if self._cache is None else None
 
     @property
     def socs(self) -> list[str]:
@@ -221,7 +251,8 @@ class QnnFolder(Artefact):
                 path = self.folder / model.file
                 with _errors(path, "ONNX's checker refuses it"):
                     onnx.checker.check_model(str(path), full_check=True)
-        return QnnCheck(len(self._models), len(self._contexts), None if onnx is None else onnx.__version__)
+        binaries = {context.binary for context in self._contexts}
+        return QnnCheck(len(self._models), len(binaries), None if onnx is None else onnx.__version__)
 
     def placement(self) -> Placement | None:
         """Where each operator is executed; None without the package `onnx`, which reads the models."""
@@ -229,7 +260,8 @@ class QnnFolder(Artefact):
             return None
         npu: Counter[str] = Counter()
         host: Counter[str] = Counter()
-        contexts = size = 0
+        contexts = 0
+        binaries = set()
         for model in self._models:
             source = _operators(self.folder / model.file)
             context = self._context(model)
@@ -240,7 +272,8 @@ class QnnFolder(Artefact):
             contexts += compiled.pop("com.microsoft.EPContext", 0)
             npu += source - compiled
             host += compiled
-            size += (self.folder / context.binary).stat().st_size
+            binaries.add(self.folder / context.binary)
+        size = sum(binary.stat().st_size for binary in binaries)
         return Placement(self._soc, _sorted(npu), _sorted(host), contexts, size if self._soc else None)
 
     def load(self) -> Runnable:
@@ -251,10 +284,35 @@ class QnnFolder(Artefact):
         """
         runtime = self._runtime()
         cpu_steps = [self._cpu_step(runtime, model) for model in self._models]
+        if self._cache is not None:
+            on_cpu = forward_in_steps(self._language_model(cpu_steps))
+            if self._soc is None:
+                return Runnable(on_cpu, execution=self._execution(runtime))
+            device = self._language_model(self._device_steps(runtime, cpu_steps))
+            return Runnable(forward_in_steps(device), on_cpu, self._execution(runtime))
         if self._soc is None:
             return Runnable(partial(_run_tokens, cpu_steps), execution=self._execution(runtime))
         steps = self._device_steps(runtime, cpu_steps)
         return Runnable(partial(_run_tokens, steps), partial(_run_tokens, cpu_steps), self._execution(runtime))
+
+    def load_language_model(self) -> QnnLanguageModel:
+        runtime = self._runtime()
+        on_host = [self._cpu_step(runtime, model) if self._context(model) is None else None for model in self._models]
+        return self._language_model(self._device_steps(runtime, on_host))
+
+    def _language_model(self, steps: Sequence[_Step]) -> QnnLanguageModel:
+        if self._cache is None or self._facts is None:
+            raise VerificationError(
+                f"{self.folder}: computes whole sequences of one length, and text has any: export it with --cache "
+                "TOKENS"
+            )
+        models: dict[int, list[StepModel]] = {size: [] for size in self._cache.sizes}
+        for step in steps:
+            model = step.model
+            models[model.step_tokens].append(
+                StepModel(step.path, step.session, model.inputs[0], model.output, model.caches, model.tensors)
+            )
+        return QnnLanguageModel(self.folder, self._facts, self._cache, models)
 
     def not_executed(self, has_data: bool) -> str | None:
         return None if has_data else "not executed: that needs --data"
@@ -276,6 +334,8 @@ class QnnFolder(Artefact):
 
         Raises VerificationError as `load`.
         """
+        if self._cache is not None:
+            raise VerificationError(f"{self.folder}: has a cache: it computes steps of a text, not a module's output")
         runtime = self._runtime()
         on_host = [self._cpu_step(runtime, model) if self._context(model) is None else None for model in self._models]
         return partial(_run_arrays, self._device_steps(runtime, on_host)), self._execution(runtime)
@@ -309,6 +369,11 @@ class QnnFolder(Artefact):
                 assert cpu_step is not None
                 steps.append(cpu_step)
                 continue
+            if context.shares_binary:
+                raise VerificationError(
+                    f"{self.folder}: its context binary for {context.soc} has graphs that share weights, which "
+                    "Qualcomm's emulator does not load: export it without --share-weights to execute it here"
+                )
             path = self.folder / context.model
             with _errors(path, f"Qualcomm's emulator of {context.soc} refuses it"):
                 session = runtime.onnxruntime.InferenceSession(path, runtime.device_options(context))

@@ -13,11 +13,11 @@ namespace diffulex_edge::qnn {
 Value AttentionOperators::attend(const AttentionOperands& operands) {
   const Sizes heads_first = {0, 2, 1, 3};
   Value q = writer_.transpose(operands.queries, heads_first);
-  Value k = writer_.transpose(operands.keys, {0, 2, 3, 1});
-  Value v = writer_.transpose(operands.values, heads_first);
-  if (operands.step != nullptr) {
-    operands.step->join(operands.number, k, v);
-  }
+  const bool is_step = operands.step != nullptr;
+  const Value k = is_step ? operands.step->with_past_keys(operands.number, operands.keys)
+                          : writer_.transpose(operands.keys, {0, 2, 3, 1});
+  const Value v = is_step ? operands.step->with_past_values(operands.number, operands.values)
+                          : writer_.transpose(operands.values, heads_first);
   const std::int64_t heads = writer_.sizes(q.id)[1];
   const std::int64_t length = writer_.sizes(q.id)[2];
   const std::int64_t size = writer_.sizes(q.id)[3];

@@ -73,28 +73,33 @@ const Value& StepTensors::mask() {
   return *mask_;
 }
 
-void StepTensors::join(std::int64_t number, Value& keys, Value& values) {
-  keys = with_past("key", number, 3, keys);
-  values = with_past("value", number, 2, values);
+Value StepTensors::with_past_keys(std::int64_t number, const Value& keys) {
+  return with_past("key_" + std::to_string(number), keys, {0, 2, 3, 1}, 3);
 }
 
-Value StepTensors::with_past(const std::string& name, std::int64_t number, std::int64_t axis, const Value& fresh) {
-  const std::string suffix = "_" + std::to_string(number);
-  Sizes sizes = writer_.sizes(fresh.id);
-  sizes[static_cast<std::size_t>(axis)] = settings_.tokens;
-  const auto [past, past_value] = cache_writer_.input(name + "_past" + suffix, sizes, fresh.range);
-  // Of the cache's integers, which may have fewer bits.
+Value StepTensors::with_past_values(std::int64_t number, const Value& values) {
+  return with_past("value_" + std::to_string(number), values, {0, 2, 1, 3}, 2);
+}
+
+// What is an output comes before the transpose: ONNX Runtime moves a transpose ahead of an output past its integers'
+// scale, which Qualcomm's compiler then misses.
+Value StepTensors::with_past(const std::string& name, const Value& fresh, const Sizes& permutation,
+                             std::int64_t token_axis) {
   const bool is_converted = cache_bits_ != bits_;
   const Value own = is_converted ? cache_writer_.finish(fresh.id, fresh.range) : fresh;
   const Id stored = (is_converted ? cache_writer_ : writer_).stored(own);
-  target_.caches.push_back({.past = past, .fresh = stored, .token_axis = axis});
+  outputs_.push_back({.value = stored, .name = name});
+  const Value turned = cache_writer_.transpose(own, permutation);
+  Sizes sizes = writer_.sizes(turned.id);
+  sizes[static_cast<std::size_t>(token_axis)] = settings_.tokens;
+  const auto [past, past_value] = cache_writer_.input("past_" + name, sizes, fresh.range);
+  target_.caches.push_back({.past = past, .fresh = stored, .token_axis = token_axis});
   if (cache_bits_) {
     const Encoding encoding = choose_encoding(fresh.range, *cache_bits_);
     target_.integers.emplace(past, encoding);
     target_.integers.emplace(stored, encoding);
   }
-  outputs_.push_back({.value = stored, .name = name + suffix});
-  return cache_writer_.concat({past_value, own}, axis);
+  return cache_writer_.concat({past_value, turned}, token_axis);
 }
 
 void StepTensors::add_outputs() {

@@ -24,9 +24,9 @@ struct CacheSettings {
 
 // Keys or values of one layer, of one type and encoding.
 struct CacheTensors {
-  OnnxGraph::Id past = -1;     // the input: of `tokens` positions
-  OnnxGraph::Id fresh = -1;    // the output: of the step's
-  std::int64_t token_axis = 0;  // of both
+  OnnxGraph::Id past = -1;      // the input, of all positions: keys [1, heads, D, tokens], values [1, heads, tokens, D]
+  OnnxGraph::Id fresh = -1;     // the output, of the step's tokens: [1, step, heads, D]
+  std::int64_t token_axis = 0;  // of `past`
 };
 
 // What the host writes into the mask, in the mask's own type.
@@ -51,9 +51,10 @@ class StepTensors {
   Value rows(const Value& table);
   // [1, 1, step, tokens + step]: the cached positions, then those of the step.
   const Value& mask();
-  // Puts the cached keys [1, heads, D, tokens] and values [1, heads, tokens, D] of layer `number` before those of the
-  // step, which become outputs.
-  void join(std::int64_t number, Value& keys, Value& values);
+  // Keys or values of layer `number` for the step's tokens, [1, step, heads, D], become an output. Returns them behind
+  // the cached ones: keys [1, heads, D, tokens + step], values [1, heads, tokens + step, D].
+  Value with_past_keys(std::int64_t number, const Value& keys);
+  Value with_past_values(std::int64_t number, const Value& values);
   // Behind all other outputs.
   void add_outputs();
 
@@ -63,7 +64,7 @@ class StepTensors {
     std::string name;
   };
 
-  Value with_past(const std::string& name, std::int64_t number, std::int64_t axis, const Value& fresh);
+  Value with_past(const std::string& name, const Value& fresh, const Sizes& permutation, std::int64_t token_axis);
 
   CacheSettings settings_;
   float hiding_;
