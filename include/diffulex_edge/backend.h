@@ -77,7 +77,7 @@ struct Placement {
 // Keys and values that an artefact keeps from one execution to the next.
 struct ArtefactCache {
   std::int64_t tokens = 0;  // that fit
-  std::string dtype;        // "fp16", "fp32"
+  std::string dtype;        // "fp16", "fp32", "uint16", "uint8"
   std::int64_t bytes = 0;   // of memory, from the start
 };
 

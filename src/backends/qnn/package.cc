@@ -71,11 +71,15 @@ Json describe_cache(const LoweredModel& lowered, const CacheSettings& cache) {
           {"mask", {{"hidden", lowered.mask->hidden}, {"visible", lowered.mask->visible}}}};
 }
 
-// "get_vocab_size" is "vocab_size" here.
+// "get_vocab_size" is "vocab_size" here. Others say how a program is called, which the manifest has elsewhere.
 Json describe_language_model(const std::vector<executorch::ConstantMethod>& methods) {
   constexpr std::string_view kGet = "get_";
   Json facts = Json::object();
   for (const executorch::ConstantMethod& method : methods) {
+    const bool is_of_model = method.name.starts_with(kGet) || method.name == "use_shifted_logits";
+    if (!is_of_model) {
+      continue;
+    }
     Json values = Json::array();
     for (const executorch::ConstantValue& value : method.values) {
       std::visit([&](const auto& one) { values.push_back(one); }, value);

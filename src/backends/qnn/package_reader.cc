@@ -2,7 +2,9 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "backends/qnn/onnx_reader.h"
@@ -121,6 +123,10 @@ class PackageReader {
       }
       read.tensor.file = read.location;
       read.tensor.offset = read.offset;
+      // Models for steps of other sizes read the same weights.
+      if (!listed_.emplace(read.tensor.name, read.location, read.offset, read.tensor.bytes).second) {
+        return;
+      }
       contents_.bytes.push_back(
           data.subspan(static_cast<std::size_t>(read.offset), static_cast<std::size_t>(read.tensor.bytes)));
     }
@@ -131,6 +137,7 @@ class PackageReader {
   std::string manifest_path_;
   PackageContents contents_;
   std::map<std::string, Bytes> opened_;
+  std::set<std::tuple<std::string, std::string, std::int64_t, std::int64_t>> listed_;  // name, file, offset, bytes
 };
 
 }  // namespace

@@ -150,7 +150,7 @@ class QNNExport {
     if (settings_.cache) {
       metadata.seq_len = settings_.cache->block_sizes.back();
       metadata.cache = ArtefactCache{.tokens = settings_.cache->tokens,
-                                     .dtype = qnn::cache_dtype(*lowered_),
+                                     .dtype = describe_cache_dtype(),
                                      .bytes = qnn::cache_bytes(*lowered_)};
     }
     if (!facts_.contexts.empty()) {
@@ -233,6 +233,14 @@ class QNNExport {
                                     .peak_rss_bytes = packaged.context.peak_rss_bytes});
     }
     return placement;
+  }
+
+  std::string describe_cache_dtype() const {
+    const std::string dtype = qnn::cache_dtype(*lowered_);
+    if (dtype == "float32") {
+      return "fp32";
+    }
+    return dtype == "float16" ? "fp16" : dtype;
   }
 
   std::string manifest() const { return qnn::describe_package(*lowered_, facts_); }
