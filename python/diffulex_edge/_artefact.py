@@ -115,7 +115,7 @@ def forward_in_steps(model: LanguageModel) -> Forward:
         if len(ids) > limit:
             raise VerificationError(
                 f"{model.path}: takes at most {limit} tokens, and the data has sequences of {len(ids)}: export it "
-                f"with --cache {len(ids)}"
+                f"with --{'block-tokens' if len(ids) <= facts.max_tokens else 'cache'} {len(ids)}"
             )
         steps = [(begin, ids[begin : begin + longest]) for begin in range(0, len(ids), longest)]
         logits = [

@@ -38,9 +38,8 @@ std::vector<std::int64_t> usual_sizes(StepSizes kind, std::int64_t tokens, std::
   if (kind == StepSizes::kUpTo) {
     return {block_length == 0 ? tokens : fitting(kUsualStepTokens)};
   }
-  std::vector<std::int64_t> sizes = block_length == 0
-                                        ? std::vector{fitting(kUsualBlockTokens), tokens}
-                                        : std::vector{fitting(block_length), fitting(kUsualPromptTokens)};
+  std::vector<std::int64_t> sizes = block_length == 0 ? std::vector{fitting(kUsualBlockTokens), tokens}
+                                                      : std::vector{fitting(block_length), fitting(kUsualPromptTokens)};
   const auto repeated = std::ranges::unique(sizes);
   sizes.erase(repeated.begin(), repeated.end());
   return sizes;
@@ -61,8 +60,9 @@ std::string_view cache_kind(const CachePlan& plan) { return plan.is_bidirectiona
 BackendOption cache_option() {
   return {.name = "cache",
           .type = BackendOption::Type::kCount,
-          .help = "Keep keys and values of so many tokens, and compute the tokens of one step at a time (0: whole "
-                  "sequences)",
+          .help =
+              "Keep keys and values of so many tokens, and compute the tokens of one step at a time (0: whole "
+              "sequences)",
           .default_value = "0"};
 }
 
@@ -75,8 +75,9 @@ BackendOption block_tokens_option(StepSizes sizes) {
   }
   return {.name = "block_tokens",
           .type = BackendOption::Type::kText,
-          .help = "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's block "
-                  "and 64; 32 and all of a bidirectional model's)"};
+          .help =
+              "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's block "
+              "and 64; 32 and all of a bidirectional model's)"};
 }
 
 std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model) {

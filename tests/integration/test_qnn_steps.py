@@ -144,7 +144,7 @@ def test_the_emulator_writes_what_the_simulation_does(
     family = "llada" if "cache" in name else "sdar"
     model = with_peaks(checkpoint, family)
     options = (*STATIC[name][:2], "--mode", "static", "--head-dtype", "int8", *calibration[:2], "--mask-token-id", MASK)
-    export(model, tmp_path / "m", "--cache", 64, "--block-tokens", "4,32", *options, *STATIC[name][2:], *COMPILER)
+    export(model, tmp_path / "m", "--cache", 64, "--block-tokens", "4,40", *options, *STATIC[name][2:], *COMPILER)
     cache = QnnArtefact(tmp_path / "m").manifest["cache"]
     assert cache["dtype"] == ("uint8" if "cache" in name else "uint16")
     ids = random_ids(40, 1001)

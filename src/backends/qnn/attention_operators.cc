@@ -32,8 +32,7 @@ Value AttentionOperators::attend(const AttentionOperands& operands) {
     scores = masked(writer_.reshape(scores, {key_heads, group, length, keys}), operands.mask);
   }
   const Value shares = writer_.unary("Softmax", scores, kShares, {{"axis", std::int64_t{-1}}});
-  const Value mixed =
-      writer_.matmul(writer_.reshape(shares, {1, key_heads, group * length, keys}), v, operands.result);
+  const Value mixed = writer_.matmul(writer_.reshape(shares, {1, key_heads, group * length, keys}), v, operands.result);
   const Value by_head = writer_.transpose(writer_.reshape(mixed, {1, heads, length, size}), heads_first);
   return writer_.reshape(by_head, {length, heads * size});
 }

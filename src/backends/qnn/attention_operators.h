@@ -26,8 +26,8 @@ struct AttentionOperands {
   Value values;
   float scale = 1.0F;  // of the scores
   AttentionMask mask;
-  ActivationRange scores;  // mode static: before the mask
-  ActivationRange result;  // mode static
+  ActivationRange scores;       // mode static: before the mask
+  ActivationRange result;       // mode static
   StepTensors* step = nullptr;  // where the host keeps keys and values of earlier tokens, which the queries see too
   std::int64_t number = 0;      // of the layer there
 };

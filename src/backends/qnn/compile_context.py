@@ -1,4 +1,4 @@
-"""Compiles ONNX models to a QNN context binary, with the compiler in the onnxruntime-qnn package.
+"""Compiles one ONNX model, or several, to a QNN context binary, with the compiler in the onnxruntime-qnn package.
 
     python -c SCRIPT probe
     python -c SCRIPT compile MODEL.onnx OUTPUT_ctx.onnx SOC_MODEL HTP_ARCH [--with MODEL OUTPUT]... [--finalization N]

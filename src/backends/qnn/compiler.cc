@@ -260,9 +260,9 @@ std::vector<CompiledContext> ContextCompiler::compile_together(const std::vector
   }
   const ChildResult result = run_script(python_, std::move(words), control.stop);
   const nlohmann::json answer = result.signal == 0 ? answer_of(result) : nlohmann::json();
-  const std::string where =
-      first.filename().string() +
-      (models.size() > 1 ? " and " + std::to_string(models.size() - 1) + " more for " : " for ") + name;
+  const std::string where = first.filename().string() +
+                            (models.size() > 1 ? " and " + std::to_string(models.size() - 1) + " more for " : " for ") +
+                            name;
   check(result, answer, where);
   std::vector<CompiledContext> contexts;
   for (std::size_t i = 0; i < models.size(); ++i) {

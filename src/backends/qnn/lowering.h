@@ -32,10 +32,10 @@ struct OnnxModel {
 
   std::string stem;  // of its file's name
   OnnxGraph graph;
-  bool on_host = false;                       // runs on the CPU, in floating point
-  std::map<std::string, Encoding> encodings;  // mode static: of each operator's output that is quantized, by name
-  std::int64_t step_tokens = 0;               // that it computes, of a model with a cache; else 0
-  std::vector<CacheTensors> caches;           // keys and values of each layer, in order
+  bool on_host = false;                        // runs on the CPU, in floating point
+  std::map<std::string, Encoding> encodings;   // mode static: of each operator's output that is quantized, by name
+  std::int64_t step_tokens = 0;                // that it computes, of a model with a cache; else 0
+  std::vector<CacheTensors> caches;            // keys and values of each layer, in order
   std::map<OnnxGraph::Id, Encoding> integers;  // mode static: of inputs and outputs that are integers
 };
 
@@ -43,7 +43,8 @@ struct LoweredModel {
   LoweredModel(const Checkpoint& checkpoint, DistinctTensors& distinct, bool saturate_fp16)
       : data(checkpoint, distinct, saturate_fp16) {}
 
-  std::vector<std::unique_ptr<OnnxModel>> models;  // in order of execution; with a cache, for one step size after another
+  std::vector<std::unique_ptr<OnnxModel>>
+      models;  // in order of execution; with a cache, for one step size after another
   DataStore data;
   std::vector<StoredLayer> layers;
   bool dynamic_as_weight_only = false;  // some layer has integer weights and floating-point activations instead
@@ -51,8 +52,8 @@ struct LoweredModel {
   std::optional<MaskValues> mask;       // of models with a cache
 };
 
-// `positions` are those of model.graph at the model's length, or at the cache's. Errors: kUnsupported for what QNN has no operator for and
-// for more shards than there are pieces, kInvalidArgument for missing or impossible ranges.
+// `positions` are those of model.graph at the model's length, or at the cache's. Errors: kUnsupported for what QNN has
+// no operator for and for more shards than there are pieces, kInvalidArgument for missing or impossible ranges.
 std::unique_ptr<LoweredModel> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
                                     DistinctTensors& distinct, const LoweringSettings& settings);
 

@@ -31,8 +31,8 @@ struct PackagedContext {
   const Soc* soc = nullptr;
   std::string source;  // the file of the model that it was compiled from
   CompiledContext context;
-  std::string sha256;   // of the binary
-  std::string program;  // file of the ExecuTorch program around it, if there is one
+  std::string sha256;          // of the binary
+  std::string program;         // file of the ExecuTorch program around it, if there is one
   bool shares_binary = false;  // with the other models for this SoC
 };
 

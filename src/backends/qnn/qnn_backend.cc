@@ -149,9 +149,8 @@ class QNNExport {
     }
     if (settings_.cache) {
       metadata.seq_len = settings_.cache->block_sizes.back();
-      metadata.cache = ArtefactCache{.tokens = settings_.cache->tokens,
-                                     .dtype = describe_cache_dtype(),
-                                     .bytes = qnn::cache_bytes(*lowered_)};
+      metadata.cache = ArtefactCache{
+          .tokens = settings_.cache->tokens, .dtype = describe_cache_dtype(), .bytes = qnn::cache_bytes(*lowered_)};
     }
     if (!facts_.contexts.empty()) {
       metadata.placement = placement();
@@ -318,7 +317,7 @@ class QNNExport {
   std::unique_ptr<qnn::LoweredModel> lowered_;
   qnn::ManifestFacts facts_;
   std::vector<std::string> missing_facts_;  // of the language model
-  std::string missing_;  // of the vendor's compiler
+  std::string missing_;                     // of the vendor's compiler
   std::int64_t context_bytes_ = 0;
 };
 

@@ -52,8 +52,7 @@ StepTensors::StepTensors(const CacheSettings& settings, float hiding, OnnxModel&
 Value StepTensors::rows(const Value& table) {
   if (positions_ < 0) {
     const Sizes flat = {target_.step_tokens};
-    const Id given =
-        target_.graph.input("positions", {.dtype = OnnxDtype::kInt32, .sizes = {1, target_.step_tokens}});
+    const Id given = target_.graph.input("positions", {.dtype = OnnxDtype::kInt32, .sizes = {1, target_.step_tokens}});
     positions_ = target_.graph.add("Reshape", {given, target_.graph.ints(flat)}, {},
                                    {.dtype = OnnxDtype::kInt32, .sizes = flat}, "places");
   }

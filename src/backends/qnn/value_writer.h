@@ -53,8 +53,8 @@ class ValueWriter {
 
   // What an operator or input made; in mode static, with `range`.
   Value finish(Id raw, const ActivationRange& range);
-  // An input of the model: integers in mode static, of the encoding of `range`; else in the arithmetic's type. Its tensor
-  // and its value.
+  // An input of the model: integers in mode static, of the encoding of `range`; else in the arithmetic's type. Its
+  // tensor and its value.
   std::pair<Id, Value> input(std::string name, Sizes sizes, const ActivationRange& range);
   // The tensor that holds what this writer finished: its integers in mode static.
   Id stored(const Value& value) const { return bits_ ? stored_.at(value.id) : value.id; }

@@ -160,6 +160,32 @@ TEST_F(QnnCompiler, CompilesForTheSocIntoTheFolder) {
   EXPECT_EQ(stages, std::vector<std::string>{"compile SM8550"});
 }
 
+TEST_F(QnnCompiler, CompilesSeveralModelsIntoOneBinary) {
+  const std::string writes_all = R"(echo "$4" > "$5"; echo "$9" > "${10}"; printf 12345 > "${5%.onnx}_qnn.bin"
+echo '{"graph_name": "g", "binary": "a_ctx_qnn.bin", "others": [{"graph_name": "h", "binary": "a_ctx_qnn.bin"}]}')";
+  const std::vector<CompiledContext> contexts =
+      compiler(writes_all).compile_together({"a.onnx", "b.onnx"}, parse_soc("SM8550"), target(), {});
+  ASSERT_EQ(contexts.size(), 2U);
+  EXPECT_EQ(contexts[0].graph_name, "g");
+  EXPECT_EQ(contexts[1].graph_name, "h");
+  EXPECT_EQ(contexts[1].binary, contexts[0].binary);
+  EXPECT_EQ(contexts[1].bytes, 5);
+  EXPECT_EQ(read_file(target() / "a_ctx.onnx"), "a.onnx\n");
+  EXPECT_EQ(read_file(target() / "b_ctx.onnx"), "b.onnx\n");
+}
+
+TEST_F(QnnCompiler, ChecksEveryGraphOfABinary) {
+  // The second graph is in another binary, or missing.
+  for (const std::string others : {R"([{"graph_name": "h", "binary": "b_ctx_qnn.bin"}])", "[]", "7"}) {
+    const std::string body = R"(echo 1 > "$5"; echo 2 > "${10}"; printf 12345 > "${5%.onnx}_qnn.bin"
+echo '{"graph_name": "g", "binary": "a_ctx_qnn.bin", "others": )" +
+                             others + "}'";
+    EXPECT_THROW(compiler(body).compile_together({"a.onnx", "b.onnx"}, parse_soc("SM8550"), target(), {}),
+                 CompilerError);
+    expect_no_files();
+  }
+}
+
 TEST_F(QnnCompiler, ReplacesAnOlderContext) {
   write_file(model(), "old");
   write_file(binary(), "older and longer");

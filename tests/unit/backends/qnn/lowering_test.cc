@@ -497,6 +497,75 @@ TEST_F(QnnLowering, HasNoMaskWhereNothingIsHidden) {
   EXPECT_EQ(masks(6), 2);
 }
 
+TEST_F(QnnLowering, MakesAModelForEachStepSizeOfTheSameWeights) {
+  const LoweringSettings steps = {.cache = CacheSettings{.tokens = kLength, .block_sizes = {2, 5}}};
+  const Lowered whole = lower_floats("sdar", {});
+  const Lowered lowered = lower_floats("sdar", {}, steps);
+  ASSERT_EQ(lowered.result->models.size(), 2U);
+  EXPECT_EQ(lowered.result->layers.size(), whole.result->layers.size());
+  const auto sizes_of = [](const OnnxGraph& graph, OnnxGraph::Id value) { return graph.type(value).sizes; };
+  for (std::size_t i = 0; i < 2; ++i) {
+    const OnnxModel& model = *lowered.result->models[i];
+    const std::int64_t tokens = steps.cache->block_sizes[i];
+    EXPECT_EQ(model.stem, "model_b" + std::to_string(tokens));
+    EXPECT_EQ(model.step_tokens, tokens);
+    std::map<std::string, Sizes> inputs;
+    for (const OnnxGraph::Id input : model.graph.inputs()) {
+      inputs[model.graph.name(input)] = sizes_of(model.graph, input);
+    }
+    EXPECT_EQ(inputs.size(), 3 + model.caches.size());
+    EXPECT_EQ(inputs.at("input_ids"), (Sizes{1, tokens}));
+    EXPECT_EQ(inputs.at("positions"), (Sizes{1, tokens}));
+    EXPECT_EQ(inputs.at("attention_mask"), (Sizes{1, 1, tokens, kLength + tokens}));
+    EXPECT_EQ(model.graph.name(model.graph.outputs().at(0)), "logits");
+    ASSERT_EQ(model.caches.size(), 4U);
+    for (const CacheTensors& cache : model.caches) {
+      const Sizes fresh = sizes_of(model.graph, cache.fresh);
+      const Sizes past = sizes_of(model.graph, cache.past);
+      EXPECT_EQ(fresh.at(1), tokens);
+      EXPECT_EQ(past.at(static_cast<std::size_t>(cache.token_axis)), kLength);
+      EXPECT_EQ(past.at(1), fresh.at(2));
+      EXPECT_EQ(past.at(cache.token_axis == 3 ? 2 : 3), fresh.at(3));
+    }
+  }
+  ASSERT_TRUE(lowered.result->mask.has_value());
+  EXPECT_EQ(lowered.result->mask->hidden, -1e4);
+  EXPECT_EQ(lowered.result->mask->visible, 0.0);
+}
+
+TEST_F(QnnLowering, KeepsKeysAndValuesInOneEncoding) {
+  for (const int bits : {8, 16}) {
+    for (const bool in_8_bits : {false, true}) {
+      Model loaded = model("dream");
+      const CalibrationFindings findings = findings_of(loaded);
+      const LoweringSettings steps = {.cache =
+                                          CacheSettings{.tokens = kLength, .block_sizes = {3}, .in_8_bits = in_8_bits}};
+      const Lowered lowered(std::move(loaded), in_mode_static({.dtype = QuantizationDtype::INT8}), steps, findings,
+                            bits);
+      const OnnxModel& only = *lowered.result->models.front();
+      ASSERT_EQ(only.caches.size(), 4U);
+      for (const CacheTensors& cache : only.caches) {
+        const Encoding encoding = only.integers.at(cache.past);
+        EXPECT_EQ(encoding.bits, in_8_bits ? 8 : bits);
+        EXPECT_EQ(only.integers.at(cache.fresh), encoding);
+        for (const OnnxGraph::Id tensor : {cache.past, cache.fresh}) {
+          const auto readers = lowered.onnx.readers(only.graph.name(tensor));
+          ASSERT_EQ(readers.size(), 1U);
+          EXPECT_EQ(lowered.encoding_of(*readers[0]), encoding);
+        }
+      }
+      // What is hidden falls to the bottom of every layer's scores.
+      const Encoding mask = only.integers.at(only.graph.inputs().at(2));
+      EXPECT_EQ(lowered.result->mask->visible, mask.zero_point);
+      const double hides = (lowered.result->mask->hidden - mask.zero_point) * static_cast<double>(mask.scale);
+      for (const auto& [value, range] : lowered.plan.findings.graph->scores) {
+        const ActivationRange scores = widened(range, bits);
+        EXPECT_LE(scores.max + hides, scores.min - (bits == 8 ? 8.0 : 16.0) + static_cast<double>(mask.scale));
+      }
+    }
+  }
+}
+
 TEST_F(QnnLowering, SaysWhatBecameOfModeDynamic) {
   QuantizationConfig config = weights(QuantizationDtype::INT8);
   EXPECT_FALSE(lower_floats("sdar", config).result->dynamic_as_weight_only);

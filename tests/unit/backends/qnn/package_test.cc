@@ -104,6 +104,35 @@ TEST_F(QnnManifest, NamesTheEncodingsWhereThereAreSome) {
   EXPECT_EQ(describe().at("models").at(0).at("encodings"), "encodings.json");
 }
 
+TEST_F(QnnManifest, DescribesACache) {
+  OnnxModel& model = *lowered_.models.front();
+  model.step_tokens = 8;
+  const OnnxType type{.dtype = OnnxDtype::kUint8, .sizes = {1, 2, 4, 16}};
+  const auto past = model.graph.input("past_key_0", type);
+  const auto fresh = model.graph.add("F", {past}, {}, {.dtype = OnnxDtype::kUint8, .sizes = {1, 8, 2, 4}});
+  model.graph.output(fresh, "key_0");
+  model.caches = {{.past = past, .fresh = fresh, .token_axis = 3}};
+  model.integers = {{past, {.bits = 8, .scale = 0.5F, .zero_point = 7}}};
+  lowered_.mask = MaskValues{.hidden = 0.0, .visible = 255.0};
+  const Json manifest = describe(
+      {.model_sha256 = {"abc"},
+       .cache = CacheSettings{.tokens = 16, .block_sizes = {8}},
+       .language_model = {{.name = "get_vocab_size", .values = {std::int64_t{50}}},
+                          {.name = "use_kv_cache", .values = {true}},
+                          {.name = "use_shifted_logits", .values = {false}},
+                          {.name = "get_eos_ids", .values = {std::int64_t{1}, std::int64_t{2}}, .is_list = true}}});
+  const Json cache = {{"tokens", 16},     {"block_tokens", {8}}, {"kind", "exact"},
+                      {"dtype", "uint8"}, {"bytes", 128},        {"mask", {{"hidden", 0.0}, {"visible", 255.0}}}};
+  EXPECT_EQ(manifest.at("cache"), cache);
+  const Json facts = {{"vocab_size", 50}, {"use_shifted_logits", false}, {"eos_ids", {1, 2}}};
+  EXPECT_EQ(manifest.at("language_model"), facts);
+  const Json& entry = manifest.at("models").at(0);
+  EXPECT_EQ(entry.at("step_tokens"), 8);
+  EXPECT_EQ(entry.at("caches"), Json::array({{{"past", "past_key_0"}, {"new", "key_0"}, {"token_axis", 3}}}));
+  EXPECT_EQ(entry.at("inputs").at(1).at("zero_point"), 7);
+  EXPECT_EQ(entry.at("inputs").at(1).at("scale"), 0.5);
+}
+
 TEST_F(QnnManifest, DescribesEachContext) {
   const Soc& soc = parse_soc("SM8550");
   const CompiledContext context{.model = "/tmp/of the export/SM8550/model_ctx.onnx",
