@@ -131,7 +131,9 @@ class QnnLanguageModel:
         fresh = {}
         for model in self._models[size]:
             feeds = {
-                name: given[name].astype(dtype, copy=False) for name, (_, dtype) in model.tensors.items() if name in given
+                name: given[name].astype(dtype, copy=False)
+                for name, (_, dtype) in model.tensors.items()
+                if name in given
             }
             feeds[model.stream] = stream.astype(model.tensors[model.stream][1], copy=False)
             try:

@@ -83,7 +83,8 @@ def test_logits_and_tokens_are_those_of_the_engine(family: str, checkpoint: Make
         prompt = torch.randint(6, 1001, (length,), generator=generator).tolist()
         for cache in ("auto", "prefix", "dual") if family in BIDIRECTIONAL else ("auto",):
             options = OPTIONS | {"max_new_tokens": 64, "cache": cache}
-            assert steps.generate(prompt, **options).tokens == engine.generate(prompt, **options).tokens, (length, cache)
+            written = steps.generate(prompt, **options).tokens
+            assert written == engine.generate(prompt, **options).tokens, (length, cache)
 
 
 @pytest.mark.parametrize(
