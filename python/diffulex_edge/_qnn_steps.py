@@ -128,7 +128,7 @@ class QnnLanguageModel:
         positions[0, :count] = np.arange(start, start + count)
         mask = np.where(self._visible(size, count, start, sees), self._cache.visible, self._cache.hidden)
         given = {_POSITIONS: positions, _MASK: mask[None, None], **self._past}
-        fresh = {}
+        fresh: dict[CacheTensor, NDArray[Any]] = {}
         for model in self._models[size]:
             feeds = {
                 name: given[name].astype(dtype, copy=False)

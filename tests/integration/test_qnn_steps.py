@@ -20,9 +20,10 @@ from conftest import MakeCheckpoint
 from families import FAMILIES, Reference, compare
 from program import random_ids
 from qnn import QnnArtefact, export
+from safetensors.torch import save_file
 from simulation import simulated_logits
 
-from diffulex_edge import DiffusionEngine, UnsupportedError, VerificationError
+from diffulex_edge import DiffusionEngine, UnsupportedError, VerificationError, verify
 from diffulex_edge._artefact import forward_in_steps
 from diffulex_edge._qnn import QnnFolder
 from diffulex_edge._qnn_steps import QnnLanguageModel
@@ -129,6 +130,24 @@ def test_pieces_keep_their_own_layers(dtype: str, checkpoint: MakeCheckpoint, tm
     ids = random_ids(50, 1001).reshape(-1).numpy()
     whole, pieces = (forward_in_steps(language_model(tmp_path / name))(ids) for name in ("whole", "m"))
     np.testing.assert_allclose(pieces, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_verify_measures_in_steps(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model = checkpoint("sdar")
+    ids = random_ids(3 * 50, 1001).reshape(3, 50)
+    data = tmp_path / "data.safetensors"
+    save_file({"input_ids_50": ids, "target_ids_50": ids.roll(1, 1).contiguous()}, data)
+    export_steps(model, tmp_path / "steps", "sdar")
+    export(model, tmp_path / "whole", "--seq-len", 50)
+    figures = verify(tmp_path / "steps", data, against=tmp_path / "whole").sets["50"]
+    assert figures.max_abs_error is not None
+    assert figures.max_abs_error < 1e-4
+    export_steps(model, tmp_path / "short", "sdar", "--cache", 40)
+    with pytest.raises(VerificationError, match="export it with --cache 50"):
+        verify(tmp_path / "short", data)
+    export_steps(checkpoint("llada"), tmp_path / "short", "llada", "--block-tokens", "32")
+    with pytest.raises(VerificationError, match="export it with --block-tokens 50"):
+        verify(tmp_path / "short", data)
 
 
 STATIC: Final = {
