@@ -125,9 +125,8 @@ class QNNExport {
     check_takes_integers(config_, has_integers(config_.quant_config), "QNN");
     lowered_ = qnn::lower(model, quantization_.plan, positions_, distinct_, settings_);
     if (settings_.cache) {
-      executorch::ProgramInputs inputs = inputs_of(model, settings_.cache, settings_.cache->block_sizes.back());
-      inputs.takes_fewer_tokens = true;  // the host fills a step up
-      executorch::LanguageModelMethods found = executorch::language_model_methods(model, inputs);
+      executorch::LanguageModelMethods found = executorch::language_model_methods(
+          model, inputs_of(model, settings_.cache, settings_.cache->block_sizes.back()));
       facts_.language_model = std::move(found.methods);
       missing_facts_ = std::move(found.warnings);
     } else if (options_.as_pte) {
