@@ -210,13 +210,13 @@ class Lowering {
     }
     const bool is_constant = node(value).op == Op::kConstant;
     if (step_ && !is_constant) {
-      return rows_of_positions(value, values);
+      return rows_of_positions(*step_, value, values);
     }
     return writer_.constant(values, layout(node(value).shape), is_constant ? "constant" : "positions");
   }
 
   // Of the step's tokens, from a table of all positions.
-  Value rows_of_positions(ValueId value, std::span<const float> table) {
+  Value rows_of_positions(StepTensors& step, ValueId value, std::span<const float> table) {
     const Shape& shape = node(value).shape;
     const auto is_sequence = [](const Dim& dim) { return dim.is_sequence; };
     if (std::ranges::none_of(shape, is_sequence)) {
@@ -227,7 +227,7 @@ class Lowering {
     }
     const std::int64_t row = product(own_sizes(shape)) / shape.front().value;
     const auto positions = static_cast<std::int64_t>(table.size()) / row;
-    return laid_out(step_->rows(writer_.constant(table, {positions, row}, "positions")), value);
+    return laid_out(step.rows(writer_.constant(table, {positions, row}, "positions")), value);
   }
 
   // Numbers, and ids as such.

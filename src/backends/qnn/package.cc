@@ -63,12 +63,13 @@ Json describe_caches(const OnnxModel& model) {
 }
 
 Json describe_cache(const LoweredModel& lowered, const CacheSettings& cache) {
+  const MaskValues mask = lowered.mask.value_or(MaskValues());
   return {{"tokens", cache.tokens},
           {"block_tokens", cache.block_sizes},
           {"kind", cache.is_bidirectional ? "approximate" : "exact"},
           {"dtype", cache_dtype(lowered)},
           {"bytes", cache_bytes(lowered)},
-          {"mask", {{"hidden", lowered.mask->hidden}, {"visible", lowered.mask->visible}}}};
+          {"mask", {{"hidden", mask.hidden}, {"visible", mask.visible}}}};
 }
 
 // "get_vocab_size" is "vocab_size" here. Others say how a program is called, which the manifest has elsewhere.
