@@ -184,7 +184,10 @@ class QnnFolder(Artefact):
                 for each in manifest["contexts"]
             ]
             self._cache = read_cache(manifest)
-            self._facts = None if self._cache is None else read_facts(path, manifest)
+            self._facts = None if self._cache is None else read_facts(manifest)
+            sizes = [0] if self._cache is None else self._cache.sizes
+            if not sizes or {model.step_tokens for model in self._models} != set(sizes):
+                raise VerificationError(f"{path}: its models are not those of its sizes of a step")
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             if isinstance(error, VerificationError):
                 raise

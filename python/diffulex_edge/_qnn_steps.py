@@ -68,7 +68,7 @@ def read_cache(manifest: Mapping[str, Any]) -> StepCache | None:
     )
 
 
-def read_facts(path: Path, manifest: Mapping[str, Any]) -> LanguageModelFacts:
+def read_facts(manifest: Mapping[str, Any]) -> LanguageModelFacts:
     """What the manifest says of the language model; KeyError where that is not all."""
     model = manifest["language_model"]
     return LanguageModelFacts(

@@ -225,6 +225,20 @@ def test_what_does_not_fit_is_refused(checkpoint: MakeCheckpoint, tmp_path: Path
         DiffusionEngine.from_artefact(tmp_path / "m", soc="SM8650")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("cache", {}), ("language_model", {}), ("block_tokens", []), ("block_tokens", [4]), ("block_tokens", ["x"])],
+)
+def test_a_damaged_manifest_is_refused(key: str, value: object, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    export_steps(checkpoint("sdar"), tmp_path / "m", "sdar")
+    path = tmp_path / "m/manifest.json"
+    manifest = json.loads(path.read_text())
+    (manifest["cache"] if key == "block_tokens" else manifest)[key] = value
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match=r"manifest\.json"):
+        DiffusionEngine.from_artefact(tmp_path / "m")
+
+
 def test_the_block_cache_of_fast_dllm_v2_is_refused(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     export_steps(checkpoint("fast_dllm_v2"), tmp_path / "m", "fast_dllm_v2")
     engine = DiffusionEngine.from_artefact(tmp_path / "m", checkpoint("fast_dllm_v2"))
