@@ -128,7 +128,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
-    engine = DiffusionEngine.from_pte(arguments.artefact, arguments.tokenizer)
+    engine = DiffusionEngine.from_artefact(arguments.artefact, arguments.tokenizer, soc=arguments.soc)
     for warning in engine.warnings:
         print(f"diffulex-edge: warning: {warning}", file=sys.stderr)
     names = [field.name for field in fields(DiffusionGenerationConfig)]
@@ -156,9 +156,10 @@ def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    command = commands.add_parser("generate", help="write text with a .pte, in ExecuTorch")
+    command = commands.add_parser("generate", help="write text with an artefact, in its vendor's runtime")
     command.set_defaults(run=_generate)
-    command.add_argument("artefact", type=Path, help="a .pte that `diffulex-edge export` made of a model's folder")
+    command.add_argument("artefact", type=Path, help="what `diffulex-edge export` made of a model's folder")
+    command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")
     command.add_argument("--chat", action="store_true", help="answer the prompt, by the folder's chat template")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffulex_edge._language_model import LanguageModel
+
 Logits = NDArray[np.float32]
 Forward = Callable[[NDArray[np.int64]], Logits]
 """Token ids [seq] to logits [seq, vocab]."""
@@ -134,6 +136,10 @@ class Artefact(ABC):
     @abstractmethod
     def load(self) -> Runnable:
         """The artefact of a language model, in its runtime."""
+
+    def load_language_model(self) -> LanguageModel:
+        """The artefact of a language model, to write text with."""
+        raise VerificationError(f"{self.path}: text is not written with {self.what}")
 
     @abstractmethod
     def load_module(self) -> tuple[str, TensorForward]:

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from diffulex_edge import _core
 from diffulex_edge._errors import InvalidArgumentError
+from diffulex_edge._language_model import LanguageModel
+from diffulex_edge._runtimes import kind_of
 from diffulex_edge.quant._config import QuantizationConfig
 
 
@@ -162,13 +164,11 @@ def _write(
 
 
 class _Artefact:
-    """A .pte in ExecuTorch, with what `_core.TextModel` has."""
+    """An artefact in its vendor's runtime, with what `_core.TextModel` has."""
 
-    def __init__(self, path: Path, tokenizer: Path) -> None:
-        from diffulex_edge._executorch import PteLanguageModel
-
-        self._program = PteLanguageModel(path)
-        facts = self._program.facts
+    def __init__(self, program: LanguageModel, tokenizer: Path) -> None:
+        self._program = program
+        path, facts = program.path, program.facts
         self.family, self.block_length, self.vocab_size = facts.family, facts.block_length, facts.vocab_size
         self.max_tokens, self.eos_ids = facts.max_tokens, facts.eos_ids
         self.weight_bytes = 0
@@ -240,15 +240,25 @@ class DiffusionEngine:
         return cls(model, threads)
 
     @classmethod
-    def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:
-        """From a .pte that `diffulex-edge export` made of a model's folder; it is executed in ExecuTorch.
+    def from_artefact(
+        cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None, *, soc: str | None = None
+    ) -> DiffusionEngine:
+        """From what `diffulex-edge export` made of a model's folder; it is executed in its vendor's runtime.
 
-        With a cache (`--cache TOKENS`) it computes steps, without one the whole text in each pass. `tokenizer`: the
-        folder of tokenizer.json and chat template (default: the artefact's). One text at a time: the artefact has one
-        cache. Needs the Python package `executorch`. Errors: `VerificationError`, and those of the library.
+        That is ExecuTorch for a .pte, Core ML for packages (on a Mac), ONNX Runtime with Qualcomm's emulator for a QNN
+        folder (`soc`: of which chip; default: the first). With a cache (`--cache TOKENS`) it computes steps, without
+        one the whole text in each pass. `tokenizer`: the folder of tokenizer.json and chat template (default: the
+        artefact's). One text at a time: the artefact has one cache. Needs the runtime's Python package. Errors:
+        `VerificationError`, and those of the library.
         """
         path = Path(artefact)
-        return cls(_Artefact(path, path.parent if tokenizer is None else Path(tokenizer)))
+        program = kind_of(path).open(path, soc).load_language_model()
+        return cls(_Artefact(program, path.parent if tokenizer is None else Path(tokenizer)))
+
+    @classmethod
+    def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:
+        """`from_artefact`, of a .pte that ExecuTorch executes."""
+        return cls.from_artefact(artefact, tokenizer)
 
     family = property(lambda self: self._model.family, doc='"llada", "dream", "sdar", ...')
     block_length = property(lambda self: self._model.block_length, doc="0 for bidirectional models.")

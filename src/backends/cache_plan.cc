@@ -36,20 +36,20 @@ std::vector<std::int64_t> usual_sizes(StepSizes kind, std::int64_t tokens, std::
   if (kind == StepSizes::kUpTo) {
     return {block_length == 0 ? tokens : fitting(kUsualStepTokens)};
   }
-  std::vector<std::int64_t> sizes = block_length == 0
-                                        ? std::vector{fitting(kUsualBlockTokens), tokens}
-                                        : std::vector{fitting(block_length), fitting(kUsualPromptTokens)};
+  std::vector<std::int64_t> sizes = block_length == 0 ? std::vector{fitting(kUsualBlockTokens), tokens}
+                                                      : std::vector{fitting(block_length), fitting(kUsualPromptTokens)};
   const auto repeated = std::ranges::unique(sizes);
   sizes.erase(repeated.begin(), repeated.end());
   return sizes;
 }
 
 std::vector<std::int64_t> given_sizes(const OptionValues& options, StepSizes kind) {
-  if (kind == StepSizes::kFixed) {
-    return read_sizes(options.list("block_tokens"));
+  std::vector<std::int64_t> sizes = read_sizes(options.list("block_tokens"));
+  if (kind == StepSizes::kUpTo && sizes.size() > 1) {
+    throw Error(ErrorCode::kInvalidArgument, "block tokens", "a step has any number of tokens up to one",
+                "give only the largest");
   }
-  const std::int64_t most = options.count("block_tokens");
-  return most == 0 ? std::vector<std::int64_t>() : std::vector{most};
+  return sizes;
 }
 
 }  // namespace
@@ -59,22 +59,19 @@ std::string_view cache_kind(const CachePlan& plan) { return plan.is_bidirectiona
 BackendOption cache_option() {
   return {.name = "cache",
           .type = BackendOption::Type::kCount,
-          .help = "Keep keys and values of so many tokens, and compute the tokens of one step at a time (0: whole "
-                  "sequences)",
+          .help =
+              "Keep keys and values of so many tokens, and compute the tokens of one step at a time (0: whole "
+              "sequences)",
           .default_value = "0"};
 }
 
 BackendOption block_tokens_option(StepSizes sizes) {
-  if (sizes == StepSizes::kUpTo) {
-    return {.name = "block_tokens",
-            .type = BackendOption::Type::kCount,
-            .help = "With --cache: the most tokens of one step (0: 128, or all of a bidirectional model's)",
-            .default_value = "0"};
-  }
   return {.name = "block_tokens",
           .type = BackendOption::Type::kList,
-          .help = "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's block "
-                  "and 64; 32 and all of a bidirectional model's)"};
+          .help = sizes == StepSizes::kUpTo
+                      ? "With --cache: the most tokens of one step (default 128, or all of a bidirectional model's)"
+                      : "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's "
+                        "block and 64; 32 and all of a bidirectional model's)"};
 }
 
 std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model) {
