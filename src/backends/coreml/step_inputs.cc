@@ -17,41 +17,35 @@ void StepInputs::take_names() {
   }
 }
 
-// In one order, whichever is asked for first.
-Id StepInputs::input(std::optional<Id>& slot, const char* name) {
-  if (!slot) {
-    slot = operations_.function().input(name, one_integer());
+// All at once, in one order, whichever is asked for first.
+const StepInputs::Inputs& StepInputs::inputs() {
+  if (!inputs_) {
+    const auto input = [&](const char* name) { return operations_.function().input(name, one_integer()); };
+    Inputs made;
+    made.start = input(kStart);
+    made.count = input(kCount);
+    made.seen = plan_.is_bidirectional ? std::optional(input(kContext)) : std::nullopt;
+    inputs_ = made;
   }
-  return *slot;
-}
-
-Id StepInputs::start() { return input(start_, kStart); }
-
-Id StepInputs::count() {
-  start();
-  return input(count_, kCount);
+  return *inputs_;
 }
 
 Id StepInputs::end() {
   if (!end_) {
-    const Id tokens = count();
-    end_ = operations_.binary("add", start(), tokens, one_integer(), "end_pos");
+    end_ = operations_.binary("add", start(), inputs().count, one_integer(), "end_pos");
   }
   return *end_;
 }
 
 Id StepInputs::seen() {
-  if (!plan_.is_bidirectional) {
-    return end();
-  }
-  count();
-  return input(context_, kContext);
+  const std::optional<Id> given = inputs().seen;
+  return given ? *given : end();
 }
 
 Id StepInputs::last() {
   if (!last_) {
     const Id one = operations_.function().constant(ints_literal({1}));
-    last_ = operations_.binary("sub", count(), one, one_integer(), "last_token");
+    last_ = operations_.binary("sub", inputs().count, one, one_integer(), "last_token");
   }
   return *last_;
 }

@@ -25,10 +25,10 @@ class StepInputs {
   void take_names();
 
   const CachePlan& plan() const { return plan_; }
-  Id start();  // int32 [1], as the two below
-  Id end();    // behind the last token that counts
-  Id seen();   // the end of what the tokens see
-  Id last();   // the place of the last token that counts, in the step
+  Id start() { return inputs().start; }  // int32 [1], as the four below
+  Id end();                              // behind the last token that counts
+  Id seen();                             // the end of what the tokens see
+  Id last();                             // the place of the last token that counts, in the step
   Id length() { return length_(); }
   Id counted();    // which of the tokens count, bool [B, 1]
   Id positions();  // of all B tokens, int32 [B]
@@ -36,16 +36,18 @@ class StepInputs {
   Id table_rows();
 
  private:
-  Id input(std::optional<Id>& slot, const char* name);
-  Id count();
+  struct Inputs {
+    Id start = 0;
+    Id count = 0;
+    std::optional<Id> seen;
+  };
+  const Inputs& inputs();
 
   MilOperations& operations_;
   CachePlan plan_;
   std::function<Id()> length_;
   std::function<Id()> indices_;
-  std::optional<Id> start_;
-  std::optional<Id> count_;
-  std::optional<Id> context_;
+  std::optional<Inputs> inputs_;
   std::optional<Id> end_;
   std::optional<Id> last_;
   std::optional<Id> counted_;
