@@ -1,8 +1,9 @@
 """Steps of a program with a cache in ExecuTorch: milliseconds over contexts and tokens, load time and memory.
 
 A random checkpoint is exported with `--cache` and, for the same step without one, as a program of whole sequences. They
-take turns, so that what else the machine does hits both. With --against another program of the same inputs takes turns
-with them: forward(input_ids int64 [1, B], start_pos int64 [1]).
+take turns, so that what else the machine does hits both. With --official, ExecuTorch's own route for language models
+(llama_route.py) exports the same weights, which takes minutes, and its program takes turns with them; with --against,
+any other program of the same inputs: forward(input_ids int64 [1, B], start_pos int64 [1]).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def serve(options: argparse.Namespace) -> None:
     """Child: steps of one program, {"load_ms": ..., "anonymous_bytes": ..., "steps": {"context,tokens": ms}}."""
     import executorch.kernels.quantized  # noqa: F401 (registers the INT8 and INT4 embedding operators)
     import torch
+    from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 (registers those of the official route)
     from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime, Verification
 
@@ -71,6 +73,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     run_measured([*common, "-o", str(programs["no cache"]), "--seq-len", str(longest)])
     if options.against:
         programs["against"] = options.against
+    if options.official:
+        programs["export_llm"] = options.work / "export_llm.pte"
+        if not programs["export_llm"].exists():
+            route = Path(__file__).parent / "llama_route.py"
+            words = [str(model), str(programs["export_llm"]), "--capacity", str(options.capacity)]
+            subprocess.run([sys.executable, str(route), *words], check=True, stdout=sys.stderr)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
     for number in range(options.rounds):
         say(f"[steps] round {number + 1} of {options.rounds}")
@@ -109,6 +117,7 @@ def main() -> int:
     parser.add_argument("--contexts", default="128,512,1024", help="tokens in the cache before it")
     parser.add_argument("--capacity", type=int, default=2048)
     parser.add_argument("--cache-dtype", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument("--official", action="store_true", help="beside ExecuTorch's route for language models")
     parser.add_argument("--against", type=Path, help="another .pte of the same inputs")
     parser.add_argument("--rounds", type=int, default=2, help="turns of all")
     parser.add_argument("--repetitions", type=int, default=5, help="of each step in a round; the least counts")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffulex_edge._accuracy import NumericalAccuracy, validate_numerical_accuracy
     from diffulex_edge._artefact import Execution, Placement, VerificationError
     from diffulex_edge._coreml import PackageCheck
+    from diffulex_edge._generated_text import GenerationComparison, PromptComparison, compare_generation
     from diffulex_edge._generation import (
         DiffusionEngine,
         DiffusionGenerationConfig,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _LATER = {
     "DiffusionEngine": "_generation",
     "DiffusionGenerationConfig": "_generation",
+    "GenerationComparison": "_generated_text",
     "GenerationResult": "_generation",
     "Generator": "_generation",
     "generate": "_generation",
@@ -46,10 +48,12 @@ _LATER = {
     "NumericalAccuracy": "_accuracy",
     "PackageCheck": "_coreml",
     "Placement": "_artefact",
+    "PromptComparison": "_generated_text",
     "QnnCheck": "_qnn",
     "SetFigures": "_verify",
     "Verification": "_verify",
     "VerificationError": "_artefact",
+    "compare_generation": "_generated_text",
     "load_hf_model": "_hf",
     "validate_numerical_accuracy": "_accuracy",
     "verify": "_verify",
@@ -62,6 +66,7 @@ __all__ = [
     "DiffusionGenerationConfig",
     "Error",
     "Execution",
+    "GenerationComparison",
     "GenerationResult",
     "Generator",
     "InternalError",
@@ -72,12 +77,14 @@ __all__ = [
     "OutputError",
     "PackageCheck",
     "Placement",
+    "PromptComparison",
     "QnnCheck",
     "SetFigures",
     "UnsupportedError",
     "Verification",
     "VerificationError",
     "__version__",
+    "compare_generation",
     "generate",
     "load_hf_model",
     "validate_numerical_accuracy",

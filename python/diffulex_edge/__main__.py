@@ -17,11 +17,15 @@ from diffulex_edge import (
     DiffusionGenerationConfig,
     Error,
     Execution,
+    GenerationComparison,
+    InvalidArgumentError,
     Placement,
     Verification,
     VerificationError,
+    compare_generation,
     verify,
 )
+from diffulex_edge.quant import QuantizationConfig
 
 #: Those of the command, by the code of an error.
 EXIT_CODES: Final = {"InvalidArgument": 2, "BadFile": 3, "Unsupported": 4, "Io": 5}
@@ -104,7 +108,54 @@ def _own_stdout() -> Iterator[TextIO]:
         yield own
 
 
+def _comparison_text(comparison: GenerationComparison) -> str:
+    lines = []
+    for one in comparison.prompts:
+        lines.append(f"{one.prompt!r}: {len(one.tokens)} tokens in {one.forward_passes} passes")
+        if one.first_difference is None:
+            lines += [f"  both      {one.text!r}"]
+        else:
+            lines += [
+                f"  artefact  {one.text!r}",
+                f"  model     {one.reference_text!r}",
+                f"  the first {one.first_difference} tokens are the same",
+            ]
+    total = len(comparison.prompts)
+    lines.append(f"{comparison.equal_texts} of {total} texts are equal, {comparison.agreement:.1%} of all tokens")
+    return "\n".join(lines)
+
+
+def _compare(arguments: argparse.Namespace, stdout: TextIO) -> None:
+    if arguments.data or arguments.against:
+        raise InvalidArgumentError("--generate: compares texts: leave out --data and --against", where="--generate")
+    quantization = None
+    if arguments.dtype is not None:
+        quantization = QuantizationConfig(
+            dtype=arguments.dtype,
+            mode=arguments.mode or "weight_only",
+            **({} if arguments.group_size is None else {"group_size": arguments.group_size}),
+        )
+    prompts = list(arguments.prompt)
+    if arguments.prompts is not None:
+        try:
+            prompts += [line for line in arguments.prompts.read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise VerificationError(f"{arguments.prompts}: can't be read as lines of UTF-8: {error}") from error
+    comparison = compare_generation(
+        arguments.artefact,
+        arguments.generate,
+        prompts,
+        quant_config=quantization,
+        soc=arguments.soc,
+        max_new_tokens=arguments.max_new_tokens,
+        ignore_eos=arguments.ignore_eos,
+    )
+    print(json.dumps(comparison.to_dict(), indent=2) if arguments.json else _comparison_text(comparison), file=stdout)
+
+
 def _verify(arguments: argparse.Namespace, stdout: TextIO) -> None:
+    if arguments.generate is not None:
+        return _compare(arguments, stdout)
     verification = verify(arguments.artefact, arguments.data, against=arguments.against, soc=arguments.soc)
     print(json.dumps(verification.to_dict(), indent=2) if arguments.json else _text(verification), file=stdout)
 
@@ -125,6 +176,15 @@ def _add_verify(commands: Any) -> None:
     )
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--json", action="store_true", help="print one JSON object with the keys of `evaluate --json`")
+    texts = command.add_argument_group("texts", "at temperature 0, beside those that the model writes on this machine")
+    texts.add_argument("--generate", type=Path, metavar="MODEL", help="compare texts with this model folder's")
+    texts.add_argument("--prompt", action="append", default=[], help="what the texts go on from; may be repeated")
+    texts.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line")
+    texts.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="of each text (default 64)")
+    texts.add_argument("--ignore-eos", action="store_true", help="write on behind an end token")
+    texts.add_argument("--dtype", help="the format that the model is computed in (default: as its folder has it)")
+    texts.add_argument("--mode", help="with --dtype: weight_only (default) or dynamic")
+    texts.add_argument("--group-size", type=int, metavar="N", help="with --dtype int4")
 
 
 def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
@@ -156,11 +216,9 @@ def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    command = commands.add_parser("generate", help="write text with an artefact, in its runtime")
+    command = commands.add_parser("generate", help="write text with an artefact, in its vendor's runtime")
     command.set_defaults(run=_generate)
-    command.add_argument(
-        "artefact", type=Path, help="a .pte, or a QNN folder with a cache, that `diffulex-edge export` made of a model"
-    )
+    command.add_argument("artefact", type=Path, help="what `diffulex-edge export` made of a model's folder")
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffulex_edge._language_model import LanguageModel
+
 Logits = NDArray[np.float32]
 Forward = Callable[[NDArray[np.int64]], Logits]
 """Token ids [seq] to logits [seq, vocab]."""
@@ -66,64 +68,6 @@ class Placement:
     contexts: int
     """EPContext nodes of all models: pieces that the NPU executes as one each."""
     binary_bytes: int | None
-
-
-@dataclass(frozen=True)
-class LanguageModelFacts:
-    """What an artefact says of its model (docs/USER_GUIDE.md has the table)."""
-
-    family: str
-    vocab_size: int
-    block_length: int  #: 0: bidirectional
-    mask_token_id: int | None
-    eos_ids: list[int]
-    max_tokens: int  #: of prompt and text together
-    max_step_tokens: int  #: of one execution
-    has_cache: bool
-    logits: str  #: of which tokens: "all", "last" or "rows"
-    tokenizer_hash: str | None  #: SHA-256 of its tokenizer.json
-
-
-class LanguageModel(Protocol):
-    """A language model in its runtime, which computes one step after another and keeps what later ones need."""
-
-    @property
-    def path(self) -> Path:
-        """Of the artefact."""
-        ...
-
-    @property
-    def facts(self) -> LanguageModelFacts: ...
-
-    def step(self, tokens: NDArray[np.int64], start: int, sees: int, rows: NDArray[np.int64]) -> Logits:
-        """Logits [rows, vocab] of some of the tokens [B], which are at the positions from `start` on.
-
-        They see the positions before `sees`. `rows` are places in `tokens`. Without a cache, `start` is 0.
-        """
-        ...
-
-
-def forward_in_steps(model: LanguageModel) -> Forward:
-    """Of a model with a cache: each sequence from its beginning, in as few steps as there may be."""
-    facts = model.facts
-    if facts.logits == "last":
-        raise VerificationError(f"{model.path}: has logits of last tokens only: export it without --logits last")
-    longest = facts.max_step_tokens // max(facts.block_length, 1) * max(facts.block_length, 1)
-    limit = longest if facts.block_length == 0 else facts.max_tokens
-
-    def forward(ids: NDArray[np.int64]) -> Logits:
-        if len(ids) > limit:
-            raise VerificationError(
-                f"{model.path}: takes at most {limit} tokens, and the data has sequences of {len(ids)}: export it "
-                f"with --{'block-tokens' if len(ids) <= facts.max_tokens else 'cache'} {len(ids)}"
-            )
-        steps = [(begin, ids[begin : begin + longest]) for begin in range(0, len(ids), longest)]
-        logits = [
-            model.step(np.ascontiguousarray(part), begin, len(ids), np.arange(len(part))) for begin, part in steps
-        ]
-        return np.concatenate(logits)
-
-    return forward
 
 
 def most_tokens(path: Path, shapes: Sequence[Sequence[int]]) -> int:
@@ -194,8 +138,8 @@ class Artefact(ABC):
         """The artefact of a language model, in its runtime."""
 
     def load_language_model(self) -> LanguageModel:
-        """The artefact of a language model, for writing text with it."""
-        raise VerificationError(f"{self.path}: is {self.what}, with which no text is written")
+        """The artefact of a language model, to write text with."""
+        raise VerificationError(f"{self.path}: text is not written with {self.what}")
 
     @abstractmethod
     def load_module(self) -> tuple[str, TensorForward]:

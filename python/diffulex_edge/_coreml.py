@@ -11,21 +11,27 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffulex_edge._artefact import Artefact, Forward, Logits, Runnable, TensorForward, VerificationError
 from diffulex_edge._errors import UnsupportedError
+from diffulex_edge._language_model import LanguageModelFacts, check_rows, logits_in_steps
 
 ONLY_ON_A_MAC: Final = "Core ML itself runs only on a Mac"
 _CHUNKS_FORMAT: Final = "diffulex-edge coreml chunks"
 _COMPUTE_UNIT: Final = "com.diffulex-edge.compute_unit"
+_FACTS: Final = "com.diffulex-edge.language_model"
+_CACHE: Final = "_cache_"
+_FLOATS: Final = {65552: np.float16, 65568: np.float32}
+"""By ArrayFeatureType.ArrayDataType."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,12 @@ class CoreMLPackage(Artefact):
         return f"not executed: {ONLY_ON_A_MAC}" if has_data and not can_execute() else None
 
     def load(self) -> Runnable:
+        if can_execute() and keeps_cache(self.path):
+            return Runnable(partial(logits_in_steps, CoreMLLanguageModel(self.path)))
         return Runnable(load(self.path))
+
+    def load_language_model(self) -> CoreMLLanguageModel:
+        return CoreMLLanguageModel(self.path)
 
     def load_module(self) -> tuple[str, TensorForward]:
         raise UnsupportedError(
@@ -147,6 +158,119 @@ def load(artefact: Path) -> Forward:
     return forward
 
 
+class StepRuntime(Protocol):
+    """What executes a package that computes one step of a text, and keeps its state."""
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """The outputs by name."""
+
+
+class _FrameworkRuntime:
+    """Core ML itself."""
+
+    def __init__(self, package: Path) -> None:
+        if not can_execute():
+            raise VerificationError(f"{package}: can't be executed here: {ONLY_ON_A_MAC}")
+        coremltools = _coremltools(package)
+        description = _specification(package).description
+        unit = description.metadata.userDefined.get(_COMPUTE_UNIT, "all")
+        self._package = package
+        with _coremltools_errors(package, "Core ML can't load it"):
+            self._model = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit[unit.upper()])
+            self._state = self._model.make_state() if description.state else None
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        with _coremltools_errors(self._package, "Core ML refuses a step"):
+            found: Mapping[str, NDArray[Any]] = self._model.predict(dict(inputs), state=self._state)
+        return found
+
+
+@dataclass(frozen=True)
+class _StepPart:
+    runtime: StepRuntime
+    inputs: list[str]
+    outputs: list[str]
+
+
+class CoreMLLanguageModel:
+    """A package, or a folder of them, with a cache (`--cache TOKENS`), one step of a text at a time.
+
+    A step is filled up to one of the lengths that the packages take; `token_count` says how many of its tokens count.
+    Keys and values are the packages' states, or are kept here: [1, kv heads, tokens, dim], of which each execution
+    gives the rows of its tokens.
+
+    Errors: `VerificationError`, also for packages without a cache, and where the runtime is not on this machine.
+    """
+
+    def __init__(self, artefact: Path, runtime: Callable[[Path], StepRuntime] = _FrameworkRuntime) -> None:
+        self.path = artefact
+        packages = _packages(artefact)
+        descriptions = [_specification(package).description for package in packages]
+        described = descriptions[0].metadata.userDefined.get(_FACTS)
+        if described is None:
+            raise VerificationError(
+                f"{artefact}: keeps no keys and values from one step of a text to the next: export it with --cache"
+            )
+        try:
+            self.facts = LanguageModelFacts.read(artefact, json.loads(described))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise VerificationError(f"{artefact}: what it says of its language model can't be read: {error}") from error
+        tokens = next((feature for feature in descriptions[0].input if feature.name == "input_ids"), None)
+        if tokens is None:
+            raise VerificationError(f"{artefact}: has no input 'input_ids'")
+        self._lengths = _Lengths(tokens.type.multiArrayType).all()
+        self._caches = {
+            feature.name: np.zeros(list(array.shape), _FLOATS.get(array.dataType, np.float32))
+            for description in descriptions
+            for feature in description.input
+            if _CACHE in feature.name
+            for array in [feature.type.multiArrayType]
+        }
+        self._parts = [
+            _StepPart(
+                runtime(package), [one.name for one in description.input], [one.name for one in description.output]
+            )
+            for package, description in zip(packages, descriptions, strict=True)
+        ]
+
+    def step(self, tokens: NDArray[np.int64], start: int, sees: int, rows: NDArray[np.int64]) -> Logits:
+        """See `LanguageModel`."""
+        count = len(tokens)
+        check_rows(self.path, self.facts, count, rows)
+        length = next((length for length in self._lengths if length >= count), None)
+        if length is None or start + count > self.facts.max_tokens or sees > self.facts.max_tokens:
+            raise VerificationError(
+                f"{self.path}: takes steps of up to {self._lengths[-1]} tokens in a text of up to "
+                f"{self.facts.max_tokens}, not {count} from position {start} that see {sees}"
+            )
+        filled = np.zeros((1, length), np.int32)
+        filled[0, :count] = tokens
+        known: dict[str, NDArray[Any]] = {
+            "input_ids": filled,
+            "start_pos": np.array([start], np.int32),
+            "token_count": np.array([count], np.int32),
+            "context_len": np.array([sees], np.int32),
+            **self._caches,
+        }
+        for part in self._parts:
+            found = part.runtime.predict({name: known[name] for name in part.inputs})
+            known |= {name: found[name] for name in part.outputs}
+        for name, cache in self._caches.items():
+            kind, layer = name.split(_CACHE)
+            cache[:, :, start : start + count] = known[f"new_{kind}_{layer}"][:, :, :count]
+        logits = np.asarray(known["logits"], np.float32)[0]
+        return logits[: len(rows)] if self.facts.logits == "last" else logits[rows]
+
+
+def _names(features: Iterable[Any]) -> list[str]:
+    return [feature.name for feature in features]
+
+
+def keeps_cache(artefact: Path) -> bool:
+    """Whether it computes one step of a text at a time."""
+    return _FACTS in _specification(_packages(artefact)[0]).description.metadata.userDefined
+
+
 class _Lengths:
     """The sequence lengths that an input [1, seq] may have: one, some, or a range."""
 
@@ -160,6 +284,10 @@ class _Lengths:
             [shape.shape for shape in array.enumeratedShapes.shapes] if kind == "enumeratedShapes" else [array.shape]
         )
         self._lengths = sorted(shape[1] for shape in shapes)
+
+    def all(self) -> list[int]:
+        """Ascending; of a range, its ends."""
+        return self._lengths if self._range is None else list(self._range)
 
     def takes(self, length: int) -> bool:
         if self._range is None:

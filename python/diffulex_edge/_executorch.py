@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import (
-    Artefact,
-    LanguageModelFacts,
-    Logits,
-    Runnable,
-    TensorForward,
-    VerificationError,
-    forward_in_steps,
-    most_tokens,
-)
+from diffulex_edge._artefact import Artefact, Forward, Logits, Runnable, TensorForward, VerificationError, most_tokens
+from diffulex_edge._language_model import FACTS, LanguageModelFacts, check_rows, logits_in_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,46 +70,20 @@ class PteLanguageModel:
         self.facts = self._read_facts()
 
     def _read_facts(self) -> LanguageModelFacts:
-        names = self._method.program.method_names
-
-        def values(name: str) -> list[Any]:
-            return list(self._method.program.load_method(name).execute([])) if name in names else []
-
-        def value(name: str) -> Any:
-            found = values(name)
-            if not found:
-                raise VerificationError(
-                    f"{self.path}: has no method {name}: text is written by programs that `diffulex-edge export` made "
-                    "of a model's folder"
-                )
-            return found[0]
-
-        return LanguageModelFacts(
-            family=value("get_model_family"),
-            vocab_size=value("get_vocab_size"),
-            block_length=value("get_block_length"),
-            mask_token_id=next(iter(values("get_mask_id")), None),
-            eos_ids=values("get_eos_ids"),
-            max_tokens=value("get_max_context_len"),
-            max_step_tokens=value("get_max_seq_len"),
-            has_cache=bool(value("use_kv_cache")),
-            logits=value("get_logits_kind"),
-            tokenizer_hash=next(iter(values("get_tokenizer_hash")), None),
-        )
+        program = self._method.program
+        found: dict[str, Any] = {}
+        for name in program.method_names.intersection(FACTS):
+            values = list(program.load_method(name).execute([]))
+            found[name] = values if name == "get_eos_ids" else values[0]
+        return LanguageModelFacts.read(self.path, found)
 
     def step(self, tokens: NDArray[np.int64], start: int, sees: int, rows: NDArray[np.int64]) -> Logits:
-        """Logits [rows, vocab] of some of the tokens [B], which are at the positions from `start` on.
-
-        They see the positions before `sees`. `rows` are places in `tokens`. Without a cache, `start` is 0.
-        """
+        """See `LanguageModel`."""
         import torch
 
         wanted = torch.from_numpy(rows)
         last = len(tokens) - 1
-        if self.facts.logits == "last" and any(row != last for row in rows):
-            raise VerificationError(
-                f"{self.path}: has the logits of a step's last token only: export it without --logits last"
-            )
+        check_rows(self.path, self.facts, len(tokens), rows)
         inputs = [torch.from_numpy(tokens)[None]]
         if self.facts.has_cache:
             inputs.append(torch.tensor([start]))
@@ -149,7 +116,7 @@ class PteProgram(Artefact):
     def load(self) -> Runnable:
         method = PteMethod(self.path)
         if "use_kv_cache" in method.program.method_names and len(method.input_sizes()) > 1:
-            return Runnable(forward_in_steps(PteLanguageModel(self.path)))
+            return Runnable(self._forward_in_steps())
         limit = most_tokens(self.path, method.input_sizes())
         import torch
 
@@ -171,6 +138,9 @@ class PteProgram(Artefact):
 
     def load_language_model(self) -> PteLanguageModel:
         return PteLanguageModel(self.path)
+
+    def _forward_in_steps(self) -> Forward:
+        return partial(logits_in_steps, PteLanguageModel(self.path))
 
     def load_module(self) -> tuple[str, TensorForward]:
         method = PteMethod(self.path)

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from diffulex_edge import _core
 from diffulex_edge._errors import InvalidArgumentError
+from diffulex_edge._language_model import LanguageModel
+from diffulex_edge._runtimes import kind_of
 from diffulex_edge.quant._config import QuantizationConfig
 
 
@@ -162,18 +164,11 @@ def _write(
 
 
 class _Artefact:
-    """An artefact in its runtime, with what `_core.TextModel` has."""
+    """An artefact in its vendor's runtime, with what `_core.TextModel` has."""
 
-    def __init__(self, path: Path, tokenizer: Path | None, soc: str | None) -> None:
-        from diffulex_edge._artefact import VerificationError
-        from diffulex_edge._runtimes import kind_of
-
-        if not path.exists():
-            raise VerificationError(f"{path}: does not exist")
-        self._program = kind_of(path).open(path, soc).load_language_model()
-        facts = self._program.facts
-        if tokenizer is None:
-            tokenizer = path if path.is_dir() and (path / "tokenizer.json").is_file() else path.parent
+    def __init__(self, program: LanguageModel, tokenizer: Path) -> None:
+        self._program = program
+        path, facts = program.path, program.facts
         self.family, self.block_length, self.vocab_size = facts.family, facts.block_length, facts.vocab_size
         self.max_tokens, self.eos_ids = facts.max_tokens, facts.eos_ids
         self.weight_bytes = 0
@@ -245,27 +240,27 @@ class DiffusionEngine:
         return cls(model, threads)
 
     @classmethod
-    def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:
-        """`from_artefact`, for a .pte."""
-        return cls.from_artefact(artefact, tokenizer)
-
-    @classmethod
     def from_artefact(
-        cls,
-        artefact: str | PathLike[str],
-        tokenizer: str | PathLike[str] | None = None,
-        *,
-        soc: str | None = None,
+        cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None, *, soc: str | None = None
     ) -> DiffusionEngine:
         """From what `diffulex-edge export` made of a model's folder; it is executed in its vendor's runtime.
 
-        A .pte is executed in ExecuTorch (the Python package `executorch`): with a cache (`--cache TOKENS`) it computes
-        steps, without one the whole text in each pass. A QNN folder has a cache, and is executed by ONNX Runtime: the
-        context binary of `soc` (the first one without it) in Qualcomm's emulator (`onnxruntime-qnn`), or on the CPU
-        where it has none. `tokenizer`: the folder of tokenizer.json and chat template (default: the artefact's). One
-        text at a time: there is one cache. Errors: `VerificationError`, and those of the library.
+        That is ExecuTorch for a .pte, Core ML for packages (on a Mac), ONNX Runtime with Qualcomm's emulator for a QNN
+        folder (`soc`: of which chip; default: the first). With a cache (`--cache TOKENS`) it computes steps, without
+        one the whole text in each pass. `tokenizer`: the folder of tokenizer.json and chat template (default: the
+        artefact's). One text at a time: the artefact has one cache. Needs the runtime's Python package. Errors:
+        `VerificationError`, and those of the library.
         """
-        return cls(_Artefact(Path(artefact), None if tokenizer is None else Path(tokenizer), soc))
+        path = Path(artefact)
+        program = kind_of(path).open(path, soc).load_language_model()
+        if tokenizer is None:
+            tokenizer = path if (path / "tokenizer.json").is_file() else path.parent
+        return cls(_Artefact(program, Path(tokenizer)))
+
+    @classmethod
+    def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:
+        """`from_artefact`, of a .pte that ExecuTorch executes."""
+        return cls.from_artefact(artefact, tokenizer)
 
     family = property(lambda self: self._model.family, doc='"llada", "dream", "sdar", ...')
     block_length = property(lambda self: self._model.block_length, doc="0 for bidirectional models.")

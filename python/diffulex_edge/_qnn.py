@@ -28,16 +28,10 @@ from diffulex_edge._artefact import (
     Runnable,
     TensorForward,
     VerificationError,
-    forward_in_steps,
     most_tokens,
 )
-from diffulex_edge._qnn_steps import (
-    CacheTensor,
-    QnnLanguageModel,
-    StepModel,
-    read_cache,
-    read_facts,
-)
+from diffulex_edge._language_model import LanguageModelFacts, logits_in_steps
+from diffulex_edge._qnn_steps import CacheTensor, QnnLanguageModel, StepModel, read_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,7 +178,7 @@ class QnnFolder(Artefact):
                 for each in manifest["contexts"]
             ]
             self._cache = read_cache(manifest)
-            self._facts = None if self._cache is None else read_facts(manifest)
+            self._facts = None if self._cache is None else LanguageModelFacts.read(path, manifest["language_model"])
             sizes = [0] if self._cache is None else self._cache.sizes
             if not sizes or {model.step_tokens for model in self._models} != set(sizes):
                 raise VerificationError(f"{path}: its models are not those of its sizes of a step")
@@ -288,11 +282,11 @@ class QnnFolder(Artefact):
         runtime = self._runtime()
         cpu_steps = [self._cpu_step(runtime, model) for model in self._models]
         if self._cache is not None:
-            on_cpu = forward_in_steps(self._language_model(cpu_steps))
+            on_cpu = partial(logits_in_steps, self._language_model(cpu_steps))
             if self._soc is None:
                 return Runnable(on_cpu, execution=self._execution(runtime))
             device = self._language_model(self._device_steps(runtime, cpu_steps))
-            return Runnable(forward_in_steps(device), on_cpu, self._execution(runtime))
+            return Runnable(partial(logits_in_steps, device), on_cpu, self._execution(runtime))
         if self._soc is None:
             return Runnable(partial(_run_tokens, cpu_steps), execution=self._execution(runtime))
         steps = self._device_steps(runtime, cpu_steps)

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffulex_edge._artefact import LanguageModelFacts, Logits, VerificationError
+from diffulex_edge._artefact import Logits, VerificationError
+from diffulex_edge._language_model import LanguageModelFacts
 
 _POSITIONS: Final = "positions"
 _MASK: Final = "attention_mask"
@@ -68,23 +69,6 @@ def read_cache(manifest: Mapping[str, Any]) -> StepCache | None:
     )
 
 
-def read_facts(manifest: Mapping[str, Any]) -> LanguageModelFacts:
-    """What the manifest says of the language model; KeyError where that is not all."""
-    model = manifest["language_model"]
-    return LanguageModelFacts(
-        family=str(model["model_family"]),
-        vocab_size=int(model["vocab_size"]),
-        block_length=int(model["block_length"]),
-        mask_token_id=model.get("mask_id"),
-        eos_ids=list(map(int, model.get("eos_ids", []))),
-        max_tokens=int(model["max_context_len"]),
-        max_step_tokens=int(model["max_seq_len"]),
-        has_cache=True,
-        logits="all",
-        tokenizer_hash=model.get("tokenizer_hash"),
-    )
-
-
 class QnnLanguageModel:
     """A folder that `diffulex-edge export --backend qnn --cache TOKENS` wrote, with its loaded models.
 
@@ -106,10 +90,7 @@ class QnnLanguageModel:
                 self._past[tensor.past] = np.zeros(shape, dtype)
 
     def step(self, tokens: NDArray[np.int64], start: int, sees: int, rows: NDArray[np.int64]) -> Logits:
-        """Logits [rows, vocab] of some of the tokens [B], which are at the positions from `start` on.
-
-        They see the positions before `sees`. `rows` are places in `tokens`.
-        """
+        """See `LanguageModel`."""
         count = len(tokens)
         size = next((size for size in self._cache.sizes if size >= count), None)
         if size is None or start < 0 or start + count > self._cache.tokens:

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <sstream>
 #include <string>
 
 #include "diffulex_edge/error.h"
@@ -15,10 +14,9 @@ constexpr std::int64_t kUsualStepTokens = 128;
 constexpr std::int64_t kUsualPromptTokens = 64;
 constexpr std::int64_t kUsualBlockTokens = 32;
 
-std::vector<std::int64_t> read_sizes(const std::string& list) {
+std::vector<std::int64_t> read_sizes(const std::vector<std::string>& texts) {
   std::vector<std::int64_t> sizes;
-  std::istringstream words(list);
-  for (std::string text; std::getline(words, text, ',');) {
+  for (const std::string& text : texts) {
     std::int64_t size = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
     if (error != std::errc() || end != text.data() + text.size() || size < 1) {
@@ -46,11 +44,12 @@ std::vector<std::int64_t> usual_sizes(StepSizes kind, std::int64_t tokens, std::
 }
 
 std::vector<std::int64_t> given_sizes(const OptionValues& options, StepSizes kind) {
-  if (kind == StepSizes::kFixed) {
-    return read_sizes(options.text("block_tokens"));
+  std::vector<std::int64_t> sizes = read_sizes(options.list("block_tokens"));
+  if (kind == StepSizes::kUpTo && sizes.size() > 1) {
+    throw Error(ErrorCode::kInvalidArgument, "block tokens", "a step has any number of tokens up to one",
+                "give only the largest");
   }
-  const std::int64_t most = options.count("block_tokens");
-  return most == 0 ? std::vector<std::int64_t>() : std::vector{most};
+  return sizes;
 }
 
 }  // namespace
@@ -67,17 +66,12 @@ BackendOption cache_option() {
 }
 
 BackendOption block_tokens_option(StepSizes sizes) {
-  if (sizes == StepSizes::kUpTo) {
-    return {.name = "block_tokens",
-            .type = BackendOption::Type::kCount,
-            .help = "With --cache: the most tokens of one step (0: 128, or all of a bidirectional model's)",
-            .default_value = "0"};
-  }
   return {.name = "block_tokens",
-          .type = BackendOption::Type::kText,
-          .help =
-              "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's block "
-              "and 64; 32 and all of a bidirectional model's)"};
+          .type = BackendOption::Type::kList,
+          .help = sizes == StepSizes::kUpTo
+                      ? "With --cache: the most tokens of one step (default 128, or all of a bidirectional model's)"
+                      : "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's "
+                        "block and 64; 32 and all of a bidirectional model's)"};
 }
 
 std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model) {

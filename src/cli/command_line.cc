@@ -142,9 +142,12 @@ int parse_and_run(int argc, char** argv) {
 int run_command_line(int argc, char** argv) {
   try {
     return parse_and_run(argc, argv);
-  } catch (...) {
+  } catch (const std::bad_alloc&) {
     print_message("diffulex-edge: error: out of memory\n");
     return exit_code(ErrorCode::kOutOfMemory);
+  } catch (const std::exception& error) {
+    print_message(fmt::format("diffulex-edge: error: internal error: {} (please report this)\n", error.what()));
+    return exit_code(ErrorCode::kInternal);
   }
 }
 

@@ -39,10 +39,12 @@ def _compare_types(program: Program, built: BuiltProgram) -> None:
         # The same operations in the same order; before them, coremltools puts a const for each value given in place.
         inferred = iter(built.functions[name].operations)
         for operation in function.operations:
+            if operation.type == "write_state":  # coremltools joins it to the read behind it
+                continue
             outputs = [output.name for output in operation.outputs]
+            names = (operation.type, "coreml_update_state") if operation.type == "read_state" else (operation.type,)
             found = next(
-                (one for one in inferred if one.op_type == operation.type and [v.name for v in one.outputs] == outputs),
-                None,
+                (one for one in inferred if one.op_type in names and [v.name for v in one.outputs] == outputs), None
             )
             if found is None:
                 raise ValueError(f"coremltools has no {operation.type} {', '.join(outputs)}")

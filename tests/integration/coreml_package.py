@@ -125,6 +125,14 @@ def read_type(spelled: MIL_pb2.ValueType) -> TensorType:
     return TensorType(name, tuple(shape))
 
 
+def read_state_type(spelled: MIL_pb2.ValueType) -> TensorType:
+    """The type of what a state holds: float16, of fixed sizes, as the framework has it."""
+    held = read_type(spelled.stateType.wrappedType)
+    if held.dtype != "fp16" or None in held.shape:
+        raise ValueError(f"a state holds {held}")
+    return held
+
+
 def unpack_bits(packed: bytes, bits: int, count: int, signed: bool) -> NDArray[Any]:
     """`count` integers of `bits` bits each, the first in the lowest bits; bits left over in the last byte are zero."""
     if len(packed) != -(-count * bits // 8):
@@ -269,12 +277,23 @@ def read_feature(description: Model_pb2.FeatureDescription) -> Feature:
     """A feature from its description, which has to be an array."""
     if description.type.WhichOneof("Type") != "multiArrayType":
         raise ValueError(f"{description.name} is {description.type.WhichOneof('Type')}, not multiArrayType")
-    array = description.type.multiArrayType
+    return _read_array(description.name, description.type.multiArrayType)
+
+
+def read_state(description: Model_pb2.FeatureDescription) -> TensorType:
+    """What a state holds, from its description."""
+    if description.type.WhichOneof("Type") != "stateType":
+        raise ValueError(f"{description.name} is {description.type.WhichOneof('Type')}, not stateType")
+    held = _read_array(description.name, description.type.stateType.arrayType)
+    return TensorType(held.dtype, held.shape)
+
+
+def _read_array(name: str, array: FeatureTypes_pb2.ArrayFeatureType) -> Feature:
     kind = FeatureTypes_pb2.ArrayFeatureType.ArrayDataType.Name(array.dataType)
     if kind not in _FEATURE_TYPES:
-        raise ValueError(f"{description.name} has elements of type {kind}")
+        raise ValueError(f"{name} has elements of type {kind}")
     feature = Feature(
-        description.name,
+        name,
         _FEATURE_TYPES[kind],
         tuple(array.shape),
         tuple(tuple(option.shape) for option in array.enumeratedShapes.shapes),
@@ -299,6 +318,8 @@ class Function:
     inputs: dict[str, Feature]
     outputs: dict[str, Feature]
     input_types: dict[str, TensorType]
+    states: dict[str, TensorType]
+    """By the names that `read_state` and `write_state` take."""
     operations: tuple[MIL_pb2.Operation, ...]
 
 
@@ -331,16 +352,19 @@ class Program:
             name,
             {entry.name: read_feature(entry) for entry in description.input},
             {entry.name: read_feature(entry) for entry in description.output},
-            {entry.name: read_type(entry.type) for entry in function.inputs},
+            {entry.name: read_type(entry.type) for entry in function.inputs if not _is_state(entry.type)},
+            {entry.name: read_state_type(entry.type) for entry in function.inputs if _is_state(entry.type)},
             tuple(block.operations),
         )
+        if read.states != {entry.name: read_state(entry) for entry in description.state}:
+            raise ValueError(f"function {name}: other states than those described")
         self._check_interface(read, list(block.outputs), self._check_operations(read))
         return read
 
     def _check_operations(self, function: Function) -> dict[str, TensorType]:
         """Every name is one, and defined once, before it is used; the type of each."""
         types = dict(function.input_types)
-        for name in types:
+        for name in (*types, *function.states):
             _check_name(name)
         for operation in function.operations:
             place = f"{operation.type} {', '.join(output.name for output in operation.outputs)}"
@@ -348,8 +372,9 @@ class Program:
                 raise ValueError(f"{place}: blocks inside of operations are not read")
             bindings = [binding for argument in operation.inputs.values() for binding in argument.arguments]
             for binding in bindings:
-                if binding.WhichOneof("binding") == "name" and binding.name not in types:
+                if binding.WhichOneof("binding") == "name" and binding.name not in types | function.states:
                     raise ValueError(f"{place}: {binding.name} is not defined before it")
+            self._check_states(function, operation)
             values = [binding.value for binding in bindings if binding.WhichOneof("binding") == "value"]
             for value in (*values, *operation.attributes.values()):
                 self._check_constant(value)
@@ -359,6 +384,17 @@ class Program:
                     raise ValueError(f"{place}: {output.name} is defined twice")
                 types[output.name] = read_type(output.type)
         return types
+
+    @staticmethod
+    def _check_states(function: Function, operation: MIL_pb2.Operation) -> None:
+        """States go nowhere but to the two operators that are for them, from specification 9 on."""
+        for parameter, argument in operation.inputs.items():
+            takes_state = (operation.type, parameter) in (("read_state", "input"), ("write_state", "input"))
+            for binding in argument.arguments:
+                if (binding.name in function.states) != takes_state:
+                    raise ValueError(f"{operation.type}: {binding.name} is no {parameter} of it")
+        if len(operation.outputs) != (0 if operation.type == "write_state" else 1) and operation.type != "split":
+            raise ValueError(f"{operation.type}: {len(operation.outputs)} outputs")
 
     @staticmethod
     def _check_interface(function: Function, outputs: list[str], types: dict[str, TensorType]) -> None:
@@ -404,6 +440,10 @@ class Program:
         if limits and not all(limits.min <= number <= limits.max for number in values):
             raise ValueError(f"a number is beyond {wanted}")
         return np.array(list(values), kind.holder).reshape(wanted.shape)
+
+
+def _is_state(spelled: MIL_pb2.ValueType) -> bool:
+    return bool(spelled.WhichOneof("type") == "stateType")
 
 
 def _check_name(name: str) -> None:

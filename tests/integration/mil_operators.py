@@ -323,6 +323,30 @@ def _split(
     return x.chunk(int(num_splits), int(axis))
 
 
+@operator("slice_update")
+def _slice_update(
+    x: Tensor,
+    update: Tensor,
+    begin: Tensor,
+    end: Tensor,
+    begin_mask: Tensor | None = None,
+    end_mask: Tensor | None = None,
+) -> Tensor:
+    """x with x[begin:end] replaced; a mask leaves out the bound. Nothing may lie outside of x."""
+    ranges = []
+    for axis, (first, last) in enumerate(zip(_integers(begin), _integers(end), strict=True)):
+        first = 0 if begin_mask is not None and begin_mask[axis] else first
+        last = x.shape[axis] if end_mask is not None and end_mask[axis] else last
+        if not 0 <= first < last <= x.shape[axis]:
+            raise ValueError(f"slice_update of {first} to {last} of {x.shape[axis]}")
+        ranges.append(slice(first, last))
+    result = x.clone()
+    if result[tuple(ranges)].shape != update.shape or update.dtype != x.dtype:
+        raise ValueError(f"slice_update of {list(result[tuple(ranges)].shape)} by {list(update.shape)}")
+    result[tuple(ranges)] = update
+    return result
+
+
 @operator("concat")
 def _concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor | bool = False) -> Tensor:
     """Scalars become a vector."""

@@ -204,3 +204,32 @@ def test_executorchs_own_runner_writes_it_too(logits: str, dtype: str, tmp_path:
     words = [sys.executable, "-c", RUNNER, tmp_path / "model.pte", model / "tokenizer.json", prompt, "40"]
     written = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert json.loads(written.splitlines()[-1]) == expected["text"]
+
+
+def test_verify_compares_texts_with_the_model(tmp_path: Path) -> None:
+    export(tiny_sdar(), tmp_path / "int4.pte", "--dtype", "int4", "--group-size", 32, *CACHE)
+    (tmp_path / "prompts.txt").write_text("In the beginning\n\nAnd it came to pass\n")
+    words = ("--generate", tiny_sdar(), "--prompt", "The sword", "--prompts", tmp_path / "prompts.txt")
+    line = [sys.executable, "-m", "diffulex_edge", "verify", tmp_path / "int4.pte", *words, "--max-new-tokens", "32"]
+
+    def report(*more: str) -> dict[str, Any]:
+        found = subprocess.run([*map(str, line), *more, "--json"], capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        return dict(json.loads(found.stdout))
+
+    same = report("--dtype", "int4", "--group-size", "32", "--mode", "dynamic")
+    assert [one["prompt"] for one in same["prompts"]] == ["The sword", "In the beginning", "And it came to pass"]
+    assert (same["agreement"], same["equal_texts"]) == (1.0, 3)
+    other = report()
+    assert other["agreement"] < 1
+    assert other["equal_texts"] < 3
+    different = next(one for one in other["prompts"] if one["first_difference"] is not None)
+    place = different["first_difference"]
+    assert different["tokens"][:place] == different["reference_tokens"][:place]
+    assert different["tokens"][place] != different["reference_tokens"][place]
+    text = subprocess.run([*map(str, line)], capture_output=True, text=True, check=True).stdout
+    assert f"{other['equal_texts']} of 3 texts are equal" in text
+    assert repr(different["text"]) in text
+    none = subprocess.run([*map(str, line[:7])], capture_output=True, text=True, check=False)
+    assert none.returncode == USAGE_ERROR
+    assert "prompts" in none.stderr

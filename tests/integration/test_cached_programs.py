@@ -239,7 +239,8 @@ def test_text_is_that_of_the_engine(options: tuple[object, ...], prompt: str, tm
         (("--logits", "last"), USAGE_ERROR, ("cache", "--cache TOKENS")),
         (("--cache-dtype", "fp32"), USAGE_ERROR, ("cache", "--cache TOKENS")),
         (("--cache", 64, "--cache-dtype", "int8"), USAGE_ERROR, ("cache", "int8", "fp16")),
-        (("--cache", 64, "--backend", "coreml"), USAGE_ERROR, ("--cache",)),
+        (("--cache", 64, "--block-tokens", "4,8"), USAGE_ERROR, ("block tokens", "only the largest")),
+        (("--cache", 64, "--cache-dtype", "fp32", "--backend", "coreml"), USAGE_ERROR, ("--cache-dtype", "XNNPACK")),
     ],
 )
 def test_bad_options(

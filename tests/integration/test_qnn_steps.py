@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from simulation import simulated_logits
 
 from diffulex_edge import DiffusionEngine, UnsupportedError, VerificationError, verify
-from diffulex_edge._artefact import forward_in_steps
+from diffulex_edge._language_model import logits_in_steps
 from diffulex_edge._qnn import QnnFolder
 from diffulex_edge._qnn_steps import QnnLanguageModel
 from diffulex_edge.quant import QuantizationConfig
@@ -73,7 +73,7 @@ def test_logits_and_tokens_are_those_of_the_engine(family: str, checkpoint: Make
     artefact = export_steps(model, tmp_path / "m", family)
     artefact.check()
     ids = random_ids(100, 1001)
-    logits = forward_in_steps(language_model(tmp_path / "m"))(ids.reshape(-1).numpy())
+    logits = logits_in_steps(language_model(tmp_path / "m"), ids.reshape(-1).numpy())
     expected = Reference(model).logits(ids)[0]
     assert compare(torch.from_numpy(logits), expected)["max_abs"] < 1e-3 * expected.abs().max().item()
     steps = DiffusionEngine.from_artefact(tmp_path / "m", model)
@@ -106,7 +106,7 @@ def test_the_sizes_of_steps_change_nothing(
     found = torch.from_numpy(np.concatenate(logits))
     expected = Reference(checkpoint("sdar")).logits(torch.from_numpy(ids)[None])[0]
     assert compare(found, expected)["cosine"] > cosine
-    whole = forward_in_steps(language_model(tmp_path / "m"))(ids)
+    whole = logits_in_steps(language_model(tmp_path / "m"), ids)
     assert compare(found, torch.from_numpy(whole))["cosine"] > 0.9999
     halves = artefact.manifest["cache"]["dtype"] == "float16"
     assert halves == ("fp16" in options)
@@ -128,7 +128,7 @@ def test_pieces_keep_their_own_layers(dtype: str, checkpoint: MakeCheckpoint, tm
     export_steps(checkpoint("qwen3"), tmp_path / "whole", "qwen3", *options)
     export_steps(checkpoint("qwen3"), tmp_path / "m", "qwen3", *options, "--shards", 2, "--embedding-on", "host")
     ids = random_ids(50, 1001).reshape(-1).numpy()
-    whole, pieces = (forward_in_steps(language_model(tmp_path / name))(ids) for name in ("whole", "m"))
+    whole, pieces = (logits_in_steps(language_model(tmp_path / name), ids) for name in ("whole", "m"))
     np.testing.assert_allclose(pieces, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -168,7 +168,7 @@ def test_the_emulator_writes_what_the_simulation_does(
     cache = QnnArtefact(tmp_path / "m").manifest["cache"]
     assert cache["dtype"] == ("uint8" if "cache" in name else "uint16")
     ids = random_ids(40, 1001)
-    logits = forward_in_steps(language_model(tmp_path / "m"))(ids.reshape(-1).numpy())
+    logits = logits_in_steps(language_model(tmp_path / "m"), ids.reshape(-1).numpy())
     simulated = simulated_logits(model, ids, tmp_path, "--backend", "qnn", *options)
     assert compare(torch.from_numpy(logits), simulated)["cosine"] > 0.999
     steps = DiffusionEngine.from_artefact(tmp_path / "m", model, soc="sm8650")
@@ -257,7 +257,7 @@ def test_the_command_writes_text(tmp_path: Path) -> None:
     assert report["cache"] == {"tokens": 128, "dtype": "fp32", "bytes": 6 * 2 * 2 * 64 * 128 * 4}
     manifest = json.loads((tmp_path / "m/manifest.json").read_text())
     assert manifest["cache"]["block_tokens"] == [4, 64]
-    assert manifest["language_model"]["mask_id"] == 1
+    assert manifest["language_model"]["get_mask_id"] == 1
     expected = run_json("generate", tiny_sdar(), *prompt)
     written = command("generate", tmp_path / "m", "--tokenizer", tiny_sdar(), *prompt)
     assert written.returncode == 0, written.stderr

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backends/background_hash.h"
+#include "backends/cache_plan.h"
 #include "backends/coreml/description.h"
 #include "backends/coreml/lowering.h"
 #include "backends/coreml/options.h"
@@ -57,7 +58,16 @@ bool has_sequence(const Graph& graph) {
   return std::ranges::any_of(graph.nodes(), [](const Node& node) { return coreml::has_sequence(node.shape); });
 }
 
-InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
+InputLengths choose_lengths(const BackendConfig& config, const Model& model, const std::optional<CachePlan>& cache) {
+  if (cache) {
+    if (config.input_lengths) {
+      throw Error(ErrorCode::kInvalidArgument, "sequence length", "is that of a step in a model with a cache",
+                  "give --block-tokens instead");
+    }
+    const bool is_one = cache->block_sizes.size() == 1;
+    return {.kind = is_one ? InputLengths::Kind::kFixed : InputLengths::Kind::kEnumerated,
+            .lengths = cache->block_sizes};
+  }
   if (config.input_lengths && !has_sequence(model.graph)) {
     throw Error(ErrorCode::kInvalidArgument, "sequence length", "every shape of this model is fixed",
                 "leave out the lengths");
@@ -70,7 +80,7 @@ InputLengths choose_lengths(const BackendConfig& config, const Model& model) {
 }
 
 std::string describe_options(const BackendConfig& config, const coreml::Options& options, coreml::MilDtype arithmetic,
-                             const InputLengths& lengths, const Model& model) {
+                             const InputLengths& lengths, const std::optional<CachePlan>& cache, const Model& model) {
   std::string text = describe_quantization(model, config.quant_config);
   if (has_palettes(config.quant_config)) {
     text += ", palette_group=" + std::to_string(config.quant_config.palette_group);
@@ -78,6 +88,11 @@ std::string describe_options(const BackendConfig& config, const coreml::Options&
   text += arithmetic == coreml::MilDtype::kFloat16 ? ", arithmetic=fp16" : ", arithmetic=fp32";
   text += ", target=" + std::string(options.target->name);
   text += has_sequence(model.graph) ? ", lengths=" + to_string(lengths) : ", lengths=fixed";
+  if (cache) {
+    text += ", cache=" + std::to_string(cache->tokens);
+    text += options.cache_storage == coreml::CacheStorage::kState ? " in states" : " in inputs";
+    text += ", logits=" + std::string(kLogitsNames[static_cast<std::size_t>(cache->logits)]);
+  }
   return text;
 }
 
@@ -93,33 +108,38 @@ class CoreMLExport {
       : model_(model),
         options_(coreml::parse_options(config)),
         arithmetic_(choose_arithmetic(config)),
-        lengths_(choose_lengths(config, model)),
+        cache_(read_cache_plan(OptionValues(coreml::description(), config.backend_options), StepSizes::kFixed, model)),
+        lengths_(choose_lengths(config, model, cache_)),
         quantization_(quantize_model(model, config.quant_config, findings, target)),
-        positions_(model.graph, model.seq_len),
+        graph_(cache_ ? with_longest_sequence(model.graph, cache_->block_tokens) : model.graph),
+        positions_(cache_ ? PositionValues(with_longest_sequence(graph_, cache_->tokens), cache_->tokens)
+                          : PositionValues(graph_, model.seq_len)),
         distinct_(*model.checkpoint),
         settings_({.target = options_.target,
                    .fixed_length = lengths_.kind == InputLengths::Kind::kFixed,
                    .weights = {.arithmetic = arithmetic_,
                                .saturate_fp16 = config.quant_config.saturate_fp16,
-                               .has_sub_bytes = options_.target->release >= coreml::kBlockwiseRelease}}),
+                               .has_sub_bytes = options_.target->release >= coreml::kBlockwiseRelease},
+                   .cache = cache_,
+                   .cache_storage = options_.cache_storage}),
         notes_({.description = "diffulex-edge " + model.config.family,
-                .user_defined = {
-                    {"com.diffulex-edge.version", std::string(version())},
-                    {"com.diffulex-edge.options", describe_options(config, options_, arithmetic_, lengths_, model)},
-                    {"com.diffulex-edge.compute_unit", options_.compute_unit},
-                    {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
+                .user_defined = {{"com.diffulex-edge.version", std::string(version())},
+                                 {"com.diffulex-edge.options",
+                                  describe_options(config, options_, arithmetic_, lengths_, cache_, model)},
+                                 {"com.diffulex-edge.compute_unit", options_.compute_unit},
+                                 {"com.diffulex-edge.source_sha256", std::string(kHashDigits, '0')}}}) {
     check(config);
     if (options_.chunk_size) {
       lower_in_parts(*options_.chunk_size);
     } else {
-      parts_.push_back(lower_part(whole(model.graph), 0));
+      parts_.push_back(lower_part(whole(graph_), 0));
     }
     check_enumerated();
-    if (options_.as_pte) {
-      facts_of_pte_ = executorch::language_model_methods(
-          model, {.step_tokens = model.seq_len,
-                  .context_tokens = model.seq_len,
-                  .takes_fewer_tokens = lengths_.kind != InputLengths::Kind::kFixed});
+    if (options_.as_pte || cache_) {
+      facts_ = executorch::language_model_methods(model, program_inputs());
+    }
+    if (cache_) {
+      notes_.user_defined["com.diffulex-edge.language_model"] = executorch::methods_as_json(facts_.methods);
     }
   }
 
@@ -134,6 +154,10 @@ class CoreMLExport {
     metadata.method = options_.as_pte ? "forward" : "main";
     metadata.activation_dtype = arithmetic_ == coreml::MilDtype::kFloat16 ? "fp16" : "fp32";
     metadata.file_bytes = total_bytes();
+    if (cache_) {
+      metadata.seq_len = cache_->block_tokens;
+      metadata.cache = ArtefactCache{.tokens = cache_->tokens, .dtype = cache_dtype(), .bytes = cache_bytes()};
+    }
     return metadata;
   }
 
@@ -166,6 +190,14 @@ class CoreMLExport {
     if (options_.palette && std::ranges::none_of(quantization_.plan.layers, has_table)) {
       throw Error(ErrorCode::kInvalidArgument, "palette", "no layer is INT4", "add --dtype int4");
     }
+    if (cache_ && options_.as_pte && options_.cache_storage == coreml::CacheStorage::kInputs) {
+      throw Error(ErrorCode::kUnsupported, "container pte", "keeps its cache in the model's state",
+                  "leave out --cache-storage inputs, and raise --minimum-deployment-target to iOS18");
+    }
+    if (cache_ && is_pipeline()) {
+      throw Error(ErrorCode::kUnsupported, "cache", "a pipeline keeps no states and passes on no caches",
+                  "add --chunks packages, and run the parts one after the other");
+    }
   }
 
   // Older frameworks take only one such input.
@@ -192,12 +224,12 @@ class CoreMLExport {
   std::unique_ptr<LoweredPart> lower_part(const GraphPart& part, std::size_t index) {
     coreml::LoweringSettings settings = settings_;
     settings.weights.file = "@model_path/weights/" + weight_file(index);
-    return coreml::lower(model_, quantization_.plan, positions_, part, distinct_, settings);
+    return coreml::lower(graph_, *model_.checkpoint, quantization_.plan, positions_, part, distinct_, settings);
   }
 
   // As many layers into each part as its weight file may hold.
   void lower_in_parts(std::int64_t limit) {
-    const std::vector<GraphPart> layers = layers_of(model_.graph);
+    const std::vector<GraphPart> layers = layers_of(graph_);
     std::optional<GraphPart> open;
     std::unique_ptr<LoweredPart> lowered;
     for (const GraphPart& layer : layers) {
@@ -237,7 +269,7 @@ class CoreMLExport {
     for (const auto& part : parts_) {
       warnings.insert(warnings.end(), part->warnings.begin(), part->warnings.end());
     }
-    warnings.insert(warnings.end(), facts_of_pte_.warnings.begin(), facts_of_pte_.warnings.end());
+    warnings.insert(warnings.end(), facts_.warnings.begin(), facts_.warnings.end());
     const bool blocks = std::ranges::any_of(parts_, [](const auto& part) {
       return std::ranges::any_of(part->layers, [](const StoredLayer& layer) { return layer.kernel.ends_with("int4"); });
     });
@@ -276,7 +308,35 @@ class CoreMLExport {
     return coreml::PteContainer(
         {{coreml::kManifestFile, coreml::package_manifest(message)}, {coreml::kModelFile, message}},
         std::string(coreml::kWeightsFolder) + "/" + weight_file(0), part.weights.file_bytes(), part.function,
-        input_dtypes(), *options_.target, options_.compute_unit, facts_of_pte_.methods);
+        input_dtypes(), *options_.target, options_.compute_unit, facts_.methods);
+  }
+
+  executorch::ProgramInputs program_inputs() const {
+    executorch::ProgramInputs inputs{.step_tokens = model_.seq_len,
+                                     .context_tokens = model_.seq_len,
+                                     .takes_fewer_tokens = lengths_.kind != InputLengths::Kind::kFixed};
+    if (cache_) {
+      inputs.step_tokens = cache_->block_tokens;
+      inputs.context_tokens = cache_->tokens;
+      inputs.takes_fewer_tokens = false;  // the caller fills a step up
+      inputs.cache = cache_kind(*cache_);
+      inputs.logits = kLogitsNames[static_cast<std::size_t>(cache_->logits)];
+    }
+    return inputs;
+  }
+
+  std::string cache_dtype() const {
+    const bool is_half =
+        options_.cache_storage == coreml::CacheStorage::kState || arithmetic_ == coreml::MilDtype::kFloat16;
+    return is_half ? "fp16" : "fp32";
+  }
+
+  std::int64_t cache_bytes() const {
+    std::int64_t bytes = 0;
+    for (const auto& part : parts_) {
+      bytes += part->cache_bytes;
+    }
+    return bytes;
   }
 
   std::vector<DType> input_dtypes() const {
@@ -286,6 +346,7 @@ class CoreMLExport {
         dtypes.push_back(node.dtype);
       }
     }
+    dtypes.resize(parts_.front()->function.inputs().size(), DType::kI64);  // where a step begins, and the like
     return dtypes;
   }
 
@@ -363,14 +424,16 @@ class CoreMLExport {
   const Model& model_;
   coreml::Options options_;
   coreml::MilDtype arithmetic_;
+  std::optional<CachePlan> cache_;
   InputLengths lengths_;
   QuantizationResult quantization_;
+  Graph graph_;  // what is lowered: of one step, where there is a cache
   PositionValues positions_;
   DistinctTensors distinct_;
   coreml::LoweringSettings settings_;
   coreml::ModelNotes notes_;
   std::vector<std::unique_ptr<LoweredPart>> parts_;
-  executorch::LanguageModelMethods facts_of_pte_;
+  executorch::LanguageModelMethods facts_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "backends/cache_plan.h"
 #include "backends/coreml/options.h"
 #include "backends/coreml/package.h"
 #include "backends/coreml/package_reader.h"
@@ -68,7 +69,19 @@ std::vector<BackendOption> options() {
           {.name = "container",
            .type = Type::kChoice,
            .default_value = "mlpackage",
-           .choices = {{"mlpackage"}, {"pte", "for ExecuTorch's Core ML delegate"}}}};
+           .choices = {{"mlpackage"}, {"pte", "for ExecuTorch's Core ML delegate"}}},
+          cache_option(),
+          block_tokens_option(StepSizes::kFixed),
+          {.name = "cache_storage",
+           .type = Type::kChoice,
+           .default_value = "auto",
+           .choices = {{"auto", "with --cache: a state from iOS18 on, inputs before"},
+                       {"state", "the model keeps keys and values"},
+                       {"inputs", "the caller keeps them, and writes the new ones that each step gives"}}},
+          {.name = "logits",
+           .type = Type::kChoice,
+           .default_value = "all",
+           .choices = {{"all"}, {"last", "with --cache: of a step's last token"}}}};
 }
 
 ArtefactReader package_artefact() {

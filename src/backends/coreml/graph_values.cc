@@ -1,6 +1,7 @@
 #include "backends/coreml/graph_values.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "diffulex_edge/error.h"
@@ -54,7 +55,13 @@ GraphValues::GraphValues(const Graph& graph, const PositionValues& positions, co
       result_(result),
       of_inputs_(values_of_inputs(graph_)),
       needed_(needed_values(graph_)),
-      mapped_(graph_.nodes().size()) {}
+      mapped_(graph_.nodes().size()) {
+  if (settings.cache) {
+    MilOperations& operations = *this;
+    step_.emplace(operations, *settings.cache, [this] { return length(); }, [this] { return token_indices(); });
+    step_->take_names();
+  }
+}
 
 void GraphValues::make_part() {
   take_feature_names();
@@ -155,8 +162,46 @@ void GraphValues::note_length_source(Id input) {
   }
 }
 
+Shape GraphValues::stored_shape(Shape shape) const {
+  if (settings_.cache) {
+    for (Dim& dim : shape) {
+      dim.value = dim.is_sequence ? settings_.cache->tokens : dim.value;
+    }
+  }
+  return shape;
+}
+
+Id GraphValues::rows_of_step(Id table, const Shape& full) {
+  const auto sequence = std::ranges::find_if(full, &Dim::is_sequence);
+  if (sequence == full.end()) {
+    return table;
+  }
+  const Id rows = step_->table_rows();
+  MilType type = function().type(table);
+  const auto axis = static_cast<std::size_t>(sequence - full.begin());
+  type.shape[axis] = shape(rows).front();
+  return function().add(
+      "gather", {{"x", {table}}, {"indices", {rows}}, {"axis", {integer(static_cast<std::int32_t>(axis))}}}, type);
+}
+
+// 0 to the number of the step's tokens, int32 [B].
+Id GraphValues::token_indices() {
+  const std::int64_t most = settings_.cache->block_tokens;
+  std::vector<std::int32_t> indices(static_cast<std::size_t>(most));
+  std::iota(indices.begin(), indices.end(), 0);
+  const Id all = function().constant(ints_literal(std::move(indices)), "token_indices");
+  if (settings_.fixed_length) {
+    return all;
+  }
+  const MilType type{.dtype = MilDtype::kInt32, .shape = {{.value = most, .is_sequence = true}}};
+  return function().add("slice_by_index", {{"x", {all}}, {"begin", {ints({0})}}, {"end", {length()}}}, type);
+}
+
 // The input's length as int32 [1].
 Id GraphValues::length() {
+  if (settings_.cache && settings_.fixed_length) {
+    return ints({static_cast<std::int32_t>(settings_.cache->block_tokens)});
+  }
   if (!length_source_) {
     throw Error(ErrorCode::kUnsupported, "chunk size", "a part of the model has no input with the sequence's length",
                 "choose a larger one, or export for one length");
@@ -201,6 +246,9 @@ Id GraphValues::ends_at_length(const Shape& shape) {
 
 // A constant of the longest sequence's shape, cut to the input's length along each sequence dimension of `full`.
 Id GraphValues::cut_to_length(Id table, const Shape& full) {
+  if (step_) {
+    return rows_of_step(table, full);
+  }
   MilType type = function().type(table);
   type.shape = run_time_shape(full);
   if (!has_sequence(type.shape)) {
@@ -250,12 +298,16 @@ Id GraphValues::constant_floats(std::span<const float> values, const Shape& full
 
 // Whether the value is stored: it is known, and a shorter sequence's is a part of it.
 bool GraphValues::is_stored(ValueId value) const {
+  if (settings_.cache) {
+    return positions_.find(value) != nullptr && positions_.can_be_cut(value) &&
+           std::ranges::count_if(node(value).shape, &Dim::is_sequence) <= 1;
+  }
   return positions_.find(value) != nullptr &&
          (settings_.fixed_length || !has_sequence(node(value).shape) || positions_.can_be_cut(value));
 }
 
 Id GraphValues::stored(ValueId value) {
-  const Shape& full = node(value).shape;
+  const Shape full = stored_shape(node(value).shape);
   const std::vector<float>& values = known(value);
   const bool is_constant = node(value).op == Op::kConstant;
   const std::string_view name = is_constant ? "constant" : "positions";
@@ -292,7 +344,7 @@ Id GraphValues::number(ValueId value) {
 // The value as what a table is asked for, int32.
 Id GraphValues::ids(const Node& user, ValueId value) {
   if (is_stored(value)) {
-    const Shape& full = node(value).shape;
+    const Shape full = stored_shape(node(value).shape);
     std::vector<std::int32_t> whole;
     for (const float number : known(value)) {
       whole.push_back(static_cast<std::int32_t>(number));

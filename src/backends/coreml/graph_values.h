@@ -12,6 +12,7 @@
 
 #include "backends/coreml/lowering.h"
 #include "backends/coreml/mil_operations.h"
+#include "backends/coreml/step_inputs.h"
 #include "diffulex_edge/graph.h"
 
 namespace diffulex_edge::coreml {
@@ -65,7 +66,11 @@ class GraphValues : protected MilOperations {
   // in its weight file.
   Id constant_floats(std::span<const float> values, const Shape& full, std::string_view name, bool in_place = false);
   // A constant of the shape `full` for the longest sequence, cut to the input's length along each sequence dimension.
+  // Of one step of a text: the rows of its positions.
   Id cut_to_length(Id table, const Shape& full);
+
+  // Where the function computes one step of a text.
+  StepInputs* step() { return step_ ? &*step_ : nullptr; }
 
  private:
   static bool at(const std::vector<bool>& flags, ValueId value) { return flags[static_cast<std::size_t>(value)]; }
@@ -80,6 +85,10 @@ class GraphValues : protected MilOperations {
   std::string feature_name(const std::string& kind, const std::string& wish);
   void input(ValueId value);
   void finish();
+  // For the longest sequence that a constant is for: the cache's, where there is one.
+  Shape stored_shape(Shape shape) const;
+  Id rows_of_step(Id table, const Shape& full);
+  Id token_indices();
   void note_length_source(Id input);
   Id length();
   Id ends_at_length(const Shape& shape);
@@ -101,6 +110,7 @@ class GraphValues : protected MilOperations {
   std::string output_name_;
   std::optional<Id> length_source_;  // the function's first input that has the sequence's length
   std::optional<Id> length_;
+  std::optional<StepInputs> step_;
 };
 
 }  // namespace diffulex_edge::coreml

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "backends/coreml/cached_attention.h"
 #include "backends/coreml/graph_values.h"
 #include "backends/coreml/weight_operands.h"
 #include "diffulex_edge/error.h"
@@ -39,11 +40,23 @@ AffineScale activation_scale(const ActivationRange& range, MilDtype arithmetic) 
 
 class Lowering final : private GraphValues {
  public:
-  Lowering(const Model& model, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
+  Lowering(const Graph& graph, const QuantizationPlan& plan, const PositionValues& positions, const GraphPart& part,
            const LoweringSettings& settings, LoweredPart& result)
-      : GraphValues(model.graph, positions, part, settings, result), plan_(plan), weights_(result, settings) {}
+      : GraphValues(graph, positions, part, settings, result), plan_(plan), weights_(result, settings) {
+    if (StepInputs* inputs = step()) {
+      MilOperations& operations = *this;
+      cache_.emplace(operations, *inputs, settings.cache_storage);
+      cache_->take_names(attentions_before(static_cast<ValueId>(graph.nodes().size())));
+    }
+  }
 
-  void run() { make_part(); }
+  void run() {
+    make_part();
+    if (cache_) {
+      cache_->add_outputs();
+      result().cache_bytes = cache_->bytes();
+    }
+  }
 
  private:
   // --- Masks.
@@ -273,6 +286,9 @@ class Lowering final : private GraphValues {
   Id linear(ValueId value) {
     const Node& current = node(value);
     Id x = number(current.inputs[0]);
+    if (takes_last_only(value)) {
+      x = last_token(x);
+    }
     if (!is_weight(current.inputs[1])) {
       return product(value, x, number(current.inputs[1]), current.name);
     }
@@ -302,8 +318,24 @@ class Lowering final : private GraphValues {
         added = bias;  // the operation takes only a constant
       }
     }
-    const Id result = function().add("linear", std::move(arguments), value_type(value), name);
-    return added ? binary("add", result, *added, value_type(value)) : result;
+    MilType type = value_type(value);
+    if (takes_last_only(value)) {
+      type.shape[1] = {.value = 1};
+    }
+    const Id result = function().add("linear", std::move(arguments), type, name);
+    return added ? binary("add", result, *added, type) : result;
+  }
+
+  // The head, where only a step's last logits are asked for.
+  bool takes_last_only(ValueId value) const {
+    return settings().cache && settings().cache->logits == CachePlan::Logits::kLast && value == graph().output();
+  }
+
+  // Of [1, B, width].
+  Id last_token(Id x) {
+    MilType type = function().type(x);
+    type.shape[1] = {.value = 1};
+    return function().add("gather", {{"x", {x}}, {"indices", {step()->last()}}, {"axis", {integer(1)}}}, type);
   }
 
   // What `linear` means, of any rank and with any weight.
@@ -436,10 +468,11 @@ class Lowering final : private GraphValues {
   }
 
   Id attention(ValueId value) {
+    if (cache_) {
+      return cached_attention(value);
+    }
     const Node& current = node(value);
     const std::int64_t heads = node(current.inputs[0]).shape[1].value;
-    const std::int64_t size = node(current.inputs[0]).shape[2].value;
-    const float scale = std::get<AttentionAttributes>(current.attributes).scale;
     const Id q = heads_first(number(current.inputs[0]), heads);
     const Id k = heads_first(number(current.inputs[1]), heads);
     const Id v = heads_first(number(current.inputs[2]), heads);
@@ -447,9 +480,43 @@ class Lowering final : private GraphValues {
     if (current.inputs.size() == 4) {
       mask = mask_of(current.inputs[3]);
     }
-    const Id mixed = settings().target->release >= kBlockwiseRelease ? fused_attention(q, k, v, mask, scale, size)
-                                                                     : plain_attention(q, k, v, mask, scale);
-    return reshape(transpose(mixed, {0, 2, 1, 3}), run_time_shape(current.shape), current.name);
+    return by_token(value, attend(value, q, k, v, mask));
+  }
+
+  // [1, heads, seq, D] to the attention's shape.
+  Id by_token(ValueId value, Id mixed) {
+    return reshape(transpose(mixed, {0, 2, 1, 3}), run_time_shape(node(value).shape), node(value).name);
+  }
+
+  std::int64_t attentions_before(ValueId end) const {
+    const auto& nodes = graph().nodes();
+    return std::count_if(nodes.begin(), nodes.begin() + end,
+                         [](const Node& other) { return other.op == Op::kAttention; });
+  }
+
+  Id cached_attention(ValueId value) {
+    const Node& current = node(value);
+    const auto own_heads = [&](std::size_t input) {
+      return heads_first(number(current.inputs[input]), node(current.inputs[input]).shape[1].value);
+    };
+    CachedAttention::Operands operands;
+    operands.queries = own_heads(0);
+    operands.keys = own_heads(1);
+    operands.values = own_heads(2);
+    const std::int64_t block_length =
+        current.inputs.size() == 4
+            ? std::get<BlockCausalMaskAttributes>(node(current.inputs[3]).attributes).block_length
+            : 0;
+    const CachedAttention::Seen seen = cache_->see(operands, attentions_before(value), block_length);
+    const Id mixed = attend(value, seen.queries, seen.keys, seen.values, seen.mask);
+    return by_token(value, seen.queries == operands.queries ? mixed : reshape(mixed, shape(operands.queries)));
+  }
+
+  Id attend(ValueId value, Id q, Id k, Id v, std::optional<Id> mask) {
+    const float scale = std::get<AttentionAttributes>(node(value).attributes).scale;
+    const std::int64_t size = shape(q).back().value;
+    return settings().target->release >= kBlockwiseRelease ? fused_attention(q, k, v, mask, scale, size)
+                                                           : plain_attention(q, k, v, mask, scale);
   }
 
   Id fused_attention(Id q, Id k, Id v, std::optional<Id> mask, float scale, std::int64_t size) {
@@ -468,26 +535,28 @@ class Lowering final : private GraphValues {
   Id plain_attention(Id q, Id k, Id v, std::optional<Id> mask, float scale) {
     q = binary("mul", q, scalar(scale), function().type(q));
     MilType type = function().type(q);
-    type.shape.back() = type.shape[2];
+    type.shape.back() = shape(k)[2];
     Id scores = matmul(q, k, true, type);
     if (mask) {
       scores = binary("add", scores, *mask, type);
     }
-    return matmul(softmax(scores), v, false, function().type(v));
+    return matmul(softmax(scores), v, false, function().type(q));
   }
 
   const QuantizationPlan& plan_;
   WeightOperands weights_;
+  std::optional<CachedAttention> cache_;
   std::map<Id, Id> masks_;  // as attention takes them
   std::map<std::tuple<Id, float, std::int32_t>, Id> static_activations_;
 };
 
 }  // namespace
 
-std::unique_ptr<LoweredPart> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
-                                   const GraphPart& part, DistinctTensors& distinct, const LoweringSettings& settings) {
-  auto result = std::make_unique<LoweredPart>(*model.checkpoint, distinct, settings.weights);
-  Lowering(model, plan, positions, part, settings, *result).run();
+std::unique_ptr<LoweredPart> lower(const Graph& graph, const Checkpoint& checkpoint, const QuantizationPlan& plan,
+                                   const PositionValues& positions, const GraphPart& part, DistinctTensors& distinct,
+                                   const LoweringSettings& settings) {
+  auto result = std::make_unique<LoweredPart>(checkpoint, distinct, settings.weights);
+  Lowering(graph, plan, positions, part, settings, *result).run();
   return result;
 }
 

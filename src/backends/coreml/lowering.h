@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cache_plan.h"
 #include "backends/coreml/mil_program.h"
 #include "backends/coreml/options.h"
 #include "backends/coreml/weight_store.h"
@@ -24,6 +25,7 @@ struct LoweredPart {
   std::vector<StoredLayer> layers;
   bool dynamic_as_weight_only = false;  // some layer has INT8 weights and floating-point activations instead
   bool clamped_constants = false;       // masks that float16 does not hold are finite in it
+  std::int64_t cache_bytes = 0;         // of keys and values
   std::vector<std::string> warnings;    // of what is not as the graph has it
 };
 
@@ -31,12 +33,16 @@ struct LoweringSettings {
   const DeploymentTarget* target = nullptr;
   bool fixed_length = true;  // else any length up to the model's
   WeightSettings weights;    // their arithmetic is that of the whole program
+  // With a cache, a function computes one step of a text (step_inputs.h has its inputs).
+  std::optional<CachePlan> cache;
+  CacheStorage cache_storage = CacheStorage::kState;
 };
 
-// `positions` are those of model.graph at the model's length. Inputs are float32 as callers have their numbers,
-// whatever the arithmetic, or int32 for ids; the output is float32. Throws Error{kUnsupported} for a format that the
-// target lacks, naming the first one that has it, and for what Core ML has no operation for.
-std::unique_ptr<LoweredPart> lower(const Model& model, const QuantizationPlan& plan, const PositionValues& positions,
-                                   const GraphPart& part, DistinctTensors& distinct, const LoweringSettings& settings);
+// `positions` are those of `graph` at its longest sequence, or the cache's. Inputs are float32 as callers have their
+// numbers, whatever the arithmetic, or int32 for ids; the output is float32. Throws Error{kUnsupported} for a format
+// that the target lacks, naming the first one that has it, and for what Core ML has no operation for.
+std::unique_ptr<LoweredPart> lower(const Graph& graph, const Checkpoint& checkpoint, const QuantizationPlan& plan,
+                                   const PositionValues& positions, const GraphPart& part, DistinctTensors& distinct,
+                                   const LoweringSettings& settings);
 
 }  // namespace diffulex_edge::coreml

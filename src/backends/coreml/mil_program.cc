@@ -41,6 +41,16 @@ std::string serialize(const std::string& name, const MilType& type) {
   return result;
 }
 
+std::string serialize_state(const std::string& name, const MilType& type) {
+  std::string result;
+  pbf_writer writer(result);
+  writer.add_string(field::kNamedValueName, name);
+  pbf_writer value_type(writer, field::kNamedValueType);
+  pbf_writer state(value_type, field::kValueTypeState);
+  state.add_message(field::kStateWrapped, serialize(type));
+  return result;
+}
+
 // TensorValue, by what the variant holds.
 struct TensorValueWriter {
   pbf_writer& writer;
@@ -193,14 +203,24 @@ Id MilFunction::input(std::string name, MilType type) {
   return define(std::move(type), std::move(name));
 }
 
+Id MilFunction::state(std::string name, MilType type) {
+  states_.push_back({.name = name, .type = type});
+  names_.reserve(name);
+  return define(std::move(type), std::move(name));
+}
+
 Id MilFunction::constant(MilLiteral literal, std::string_view name) {
   const auto [position, inserted] = constants_.emplace(serialize(literal), 0);
   if (inserted) {
     const Id result = define(literal.type, take_name(name));
     Literals attributes;
     attributes.emplace_back("val", std::move(literal));
-    operations_.push_back(
-        {.type = "const", .arguments = {}, .literals = {}, .attributes = std::move(attributes), .result = result});
+    operations_.push_back({.type = "const",
+                           .arguments = {},
+                           .literals = {},
+                           .attributes = std::move(attributes),
+                           .result = result,
+                           .name = {}});
     position->second = result;
   }
   return position->second;
@@ -212,14 +232,25 @@ Id MilFunction::add(std::string_view operation, Arguments arguments, MilType typ
                          .arguments = std::move(arguments),
                          .literals = {},
                          .attributes = {},
-                         .result = result});
+                         .result = result,
+                         .name = {}});
   return result;
+}
+
+void MilFunction::add_without_result(std::string_view operation, Arguments arguments) {
+  operations_.push_back({.type = std::string(operation),
+                         .arguments = std::move(arguments),
+                         .literals = {},
+                         .attributes = {},
+                         .result = std::nullopt,
+                         .name = take_name(operation)});
 }
 
 Id MilFunction::add_constexpr(std::string_view operation, Literals parameters, bool as_attributes, MilType type,
                               std::string_view name) {
   const Id result = define(std::move(type), take_name(name));
-  Operation made{.type = std::string(operation), .arguments = {}, .literals = {}, .attributes = {}, .result = result};
+  Operation made{
+      .type = std::string(operation), .arguments = {}, .literals = {}, .attributes = {}, .result = result, .name = {}};
   (as_attributes ? made.attributes : made.literals) = std::move(parameters);
   operations_.push_back(std::move(made));
   return result;
@@ -269,9 +300,13 @@ std::string MilFunction::serialize_operation(const Operation& operation) const {
     }
     add_map_entry(writer, field::kOperationInputs, parameter, argument);
   }
-  const Value& value = values_[static_cast<std::size_t>(operation.result)];
-  writer.add_message(field::kOperationOutputs, serialize(value.name, value.type));
-  add_map_entry(writer, field::kOperationAttributes, "name", serialize(string_literal(value.name)));
+  std::string own_name = operation.name;
+  if (operation.result) {
+    const Value& value = values_[static_cast<std::size_t>(*operation.result)];
+    writer.add_message(field::kOperationOutputs, serialize(value.name, value.type));
+    own_name = value.name;
+  }
+  add_map_entry(writer, field::kOperationAttributes, "name", serialize(string_literal(std::move(own_name))));
   for (const auto& [name, literal] : operation.attributes) {
     add_map_entry(writer, field::kOperationAttributes, name, serialize(literal));
   }
@@ -295,6 +330,9 @@ std::string MilFunction::serialize_program(std::string_view opset) const {
   pbf_writer function_writer(function);
   for (const Feature& feature : inputs_) {
     function_writer.add_message(field::kFunctionInputs, serialize(feature.name, feature.type));
+  }
+  for (const Feature& feature : states_) {
+    function_writer.add_message(field::kFunctionInputs, serialize_state(feature.name, feature.type));
   }
   function_writer.add_string(field::kFunctionOpset, opset.data(), opset.size());
   add_map_entry(function_writer, field::kFunctionBlocks, std::string(opset), serialize_block());

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -87,10 +88,15 @@ class MilFunction {
   std::string take_name(std::string_view wish);
   // `name` is a taken one, or one that MIL allows.
   Id input(std::string name, MilType type);
+  // A buffer of that static type, float16, that keeps its content from one execution to the next (from iOS18 on). It is
+  // no value: read_state and write_state take it.
+  Id state(std::string name, MilType type);
   // A `const` operation. Equal literals share one.
   Id constant(MilLiteral literal, std::string_view name = "c");
   // `name` is a wish; characters that MIL does not allow are replaced, and a number is added where it is taken.
   Id add(std::string_view operation, Arguments arguments, MilType type, std::string_view name = {});
+  // An operation that gives nothing: write_state.
+  void add_without_result(std::string_view operation, Arguments arguments);
   // A constexpr operation; before iOS18 its parameters are attributes.
   Id add_constexpr(std::string_view operation, Literals parameters, bool as_attributes, MilType type,
                    std::string_view name);
@@ -111,6 +117,7 @@ class MilFunction {
     MilType type;
   };
   const std::vector<Feature>& inputs() const { return inputs_; }
+  const std::vector<Feature>& states() const { return states_; }
   const std::vector<Feature>& outputs() const { return outputs_; }
 
  private:
@@ -123,7 +130,8 @@ class MilFunction {
     Arguments arguments;
     Literals literals;  // inputs bound to values
     Literals attributes;
-    Id result = 0;
+    std::optional<Id> result;
+    std::string name;  // of one without a result
   };
 
   Id define(MilType type, std::string name);
@@ -133,6 +141,7 @@ class MilFunction {
   std::vector<Value> values_;
   std::vector<Operation> operations_;
   std::vector<Feature> inputs_;
+  std::vector<Feature> states_;
   std::vector<Feature> outputs_;
   UniqueNames names_;
   std::map<std::string, Id> constants_;  // by their serialized literal

@@ -19,6 +19,17 @@ constexpr std::array kTargets = {
 // macOS 13 came with iOS 16, and so on.
 constexpr std::array<std::string_view, 3> kMacNames = {"macOS13", "macOS14", "macOS15"};
 
+CacheStorage cache_storage(const std::string& text, const DeploymentTarget& target) {
+  if (text == "inputs" || (text == "auto" && target.release < kStateRelease)) {
+    return CacheStorage::kInputs;
+  }
+  if (target.release < kStateRelease) {
+    throw Error(ErrorCode::kUnsupported, "cache storage", "states need the deployment target iOS18 or macOS15",
+                "raise --minimum-deployment-target, or use --cache-storage inputs");
+  }
+  return CacheStorage::kState;
+}
+
 }  // namespace
 
 const DeploymentTarget& parse_deployment_target(std::string_view text) {
@@ -46,13 +57,15 @@ const DeploymentTarget& deployment_target(int release) {
 
 Options parse_options(const BackendConfig& config) {
   const OptionValues values(description(), config.backend_options);
-  const Options options{.target = &parse_deployment_target(values.text("minimum_deployment_target")),
+  const DeploymentTarget* target = &parse_deployment_target(values.text("minimum_deployment_target"));
+  const Options options{.target = target,
                         .compute_unit = values.text("compute_unit"),
                         .palette = values.is_on("palette"),
                         .palette_group = values.count("palette_group"),
                         .chunk_size = values.size("chunk_size"),
                         .chunks_are_packages = values.text("chunks") == "packages",
-                        .as_pte = values.text("container") == "pte"};
+                        .as_pte = values.text("container") == "pte",
+                        .cache_storage = cache_storage(values.text("cache_storage"), *target)};
   if (options.palette_group > 0 && !options.palette && !has_palettes(config.quant_config)) {
     throw Error(ErrorCode::kInvalidArgument, "palette group", "is given without palettes", "add --palette");
   }

@@ -31,6 +31,15 @@ inline constexpr int kStaticRelease = 17;
 // The first release with scales for blocks, types of less than 8 bits, tables for groups of rows, and fused attention.
 inline constexpr int kBlockwiseRelease = 18;
 
+// Where keys and values are from one step of a text to the next.
+enum class CacheStorage {
+  kState,   // in the model's state, from iOS18 on
+  kInputs,  // with the caller, who passes them in and takes those of the step
+};
+
+// The first release with states.
+inline constexpr int kStateRelease = 18;
+
 struct Options {
   const DeploymentTarget* target = nullptr;
   std::string compute_unit = "all";
@@ -39,6 +48,7 @@ struct Options {
   std::optional<std::int64_t> chunk_size;  // bytes of one weight file at most
   bool chunks_are_packages = false;        // each part a package of its own; else one package with a pipeline
   bool as_pte = false;                     // an ExecuTorch program around the package
+  CacheStorage cache_storage = CacheStorage::kState;
 };
 
 // From BackendConfig::backend_options.

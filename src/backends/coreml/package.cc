@@ -70,8 +70,21 @@ std::string serialize(const MilFunction::Feature& feature, const InputLengths& l
   return result;
 }
 
+std::string serialize_state(const MilFunction::Feature& feature) {
+  std::string result;
+  pbf_writer writer(result);
+  writer.add_string(field::kFeatureName, feature.name);
+  pbf_writer type(writer, field::kFeatureType);
+  pbf_writer state(type, field::kTypeState);
+  pbf_writer array(state, field::kStateArray);
+  add_sizes(array, field::kArrayShape, sizes_at(feature.type.shape, 0));
+  array.add_enum(field::kArrayDataType, array_dtype(feature.type.dtype));
+  return result;
+}
+
 std::string serialize_description(const std::vector<MilFunction::Feature>& inputs,
-                                  const std::vector<MilFunction::Feature>& outputs, const InputLengths& lengths,
+                                  const std::vector<MilFunction::Feature>& outputs,
+                                  const std::vector<MilFunction::Feature>& states, const InputLengths& lengths,
                                   const ModelNotes& notes) {
   std::string result;
   pbf_writer writer(result);
@@ -80,6 +93,9 @@ std::string serialize_description(const std::vector<MilFunction::Feature>& input
   }
   for (const MilFunction::Feature& feature : outputs) {
     writer.add_message(field::kDescriptionOutput, serialize(feature, lengths, false));
+  }
+  for (const MilFunction::Feature& state : states) {
+    writer.add_message(field::kDescriptionState, serialize_state(state));
   }
   pbf_writer metadata(writer, field::kDescriptionMetadata);
   metadata.add_string(field::kMetadataShort, notes.description);
@@ -123,7 +139,7 @@ std::string serialize_model(const MilFunction& function, const InputLengths& len
   pbf_writer writer(result);
   writer.add_int32(field::kModelSpecification, target.specification);
   writer.add_message(field::kModelDescription,
-                     serialize_description(function.inputs(), function.outputs(), lengths, notes));
+                     serialize_description(function.inputs(), function.outputs(), function.states(), lengths, notes));
   writer.add_message(field::kModelProgram, function.serialize_program(target.opset));
   return result;
 }
@@ -133,8 +149,8 @@ std::string serialize_pipeline(const std::vector<const MilFunction*>& functions,
   std::string result;
   pbf_writer writer(result);
   writer.add_int32(field::kModelSpecification, target.specification);
-  writer.add_message(field::kModelDescription,
-                     serialize_description(pipeline_inputs(functions), functions.back()->outputs(), lengths, notes));
+  writer.add_message(field::kModelDescription, serialize_description(pipeline_inputs(functions),
+                                                                     functions.back()->outputs(), {}, lengths, notes));
   pbf_writer pipeline(writer, field::kModelPipeline);
   for (const MilFunction* function : functions) {
     pipeline.add_message(field::kPipelineModels, serialize_model(*function, lengths, target, {}));

@@ -1,5 +1,6 @@
 #include "backends/executorch/language_model_methods.h"
 
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -96,6 +97,18 @@ class Methods {
 
 LanguageModelMethods language_model_methods(const Model& model, const ProgramInputs& inputs) {
   return model.path.empty() ? LanguageModelMethods() : Methods(model, inputs).take();
+}
+
+std::string methods_as_json(const std::vector<ConstantMethod>& methods) {
+  nlohmann::ordered_json all = nlohmann::ordered_json::object();
+  for (const ConstantMethod& method : methods) {
+    nlohmann::ordered_json values = nlohmann::ordered_json::array();
+    for (const ConstantValue& value : method.values) {
+      std::visit([&](const auto& held) { values.push_back(held); }, value);
+    }
+    all[method.name] = method.is_list ? values : values.front();
+  }
+  return all.dump();
 }
 
 }  // namespace diffulex_edge::executorch

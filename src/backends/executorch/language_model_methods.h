@@ -29,4 +29,7 @@ struct ProgramInputs {
 // read, a warning says why. None at all for a model that is from no folder: a torch.nn.Module is any function.
 LanguageModelMethods language_model_methods(const Model& model, const ProgramInputs& inputs);
 
+// The same as one JSON object, by the methods' names, for artefacts that are no programs of ExecuTorch.
+std::string methods_as_json(const std::vector<ConstantMethod>& methods);
+
 }  // namespace diffulex_edge::executorch

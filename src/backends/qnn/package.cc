@@ -2,8 +2,8 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <variant>
 
+#include "backends/executorch/language_model_methods.h"
 #include "core/json.h"
 
 namespace diffulex_edge::qnn {
@@ -72,25 +72,6 @@ Json describe_cache(const LoweredModel& lowered, const CacheSettings& cache) {
           {"mask", {{"hidden", mask.hidden}, {"visible", mask.visible}}}};
 }
 
-// "get_vocab_size" is "vocab_size" here. Others say how a program is called, which the manifest has elsewhere.
-Json describe_language_model(const std::vector<executorch::ConstantMethod>& methods) {
-  constexpr std::string_view kGet = "get_";
-  Json facts = Json::object();
-  for (const executorch::ConstantMethod& method : methods) {
-    const bool is_of_model = method.name.starts_with(kGet) || method.name == "use_shifted_logits";
-    if (!is_of_model) {
-      continue;
-    }
-    Json values = Json::array();
-    for (const executorch::ConstantValue& value : method.values) {
-      std::visit([&](const auto& one) { values.push_back(one); }, value);
-    }
-    const std::string name = method.name.starts_with(kGet) ? method.name.substr(kGet.size()) : method.name;
-    facts[name] = method.is_list ? values : values.front();
-  }
-  return facts;
-}
-
 // The models of one step size: each layer's keys and values once.
 template <typename Use>
 void for_each_cache(const LoweredModel& lowered, const Use& use) {
@@ -148,7 +129,7 @@ std::string describe_package(const LoweredModel& lowered, const ManifestFacts& f
   manifest["data"] = {{"file", kDataFile}, {"bytes", lowered.data.file_bytes()}};
   if (facts.cache) {
     manifest["cache"] = describe_cache(lowered, *facts.cache);
-    manifest["language_model"] = describe_language_model(facts.language_model);
+    manifest["language_model"] = Json::parse(executorch::methods_as_json(facts.language_model));
   }
   manifest["models"] = Json::array();  // in order of execution
   for (std::size_t i = 0; i < lowered.models.size(); ++i) {

@@ -6,6 +6,7 @@
 
 #include "backends/coreml/description.h"
 #include "diffulex_edge/coreml_backend.h"
+#include "diffulex_edge/inspection.h"
 #include "diffulex_edge/model_hash.h"
 #include "support/coreml_payload.h"
 #include "support/expect_error.h"
@@ -174,6 +175,33 @@ TEST_F(CoreMLExports, ArePredictedToTheByte) {
     EXPECT_GT(stored, bytes / 3);
     EXPECT_LT(stored, bytes);
     EXPECT_EQ(result.metadata.quantized_memory_mb, static_cast<double>(stored) / 1e6);
+  }
+}
+
+TEST_F(CoreMLExports, KeepKeysAndValues) {
+  for (const std::string storage : {"state", "inputs"}) {
+    SCOPED_TRACE(storage);
+    const BackendConfig cached =
+        config(whole(QuantizationDtype::INT8), {{"cache", "24"}, {"block_tokens", "4,8"}, {"cache_storage", storage}});
+    const ExportResult result = run(cached, storage + ".mlpackage");
+    ASSERT_TRUE(result.success) << result.error_message;
+    EXPECT_EQ(result.metadata.file_bytes, bytes_in(read_tree(folder_ / (storage + ".mlpackage"))));
+    EXPECT_EQ(result.metadata.seq_len, 8);
+    ASSERT_TRUE(result.metadata.cache);
+    EXPECT_EQ(result.metadata.cache->tokens, 24);
+    EXPECT_EQ(result.metadata.cache->dtype, "fp16");
+    const Inspection found = inspect(folder_ / (storage + ".mlpackage"));
+    const InspectedFeatures& features = found.models.front().features;
+    std::vector<std::string> inputs;
+    for (const InspectedFeature& input : features.inputs) {
+      inputs.push_back(input.name);
+    }
+    inputs.resize(3);
+    EXPECT_EQ(inputs, (std::vector<std::string>{"input_ids", "start_pos", "token_count"}));
+    const std::size_t caches = 2 * found.models.front().functions.front().operations.at("scaled_dot_product_attention");
+    EXPECT_EQ(features.states.size(), storage == "state" ? caches : 0);
+    EXPECT_EQ(features.inputs.size(), storage == "state" ? 3 : 3 + caches);
+    EXPECT_EQ(features.outputs.size(), storage == "state" ? 1 : 1 + caches);
   }
 }
 

@@ -124,7 +124,8 @@ TEST_F(QnnManifest, DescribesACache) {
   const Json cache = {{"tokens", 16},     {"block_tokens", {8}}, {"kind", "exact"},
                       {"dtype", "uint8"}, {"bytes", 128},        {"mask", {{"hidden", 0.0}, {"visible", 255.0}}}};
   EXPECT_EQ(manifest.at("cache"), cache);
-  const Json facts = {{"vocab_size", 50}, {"use_shifted_logits", false}, {"eos_ids", {1, 2}}};
+  const Json facts = {
+      {"get_vocab_size", 50}, {"use_kv_cache", true}, {"use_shifted_logits", false}, {"get_eos_ids", {1, 2}}};
   EXPECT_EQ(manifest.at("language_model"), facts);
   const Json& entry = manifest.at("models").at(0);
   EXPECT_EQ(entry.at("step_tokens"), 8);
