@@ -1,8 +1,9 @@
 """Exports a checkpoint of Qwen3's or SDAR's layout by ExecuTorch's own route for language models (export_llm).
 
-That is its Llama-style model: a cache of its own operators (use_sdpa_with_kv_cache), layers in INT4 groups with dynamic
-8-bit activations (8da4w) and embeddings in INT4 groups. The result takes input_ids int64 [1, B] and input_pos int64 [1],
-as our programs with a cache do: `steps.py --against` lets both take turns. Needs the packages of the tests' environment.
+That is its Llama-style model: a cache of its own operators (use_sdpa_with_kv_cache), layers in INT4 groups with
+dynamic 8-bit activations (8da4w) and embeddings in INT4 groups. The result takes input_ids int64 [1, B] and input_pos
+int64 [1], as our programs with a cache do: `steps.py --official` lets both take turns. Needs the packages of the tests'
+environment.
 """
 
 from __future__ import annotations

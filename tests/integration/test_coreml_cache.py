@@ -125,7 +125,7 @@ def test_every_format_in_half_precision(
 
 
 def test_positions_beyond_those_that_float16_holds(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    model = checkpoint("sdar", max_position_embeddings=4096)
+    model = checkpoint("sdar", max_position_embeddings=4096, num_hidden_layers=1)
     export(model, tmp_path / "m.mlpackage", "--cache", 2600, "--dtype", "fp16", "--block-tokens", "4,512")
     ids = random_ids(2516, VOCAB)
     found = in_steps(open_model(tmp_path / "m.mlpackage"), ids, (512, 512, 512, 512, 464, 4))

@@ -45,14 +45,7 @@ Id CachedAttention::with_cache(std::string_view part, std::int64_t layer, Id fre
   return behind_input(name, fresh);
 }
 
-Id CachedAttention::in_state(const std::string& name, Id fresh) {
-  const Id stored = operations_.cast(fresh, MilDtype::kFloat16);
-  MilType type = function().type(stored);
-  type.shape[2] = {.value = cache_rows()};
-  bytes_ += 2 * std::accumulate(type.shape.begin(), type.shape.end(), std::int64_t{1},
-                                [](std::int64_t product, const Dim& dim) { return product * dim.value; });
-  const Id state = function().state(name, type);
-  const Id before = function().add("read_state", {{"input", {state}}}, type);
+std::pair<Id, Id> CachedAttention::write_range() {
   if (!write_range_) {
     const MilType corner{.dtype = MilDtype::kInt32, .shape = {{.value = 4}}};
     const Id end = operations_.binary("add", step_.start(), step_.length(), function().type(step_.start()));
@@ -62,12 +55,24 @@ Id CachedAttention::in_state(const std::string& name, Id fresh) {
     const Id last = operations_.concat({heads, end, dims}, 0, corner, "write_end");
     write_range_ = std::pair(first, last);
   }
+  return *write_range_;
+}
+
+Id CachedAttention::in_state(const std::string& name, Id fresh) {
+  const Id stored = operations_.cast(fresh, MilDtype::kFloat16);
+  MilType type = function().type(stored);
+  type.shape[2] = {.value = cache_rows()};
+  bytes_ += 2 * std::accumulate(type.shape.begin(), type.shape.end(), std::int64_t{1},
+                                [](std::int64_t product, const Dim& dim) { return product * dim.value; });
+  const Id state = function().state(name, type);
+  const Id before = function().add("read_state", {{"input", {state}}}, type);
+  const auto [begin, end] = write_range();
   const Id whole_axes = function().constant(bools_literal({true, true, false, true}));
   const Id after = function().add("slice_update",
                                   {{"x", {before}},
                                    {"update", {old_where_padded(before, stored)}},
-                                   {"begin", {write_range_->first}},
-                                   {"end", {write_range_->second}},
+                                   {"begin", {begin}},
+                                   {"end", {end}},
                                    {"begin_mask", {whole_axes}},
                                    {"end_mask", {whole_axes}}},
                                   type);

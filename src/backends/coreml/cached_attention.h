@@ -52,6 +52,8 @@ class CachedAttention {
  private:
   std::int64_t cache_rows() const;
   Id with_cache(std::string_view part, std::int64_t layer, Id fresh);
+  // Where the step begins and ends in a state, int32 [4].
+  std::pair<Id, Id> write_range();
   Id in_state(const std::string& name, Id fresh);
   Id old_where_padded(Id cache, Id fresh);
   Id behind_input(const std::string& name, Id fresh);
@@ -80,7 +82,7 @@ class CachedAttention {
   StepInputs& step_;
   CacheStorage storage_;
   std::map<std::pair<std::int64_t, std::int64_t>, Id> masks_;  // by block length and group
-  std::optional<std::pair<Id, Id>> write_range_;               // begin and end of the step in a state, int32 [4]
+  std::optional<std::pair<Id, Id>> write_range_;
   std::vector<std::pair<Id, std::string>> outputs_;
   std::int64_t bytes_ = 0;
 };

@@ -58,7 +58,9 @@ GraphValues::GraphValues(const Graph& graph, const PositionValues& positions, co
       mapped_(graph_.nodes().size()) {
   if (settings.cache) {
     MilOperations& operations = *this;
-    step_.emplace(operations, *settings.cache, [this] { return length(); }, [this] { return token_indices(); });
+    step_.emplace(
+        operations, *settings.cache, [this] { return length(); },
+        [this, most = settings.cache->block_tokens] { return token_indices(most); });
     step_->take_names();
   }
 }
@@ -171,12 +173,8 @@ Shape GraphValues::stored_shape(Shape shape) const {
   return shape;
 }
 
-Id GraphValues::rows_of_step(Id table, const Shape& full) {
+Id GraphValues::rows_at(Id table, const Shape& full, Id rows) {
   const auto sequence = std::ranges::find_if(full, &Dim::is_sequence);
-  if (sequence == full.end()) {
-    return table;
-  }
-  const Id rows = step_->table_rows();
   MilType type = function().type(table);
   const auto axis = static_cast<std::size_t>(sequence - full.begin());
   type.shape[axis] = shape(rows).front();
@@ -184,9 +182,7 @@ Id GraphValues::rows_of_step(Id table, const Shape& full) {
       "gather", {{"x", {table}}, {"indices", {rows}}, {"axis", {integer(static_cast<std::int32_t>(axis))}}}, type);
 }
 
-// 0 to the number of the step's tokens, int32 [B].
-Id GraphValues::token_indices() {
-  const std::int64_t most = settings_.cache->block_tokens;
+Id GraphValues::token_indices(std::int64_t most) {
   std::vector<std::int32_t> indices(static_cast<std::size_t>(most));
   std::iota(indices.begin(), indices.end(), 0);
   const Id all = function().constant(ints_literal(std::move(indices)), "token_indices");
@@ -246,8 +242,8 @@ Id GraphValues::ends_at_length(const Shape& shape) {
 
 // A constant of the longest sequence's shape, cut to the input's length along each sequence dimension of `full`.
 Id GraphValues::cut_to_length(Id table, const Shape& full) {
-  if (step_) {
-    return rows_of_step(table, full);
+  if (step_ && has_sequence(full)) {
+    return rows_at(table, full, step_->table_rows());
   }
   MilType type = function().type(table);
   type.shape = run_time_shape(full);

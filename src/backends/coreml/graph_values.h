@@ -87,8 +87,10 @@ class GraphValues : protected MilOperations {
   void finish();
   // For the longest sequence that a constant is for: the cache's, where there is one.
   Shape stored_shape(Shape shape) const;
-  Id rows_of_step(Id table, const Shape& full);
-  Id token_indices();
+  // Along the sequence of `full`, which has one.
+  Id rows_at(Id table, const Shape& full, Id rows);
+  // 0 to the number of the step's tokens, int32 [B], where B is `most` at most.
+  Id token_indices(std::int64_t most);
   void note_length_source(Id input);
   Id length();
   Id ends_at_length(const Shape& shape);

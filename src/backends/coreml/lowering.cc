@@ -469,7 +469,7 @@ class Lowering final : private GraphValues {
 
   Id attention(ValueId value) {
     if (cache_) {
-      return cached_attention(value);
+      return attention_over(*cache_, value);
     }
     const Node& current = node(value);
     const std::int64_t heads = node(current.inputs[0]).shape[1].value;
@@ -494,7 +494,7 @@ class Lowering final : private GraphValues {
                          [](const Node& other) { return other.op == Op::kAttention; });
   }
 
-  Id cached_attention(ValueId value) {
+  Id attention_over(CachedAttention& cache, ValueId value) {
     const Node& current = node(value);
     const auto own_heads = [&](std::size_t input) {
       return heads_first(number(current.inputs[input]), node(current.inputs[input]).shape[1].value);
@@ -507,7 +507,7 @@ class Lowering final : private GraphValues {
         current.inputs.size() == 4
             ? std::get<BlockCausalMaskAttributes>(node(current.inputs[3]).attributes).block_length
             : 0;
-    const CachedAttention::Seen seen = cache_->see(operands, attentions_before(value), block_length);
+    const CachedAttention::Seen seen = cache.see(operands, attentions_before(value), block_length);
     const Id mixed = attend(value, seen.queries, seen.keys, seen.values, seen.mask);
     return by_token(value, seen.queries == operands.queries ? mixed : reshape(mixed, shape(operands.queries)));
   }

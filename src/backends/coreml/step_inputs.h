@@ -18,8 +18,8 @@ class StepInputs {
  public:
   // B may be known only at run time: `length` gives it as int32 [1], `indices` 0 to B as int32 [B]. Keeps the
   // reference.
-  StepInputs(MilOperations& operations, const CachePlan& plan, std::function<Id()> length, std::function<Id()> indices)
-      : operations_(operations), plan_(plan), length_(std::move(length)), indices_(std::move(indices)) {}
+  StepInputs(MilOperations& operations, CachePlan plan, std::function<Id()> length, std::function<Id()> indices)
+      : operations_(operations), plan_(std::move(plan)), length_(std::move(length)), indices_(std::move(indices)) {}
 
   // Takes the inputs' names, so that no operation gets them.
   void take_names();
