@@ -23,7 +23,8 @@ void check_agreement(const Bundle& bundle, const BundledModel& found) {
   const auto check = [&](const char* what, bool is_equal) {
     if (!is_equal) {
       throw Error(ErrorCode::kBadFile, bundle.artefact_path().string(),
-                  std::string("contradicts ") + std::string(kBundleFile) + " in '" + what + "'", "make the bundle anew");
+                  std::string("contradicts ") + std::string(kBundleFile) + " in '" + what + "'",
+                  "make the bundle anew");
     }
   };
   check("family", said.family == found.family);
@@ -60,7 +61,8 @@ WrittenText TextWriter::write(const TextRequest& request, const std::function<bo
   const auto give_new = [&](const std::string& text) { return text.empty() || give(text); };
   WrittenText written;
   written.result = generate(
-      artefact_facts(bundle_.model), [&](const ForwardStep& step, std::span<float> logits) { model_->step(step, logits); },
+      artefact_facts(bundle_.model),
+      [&](const ForwardStep& step, std::span<float> logits) { model_->step(step, logits); },
       {.prompt = tokens_of(request), .suffix = {}, .config = request.config},
       [&](const GenerationState& state) {
         return give_new(stream.take(

@@ -22,6 +22,7 @@ from diffulex_edge import (
     VerificationError,
     verify,
 )
+from diffulex_edge._bundle import artefact_of
 
 #: Those of the command, by the code of an error.
 EXIT_CODES: Final = {"InvalidArgument": 2, "BadFile": 3, "Unsupported": 4, "Io": 5}
@@ -128,7 +129,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
-    engine = DiffusionEngine.from_pte(arguments.artefact, arguments.tokenizer)
+    engine = DiffusionEngine.from_pte(artefact_of(arguments.artefact), arguments.tokenizer)
     for warning in engine.warnings:
         print(f"diffulex-edge: warning: {warning}", file=sys.stderr)
     names = [field.name for field in fields(DiffusionGenerationConfig)]
@@ -158,7 +159,7 @@ def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
 def _add_generate(commands: Any) -> None:
     command = commands.add_parser("generate", help="write text with a .pte, in ExecuTorch")
     command.set_defaults(run=_generate)
-    command.add_argument("artefact", type=Path, help="a .pte that `diffulex-edge export` made of a model's folder")
+    command.add_argument("artefact", type=Path, help="a .pte or a bundle that `diffulex-edge export` made of a model's folder")
     command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")
     command.add_argument("--chat", action="store_true", help="answer the prompt, by the folder's chat template")

@@ -58,9 +58,9 @@ void ExecutorchModel::step(const ForwardStep& step, std::span<float> logits) {
     }
   }
   if (const et::Error error = method_.get().execute(); error != et::Error::Ok) {
-    program_.refuse("a step of " + std::to_string(step.tokens.size()) + " tokens from position " +
-                        std::to_string(step.start),
-                    error);
+    program_.refuse(
+        "a step of " + std::to_string(step.tokens.size()) + " tokens from position " + std::to_string(step.start),
+        error);
   }
   copy_rows(step, logits);
 }
@@ -82,8 +82,7 @@ void ExecutorchModel::copy_rows(const ForwardStep& step, std::span<float> logits
   const std::span<const float> found(output.toTensor().const_data_ptr<float>(), rows * vocab);
   for (std::size_t i = 0; i < step.rows.size(); ++i) {
     const std::size_t row = is_all ? static_cast<std::size_t>(step.rows[i]) : i;
-    std::ranges::copy(found.subspan(std::min(row, rows - 1) * vocab, vocab),
-                      logits.subspan(i * vocab, vocab).begin());
+    std::ranges::copy(found.subspan(std::min(row, rows - 1) * vocab, vocab), logits.subspan(i * vocab, vocab).begin());
   }
 }
 

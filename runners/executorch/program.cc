@@ -75,8 +75,8 @@ Method::Method(const Program& program, const std::string& name) {
     planned_.emplace_back(static_cast<std::size_t>(bytes.get()));
     spans_.emplace_back(planned_.back().data(), planned_.back().size());
   }
-  planned_memory_ = std::make_unique<et::HierarchicalAllocator>(
-      et::Span<et::Span<std::uint8_t>>(spans_.data(), spans_.size()));
+  planned_memory_ =
+      std::make_unique<et::HierarchicalAllocator>(et::Span<et::Span<std::uint8_t>>(spans_.data(), spans_.size()));
   memory_ = std::make_unique<et::MemoryManager>(&method_memory_, planned_memory_.get(), &temporary_memory_);
   et::Result<et::Method> loaded = program.get().load_method(name.c_str(), memory_.get());
   program.check();

@@ -27,8 +27,10 @@ void keep(et_timestamp_t /*timestamp*/, et_pal_log_level_t level, const char* /*
 }  // namespace
 
 void start_runtime() {
-  et::register_pal(et::PalImpl::create(keep, __FILE__));
   et::runtime_init();
+  // The table is the runtime's own variable. register_pal() would change it too, and say on stderr that the Python
+  // package's runtime has registered one before.
+  const_cast<et::PalImpl*>(et::get_pal_impl())->emit_log_message = keep;
 }
 
 std::string runtime_message(const char* otherwise) {

@@ -93,14 +93,16 @@ std::string readme(const Model& model, const BackendDescription& backend, const 
 }  // namespace
 
 bool is_only_a_bundle(const fs::path& folder) {
-  if (!is_bundle(folder)) {
-    return false;
+  std::string artefact;
+  try {
+    artefact = read_bundle(folder).artefact.name;
+  } catch (const Error&) {
+    return false;  // also one of another version: its files may have other names
   }
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    const bool is_ours = name == kBundleFile || name == kBundleReadme || name == kToolTemplates || name == "model" ||
-                         name == "model.pte" || name == "model.mlpackage" ||
+    const bool is_ours = name == kBundleFile || name == kBundleReadme || name == kToolTemplates || name == artefact ||
                          std::ranges::find(kModelFiles, name) != kModelFiles.end();
     if (!is_ours) {
       return false;

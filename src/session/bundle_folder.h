@@ -38,7 +38,7 @@ class BundleFolder {
   std::vector<std::string> copied_;  // files of the model's folder
 };
 
-// Whether a folder holds a bundle and nothing else, so that another may take its place.
+// Whether a folder holds a bundle of this version and nothing else, so that another may take its place.
 bool is_only_a_bundle(const std::filesystem::path& folder);
 
 }  // namespace diffulex_edge
