@@ -159,7 +159,9 @@ def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
 def _add_generate(commands: Any) -> None:
     command = commands.add_parser("generate", help="write text with a .pte, in ExecuTorch")
     command.set_defaults(run=_generate)
-    command.add_argument("artefact", type=Path, help="a .pte or a bundle that `diffulex-edge export` made of a model's folder")
+    command.add_argument(
+        "artefact", type=Path, help="a .pte or a bundle that `diffulex-edge export` made of a model's folder"
+    )
     command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")
     command.add_argument("--chat", action="store_true", help="answer the prompt, by the folder's chat template")

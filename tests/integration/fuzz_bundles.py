@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Damages a bundle's files again and again, and opens it each time as the C++ runner does (tests/tools/fuzz_bundle.cc).
 
-    fuzz_bundles.py --cases 100000 --seed 1
+fuzz_bundles.py --cases 100000 --seed 1
 """
 
 from __future__ import annotations

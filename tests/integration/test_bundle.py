@@ -88,7 +88,9 @@ def test_every_family_has_its_settings(family: str, checkpoint: MakeCheckpoint, 
     assert said["model"].get("mask_token_id") == methods.get("get_mask_id")
     assert said["model"]["max_step_tokens"] == methods["get_max_seq_len"]
     assert said["model"]["cache"] == methods["get_cache_kind"]
-    decoding = {key: said["decoding"].get(key) for key in ("remasking", "threshold", "block_length", "sub_block_length")}
+    decoding = {
+        key: said["decoding"].get(key) for key in ("remasking", "threshold", "block_length", "sub_block_length")
+    }
     assert decoding == {
         "llada": {"remasking": "low_confidence", "threshold": None, "block_length": 32, "sub_block_length": None},
         "dream": {"remasking": "entropy", "threshold": None, "block_length": None, "sub_block_length": None},
