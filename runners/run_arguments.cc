@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdlib>
 #include <string_view>
 
 #include "diffulex_edge/error.h"
@@ -10,12 +11,27 @@
 namespace diffulex_edge::runner {
 namespace {
 
+[[noreturn]] void refuse_number(const std::string& option, const std::string& text) {
+  throw Error(ErrorCode::kInvalidArgument, option, "'" + text + "' is not such a number");
+}
+
 template <typename Number>
 Number number_of(const std::string& option, const std::string& text) {
   Number number{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || end != text.data() + text.size()) {
-    throw Error(ErrorCode::kInvalidArgument, option, "'" + text + "' is not such a number");
+    refuse_number(option, text);
+  }
+  return number;
+}
+
+// Android's standard library has no from_chars for these.
+template <>
+double number_of<double>(const std::string& option, const std::string& text) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  if (text.empty() || end != text.c_str() + text.size()) {
+    refuse_number(option, text);
   }
   return number;
 }
