@@ -3,35 +3,27 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstdlib>
 #include <string_view>
+#include <type_traits>
 
+#include "core/parse_double.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::runner {
 namespace {
 
-[[noreturn]] void refuse_number(const std::string& option, const std::string& text) {
-  throw Error(ErrorCode::kInvalidArgument, option, "'" + text + "' is not such a number");
-}
-
 template <typename Number>
 Number number_of(const std::string& option, const std::string& text) {
   Number number{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    refuse_number(option, text);
+  const char* const all = text.data() + text.size();
+  std::from_chars_result read{};
+  if constexpr (std::is_floating_point_v<Number>) {
+    read = parse_double(text.data(), all, number);
+  } else {
+    read = std::from_chars(text.data(), all, number);
   }
-  return number;
-}
-
-// Android's standard library has no from_chars for these.
-template <>
-double number_of<double>(const std::string& option, const std::string& text) {
-  char* end = nullptr;
-  const double number = std::strtod(text.c_str(), &end);
-  if (text.empty() || end != text.c_str() + text.size()) {
-    refuse_number(option, text);
+  if (read.ec != std::errc() || read.ptr != all) {
+    throw Error(ErrorCode::kInvalidArgument, option, "'" + text + "' is not such a number");
   }
   return number;
 }
