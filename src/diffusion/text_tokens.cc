@@ -20,11 +20,7 @@ TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.strin
   std::error_code ignored;
   if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
     tokenizer_.emplace(folder);
-    for (std::int64_t id = 0; id < tokenizer_->vocab_size(); ++id) {
-      if (tokenizer_->is_special(id)) {
-        special_.insert(id);
-      }
-    }
+    special_ = tokenizer_->special_ids();
   }
 }
 

@@ -7,6 +7,7 @@
 #include "core/sha256.h"
 #include "diffusion/bundled_generation.h"
 #include "diffusion/decoding_settings.h"
+#include "diffusion/text_tokens.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
@@ -125,6 +126,15 @@ TEST_F(BundleTest, AFolderHasTheDigestOfItsFilesLines) {
   const ArtefactDigest found = digest_of(artefact);
   EXPECT_EQ(found.bytes, 8);
   EXPECT_EQ(found.sha256, digest(digest("three") + "  a\n" + digest("one") + "  b/x\n"));
+}
+
+// Found by damaging a tokenizer.json: opening it went through all ids up to the largest.
+TEST_F(BundleTest, ATokenOfAnyNumberIsReadAtOnce) {
+  testing::write_file(folder_ / "tokenizer.json", R"({
+    "added_tokens": [{"id": 4, "content": "<m>", "special": true}], "pre_tokenizer": {"type": "ByteLevel"},
+    "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 4294967290, "<m>": 4}, "merges": []}})");
+  const TextTokens tokens(folder_.path());
+  EXPECT_EQ(tokens.special_tokens(), (std::set<std::int64_t>{4}));
 }
 
 // Asking for what a family does anyway changes nothing.
