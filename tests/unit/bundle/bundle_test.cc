@@ -132,7 +132,7 @@ TEST_F(BundleTest, AFolderHasTheDigestOfItsFilesLines) {
 TEST_F(BundleTest, ATokenOfAnyNumberIsReadAtOnce) {
   testing::write_file(folder_ / "tokenizer.json", R"({
     "added_tokens": [{"id": 4, "content": "<m>", "special": true}], "pre_tokenizer": {"type": "ByteLevel"},
-    "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 4294967290, "<m>": 4}, "merges": []}})");
+    "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 2147483647, "<m>": 4}, "merges": []}})");
   const TextTokens tokens(folder_.path());
   EXPECT_EQ(tokens.special_tokens(), (std::set<std::int64_t>{4}));
 }
