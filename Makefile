@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python \
   test-package test-tools package bench bench-coreml bench-decoding bench-generation bench-module bench-plan \
-  bench-qnn bench-rounding bench-runtime bench-steps fuzz-modules lint \
+  bench-qnn bench-rounding bench-runtime bench-steps fuzz-bundles fuzz-modules lint runner \
   format clean
 
 build: build/packages.stamp
@@ -53,9 +53,22 @@ test-package: build
 ## Builds build/wheels/*.whl and installs it into the environment of the tests.
 package: $(VENV)/package.stamp
 
-test-integration: test-tools build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
+test-integration: test-tools runner build/packages-browser.stamp test-asan $(VENV)/test.stamp $(VENV)/package.stamp
 	DIFFULEX_EDGE=$(BIN) DIFFULEX_EDGE_ASAN=build/asan/bin/diffulex-edge \
 	  $(VENV)/bin/python -m pytest -q -n $(CMAKE_BUILD_PARALLEL_LEVEL) --dist worksteal tests/integration
+
+## The C++ runner of bundles over the executorch package's runtime: what it writes here, it writes on a phone. It compiles
+## only what a phone's runner needs of the library (runners/CMakeLists.txt).
+runner: build/packages-wheel.stamp $(VENV)/test.stamp
+	@cmake -S runners -B build/runner -G Ninja $(OPTIONS) -DPython3_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python \
+	  -DDIFFULEX_EDGE_EXECUTORCH_WHEEL=$$($(VENV)/bin/python -c 'import executorch; print(next(iter(executorch.__path__)))') \
+	  >build/configure-runner.log || { cat build/configure-runner.log; exit 1; }
+	cmake --build build/runner
+
+## A hundred thousand damaged bundles, opened as a runner does; none may crash, hang or end in an internal error.
+FUZZ_BUNDLES ?= 100000
+fuzz-bundles: test-tools $(VENV)/test.stamp
+	$(VENV)/bin/python tests/integration/fuzz_bundles.py --cases $(FUZZ_BUNDLES) --seed $(FUZZ_SEED)
 
 ## Ten thousand random modules through every backend, compared with PyTorch: hours. FUZZ_MODULES=300 and FUZZ_SEED=1 do less.
 FUZZ_MODULES ?= 10000

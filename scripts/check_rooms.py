@@ -15,6 +15,7 @@ ROOMS = [
     "checkpoint",
     "graph",
     "models",
+    "bundle",
     "quant",
     "runtime",
     "diffusion",

@@ -87,9 +87,10 @@ struct ExportMetadata {
   std::int64_t seq_len = 0;  // upper bound; of one step, where the artefact has a cache
   std::string activation_dtype;
   std::int64_t parameters = 0;
-  double original_memory_mb = 0.0;   // MB (10^6 bytes) of the weights in FP32
-  double quantized_memory_mb = 0.0;  // MB of the weights and scales as stored in the file
-  std::int64_t file_bytes = 0;       // of the artefact; in a dry run as predicted, which is exact
+  double original_memory_mb = 0.0;           // MB (10^6 bytes) of the weights in FP32
+  double quantized_memory_mb = 0.0;          // MB of the weights and scales as stored in the file
+  std::int64_t file_bytes = 0;               // of the artefact; in a dry run as predicted, which is exact
+  std::optional<std::int64_t> bundle_bytes;  // where it is in a bundle: of all files there
   bool dry_run = false;
   double seconds = 0.0;
   std::int64_t peak_rss_bytes = 0;                      // of this process, so far

@@ -20,7 +20,8 @@ struct ExportRequest {
   CalibrationOptions calibration;       // without data where there is none
   std::optional<CalibrationData> data;  // what was loaded already, as a module's is, in place of calibration.data
   CalibrationFindings known;            // what needs no calibration
-  std::filesystem::path output;         // the artefact
+  std::filesystem::path output;         // the artefact, or the folder of a bundle
+  bool is_bundle = false;               // with the tokenizer and what a program that writes text has to know
   std::optional<double> max_memory_mb;  // MB (10^6 bytes) that the stored weights may take
   // Predicts the metadata: reads no weights, but runs what calibration needs; writes nothing.
   bool dry_run = false;
@@ -31,7 +32,7 @@ class ExportSession {
   // Creates the backend, and refuses before any work what would be refused after it: options, the output's name, plans
   // and lowering with findings that are made up. Reads no weights. `options` are those that `model` was loaded with.
   // Errors: kUnsupported for an unknown backend or weights of more than max_memory_mb, those of the backend, those of
-  // QuantizationSession.
+  // QuantizationSession, and of a bundle: a model without tokenizer or mask token.
   ExportSession(Model model, ModelOptions options, ExportRequest request);
   ~ExportSession();  // removes a rounded copy of the model
   ExportSession(ExportSession&&) noexcept;

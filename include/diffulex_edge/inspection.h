@@ -102,6 +102,14 @@ struct InspectedConstant {
   bool is_list = false;
 };
 
+// The folder in which an artefact lies with its tokenizer and what decoding has to know.
+struct InspectedBundle {
+  std::filesystem::path path;
+  std::string backend;
+  std::vector<InspectedFile> files;  // beside the artefact
+  std::string generation;            // generation.json, as JSON text
+};
+
 struct Inspection {
   // "checkpoint", "safetensors", or of an artefact what the backend that reads it calls it: "executorch_program",
   // "coreml_package", "coreml_pipeline" (a package with a model of several parts), "coreml_chunks" (a folder with a
@@ -116,6 +124,7 @@ struct Inspection {
   std::vector<InspectedModel> models;       // of each package
   std::vector<InspectedFile> files;         // of packages
   std::vector<InspectedTensor> tensors;
+  std::optional<InspectedBundle> bundle;  // if that was inspected: all else is about its artefact
 
   // Of a checkpoint. 0 for programs and packages, whose tensors include scales and computed constants.
   std::int64_t parameters() const;
@@ -125,9 +134,9 @@ struct InspectOptions {
   bool hashes = true;  // reading every byte for SHA-256
 };
 
-// Recognizes a model folder, a .safetensors file and the artefacts of all registered backends
-// (BackendDescription::artefacts) by content. Throws Error{kBadFile} for anything else and for files that contradict
-// themselves.
+// Recognizes a model folder, a .safetensors file, a bundle, and the artefacts of all registered backends
+// (BackendDescription::artefacts) by content. Throws Error{kBadFile} for anything else, for files that contradict
+// themselves, and with hashes for a bundle whose files are not those that generation.json describes.
 Inspection inspect(const std::filesystem::path& path, const InspectOptions& options = {},
                    const RunControl& control = {});
 

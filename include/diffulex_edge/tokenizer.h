@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,6 +35,7 @@ class Tokenizer {
 
   // Whether a token marks something, as an end or a mask does, and is no part of the text that people read.
   bool is_special(std::int64_t id) const;
+  const std::set<std::int64_t>& special_ids() const;
   std::int64_t vocab_size() const;  // the largest id + 1, added tokens included
   // A token as it is spelled in the file: " the" is "Ġthe".
   std::optional<std::int64_t> id_of(std::string_view token) const;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bindings.h"
+#include "bundle/bundle.h"
 #include "core/copy_output.h"
 #include "core/temporary_place.h"
 
@@ -23,6 +24,16 @@ void bind_artefacts(nb::module_& module) {
         copy_to_output(source, target);
       },
       nb::arg("source"), nb::arg("target"));
+  module.def("is_bundle", [](const std::string& folder) { return is_bundle(folder); }, nb::arg("folder"));
+  module.def(
+      "open_bundle",
+      [](const std::string& folder) {
+        const nb::gil_scoped_release unlock;
+        const Bundle bundle = read_bundle(folder);
+        check_files(bundle);
+        return bundle.artefact_path().string();
+      },
+      nb::arg("folder"), "The path of its artefact, once its files are those that generation.json describes.");
 }
 
 }  // namespace diffulex_edge::python

@@ -25,6 +25,7 @@ from diffulex_edge import (
     compare_generation,
     verify,
 )
+from diffulex_edge._bundle import artefact_of
 from diffulex_edge.quant import QuantizationConfig
 
 #: Those of the command, by the code of an error.
@@ -188,7 +189,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
-    engine = DiffusionEngine.from_artefact(arguments.artefact, arguments.tokenizer, soc=arguments.soc)
+    engine = DiffusionEngine.from_artefact(artefact_of(arguments.artefact), arguments.tokenizer, soc=arguments.soc)
     for warning in engine.warnings:
         print(f"diffulex-edge: warning: {warning}", file=sys.stderr)
     names = [field.name for field in fields(DiffusionGenerationConfig)]
@@ -218,7 +219,9 @@ def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
 def _add_generate(commands: Any) -> None:
     command = commands.add_parser("generate", help="write text with an artefact, in its vendor's runtime")
     command.set_defaults(run=_generate)
-    command.add_argument("artefact", type=Path, help="what `diffulex-edge export` made of a model's folder")
+    command.add_argument(
+        "artefact", type=Path, help="an artefact or a bundle that `diffulex-edge export` made of a model's folder"
+    )
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backends/package_contents.h"
+#include "bundle/bundle.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/backend.h"
@@ -119,6 +120,35 @@ void refuse_other_file(const fs::path& path, const std::vector<ArtefactReader>& 
   throw Error(ErrorCode::kBadFile, path.string(), "is neither " + known);
 }
 
+// Of all files but the artefact's.
+std::vector<InspectedFile> other_files(const Bundle& bundle) {
+  std::vector<InspectedFile> files;
+  std::error_code error;
+  fs::directory_iterator entry(bundle.folder, error);
+  for (const fs::directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name != bundle.artefact.name && entry->is_regular_file(error)) {
+      files.push_back({.path = name, .bytes = static_cast<std::int64_t>(entry->file_size(error))});
+    }
+  }
+  if (error) {
+    throw Error(ErrorCode::kBadFile, bundle.folder.string(), "could not be read: " + error.message());
+  }
+  std::ranges::sort(files, {}, &InspectedFile::path);
+  return files;
+}
+
+Inspection inspect_bundle(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+  const Bundle bundle = read_bundle(path);
+  if (options.hashes) {
+    check_files(bundle);
+  }
+  Inspection inspection = inspect(bundle.artefact_path(), options, control);
+  inspection.bundle = InspectedBundle{
+      .path = path, .backend = bundle.artefact.backend, .files = other_files(bundle), .generation = to_json(bundle)};
+  return inspection;
+}
+
 }  // namespace
 
 std::vector<ArtefactReader> artefact_readers() {
@@ -137,6 +167,9 @@ Inspection inspect(const fs::path& path, const InspectOptions& options, const Ru
   const std::vector<ArtefactReader> readers = artefact_readers();
   std::error_code error;
   const bool is_folder = fs::is_directory(path, error);
+  if (is_folder && is_bundle(path)) {
+    return inspect_bundle(path, options, control);
+  }
   if (const auto reader = reader_of(path, readers, is_folder)) {
     return reader->inspect(path, options, control);
   }

@@ -8,6 +8,7 @@
 
 #include "chat/failure.h"
 #include "chat/text.h"
+#include "core/parse_double.h"
 #include "tokenizer/utf8.h"
 
 namespace diffulex_edge::chat {
@@ -142,7 +143,7 @@ std::optional<double> parse_float(std::string_view text) {
   }
   double value = 0;
   const char* end = lower.data() + lower.size();
-  const auto [stop, error] = std::from_chars(lower.data(), end, value);
+  const auto [stop, error] = parse_double(lower.data(), end, value);
   if (error == std::errc::result_out_of_range) {
     const double limit = lower.find("e-") == std::string::npos ? std::numeric_limits<double>::infinity() : 0;
     return lower.front() == '-' ? -limit : limit;

@@ -15,6 +15,7 @@
 #include "cli/interrupt.h"
 #include "cli/machine.h"
 #include "cli/report_file.h"
+#include "core/exit_code.h"
 #include "core/join.h"
 #include "core/printable.h"
 #include "diffulex_edge/error.h"
@@ -22,24 +23,6 @@
 
 namespace diffulex_edge::cli {
 namespace {
-
-int exit_code(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::kInvalidArgument:
-      return 2;
-    case ErrorCode::kBadFile:
-      return 3;
-    case ErrorCode::kUnsupported:
-      return 4;
-    case ErrorCode::kIo:
-      return 5;
-    case ErrorCode::kOutOfMemory:
-    case ErrorCode::kCancelled:
-    case ErrorCode::kInternal:
-      break;
-  }
-  return 1;
-}
 
 void print_error(std::string_view sentence) { print_message(fmt::format("diffulex-edge: error: {}\n", sentence)); }
 

@@ -1,4 +1,4 @@
-// diffulex-edge export MODEL -o FILE
+// diffulex-edge export MODEL -o FILE, or --bundle FOLDER
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
@@ -16,6 +16,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report_file.h"
 #include "diffulex_edge/backend.h"
+#include "diffulex_edge/error.h"
 #include "diffulex_edge/export_session.h"
 #include "diffulex_edge/report.h"
 
@@ -28,6 +29,7 @@ struct ExportArguments {
   CalibrationArguments calibration;
   OutputOptions output_options;
   std::string output;
+  std::string bundle;
   BackendArguments backend;
   std::optional<std::string> activation_dtype;
   std::optional<std::string> seq_len;
@@ -48,7 +50,18 @@ BackendConfig backend_config(const ExportArguments& arguments) {
   return config;
 }
 
+// The artefact's place, or the bundle's.
+const std::string& target_of(const ExportArguments& arguments) {
+  if (arguments.output.empty() == arguments.bundle.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--output",
+                arguments.output.empty() ? "is missing" : "is given beside --bundle",
+                "give -o for the artefact alone, or --bundle for a folder with the tokenizer beside it");
+  }
+  return arguments.bundle.empty() ? arguments.output : arguments.bundle;
+}
+
 void run(const ExportArguments& arguments, std::stop_token stop) {
+  const std::string& target = target_of(arguments);
   BackendConfig config = backend_config(arguments);
   check_options(arguments.backend.description(), config.backend_options);  // before the model is read
   ModelOptions options = arguments.model.options();
@@ -56,14 +69,15 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
     options.seq_len = config.input_lengths->longest();
   }
   Model model = load_model(arguments.model.path, options);
-  arguments.report.check(model, {arguments.output, arguments.calibration.data.value_or("")});
+  arguments.report.check(model, {target, arguments.calibration.data.value_or("")});
   config.quant_config = arguments.quantization.config(model);
   ExportSession session(std::move(model), options,
                         {.backend = arguments.backend.name(),
                          .config = std::move(config),
                          .calibration = arguments.calibration.options(),
                          .known = {},
-                         .output = arguments.output,
+                         .output = target,
+                         .is_bundle = !arguments.bundle.empty(),
                          .dry_run = arguments.dry_run});
 
   ProgressBar bar(arguments.output_options.quiet);
@@ -75,7 +89,7 @@ void run(const ExportArguments& arguments, std::stop_token stop) {
       .model = session.model(),
       .config = session.config(),
       .metadata = result.metadata,
-      .output = arguments.output,
+      .output = target,
       .calibration = session.calibration() ? &*session.calibration() : nullptr,
       .provenance = arguments.report.provenance(session.model(), arguments.command_line, !arguments.dry_run, control)};
   if (arguments.report.is_wanted()) {
@@ -92,7 +106,10 @@ Command add_export(CLI::App& app, std::string command_line) {
   arguments->command_line = std::move(command_line);
   arguments->model.add_to(*command);
   const std::vector<BackendDescription> backends = BackendRegistry::instance().descriptions();
-  command->add_option("-o,--output", arguments->output, "What to write. " + describe_outputs(backends))->required();
+  command->add_option("-o,--output", arguments->output, "What to write. " + describe_outputs(backends));
+  command->add_option(
+      "--bundle", arguments->bundle,
+      "A folder to write in its place: the artefact, its tokenizer and generation.json, as runners open");
   arguments->backend.add_name_to(*command);
   arguments->quantization.add_to(*command);
   arguments->calibration.add_to(*command);

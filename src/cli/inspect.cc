@@ -21,7 +21,7 @@ struct InspectArguments {
 };
 
 std::string known_paths() {
-  std::string text = "A model folder, a .safetensors file";
+  std::string text = "A model folder, a .safetensors file, a bundle";
   for (const ArtefactReader& reader : artefact_readers()) {
     text += ", " + reader.what;
   }

@@ -30,24 +30,27 @@ EVP_MD_CTX* new_context() {
 
 }  // namespace
 
-Sha256::Sha256() : context_(new_context()) {
-  if (context_ == nullptr) {
+struct Sha256::State {
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context{new_context(), EVP_MD_CTX_free};
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  if (state_->context == nullptr) {
     throw Error(ErrorCode::kOutOfMemory, {}, "out of memory");
   }
-  if (EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) != 1) {
-    EVP_MD_CTX_free(context_);
-    check(0);
-  }
+  check(EVP_DigestInit_ex(state_->context.get(), EVP_sha256(), nullptr));
 }
 
-Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
+Sha256::~Sha256() = default;
 
-void Sha256::add(std::span<const std::byte> bytes) { check(EVP_DigestUpdate(context_, bytes.data(), bytes.size())); }
+void Sha256::add(std::span<const std::byte> bytes) {
+  check(EVP_DigestUpdate(state_->context.get(), bytes.data(), bytes.size()));
+}
 
 std::string Sha256::finish() {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int length = 0;
-  check(EVP_DigestFinal_ex(context_, digest.data(), &length));
+  check(EVP_DigestFinal_ex(state_->context.get(), digest.data(), &length));
   constexpr std::string_view kDigits = "0123456789abcdef";
   std::string text;
   for (unsigned int i = 0; i < length; ++i) {

@@ -1,11 +1,10 @@
-// SHA-256 of a byte range, through OpenSSL.
+// SHA-256 of a byte range, through OpenSSL; runners, which do without it, have a definition of their own.
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
-
-struct evp_md_ctx_st;
 
 namespace diffulex_edge {
 
@@ -24,7 +23,8 @@ class Sha256 {
   std::string finish();
 
  private:
-  evp_md_ctx_st* context_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 // 64 lower-case hexadecimal digits.

@@ -252,6 +252,24 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   return settings;
 }
 
+DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
+  DiffusionGenerationConfig config;
+  const DecoderKind decoder = decoder_kind(model);
+  if (decoder == DecoderKind::kFastDllmV2) {
+    config.sub_block_length = std::min(kFastDllmV2SubBlock, model.block_length);
+    config.threshold = kFastDllmV2Threshold;
+  } else if (decoder != DecoderKind::kAutoregressive) {
+    config.remasking = default_remasking(model, decoder);
+  }
+  if (decoder == DecoderKind::kBlockCausal) {
+    config.threshold = kSdarThreshold;
+  }
+  if (decoder == DecoderKind::kBidirectional && !is_dream(model)) {
+    config.block_length = kLladaBlock;
+  }
+  return config;
+}
+
 GenerationRequest shortest_request(const DiffusionGenerationConfig& config, std::int64_t capacity) {
   GenerationRequest request{.prompt = {0}, .suffix = {}, .config = config};
   request.config.max_new_tokens = std::min(config.max_new_tokens, std::max<std::int64_t>(capacity - 1, 1));

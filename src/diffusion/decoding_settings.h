@@ -43,6 +43,10 @@ struct DecodingSettings {
 DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
                                    std::int64_t new_tokens);
 
+// The options by which the family's authors decode, where they don't depend on the text: asking for them changes
+// nothing.
+DiffusionGenerationConfig family_defaults(const ModelConfig& model);
+
 // A request that fits into a cache of `capacity` tokens: what is refused of it is its options, before a real one comes.
 GenerationRequest shortest_request(const DiffusionGenerationConfig& config, std::int64_t capacity);
 

@@ -98,6 +98,9 @@ void write_config(const Model& model, const QuantizationPlan& plan, const fs::pa
   const QuantizationConfig& config = plan.config;
   std::ifstream source(model.path / "config.json");
   nlohmann::ordered_json document = nlohmann::ordered_json::parse(source);
+  if (model.config.mask_token_id) {
+    document["mask_token_id"] = *model.config.mask_token_id;  // which the caller may have named
+  }
   nlohmann::ordered_json& note = document["quantization_config"];
   note = {{"quant_method", "diffulex_edge"},
           {"dtype", to_string(config.dtype)},

@@ -60,6 +60,9 @@ Json describe(const ExportMetadata& metadata) {
   Json json{{"backend", metadata.backend}, {"method", metadata.method},
             {"seq_len", metadata.seq_len}, {"activation_dtype", metadata.activation_dtype},
             {"dry_run", metadata.dry_run}, {"file_bytes", metadata.file_bytes}};
+  if (metadata.bundle_bytes) {
+    json["bundle_bytes"] = *metadata.bundle_bytes;
+  }
   add_sizes(json, metadata);
   json["seconds"] = metadata.seconds;
   json["peak_rss_bytes"] = metadata.peak_rss_bytes;

@@ -118,9 +118,12 @@ std::string to_json(const ExportReport& report) {
 
 std::string to_text(const ExportReport& report) {
   const ExportMetadata& metadata = report.metadata;
-  std::string text = report.output + ": " + (metadata.dry_run ? "would be " : "") + format_count(metadata.file_bytes) +
-                     " bytes (" + format_bytes(metadata.file_bytes) + ")" +
-                     (metadata.dry_run ? ", nothing written" : "") + "\n";
+  const std::int64_t bytes = metadata.bundle_bytes.value_or(metadata.file_bytes);
+  std::string text = report.output + ": " + (metadata.dry_run ? "would be " : "") + format_count(bytes) + " bytes (" +
+                     format_bytes(bytes) + ")" + (metadata.dry_run ? ", nothing written" : "") + "\n";
+  if (metadata.bundle_bytes) {
+    text += "a bundle, whose artefact has " + format_count(metadata.file_bytes) + " bytes\n";
+  }
   text += report.model.config.family + ", " + format_count(metadata.parameters) + " parameters, " +
           describe(report.config.quant_config) + ", activations " + metadata.activation_dtype + ", " +
           describe_mask(report.model.config.block_length) + ", up to " + std::to_string(metadata.seq_len) +

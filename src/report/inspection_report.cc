@@ -291,12 +291,33 @@ std::string metadata_text(const std::vector<InspectedConstant>& metadata) {
   return text;
 }
 
+Json bundle_json(const InspectedBundle& bundle) {
+  return {{"path", bundle.path.string()},
+          {"backend", bundle.backend},
+          {"files", files_json(bundle.files)},
+          {"generation", Json::parse(bundle.generation)}};
+}
+
+std::string bundle_text(const InspectedBundle& bundle) {
+  std::string text = bundle.path.string() + ": a bundle for " + bundle.backend + "\n" + files_text(bundle.files);
+  const Json generation = Json::parse(bundle.generation);
+  for (const char* part : {"model", "decoding"}) {
+    for (const auto& [key, value] : generation[part].items()) {
+      text += std::string(part) + " " + key + " " + value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    }
+  }
+  return text + "\n";
+}
+
 }  // namespace
 
 std::string to_json(const Inspection& inspection) {
   const bool program = inspection.kind == "executorch_program";
   const bool package = !inspection.models.empty();
   Json json{{"kind", inspection.kind}, {"path", inspection.path.string()}};
+  if (inspection.bundle) {
+    json["bundle"] = bundle_json(*inspection.bundle);
+  }
   json["file_bytes"] = inspection.file_bytes;
   if (!inspection.sha256.empty()) {
     json["sha256"] = inspection.sha256;
@@ -338,8 +359,9 @@ std::string to_json(const Inspection& inspection) {
 }
 
 std::string to_text(const Inspection& inspection) {
-  std::string text = inspection.path.string() + ": " + inspection.kind + ", " + format_count(inspection.file_bytes) +
-                     " bytes (" + format_bytes(inspection.file_bytes) + ")\n";
+  std::string text = inspection.bundle ? bundle_text(*inspection.bundle) : std::string();
+  text += inspection.path.string() + ": " + inspection.kind + ", " + format_count(inspection.file_bytes) + " bytes (" +
+          format_bytes(inspection.file_bytes) + ")\n";
   if (!inspection.sha256.empty()) {
     text += "sha256 " + inspection.sha256 + "\n";
   }

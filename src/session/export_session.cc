@@ -8,6 +8,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization_session.h"
 #include "models/input_guard.h"
+#include "session/bundle_folder.h"
 
 namespace diffulex_edge {
 namespace {
@@ -16,7 +17,7 @@ namespace {
 std::unique_ptr<EdgeBackend> checked_backend(const Model& model, const ExportRequest& request) {
   std::unique_ptr<EdgeBackend> backend = BackendRegistry::instance().create(request.backend, request.config);
   backend->check_config();
-  if (!request.output.empty() || !request.dry_run) {
+  if (!request.is_bundle && (!request.output.empty() || !request.dry_run)) {
     refuse_input_as_target(model, request.output);
     backend->check_target(request.output);
   }
@@ -39,14 +40,46 @@ struct ExportSession::State {
   BackendConfig config;  // as the backend reads it
   std::filesystem::path output;
   bool dry_run = false;
+  std::optional<BundleFolder> bundle;
   QuantizationSession quantization;
   std::optional<CalibrationResult> calibration;
+
+  ExportResult predict() const;
+  ExportResult write(const RunControl& control) const;
 };
+
+ExportResult ExportSession::State::predict() const {
+  ExportResult result = backend->dry_run(quantization.model(), quantization.findings());
+  if (bundle && result.success) {
+    result.metadata.bundle_bytes = bundle->predicted_bytes(result.metadata.file_bytes);
+  }
+  return result;
+}
+
+ExportResult ExportSession::State::write(const RunControl& control) const {
+  const auto write_to = [&](const std::filesystem::path& artefact) {
+    return backend->export_model(quantization.model(), artefact, control, quantization.findings());
+  };
+  if (!bundle) {
+    return write_to(output);
+  }
+  ExportResult result;
+  const std::int64_t bytes = bundle->write([&](const std::filesystem::path& artefact) {
+    result = write_to(artefact);
+    result.check();
+  });
+  result.metadata.bundle_bytes = bytes;
+  return result;
+}
 
 ExportSession::ExportSession(Model model, ModelOptions options, ExportRequest request) {
   std::unique_ptr<EdgeBackend> backend = checked_backend(model, request);
   BackendConfig config = std::move(request.config);
   config.quant_config = backend->quantization();
+  std::optional<BundleFolder> bundle;
+  if (request.is_bundle) {
+    bundle.emplace(model, request.backend, config, request.output);
+  }
   QuantizationSession quantization(std::move(model), std::move(options),
                                    {.config = config.quant_config,
                                     .target = backend->arithmetic(),
@@ -65,6 +98,7 @@ ExportSession::ExportSession(Model model, ModelOptions options, ExportRequest re
                                          .config = std::move(config),
                                          .output = std::move(request.output),
                                          .dry_run = request.dry_run,
+                                         .bundle = std::move(bundle),
                                          .quantization = std::move(quantization),
                                          .calibration = {}});
 }
@@ -79,9 +113,7 @@ ExportResult ExportSession::run(const RunControl& control) {
     QuantizationSession& quantization = state_->quantization;
     quantization.calibrate(callback.control());
     state_->calibration = quantization.calibration();
-    return state_->dry_run ? state_->backend->dry_run(quantization.model(), quantization.findings())
-                           : state_->backend->export_model(quantization.model(), state_->output, callback.control(),
-                                                           quantization.findings());
+    return state_->dry_run ? state_->predict() : state_->write(callback.control());
   });
   callback.check();
   return result;

@@ -58,6 +58,7 @@ class AddedTokens {
   const std::map<std::int64_t, std::string>& tokens() const { return tokens_; }
   std::optional<std::int64_t> id_of(std::string_view content) const;
   bool is_special(std::int64_t id) const { return special_.contains(id); }
+  const std::set<std::int64_t>& special_ids() const { return special_; }
 
   const AddedTokenFinder& in_raw_text() const { return raw_; }
   const AddedTokenFinder& in_normalized_text() const { return normalized_; }

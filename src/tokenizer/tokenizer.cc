@@ -180,6 +180,8 @@ const std::vector<std::int64_t>& Tokenizer::begin_ids() const { return parts_->b
 
 bool Tokenizer::is_special(std::int64_t id) const { return parts_->added.is_special(id); }
 
+const std::set<std::int64_t>& Tokenizer::special_ids() const { return parts_->added.special_ids(); }
+
 std::int64_t Tokenizer::vocab_size() const {
   std::int64_t largest = parts_->added.tokens().empty() ? -1 : parts_->added.tokens().rbegin()->first;
   for (const auto& [id, token] : parts_->bpe.tokens()) {

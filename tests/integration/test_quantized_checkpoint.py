@@ -228,3 +228,11 @@ def test_an_existing_folder_is_only_taken_when_empty(tiny: Path, tmp_path: Path)
     assert_fails(result, OUTPUT_ERROR, "not an empty folder")
     assert (tmp_path / "q/model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
+
+
+@pytest.mark.parametrize("family", ["sdar", "llada"])
+def test_the_mask_token_that_was_named_is_kept(family: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    run_json("quantize", checkpoint(family), "-o", tmp_path / "q", "--dtype", "int8", "--mask-token-id", 7)
+    assert json.loads((tmp_path / "q/config.json").read_text())["mask_token_id"] == 7
+    export(tmp_path / "q", tmp_path / "m.pte")
+    assert run_json("inspect", tmp_path / "m.pte")["metadata"]["get_mask_id"] == 7

@@ -1,0 +1,46 @@
+#include "diffusion/text_tokens.h"
+
+#include <system_error>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+
+namespace diffulex_edge {
+
+ChatTemplate required_chat_template(const std::filesystem::path& folder) {
+  std::optional<ChatTemplate> found = ChatTemplate::find(folder);
+  if (!found) {
+    throw Error(ErrorCode::kBadFile, folder.string(), "has no chat template",
+                "put chat_template.jinja beside the weights, or give the whole prompt as text to `generate`");
+  }
+  return *std::move(found);
+}
+
+TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.string()) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+    tokenizer_.emplace(folder);
+    special_ = tokenizer_->special_ids();
+  }
+}
+
+const Tokenizer& TextTokens::tokenizer() const {
+  if (!tokenizer_) {
+    throw Error(ErrorCode::kBadFile, path_, "has no tokenizer.json",
+                "give token ids and take some (--prompt-ids with --json), or put the tokenizer beside the weights");
+  }
+  return *tokenizer_;
+}
+
+std::vector<std::int64_t> TextTokens::encode_prompt(std::string_view text) const {
+  std::vector<std::int64_t> ids = tokenizer().begin_ids();
+  const std::vector<std::int64_t> rest = tokenizer().encode(text);
+  ids.insert(ids.end(), rest.begin(), rest.end());
+  return ids;
+}
+
+TextStream TextTokens::stream(std::vector<std::string> stops) const {
+  return {tokenizer(), special_, std::move(stops)};
+}
+
+}  // namespace diffulex_edge

@@ -1,0 +1,179 @@
+#include "session/bundle_folder.h"
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include "diffulex_edge/error.h"
+#include "diffulex_edge/tokenizer.h"
+#include "diffulex_edge/version.h"
+#include "diffusion/bundled_generation.h"
+#include "session/bundle_facts.h"
+
+namespace diffulex_edge {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kTokenizer = "tokenizer.json";
+constexpr std::string_view kToolTemplates = "additional_chat_templates";
+// What tokenizers and chat templates are read from.
+constexpr std::array<std::string_view, 6> kModelFiles = {
+    kTokenizer,           "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.json", "chat_template.jinja",   "additional_chat_templates/tool_use.jinja"};
+
+bool is_in_place(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+std::int64_t bytes_of(const fs::path& path) {
+  std::error_code error;
+  const std::uintmax_t bytes = fs::file_size(path, error);
+  if (error) {
+    throw Error(ErrorCode::kBadFile, path.string(), "could not be read: " + error.message());
+  }
+  return static_cast<std::int64_t>(bytes);
+}
+
+void write_text(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) {
+    throw Error(ErrorCode::kIo, path.string(), "could not be written");
+  }
+}
+
+// Replacing a bundle would take the model away that lies in it.
+void refuse_folder_of_model(const Model& model, const fs::path& target) {
+  std::error_code error;
+  const fs::path inside = fs::weakly_canonical(model.path, error);
+  const fs::path outside = fs::weakly_canonical(target, error);
+  if (std::ranges::mismatch(outside, inside).in1 == outside.end()) {
+    throw Error(ErrorCode::kInvalidArgument, target.string(), "holds the model itself", "name another folder");
+  }
+}
+
+std::string title_of(const Model& model) {
+  const fs::path name = fs::weakly_canonical(model.path).filename();
+  return name.empty() ? model.config.family : name.string();
+}
+
+std::string readme(const Model& model, const BackendDescription& backend, const BackendConfig& config,
+                   const Bundle& bundle) {
+  const QuantizationConfig& quantization = config.quant_config;
+  const std::string title = title_of(model);
+  const BundledModel& facts = bundle.model;
+  std::string text = "# " + title + " for " + backend.title + "\n\n";
+  text += "`" + bundle.artefact.name + "`: a model of the family " + facts.family + ", weights " +
+          std::string(to_string(quantization.dtype)) + " (" + std::string(to_string(quantization.mode)) + "), for " +
+          std::to_string(facts.max_tokens) + " tokens of prompt and text, cache: " + facts.cache + ".\n";
+  text += "Made from the checkpoint " + title + " by diffulex-edge " + std::string(version()) +
+          ", `diffulex-edge export " + title +
+          " --bundle FOLDER`, with the options that `diffulex-edge inspect .` shows.\n";
+  text +=
+      "`generation.json` says what a program has to know of the model, and the artefact's SHA-256; `tokenizer.json` "
+      "and the files beside it make text of tokens.\n\n";
+  if (fs::path(bundle.artefact.name).extension() == ".pte" && backend.name == "xnnpack") {
+    text +=
+        "To run it in this folder, with the C++ runner or in Python:\n\n"
+        "    diffulex-edge-run . --prompt \"In the beginning\" --stats\n"
+        "    python -m diffulex_edge generate . --prompt \"In the beginning\"\n";
+  } else {
+    text +=
+        "To look into it: `diffulex-edge inspect .`. How a phone runs it: docs/IOS.md and docs/USER_GUIDE.md of "
+        "diffulex-edge.\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+bool is_only_a_bundle(const fs::path& folder) {
+  std::string artefact;
+  try {
+    artefact = read_bundle(folder).artefact.name;
+  } catch (const Error&) {
+    return false;  // also one of another version: its files may have other names
+  }
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const bool is_ours = name == kBundleFile || name == kBundleReadme || name == kToolTemplates || name == artefact ||
+                         std::ranges::find(kModelFiles, name) != kModelFiles.end();
+    if (!is_ours) {
+      return false;
+    }
+  }
+  return !error;
+}
+
+BundleFolder::BundleFolder(const Model& model, const std::string& backend, const BackendConfig& config,
+                           const fs::path& target)
+    : target_(target), model_folder_(model.path) {
+  if (!is_in_place(model.path / kTokenizer)) {
+    throw Error(ErrorCode::kBadFile, model.path.string(), "has no tokenizer.json, without which a bundle is none",
+                "put it beside the weights, or write the artefact alone with -o");
+  }
+  static_cast<void>(Tokenizer(model.path));  // the runners read it as this library does
+  const BackendDescription description = BackendRegistry::instance().describe(backend);
+  bundle_.model = bundle_facts(model, description, config);
+  ModelConfig known = model.config;
+  known.mask_token_id = bundle_.model.mask_token_id;
+  bundle_.decoding = bundled_decoding(known);
+  bundle_.artefact.name = artefact_name(description, config);
+  bundle_.artefact.backend = backend;
+  readme_ = readme(model, description, config, bundle_);
+  for (const std::string_view name : kModelFiles) {
+    if (is_in_place(model.path / name)) {
+      copied_.emplace_back(name);
+    }
+  }
+  refuse_folder_of_model(model, target);
+  OutputFolder::check(target, is_only_a_bundle);
+}
+
+Bundle BundleFolder::described(const ArtefactDigest& artefact) const {
+  Bundle bundle = bundle_;
+  bundle.artefact.bytes = artefact.bytes;
+  bundle.artefact.sha256 = artefact.sha256;
+  return bundle;
+}
+
+std::int64_t BundleFolder::predicted_bytes(std::int64_t artefact_bytes) const {
+  const std::string text =
+      to_json(described({.bytes = artefact_bytes, .sha256 = bundle_.model.tokenizer_sha256}));  // as long as any
+  std::int64_t bytes = artefact_bytes + std::ssize(text) + std::ssize(readme_);
+  for (const std::string& name : copied_) {
+    bytes += bytes_of(model_folder_ / name);
+  }
+  return bytes;
+}
+
+std::int64_t BundleFolder::write(const std::function<void(const fs::path&)>& write_artefact) const {
+  OutputFolder folder(target_, is_only_a_bundle);
+  const fs::path artefact = folder.path() / bundle_.artefact.name;
+  write_artefact(artefact);
+  for (const std::string& name : copied_) {
+    folder.make_folder(fs::path(name).parent_path());
+    std::error_code error;
+    fs::copy_file(model_folder_ / name, folder.path() / name, error);
+    if (error) {
+      throw Error(ErrorCode::kIo, (target_ / name).string(), "could not be written: " + error.message());
+    }
+  }
+  const ArtefactDigest digest = digest_of(artefact);
+  write_text(folder.path() / kBundleFile, to_json(described(digest)));
+  write_text(folder.path() / kBundleReadme, readme_);
+  if (digest_of(folder.path() / kTokenizer).sha256 != bundle_.model.tokenizer_sha256) {
+    throw Error(ErrorCode::kBadFile, (model_folder_ / kTokenizer).string(), "was changed by another program meanwhile",
+                "export again");
+  }
+  folder.commit();
+  return predicted_bytes(digest.bytes);
+}
+
+}  // namespace diffulex_edge
