@@ -219,9 +219,7 @@ def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
 def _add_generate(commands: Any) -> None:
     command = commands.add_parser("generate", help="write text with an artefact, in its vendor's runtime")
     command.set_defaults(run=_generate)
-    command.add_argument(
-        "artefact", type=Path, help="an artefact or a bundle that `diffulex-edge export` made of a model's folder"
-    )
+    command.add_argument("artefact", type=Path, help="an artefact, or a bundle, of a model's folder")
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")

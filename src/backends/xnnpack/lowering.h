@@ -45,12 +45,12 @@ struct LoweredProgram {
   std::vector<std::string> warnings;
 };
 
-// With a cache, the method is forward(input_ids int64 [1, B], start_pos int64 [1]) -> logits float32 [1, B, vocab] for B
-// of 1 to `block_tokens`: tokens at the positions start_pos to start_pos + B, whose keys and values are written to the
-// program's buffers. Instead of start_pos it takes all positions, int64 [B], of which the first counts. Bidirectional
-// models have another argument behind it, context_len int64 [1]: the end of what the tokens see. Where logits are of
-// rows, a last argument has their places in input_ids, int64 [1, R]. The result is [1, 1, vocab] for the last token's
-// logits, and [1, R, vocab] for those of rows.
+// With a cache, the method is forward(input_ids int64 [1, B], start_pos int64 [1]) -> logits float32 [1, B, vocab] for
+// B of 1 to `block_tokens`: tokens at the positions start_pos to start_pos + B, whose keys and values are written to
+// the program's buffers. Instead of start_pos it takes all positions, int64 [B], of which the first counts.
+// Bidirectional models have another argument behind it, context_len int64 [1]: the end of what the tokens see. Where
+// logits are of rows, a last argument has their places in input_ids, int64 [1, R]. The result is [1, 1, vocab] for the
+// last token's logits, and [1, R, vocab] for those of rows.
 
 // After streaming: gives every named constant the name that its content asks for.
 void name_by_content(LoweredProgram& lowered);

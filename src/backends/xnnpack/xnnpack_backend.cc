@@ -110,8 +110,7 @@ void write_file(xnnpack::LoweredProgram& lowered, const FileLayout& layout, cons
   file.commit();
 }
 
-void add_metadata(const Model& model, const std::optional<CachePlan>& cache,
-                  xnnpack::LoweredProgram& lowered) {
+void add_metadata(const Model& model, const std::optional<CachePlan>& cache, xnnpack::LoweredProgram& lowered) {
   executorch::ProgramInputs inputs{
       .step_tokens = model.seq_len, .context_tokens = model.seq_len, .takes_fewer_tokens = true};
   if (cache) {
@@ -160,8 +159,8 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   check_rank(model, kMaxRank, "XNNPACK");
   const QuantizationResult quantized = quantize_model(model, quantization(), findings, arithmetic());
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
-  const std::optional<CachePlan> cache = read_cache_plan(
-      OptionValues(xnnpack::description(), config().backend_options), StepSizes::kUpTo, model);
+  const std::optional<CachePlan> cache =
+      read_cache_plan(OptionValues(xnnpack::description(), config().backend_options), StepSizes::kUpTo, model);
   const auto lowered = xnnpack::lower(model, quantized, cache);
   add_metadata(model, cache, *lowered);
   const FileLayout layout = lay_out(*lowered);
