@@ -19,9 +19,8 @@ std::optional<CachePlan> plan_of(const Model& model, const BackendDescription& b
   if (!options.has("cache")) {
     return std::nullopt;
   }
-  const auto sizes = std::ranges::find(backend.options, "block_tokens", &BackendOption::name);
-  const bool is_list = sizes != backend.options.end() && sizes->type == BackendOption::Type::kList;
-  return read_cache_plan(options, is_list ? StepSizes::kFixed : StepSizes::kUpTo, model);
+  const bool takes_fewer = backend.lengths == LengthSupport::kUpTo;
+  return read_cache_plan(options, takes_fewer ? StepSizes::kUpTo : StepSizes::kFixed, model);
 }
 
 // The lengths of whole sequences that an artefact without a cache takes; none: all up to the longest.
