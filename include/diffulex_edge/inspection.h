@@ -131,7 +131,8 @@ struct Inspection {
 };
 
 struct InspectOptions {
-  bool hashes = true;  // reading every byte for SHA-256
+  bool hashes = true;                            // reading every byte for SHA-256
+  std::vector<std::string> ignored_config_keys;  // ModelOptions', of a model folder
 };
 
 // Recognizes a model folder, a .safetensors file, a bundle, and the artefacts of all registered backends

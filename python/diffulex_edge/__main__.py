@@ -155,6 +155,7 @@ def _compare(arguments: argparse.Namespace, stdout: TextIO) -> None:
 
 
 def _verify(arguments: argparse.Namespace, stdout: TextIO) -> None:
+    arguments.artefact = artefact_of(arguments.artefact)
     if arguments.generate is not None:
         return _compare(arguments, stdout)
     verification = verify(arguments.artefact, arguments.data, against=arguments.against, soc=arguments.soc)
@@ -164,7 +165,11 @@ def _verify(arguments: argparse.Namespace, stdout: TextIO) -> None:
 def _add_verify(commands: Any) -> None:
     command = commands.add_parser("verify", help="measure an artefact in its runtime")
     command.set_defaults(run=_verify)
-    command.add_argument("artefact", type=Path, help="a .pte file, a .mlpackage or a folder of them, or a QNN folder")
+    command.add_argument(
+        "artefact",
+        type=Path,
+        help="a .pte file, a .mlpackage or a folder of them, a QNN folder, or a bundle of one of them",
+    )
     command.add_argument(
         "--data",
         type=Path,

@@ -50,7 +50,7 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
   inspection.file_bytes =
       is_folder ? file_bytes(checkpoint) : static_cast<std::int64_t>(MappedFile(path).bytes().size());
   if (is_folder) {
-    inspection.config = read_model_config(path);
+    inspection.config = read_model_config(path, {.ignored_config_keys = options.ignored_config_keys});
   }
   std::vector<std::span<const std::byte>> bytes;
   for (const auto& [name, view] : checkpoint.tensors()) {

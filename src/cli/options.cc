@@ -32,6 +32,11 @@ RunControl OutputOptions::control(ProgressBar& bar, std::stop_token stop) const 
           }};
 }
 
+void add_ignored_config_keys(CLI::App& command, std::vector<std::string>& keys) {
+  command.add_option("--ignore-config-key", keys, "A config.json key that you know to be harmless (repeatable)")
+      ->allow_extra_args(false);
+}
+
 void ModelArguments::add_to(CLI::App& command) {
   add_without_blocks_to(command);
   command.add_option("--block-length", block_length,
@@ -41,10 +46,7 @@ void ModelArguments::add_to(CLI::App& command) {
 void ModelArguments::add_without_blocks_to(CLI::App& command) {
   command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
   command.add_option("--mask-token-id", mask_token_id, "The token that masks others (default: the model's)");
-  command
-      .add_option("--ignore-config-key", ignored_config_keys,
-                  "A config.json key that you know to be harmless (repeatable)")
-      ->allow_extra_args(false);
+  add_ignored_config_keys(command, ignored_config_keys);
 }
 
 ModelOptions ModelArguments::options() const {

@@ -31,6 +31,9 @@ struct OutputOptions {
   RunControl control(ProgressBar& bar, std::stop_token stop) const;
 };
 
+// --ignore-config-key, of every command that takes a model folder.
+void add_ignored_config_keys(CLI::App& command, std::vector<std::string>& keys);
+
 struct ModelArguments {
   std::string path;
   std::optional<std::int64_t> block_length;

@@ -15,6 +15,7 @@ struct Architecture {
   std::string_view family;
   std::string_view model_type;    // config.json's "model_type"
   std::string_view architecture;  // an entry of config.json's "architectures"; the type is not enough
+  bool is_causal = false;         // by its class, whatever config.json says
   ModelConfig (*read_config)(ConfigReader& reader);
   // The graph of a model with this configuration, whose weights are in `checkpoint`; inputs of at most `seq_len`
   // tokens. Throws Error{kBadFile} where a tensor is absent or contradicts the configuration, and Error{kUnsupported}

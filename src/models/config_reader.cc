@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/join.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -124,13 +125,24 @@ void ConfigReader::expect(std::string_view key, const nlohmann::json& ordinary,
 void ConfigReader::ignore(std::initializer_list<std::string_view> keys) { known_.insert(keys.begin(), keys.end()); }
 
 void ConfigReader::finish() const {
+  std::vector<std::string> unknown;
   for (const auto& [key, value] : document_.items()) {
     if (!value.is_null() && !known_.contains(key) && !harmless_.contains(key) && !key.starts_with('_')) {
-      throw Error(ErrorCode::kUnsupported, where_ + ": '" + key + "'",
-                  "is not known here and could change the mathematics",
-                  "if it does not, say --ignore-config-key " + key);
+      unknown.push_back(key);
     }
   }
+  if (unknown.empty()) {
+    return;
+  }
+  const bool is_one = unknown.size() == 1;
+  const std::string names = join(unknown, ", ", " and ", [](const std::string& key) { return "'" + key + "'"; });
+  std::string options;
+  for (const std::string& key : unknown) {
+    options += " --ignore-config-key " + key;
+  }
+  throw Error(ErrorCode::kUnsupported, where_ + ": " + names,
+              std::string(is_one ? "is" : "are") + " not known here and could change the mathematics",
+              std::string("if ") + (is_one ? "it does" : "they do") + " not, say" + options);
 }
 
 void ConfigReader::fail(std::string_view key, const std::string& what, const std::string& advice) const {

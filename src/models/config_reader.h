@@ -46,7 +46,7 @@ class ConfigReader {
   void ignore(std::initializer_list<std::string_view> keys);
   // Keys that the caller declares harmless, here and in nested objects.
   void set_harmless(std::set<std::string, std::less<>> keys) { harmless_ = std::move(keys); }
-  // Throws Error{kUnsupported} if a key was neither read nor ignored and is not null.
+  // Throws Error{kUnsupported} if keys were neither read nor ignored and are not null; names all of them.
   void finish() const;
 
   [[noreturn]] void fail(std::string_view key, const std::string& what, const std::string& advice = {}) const;

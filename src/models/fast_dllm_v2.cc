@@ -11,7 +11,7 @@ ModelConfig read_fast_dllm_v2(ConfigReader& reader) {
   config.head_dim = reader.size("head_dim").value_or(config.head_dim);
   config.qkv_bias = true;  // fixed in the model's code
   config.block_length = reader.size("bd_size").value_or(32);
-  reader.ignore({"attention_bias"});
+  reader.ignore({"attention_bias", "conplemenrary_mask"});  // of training, as the authors spell it
   return config;
 }
 

@@ -21,6 +21,7 @@ Architecture llama() {
   return {.family = "llama",
           .model_type = "llama",
           .architecture = "LlamaForCausalLM",
+          .is_causal = true,
           .read_config = read_llama,
           .build = build_transformers_decoder};
 }

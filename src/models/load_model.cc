@@ -46,10 +46,21 @@ void check_activations(const Model& model) {
   }
 }
 
+// A diffusion model in a class of causal ones would load and write nonsense.
+void refuse_to_guess(const ParsedConfig& parsed, const std::filesystem::path& folder, const ModelOptions& options) {
+  if (parsed.architecture->is_causal && parsed.config.mask_token_id && !options.block_length) {
+    throw Error(ErrorCode::kInvalidArgument, (folder / "config.json").string(),
+                "has a mask_token_id, as diffusion models have, and the class " + parsed.config.architecture +
+                    ", which is causal",
+                "say --block-length 1 if it is causal, 0 if every token sees all others, or the length of its blocks");
+  }
+}
+
 }  // namespace
 
 Model load_model(const std::filesystem::path& folder, const ModelOptions& options) {
   const ParsedConfig parsed = parse_config(folder, options);
+  refuse_to_guess(parsed, folder, options);
   Model model{.path = folder, .config = parsed.config};
   if (options.mask_token_id) {
     if (*options.mask_token_id < 0 || *options.mask_token_id >= model.config.vocab_size) {

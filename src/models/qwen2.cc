@@ -20,6 +20,7 @@ Architecture qwen2() {
   return {.family = "qwen2",
           .model_type = "qwen2",
           .architecture = "Qwen2ForCausalLM",
+          .is_causal = true,
           .read_config = read_qwen2,
           .build = build_transformers_decoder};
 }

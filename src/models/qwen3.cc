@@ -18,6 +18,7 @@ Architecture qwen3() {
   return {.family = "qwen3",
           .model_type = "qwen3",
           .architecture = "Qwen3ForCausalLM",
+          .is_causal = true,
           .read_config = read_dense_qwen3,
           .build = build_transformers_decoder};
 }

@@ -94,6 +94,15 @@ RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions) {
   rope.theta = reader.positive("rope_theta", rope.theta);
   auto scaling = reader.object("rope_scaling");
   auto parameters = reader.object("rope_parameters");
+  if (scaling && parameters && *reader.value("rope_scaling") != *reader.value("rope_parameters")) {
+    reader.fail("rope_parameters", "contradicts rope_scaling");
+  }
+  if (parameters && parameters->has("full_attention")) {  // those of each kind of layers, and all are of this one
+    parameters->ignore({"full_attention", "sliding_attention"});
+    auto of_layers = parameters->object("full_attention");
+    parameters->finish();
+    parameters = std::move(of_layers);
+  }
   if (scaling || parameters) {
     read_scaling(scaling ? *scaling : *parameters, rope, max_positions);
   }

@@ -25,6 +25,20 @@ Graph build_transformers_decoder(const ModelConfig& config, const Checkpoint& ch
   return build_dense_decoder(config, transformers_names(), checkpoint, seq_len);
 }
 
+namespace {
+
+// A window holds for the layers from max_window_layers on: for none, where the model has no more.
+void expect_no_window(ConfigReader& reader, std::int64_t layers) {
+  const std::optional<std::int64_t> first = reader.integer("max_window_layers");
+  if (first && *first >= layers) {
+    static_cast<void>(reader.boolean("use_sliding_window"));
+  } else {
+    reader.expect("use_sliding_window", false);
+  }
+}
+
+}  // namespace
+
 ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_kv_heads) {
   ModelConfig config;
   config.hidden_size = reader.require_size("hidden_size");
@@ -43,9 +57,10 @@ ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_
   config.mask_token_id = reader.integer("mask_token_id");
 
   reader.expect("hidden_act", "silu");
-  reader.expect("use_sliding_window", false);
+  expect_no_window(reader, config.num_layers);
   reader.expect("use_mrope", false);
   reader.expect("partial_rotary_factor", 1.0);
+  reader.expect("rope_interleaved", false);
   if (const nlohmann::json* layer_types = reader.value("layer_types")) {
     if (!layer_types->is_array()) {
       reader.fail("layer_types", "is " + layer_types->dump() + ", not a list");
@@ -56,7 +71,7 @@ ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_
       }
     }
   }
-  reader.ignore({"pretraining_tp", "sliding_window", "max_window_layers", "attention_dropout"});
+  reader.ignore({"pretraining_tp", "sliding_window", "attention_dropout"});
   return config;
 }
 

@@ -82,12 +82,15 @@ std::string readme(const Model& model, const BackendDescription& backend, const 
         "To run it in this folder, with the C++ runner or in Python:\n\n"
         "    diffulex-edge-run . --prompt \"In the beginning\" --stats\n"
         "    python -m diffulex_edge generate . --prompt \"In the beginning\"\n";
-  } else {
+  } else if (facts.cache != "none") {
     text +=
-        "To look into it: `diffulex-edge inspect .`. How a phone runs it: docs/IOS.md and docs/USER_GUIDE.md of "
-        "diffulex-edge.\n";
+        "To read what it writes, where the vendor's runtime is, and to look into it:\n\n"
+        "    python -m diffulex_edge generate . --prompt \"In the beginning\"\n"
+        "    diffulex-edge inspect .\n";
+  } else {
+    text += "It computes whole sequences, without a cache. To look into it: `diffulex-edge inspect .`.\n";
   }
-  return text;
+  return text + "\nHow a device runs it: docs/USER_GUIDE.md, docs/ANDROID.md and docs/IOS.md of diffulex-edge.\n";
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backends/xnnpack/delegate_values.h"
@@ -16,7 +17,7 @@ namespace diffulex_edge::xnnpack {
 // An execution gives the views the rows that it sees, [positions, dim]: nothing is copied to read the cache.
 class CachedAttention {
  public:
-  CachedAttention(DelegateValues& values, const CachePlan& plan) : values_(values), plan_(plan) {}
+  CachedAttention(DelegateValues& values, CachePlan plan) : values_(values), plan_(std::move(plan)) {}
 
   // Behind input_ids: the argument start_pos, what follows from it and from the number of tokens, and all buffers.
   void begin(std::int32_t token_count);

@@ -117,6 +117,14 @@ TEST(ConfigReader, FinishesOnlyWhenEveryKeyIsUnderstood) {
   EXPECT_NO_THROW(reader.finish());
 }
 
+TEST(ConfigReader, NamesAllUnknownKeysAndTheLineThatLetsThemPass) {
+  const ConfigReader reader = reader_of(R"({"c": 1, "a": 2, "b": {"x": 3}, "none": null})");
+  testing::expect_error(ErrorCode::kUnsupported,
+                        {"config.json: 'a', 'b' and 'c': are not known here and could change the mathematics (if they "
+                         "do not, say --ignore-config-key a --ignore-config-key b --ignore-config-key c)"},
+                        [&] { reader.finish(); });
+}
+
 TEST(ConfigReader, SaysThePathOfNestedKeys) {
   ConfigReader reader = reader_of(R"({"rope_scaling": {"factor": "x"}})");
   auto nested = reader.object("rope_scaling");

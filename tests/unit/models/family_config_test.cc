@@ -174,6 +174,62 @@ TEST_F(FamilyConfig, RefusesUnknownKeysInEveryFamilyUnlessIgnored) {
   }
 }
 
+// As published: full dumps of transformers 4, notes of other programs, training's keys.
+TEST_F(FamilyConfig, TakesKeysThatChangeNothing) {
+  const std::pair<const char*, Json> kAnywhere[] = {{"diversity_penalty", 0.0},
+                                                    {"num_beam_groups", 1},
+                                                    {"early_stopping", false},
+                                                    {"length_penalty", 1.0},
+                                                    {"typical_p", 1.0},
+                                                    {"no_repeat_ngram_size", 0},
+                                                    {"output_scores", false},
+                                                    {"tf_legacy_loss", false},
+                                                    {"return_dict_in_generate", false},
+                                                    {"remove_invalid_values", false},
+                                                    {"transformers.js_config", {{"dtype", "q4"}}},
+                                                    {"is_llama_config", true},
+                                                    {"encoder_no_repeat_ngram_size", 0}};
+  for (const char* family : kFamilies) {
+    for (const auto& [key, value] : kAnywhere) {
+      EXPECT_NO_THROW(with(family, key, value)) << family << ": " << key;
+    }
+  }
+  EXPECT_NO_THROW(with("fast_dllm_v2", "conplemenrary_mask", true));
+  for (const char* family : kTransformersFamilies) {
+    EXPECT_NO_THROW(with(family, "rope_interleaved", false)) << family;
+    expect_refused(ErrorCode::kUnsupported, family, "rope_interleaved", true);
+  }
+}
+
+TEST_F(FamilyConfig, TakesAWindowThatNoLayerHas) {
+  for (const char* family : kTransformersFamilies) {
+    SCOPED_TRACE(family);
+    Json config = config_of(family);
+    config["use_sliding_window"] = true;
+    config["sliding_window"] = 4096;
+    const std::int64_t layers = read(config_of(family)).num_layers;
+    config["max_window_layers"] = layers;
+    EXPECT_NO_THROW(read(config));
+    config["max_window_layers"] = layers - 1;
+    testing::expect_error(ErrorCode::kUnsupported, {"'use_sliding_window'"}, [&] { read(config); });
+  }
+}
+
+TEST_F(FamilyConfig, ReadsRopeParametersByTheKindOfLayer) {
+  Json config = config_of("qwen3");
+  config.erase("rope_theta");
+  config.erase("rope_scaling");
+  const Json own = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 12345.0}};
+  config["rope_parameters"] = {{"full_attention", own}, {"sliding_attention", {{"rope_theta", 7.0}}}};
+  EXPECT_EQ(read(config).rope.theta, 12345.0);
+  EXPECT_EQ(read(config).rope.factor, 4.0);
+  config["rope_parameters"]["linear_attention"] = own;
+  testing::expect_error(ErrorCode::kUnsupported, {"'linear_attention'"}, [&] { read(config); });
+  config["rope_parameters"] = own;
+  config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 2.0}};
+  testing::expect_error(ErrorCode::kBadFile, {"'rope_parameters'", "contradicts rope_scaling"}, [&] { read(config); });
+}
+
 TEST_F(FamilyConfig, IgnoringAKeyDoesNotUnlockOneThatIsKnownToMatter) {
   Json config = config_of("llada");
   config["scale_logits"] = true;

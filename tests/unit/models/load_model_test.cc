@@ -54,6 +54,23 @@ TEST_F(LoadModel, AcceptsATiedHeadOnlyIfItIsTheEmbedding) {
                         [&] { load(false, qwen3_tensors(false)); });
 }
 
+TEST_F(LoadModel, AsksWhetherAModelWithAMaskTokenIsCausal) {
+  nlohmann::json config = testing::transformers_config("qwen3", "Qwen3ForCausalLM");
+  config["tie_word_embeddings"] = false;
+  const auto load_as = [&](std::optional<std::int64_t> block_length) {
+    testing::write_model(folder_.path(), config, qwen3_tensors(true));
+    return load_model(folder_.path(), {.block_length = block_length});
+  };
+  EXPECT_EQ(load_as({}).config.block_length, 1);
+  config["mask_token_id"] = 5;
+  testing::expect_error(ErrorCode::kInvalidArgument,
+                        {"config.json", "has a mask_token_id", "Qwen3ForCausalLM", "--block-length 1"},
+                        [&] { load_as({}); });
+  for (const std::int64_t length : {0, 1, 8}) {
+    EXPECT_EQ(load_as(length).config.block_length, length);
+  }
+}
+
 TEST_F(LoadModel, BoundsTheSequenceLength) {
   const auto tensors = qwen3_tensors(true);
   EXPECT_EQ(

@@ -237,9 +237,9 @@ TEST_F(RopeKeys, RefusesWhatItCantMean) {
   expect_refused(ErrorCode::kUnsupported,
                  {{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.25}}}},
                  "partial_rotary_factor");
-  // Parameters by kind of layer are for other models.
-  expect_refused(ErrorCode::kUnsupported, {{"rope_parameters", {{"full_attention", {{"rope_theta", 1e4}}}}}},
-                 "full_attention");
+  // Without those of full attention, which all layers have.
+  expect_refused(ErrorCode::kUnsupported, {{"rope_parameters", {{"sliding_attention", {{"rope_theta", 1e4}}}}}},
+                 "sliding_attention");
   expect_refused(ErrorCode::kUnsupported, {{"rope_scaling", {{"rope_type", "linear"}, {"factor", 2}, {"new", 1}}}},
                  "new");
 }
