@@ -194,7 +194,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:
-    engine = DiffusionEngine.from_artefact(artefact_of(arguments.artefact), arguments.tokenizer, soc=arguments.soc)
+    engine = DiffusionEngine.from_artefact(arguments.artefact, arguments.tokenizer, soc=arguments.soc)
     for warning in engine.warnings:
         print(f"diffulex-edge: warning: {warning}", file=sys.stderr)
     names = [field.name for field in fields(DiffusionGenerationConfig)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffulex_edge import _core
+from diffulex_edge._bundle import artefact_of
 from diffulex_edge._errors import InvalidArgumentError
 from diffulex_edge._language_model import LanguageModel
 from diffulex_edge._runtimes import kind_of
@@ -243,7 +244,7 @@ class DiffusionEngine:
     def from_artefact(
         cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None, *, soc: str | None = None
     ) -> DiffusionEngine:
-        """From what `diffulex-edge export` made of a model's folder; it is executed in its vendor's runtime.
+        """From what `diffulex-edge export` made of a model's folder, or a bundle of it, in its vendor's runtime.
 
         That is ExecuTorch for a .pte, Core ML for packages (on a Mac), ONNX Runtime with Qualcomm's emulator for a QNN
         folder (`soc`: of which chip; default: the first). With a cache (`--cache TOKENS`) it computes steps, without
@@ -251,7 +252,7 @@ class DiffusionEngine:
         artefact's). One text at a time: the artefact has one cache. Needs the runtime's Python package. Errors:
         `VerificationError`, and those of the library.
         """
-        path = Path(artefact)
+        path = artefact_of(Path(artefact))
         program = kind_of(path).open(path, soc).load_language_model()
         if tokenizer is None:
             tokenizer = path if (path / "tokenizer.json").is_file() else path.parent

@@ -13,13 +13,14 @@ from typing import Any, Final
 import coremltools
 import pytest
 import torch
-from command import BAD_FILE, export
+from command import BAD_FILE, export, run_json, tiny_sdar
 from evaluation_data import cut
-from mil_interpreter import Interpreter
+from mil_interpreter import Interpreter, State
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from diffulex_edge import VerificationError, _coreml, verify
+from diffulex_edge import DiffusionEngine, VerificationError, _coreml, verify
+from diffulex_edge._bundle import artefact_of
 
 COREML: Final = ("--backend", "coreml")
 LENGTH: Final = 128
@@ -46,8 +47,12 @@ class StandIn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def predict(self, data: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        outputs = self._interpreter.run({name: torch.from_numpy(value) for name, value in data.items()})
+    def make_state(self) -> State:
+        return self._interpreter.make_state()
+
+    def predict(self, data: dict[str, NDArray[Any]], state: State | None = None) -> dict[str, NDArray[Any]]:
+        tensors = {name: torch.from_numpy(value) for name, value in data.items()}
+        outputs = self._interpreter.run(tensors, state=state)
         return {name: value.numpy() for name, value in outputs.items()}
 
 
@@ -212,3 +217,30 @@ def test_command_says_what_was_checked_and_what_was_not(fixed: Path, data: Path,
     failed = call(tmp_path / "missing.mlpackage")
     assert failed.returncode == BAD_FILE
     assert failed.stderr.count("\n") == 1, failed.stderr
+
+
+@pytest.mark.parametrize("storage", ["state", "inputs"])
+def test_a_package_with_a_cache_writes_text(storage: str, mac: list[tuple[str, str]], tmp_path: Path) -> None:
+    """A bundle of one, which the check before it leaves as it is."""
+    cache = ("--cache", 64, "--cache-storage", storage, "--activation-dtype", "fp32", "--compute-unit", "cpu_and_ne")
+    run_json("export", tiny_sdar(), "--bundle", tmp_path / "b", *COREML, *cache)
+    before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    verify(artefact_of(tmp_path / "b"))
+    assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
+    engine = DiffusionEngine.from_artefact(tmp_path / "b")
+    assert mac == [("model.mlpackage", "CPU_AND_NE")]
+    dtype = "fp16" if storage == "state" else "fp32"
+    options = {"max_new_tokens": 16, "ignore_eos": True}
+    expected = DiffusionEngine.from_model(tiny_sdar()).generate("In the beginning", cache_dtype=dtype, **options)
+    for _ in range(2):  # the second text begins anew in the same state
+        assert engine.generate("In the beginning", **options).tokens == expected.tokens
+
+
+def test_coremltools_leaves_packages_as_they_are(tmp_path: Path) -> None:
+    """It writes Manifest.json anew when it opens a package: the same bytes, whichever of two UUIDs is the first."""
+    for length in (8, 16, 24, 32):
+        package = tmp_path / f"{length}.mlpackage"
+        export(tiny_sdar(), package, *COREML, "--seq-len", length)
+        before = (package / "Manifest.json").read_bytes()
+        verify(package)
+        assert (package / "Manifest.json").read_bytes() == before

@@ -165,10 +165,11 @@ std::string package_manifest(const std::string& model) {
   const std::string root = uuid_of("model" + model);
   const std::string weights = uuid_of("weights" + model);
   const auto item = [](const char* description, const char* name, const char* path) {
-    return nlohmann::ordered_json{
+    return nlohmann::json{
         {"author", "com.apple.CoreML"}, {"description", description}, {"name", name}, {"path", path}};
   };
-  const nlohmann::ordered_json manifest{
+  // Keys in alphabetical order, as coremltools writes the file anew whenever it opens a package.
+  const nlohmann::json manifest{
       {"fileFormatVersion", "1.0.0"},
       {"itemInfoEntries",
        {{root, item("CoreML Model Specification", "model.mlmodel", "com.apple.CoreML/model.mlmodel")},
