@@ -165,8 +165,7 @@ std::string package_manifest(const std::string& model) {
   const std::string root = uuid_of("model" + model);
   const std::string weights = uuid_of("weights" + model);
   const auto item = [](const char* description, const char* name, const char* path) {
-    return nlohmann::json{
-        {"author", "com.apple.CoreML"}, {"description", description}, {"name", name}, {"path", path}};
+    return nlohmann::json{{"author", "com.apple.CoreML"}, {"description", description}, {"name", name}, {"path", path}};
   };
   // Keys in alphabetical order, as coremltools writes the file anew whenever it opens a package.
   const nlohmann::json manifest{
