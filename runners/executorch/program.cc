@@ -1,5 +1,7 @@
 #include "executorch/program.h"
 
+#include <algorithm>
+#include <new>
 #include <utility>
 
 #include "core/printable.h"
@@ -72,8 +74,12 @@ Method::Method(const Program& program, const std::string& name) {
     if (!bytes.ok() || bytes.get() < 0) {
       program.refuse("its method " + name, bytes.ok() ? et::Error::InvalidProgram : bytes.error());
     }
-    planned_.emplace_back(static_cast<std::size_t>(bytes.get()));
-    spans_.emplace_back(planned_.back().data(), planned_.back().size());
+    const auto size = static_cast<std::size_t>(bytes.get());
+    planned_.emplace_back(static_cast<std::uint8_t*>(std::calloc(std::max<std::size_t>(size, 1), 1)));
+    if (planned_.back() == nullptr) {
+      throw std::bad_alloc();
+    }
+    spans_.emplace_back(planned_.back().get(), size);
   }
   planned_memory_ =
       std::make_unique<et::HierarchicalAllocator>(et::Span<et::Span<std::uint8_t>>(spans_.data(), spans_.size()));

@@ -5,6 +5,7 @@
 #include <executorch/runtime/executor/program.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -53,7 +54,11 @@ class Method {
  private:
   HeapAllocator method_memory_;
   HeapAllocator temporary_memory_;
-  std::vector<std::vector<std::uint8_t>> planned_;  // zeros: an empty cache
+  struct Free {
+    void operator()(std::uint8_t* memory) const { std::free(memory); }
+  };
+  // Zeros: an empty cache. The system gives their pages when they are first written to.
+  std::vector<std::unique_ptr<std::uint8_t, Free>> planned_;
   std::vector<executorch::runtime::Span<std::uint8_t>> spans_;
   std::unique_ptr<executorch::runtime::HierarchicalAllocator> planned_memory_;
   std::unique_ptr<executorch::runtime::MemoryManager> memory_;
