@@ -198,7 +198,8 @@ TEST_F(CoreMLExports, KeepKeysAndValues) {
     }
     inputs.resize(3);
     EXPECT_EQ(inputs, (std::vector<std::string>{"input_ids", "start_pos", "token_count"}));
-    const std::size_t caches = 2 * found.models.front().functions.front().operations.at("scaled_dot_product_attention");
+    const auto attentions = found.models.front().functions.front().operations.at("scaled_dot_product_attention");
+    const auto caches = static_cast<std::size_t>(2 * attentions);
     EXPECT_EQ(features.states.size(), storage == "state" ? caches : 0);
     EXPECT_EQ(features.inputs.size(), storage == "state" ? 3 : 3 + caches);
     EXPECT_EQ(features.outputs.size(), storage == "state" ? 1 : 1 + caches);
