@@ -48,7 +48,10 @@ Id CachedAttention::with_cache(std::string_view part, std::int64_t layer, Id fre
 std::pair<Id, Id> CachedAttention::write_range() {
   if (!write_range_) {
     const MilType corner{.dtype = MilDtype::kInt32, .shape = {{.value = 4}}};
-    const Id end = operations_.binary("add", step_.start(), step_.length(), function().type(step_.start()));
+    const Id start = step_.start();
+    const Id length = step_.length();
+    const MilType one = function().type(start);
+    const Id end = operations_.binary("add", start, length, one);
     const Id heads = operations_.ints({0, 0});
     const Id dims = operations_.ints({0});
     const Id first = operations_.concat({heads, step_.start(), dims}, 0, corner, "write_begin");
@@ -94,10 +97,10 @@ Id CachedAttention::old_where_padded(Id cache, Id fresh) {
 
 Id CachedAttention::behind_input(const std::string& name, Id fresh) {
   MilType type = function().type(fresh);
+  const Dim tokens = type.shape[2];
   type.shape[2] = {.value = cache_rows()};
   bytes_ += (operations_.is_half() ? 2 : 4) * cache_rows() * type.shape[1].value * type.shape[3].value;
   const Id cache = function().input(name, type);
-  const Dim& tokens = operations_.shape(fresh)[2];
   type.shape[2] = {.value = cache_rows() + tokens.value, .is_sequence = tokens.is_sequence};
   return operations_.concat({cache, fresh}, 2, type);
 }
@@ -116,22 +119,25 @@ Id CachedAttention::numbers(std::int64_t count) {
 
 Id CachedAttention::single(float value) { return function().constant(float_literal(MilDtype::kFloat32, value)); }
 
-Id CachedAttention::combined(std::string_view operation, Id x, Id y, const Shape& shape) {
-  return operations_.binary(operation, x, y, {.dtype = MilDtype::kFloat32, .shape = shape});
+Id CachedAttention::combined(std::string_view operation, Id x, Id y, Shape type) {
+  return operations_.binary(operation, x, y, {.dtype = MilDtype::kFloat32, .shape = std::move(type)});
 }
 
 Id CachedAttention::hidden_from(Id places, Id bound) {
-  const Id last = combined("sub", number(bound), single(1.0F), operations_.shape(bound));
-  return operations_.clip(combined("sub", last, places, operations_.shape(places)), -1.0F, 0.0F);
+  const Id end = number(bound);
+  const Id one = single(1.0F);
+  const Id last = combined("sub", end, one, shape(bound));
+  return operations_.clip(combined("sub", last, places, shape(places)), -1.0F, 0.0F);
 }
 
 Id CachedAttention::blocks(Id positions, std::int64_t block_length) {
   if (block_length == 1) {
     return positions;
   }
-  const Shape& shape = operations_.shape(positions);
-  const Id middle = combined("add", positions, single(0.5F), shape);
-  return operations_.unary("floor", combined("real_div", middle, single(static_cast<float>(block_length)), shape));
+  const Id half = single(0.5F);
+  const Id length = single(static_cast<float>(block_length));
+  const Id middle = combined("add", positions, half, shape(positions));
+  return operations_.unary("floor", combined("real_div", middle, length, shape(positions)));
 }
 
 CachedAttention::Rows CachedAttention::rows() {
@@ -139,17 +145,18 @@ CachedAttention::Rows CachedAttention::rows() {
   if (storage_ == CacheStorage::kState) {
     return {.positions = places, .hidden = hidden_from(places, step_.seen())};
   }
-  const Shape& cached = operations_.shape(places);
+  const Shape cached = shape(places);
   Id hidden = hidden_from(places, step_.start());
   if (step_.plan().is_bidirectional) {  // what lies behind the step is seen too
-    const Id distance = combined("sub", places, number(step_.end()), cached);
-    const Id before_end = operations_.clip(distance, -1.0F, 0.0F);
-    const Id outside = combined("minimum", before_end, hidden_from(places, step_.seen()), cached);
+    const Id end = number(step_.end());
+    const Id before_end = operations_.clip(combined("sub", places, end, cached), -1.0F, 0.0F);
+    const Id unseen = hidden_from(places, step_.seen());
+    const Id outside = combined("minimum", before_end, unseen, cached);
     hidden = combined("maximum", hidden, outside, cached);
   }
   const Id own = number(step_.positions());
   const Id own_hidden = hidden_from(own, step_.end());
-  const Dim tokens = operations_.shape(own).front();
+  const Dim tokens = shape(own).front();
   const MilType all{.dtype = MilDtype::kFloat32,
                     .shape = {{.value = cache_rows() + tokens.value, .is_sequence = tokens.is_sequence}}};
   const Id positions = operations_.concat({places, own}, 0, all);
@@ -166,11 +173,12 @@ Id CachedAttention::mask(std::int64_t block_length, std::int64_t group) {
   if (block_length > 0) {
     const Id own = operations_.expand_dims(blocks(number(step_.positions()), block_length), 1);
     const Id others = operations_.expand_dims(blocks(keys.positions, block_length), 0);
-    const Shape square = {operations_.shape(own)[0], operations_.shape(others)[1]};
+    const Shape square = {shape(own)[0], shape(others)[1]};
     const Id later = operations_.clip(combined("sub", own, others, square), -1.0F, 0.0F);
     hidden = combined("minimum", later, hidden, square);
   }
-  const Id scaled = combined("mul", hidden, single(kHidden), operations_.shape(hidden));
+  const Id weight = single(kHidden);
+  const Id scaled = combined("mul", hidden, weight, shape(hidden));
   Id result = operations_.cast(scaled, operations_.arithmetic());
   if (block_length > 0 && group > 1) {
     MilType repeated = function().type(result);
@@ -182,8 +190,8 @@ Id CachedAttention::mask(std::int64_t block_length, std::int64_t group) {
 }
 
 CachedAttention::Seen CachedAttention::see(const Operands& operands, std::int64_t layer, std::int64_t block_length) {
-  const Shape queries = operations_.shape(operands.queries);
-  const std::int64_t kv_heads = operations_.shape(operands.keys)[1].value;
+  const Shape queries = shape(operands.queries);
+  const std::int64_t kv_heads = shape(operands.keys)[1].value;
   const std::int64_t group = queries[1].value / kv_heads;
   const Dim rows = {.value = group * queries[2].value, .is_sequence = queries[2].is_sequence};
   Seen seen;

@@ -62,7 +62,7 @@ class CachedAttention {
   Id number(Id integers) { return operations_.cast(integers, MilDtype::kFloat32); }
   Id numbers(std::int64_t count);  // 0 to count
   Id single(float value);
-  Id combined(std::string_view operation, Id x, Id y, const Shape& shape);
+  Id combined(std::string_view operation, Id x, Id y, Shape type);
   // 0 where a place is less than `bound` [1], else -1.
   Id hidden_from(Id places, Id bound);
   // floor(position / block)
@@ -77,6 +77,8 @@ class CachedAttention {
   Id mask(std::int64_t block_length, std::int64_t group);
 
   MilFunction& function() { return operations_.function(); }
+  // A copy: the function's own moves with each operation that it gets.
+  Shape shape(Id id) const { return operations_.shape(id); }
 
   MilOperations& operations_;
   StepInputs& step_;

@@ -509,7 +509,7 @@ class Lowering final : private GraphValues {
             : 0;
     const CachedAttention::Seen seen = cache.see(operands, attentions_before(value), block_length);
     const Id mixed = attend(value, seen.queries, seen.keys, seen.values, seen.mask);
-    return by_token(value, seen.queries == operands.queries ? mixed : reshape(mixed, shape(operands.queries)));
+    return by_token(value, seen.queries == operands.queries ? mixed : reshape(mixed, Shape(shape(operands.queries))));
   }
 
   Id attend(ValueId value, Id q, Id k, Id v, std::optional<Id> mask) {
