@@ -25,7 +25,6 @@ from diffulex_edge import (
     compare_generation,
     verify,
 )
-from diffulex_edge._bundle import artefact_of
 from diffulex_edge.quant import QuantizationConfig
 
 #: Those of the command, by the code of an error.
@@ -155,7 +154,6 @@ def _compare(arguments: argparse.Namespace, stdout: TextIO) -> None:
 
 
 def _verify(arguments: argparse.Namespace, stdout: TextIO) -> None:
-    arguments.artefact = artefact_of(arguments.artefact)
     if arguments.generate is not None:
         return _compare(arguments, stdout)
     verification = verify(arguments.artefact, arguments.data, against=arguments.against, soc=arguments.soc)

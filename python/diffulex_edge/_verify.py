@@ -41,6 +41,7 @@ from diffulex_edge._artefact import (
     Runnable,
     VerificationError,
 )
+from diffulex_edge._bundle import artefact_of
 from diffulex_edge._evaluation_data import IGNORED_TARGET, read_pairs
 from diffulex_edge._pictures import grid, interval_chart
 from diffulex_edge._runtimes import kind_of
@@ -200,7 +201,8 @@ def verify(
 
     Args:
         artefact: a .pte file whose method `forward` takes input_ids int64 [1, seq] and gives logits [1, seq, vocab], or
-            a Core ML package, or a folder with the manifest.json of `diffulex-edge export`: of packages, or of QNN.
+            a Core ML package, or a folder with the manifest.json of `diffulex-edge export`: of packages, or of QNN; or
+            a bundle of one of them.
         data: safetensors with pairs input_ids_R and target_ids_R, int64 [sequences, length]; -100 is not counted. A
             package or a QNN folder can be checked without. A QNN model takes sequences of its one length.
         against: the reference, such as the same model in float32; it may be of another backend, or a file that
@@ -217,6 +219,7 @@ def verify(
     for path in (artefact, data, reference):
         if path is not None and not path.exists():
             raise VerificationError(f"{path}: does not exist")
+    artefact = artefact_of(artefact)
     opened = kind_of(artefact).open(artefact, soc)
     check = opened.check()
     if data is None and check is None:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <string>
+#include <utility>
 
 #include "diffulex_edge/error.h"
 
@@ -13,6 +14,13 @@ constexpr std::int64_t kUsualStepTokens = 128;
 // Of fixed sizes: for a prompt, and for a block of a model that has none.
 constexpr std::int64_t kUsualPromptTokens = 64;
 constexpr std::int64_t kUsualBlockTokens = 32;
+
+std::vector<std::int64_t> distinct(std::vector<std::int64_t> sizes) {
+  std::ranges::sort(sizes);
+  const auto repeated = std::ranges::unique(sizes);
+  sizes.erase(repeated.begin(), repeated.end());
+  return sizes;
+}
 
 std::vector<std::int64_t> read_sizes(const std::vector<std::string>& texts) {
   std::vector<std::int64_t> sizes;
@@ -25,27 +33,21 @@ std::vector<std::int64_t> read_sizes(const std::vector<std::string>& texts) {
     }
     sizes.push_back(size);
   }
-  std::ranges::sort(sizes);
-  const auto repeated = std::ranges::unique(sizes);
-  sizes.erase(repeated.begin(), repeated.end());
-  return sizes;
+  return distinct(std::move(sizes));
 }
 
-std::vector<std::int64_t> usual_sizes(StepSizes kind, std::int64_t tokens, std::int64_t block_length) {
+std::vector<std::int64_t> usual_sizes(LengthSupport lengths, std::int64_t tokens, std::int64_t block_length) {
   const auto fitting = [&](std::int64_t size) { return std::min(std::max(size, block_length), tokens); };
-  if (kind == StepSizes::kUpTo) {
+  if (lengths == LengthSupport::kUpTo) {
     return {block_length == 0 ? tokens : fitting(kUsualStepTokens)};
   }
-  std::vector<std::int64_t> sizes = block_length == 0 ? std::vector{fitting(kUsualBlockTokens), tokens}
-                                                      : std::vector{fitting(block_length), fitting(kUsualPromptTokens)};
-  const auto repeated = std::ranges::unique(sizes);
-  sizes.erase(repeated.begin(), repeated.end());
-  return sizes;
+  return distinct(block_length == 0 ? std::vector{fitting(kUsualBlockTokens), tokens}
+                                    : std::vector{fitting(block_length), fitting(kUsualPromptTokens)});
 }
 
-std::vector<std::int64_t> given_sizes(const OptionValues& options, StepSizes kind) {
+std::vector<std::int64_t> given_sizes(const OptionValues& options) {
   std::vector<std::int64_t> sizes = read_sizes(options.list("block_tokens"));
-  if (kind == StepSizes::kUpTo && sizes.size() > 1) {
+  if (options.description().lengths == LengthSupport::kUpTo && sizes.size() > 1) {
     throw Error(ErrorCode::kInvalidArgument, "block tokens", "a step has any number of tokens up to one",
                 "give only the largest");
   }
@@ -56,6 +58,8 @@ std::vector<std::int64_t> given_sizes(const OptionValues& options, StepSizes kin
 
 std::string_view cache_kind(const CachePlan& plan) { return plan.is_bidirectional ? "approximate" : "exact"; }
 
+std::string_view logits_name(const CachePlan& plan) { return kLogitsNames.at(static_cast<std::size_t>(plan.logits)); }
+
 BackendOption cache_option() {
   return {.name = "cache",
           .type = BackendOption::Type::kCount,
@@ -65,18 +69,21 @@ BackendOption cache_option() {
           .default_value = "0"};
 }
 
-BackendOption block_tokens_option(StepSizes sizes) {
+BackendOption block_tokens_option(LengthSupport lengths) {
   return {.name = "block_tokens",
           .type = BackendOption::Type::kList,
-          .help = sizes == StepSizes::kUpTo
+          .help = lengths == LengthSupport::kUpTo
                       ? "With --cache: the most tokens of one step (default 128, or all of a bidirectional model's)"
                       : "With --cache: the numbers of tokens that a step may have, such as 4,64 (default: the model's "
                         "block and 64; 32 and all of a bidirectional model's)"};
 }
 
-std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model) {
+std::optional<CachePlan> read_cache_plan(const OptionValues& options, const Model& model) {
+  if (!options.has("cache")) {
+    return std::nullopt;
+  }
   const auto differs = [&](std::string_view name) { return options.has(name) && !options.is_default(name); };
-  CachePlan plan{.tokens = options.count("cache"), .block_sizes = given_sizes(options, sizes)};
+  CachePlan plan{.tokens = options.count("cache"), .block_sizes = given_sizes(options)};
   if (plan.tokens == 0) {
     if (!plan.block_sizes.empty() || differs("cache_dtype") || differs("logits")) {
       throw Error(ErrorCode::kInvalidArgument, "cache", "is off: block tokens, cache dtype and logits go with it",
@@ -94,7 +101,7 @@ std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes 
                     std::to_string(config.max_positions));
   }
   if (plan.block_sizes.empty()) {
-    plan.block_sizes = usual_sizes(sizes, plan.tokens, config.block_length);
+    plan.block_sizes = usual_sizes(options.description().lengths, plan.tokens, config.block_length);
   }
   plan.block_tokens = plan.block_sizes.back();
   if (plan.block_tokens > plan.tokens || plan.block_tokens < config.block_length) {

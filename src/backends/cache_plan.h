@@ -37,14 +37,17 @@ inline constexpr std::array<std::string_view, 3> kLogitsNames = {"all", "last", 
 // What programs say of the cache's kind: "exact" for block-causal models, "approximate" for bidirectional ones.
 std::string_view cache_kind(const CachePlan& plan);
 
-// The option `cache`, and `block_tokens` of a backend that takes any number of tokens up to it or only fixed ones.
-enum class StepSizes { kUpTo, kFixed };
+// What it calls those of the plan.
+std::string_view logits_name(const CachePlan& plan);
+
+// The option `cache`, and `block_tokens` of a backend whose artefacts take such lengths: any number of tokens up to it,
+// or only fixed ones.
 BackendOption cache_option();
-BackendOption block_tokens_option(StepSizes sizes);
+BackendOption block_tokens_option(LengthSupport lengths);
 
 // From the options `cache`, `block_tokens`, and `cache_dtype` and `logits` where the description has them. nullopt
-// where no cache is asked for. Throws Error{kInvalidArgument} for impossible sizes and for the others without `cache`,
-// Error{kUnsupported} for a model that is no language model from a checkpoint.
-std::optional<CachePlan> read_cache_plan(const OptionValues& options, StepSizes sizes, const Model& model);
+// where no cache is asked for, and for a backend without one. Throws Error{kInvalidArgument} for impossible sizes and
+// for the others without `cache`, Error{kUnsupported} for a model that is no language model from a checkpoint.
+std::optional<CachePlan> read_cache_plan(const OptionValues& options, const Model& model);
 
 }  // namespace diffulex_edge

@@ -26,6 +26,7 @@ class OptionValues {
   // Throws as check_options. Keeps a reference to the description.
   OptionValues(const BackendDescription& description, const std::map<std::string, std::string>& given);
 
+  const BackendDescription& description() const { return description_; }
   // Whether the description has it.
   bool has(std::string_view name) const;
   bool is_default(std::string_view name) const { return text(name) == option(name).default_value; }

@@ -74,6 +74,7 @@ struct ArtefactDigest {
   std::int64_t bytes = 0;
   std::string sha256;
 };
+ArtefactDigest digest_of_file(const std::filesystem::path& path);
 ArtefactDigest digest_of(const std::filesystem::path& artefact);
 
 // Throws Error{kBadFile} unless the artefact and the tokenizer are those that generation.json describes: what is

@@ -14,20 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// In pieces whose pages go back at once: an artefact may be larger than the memory.
-ArtefactDigest digest_of_file(const fs::path& path) {
-  constexpr std::size_t kPiece = std::size_t{4} << 20U;
-  const MappedFile file(path);
-  Sha256 hash;
-  for (std::size_t begin = 0; begin < file.bytes().size(); begin += kPiece) {
-    const auto piece = file.bytes().subspan(begin, std::min(kPiece, file.bytes().size() - begin));
-    hash.add(piece);
-    MappedFile::release(piece);
-  }
-  file.check();
-  return {.bytes = static_cast<std::int64_t>(file.bytes().size()), .sha256 = hash.finish()};
-}
-
 std::vector<fs::path> files_in(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code error;
@@ -58,6 +44,20 @@ ArtefactDigest digest_of_folder(const fs::path& folder) {
 }
 
 }  // namespace
+
+// In pieces whose pages go back at once: an artefact may be larger than the memory.
+ArtefactDigest digest_of_file(const fs::path& path) {
+  constexpr std::size_t kPiece = std::size_t{4} << 20U;
+  const MappedFile file(path);
+  Sha256 hash;
+  for (std::size_t begin = 0; begin < file.bytes().size(); begin += kPiece) {
+    const auto piece = file.bytes().subspan(begin, std::min(kPiece, file.bytes().size() - begin));
+    hash.add(piece);
+    MappedFile::release(piece);
+  }
+  file.check();
+  return {.bytes = static_cast<std::int64_t>(file.bytes().size()), .sha256 = hash.finish()};
+}
 
 ArtefactDigest digest_of(const fs::path& artefact) {
   std::error_code ignored;

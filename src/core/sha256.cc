@@ -60,10 +60,4 @@ std::string Sha256::finish() {
   return text;
 }
 
-std::string sha256_hex(std::span<const std::byte> bytes) {
-  Sha256 hash;
-  hash.add(bytes);
-  return hash.finish();
-}
-
 }  // namespace diffulex_edge

@@ -28,6 +28,10 @@ class Sha256 {
 };
 
 // 64 lower-case hexadecimal digits.
-std::string sha256_hex(std::span<const std::byte> bytes);
+inline std::string sha256_hex(std::span<const std::byte> bytes) {
+  Sha256 hash;
+  hash.add(bytes);
+  return hash.finish();
+}
 
 }  // namespace diffulex_edge

@@ -6,22 +6,12 @@
 
 #include "backends/cache_plan.h"
 #include "backends/option_values.h"
-#include "core/mapped_file.h"
-#include "core/sha256.h"
 #include "diffulex_edge/error.h"
 #include "models/logit_positions.h"
 #include "models/special_tokens.h"
 
 namespace diffulex_edge {
 namespace {
-
-std::optional<CachePlan> plan_of(const Model& model, const BackendDescription& backend, const OptionValues& options) {
-  if (!options.has("cache")) {
-    return std::nullopt;
-  }
-  const bool takes_fewer = backend.lengths == LengthSupport::kUpTo;
-  return read_cache_plan(options, takes_fewer ? StepSizes::kUpTo : StepSizes::kFixed, model);
-}
 
 // The lengths of whole sequences that an artefact without a cache takes; none: all up to the longest.
 std::vector<std::int64_t> fixed_lengths(const Model& model, const BackendDescription& backend,
@@ -40,13 +30,6 @@ std::optional<std::int64_t> token_of(const Model& model, std::optional<std::int6
   return id && *id >= 0 && *id < model.config.vocab_size ? id : std::nullopt;
 }
 
-std::string tokenizer_hash(const Model& model) {
-  const MappedFile file(model.path / "tokenizer.json");
-  std::string hash = sha256_hex(file.bytes());
-  file.check();
-  return hash;
-}
-
 }  // namespace
 
 std::string artefact_name(const BackendDescription& backend, const BackendConfig& config) {
@@ -57,7 +40,7 @@ std::string artefact_name(const BackendDescription& backend, const BackendConfig
 
 BundledModel bundle_facts(const Model& model, const BackendDescription& backend, const BackendConfig& config) {
   const OptionValues options(backend, config.backend_options);
-  const std::optional<CachePlan> plan = plan_of(model, backend, options);
+  const std::optional<CachePlan> plan = read_cache_plan(options, model);
   BundledModel facts{.family = model.config.family,
                      .vocab_size = model.config.vocab_size,
                      .block_length = model.config.block_length,
@@ -65,14 +48,14 @@ BundledModel bundle_facts(const Model& model, const BackendDescription& backend,
                      .has_shifted_logits = has_shifted_logits(model.config),
                      .max_tokens = model.seq_len,
                      .max_step_tokens = model.seq_len,
-                     .tokenizer_sha256 = tokenizer_hash(model)};
+                     .tokenizer_sha256 = digest_of_file(model.path / "tokenizer.json").sha256};
   std::ranges::copy_if(find_eos_ids(model), std::back_inserter(facts.eos_ids),
                        [&](std::int64_t id) { return token_of(model, id).has_value(); });
   if (plan) {
     facts.max_tokens = plan->tokens;
     facts.max_step_tokens = plan->block_tokens;
     facts.cache = cache_kind(*plan);
-    facts.logits = kLogitsNames[static_cast<std::size_t>(plan->logits)];
+    facts.logits = logits_name(*plan);
   }
   if (backend.lengths != LengthSupport::kUpTo) {
     facts.step_sizes = plan ? plan->block_sizes : fixed_lengths(model, backend, config);

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from coreml_cases import load
 from numpy.typing import NDArray
+from program import cut_into_steps
 from torch import Tensor
 
 from diffulex_edge import DiffusionEngine
@@ -50,8 +51,4 @@ def step(model: CoreMLLanguageModel, ids: Tensor, start: int, sees: int) -> Tens
 
 def in_steps(model: CoreMLLanguageModel, ids: Tensor, pieces: tuple[int, ...]) -> Tensor:
     """Logits [seq, vocab] of a sequence that is cut into steps."""
-    logits, start = [], 0
-    for piece in pieces:
-        logits.append(step(model, ids[start : start + piece], start, start + piece))
-        start += piece
-    return torch.cat(logits)
+    return cut_into_steps(lambda part, start: step(model, part, start, start + len(part)), ids, pieces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,15 @@ class Program:
 def run_pte(path: Path, ids: Tensor | Sequence[int]) -> Tensor:
     """Load a .pte file and run one sequence; float32 [seq, vocab]."""
     return Program(path).logits(ids)
+
+
+def cut_into_steps(step: Callable[[Tensor, int], Tensor], ids: Tensor, pieces: Sequence[int]) -> Tensor:
+    """Logits [seq, vocab] of a sequence, of which `step` computes one piece after the other, from its ids and start."""
+    logits, start = [], 0
+    for piece in pieces:
+        logits.append(step(ids[start : start + piece], start))
+        start += piece
+    return torch.cat(logits)
 
 
 def random_ids(length: int, vocab: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from command import USAGE_ERROR, assert_fails, export, run, run_json, tiny_sdar
 from conftest import MakeCheckpoint
 from families import FAMILIES, Reference, compare
-from program import Program, random_ids
+from program import Program, cut_into_steps, random_ids
 from quantization import Options
 from static_reference import measure, static_checkpoint
 from tokenizers import Tokenizer
@@ -40,11 +40,7 @@ PIECES: Final = ((64, 36), (32, 32, 32, 4), (96, 4))
 
 
 def in_steps(program: Program, ids: Tensor, pieces: tuple[int, ...]) -> Tensor:
-    logits, start = [], 0
-    for piece in pieces:
-        logits.append(program.step(ids[start : start + piece], start))
-        start += piece
-    return torch.cat(logits)
+    return cut_into_steps(program.step, ids, pieces)
 
 
 def assert_close(logits: Tensor, expected: Tensor, name: str) -> None:

@@ -22,6 +22,7 @@ from program import random_ids
 from qnn import QnnArtefact, export
 from safetensors.torch import save_file
 from simulation import simulated_logits
+from test_artefact_text import mask_of, with_peaks
 
 from diffulex_edge import DiffusionEngine, UnsupportedError, VerificationError, verify
 from diffulex_edge._language_model import logits_in_steps
@@ -32,18 +33,8 @@ from diffulex_edge.quant import QuantizationConfig
 CAPACITY: Final = 160
 MASK: Final = 5
 BIDIRECTIONAL: Final = ("llada", "dream")
-AUTOREGRESSIVE: Final = ("llama", "qwen2", "qwen3")
 COMPILER: Final = ("--soc", "SM8650", "--qnn-python", sys.executable)
 OPTIONS: Final[dict[str, Any]] = {"ignore_eos": True}
-
-
-def with_peaks(checkpoint: MakeCheckpoint, family: str) -> Path:
-    """A model whose best token is well ahead of the second, as a trained one's."""
-    return checkpoint(family, weight_scales={"lm_head": 4.0, "embedding": 1.0})
-
-
-def mask_of(family: str) -> tuple[object, ...]:
-    return () if family in AUTOREGRESSIVE else ("--mask-token-id", MASK)
 
 
 def sizes_of(family: str) -> str:

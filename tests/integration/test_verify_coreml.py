@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from diffulex_edge import DiffusionEngine, VerificationError, _coreml, verify
-from diffulex_edge._bundle import artefact_of
 
 COREML: Final = ("--backend", "coreml")
 LENGTH: Final = 128
@@ -225,7 +224,7 @@ def test_a_package_with_a_cache_writes_text(storage: str, mac: list[tuple[str, s
     cache = ("--cache", 64, "--cache-storage", storage, "--activation-dtype", "fp32", "--compute-unit", "cpu_and_ne")
     run_json("export", tiny_sdar(), "--bundle", tmp_path / "b", *COREML, *cache)
     before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
-    verify(artefact_of(tmp_path / "b"))
+    verify(tmp_path / "b")
     assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
     engine = DiffusionEngine.from_artefact(tmp_path / "b")
     assert mac == [("model.mlpackage", "CPU_AND_NE")]

@@ -5,9 +5,6 @@
 namespace diffulex_edge::coreml {
 namespace {
 
-// What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
-constexpr float kHidden = 1e4F;
-
 std::string cache_name(std::string_view part, std::int64_t layer) {
   return std::string(part) + "_cache_" + std::to_string(layer);
 }
@@ -54,7 +51,7 @@ std::pair<Id, Id> CachedAttention::write_range() {
     const Id end = operations_.binary("add", start, length, one);
     const Id heads = operations_.ints({0, 0});
     const Id dims = operations_.ints({0});
-    const Id first = operations_.concat({heads, step_.start(), dims}, 0, corner, "write_begin");
+    const Id first = operations_.concat({heads, start, dims}, 0, corner, "write_begin");
     const Id last = operations_.concat({heads, end, dims}, 0, corner, "write_end");
     write_range_ = std::pair(first, last);
   }
@@ -65,8 +62,7 @@ Id CachedAttention::in_state(const std::string& name, Id fresh) {
   const Id stored = operations_.cast(fresh, MilDtype::kFloat16);
   MilType type = function().type(stored);
   type.shape[2] = {.value = cache_rows()};
-  bytes_ += 2 * std::accumulate(type.shape.begin(), type.shape.end(), std::int64_t{1},
-                                [](std::int64_t product, const Dim& dim) { return product * dim.value; });
+  bytes_ += 2 * element_count(type.shape);
   const Id state = function().state(name, type);
   const Id before = function().add("read_state", {{"input", {state}}}, type);
   const auto [begin, end] = write_range();
@@ -99,7 +95,7 @@ Id CachedAttention::behind_input(const std::string& name, Id fresh) {
   MilType type = function().type(fresh);
   const Dim tokens = type.shape[2];
   type.shape[2] = {.value = cache_rows()};
-  bytes_ += (operations_.is_half() ? 2 : 4) * cache_rows() * type.shape[1].value * type.shape[3].value;
+  bytes_ += (operations_.is_half() ? 2 : 4) * element_count(type.shape);
   const Id cache = function().input(name, type);
   type.shape[2] = {.value = cache_rows() + tokens.value, .is_sequence = tokens.is_sequence};
   return operations_.concat({cache, fresh}, 2, type);
@@ -131,13 +127,7 @@ Id CachedAttention::hidden_from(Id places, Id bound) {
 }
 
 Id CachedAttention::blocks(Id positions, std::int64_t block_length) {
-  if (block_length == 1) {
-    return positions;
-  }
-  const Id half = single(0.5F);
-  const Id length = single(static_cast<float>(block_length));
-  const Id middle = combined("add", positions, half, shape(positions));
-  return operations_.unary("floor", combined("real_div", middle, length, shape(positions)));
+  return block_length == 1 ? positions : operations_.block_of(positions, block_length);
 }
 
 CachedAttention::Rows CachedAttention::rows() {
@@ -177,7 +167,7 @@ Id CachedAttention::mask(std::int64_t block_length, std::int64_t group) {
     const Id later = operations_.clip(combined("sub", own, others, square), -1.0F, 0.0F);
     hidden = combined("minimum", later, hidden, square);
   }
-  const Id weight = single(kHidden);
+  const Id weight = single(-kMasked);
   const Id scaled = combined("mul", hidden, weight, shape(hidden));
   Id result = operations_.cast(scaled, operations_.arithmetic());
   if (block_length > 0 && group > 1) {

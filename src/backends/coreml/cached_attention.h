@@ -65,7 +65,7 @@ class CachedAttention {
   Id combined(std::string_view operation, Id x, Id y, Shape type);
   // 0 where a place is less than `bound` [1], else -1.
   Id hidden_from(Id places, Id bound);
-  // floor(position / block)
+  // The numbers of the blocks that positions are in.
   Id blocks(Id positions, std::int64_t block_length);
   // For each row of the cache, and with it of the step where that is apart, its position and 0, or -1 where nobody sees
   // it.

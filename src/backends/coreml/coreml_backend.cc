@@ -91,7 +91,7 @@ std::string describe_options(const BackendConfig& config, const coreml::Options&
   if (cache) {
     text += ", cache=" + std::to_string(cache->tokens);
     text += options.cache_storage == coreml::CacheStorage::kState ? " in states" : " in inputs";
-    text += ", logits=" + std::string(kLogitsNames[static_cast<std::size_t>(cache->logits)]);
+    text += ", logits=" + std::string(logits_name(*cache));
   }
   return text;
 }
@@ -108,7 +108,7 @@ class CoreMLExport {
       : model_(model),
         options_(coreml::parse_options(config)),
         arithmetic_(choose_arithmetic(config)),
-        cache_(read_cache_plan(OptionValues(coreml::description(), config.backend_options), StepSizes::kFixed, model)),
+        cache_(read_cache_plan(OptionValues(coreml::description(), config.backend_options), model)),
         lengths_(choose_lengths(config, model, cache_)),
         quantization_(quantize_model(model, config.quant_config, findings, target)),
         graph_(cache_ ? with_longest_sequence(model.graph, cache_->block_tokens) : model.graph),
@@ -136,7 +136,9 @@ class CoreMLExport {
     }
     check_enumerated();
     if (options_.as_pte || cache_) {
-      facts_ = executorch::language_model_methods(model, program_inputs());
+      // The caller of a step fills it up.
+      const bool takes_fewer = !cache_ && lengths_.kind != InputLengths::Kind::kFixed;
+      facts_ = executorch::language_model_methods(model, executorch::program_inputs(model, cache_, takes_fewer));
     }
     if (cache_) {
       notes_.user_defined["com.diffulex-edge.language_model"] = executorch::methods_as_json(facts_.methods);
@@ -309,20 +311,6 @@ class CoreMLExport {
         {{coreml::kManifestFile, coreml::package_manifest(message)}, {coreml::kModelFile, message}},
         std::string(coreml::kWeightsFolder) + "/" + weight_file(0), part.weights.file_bytes(), part.function,
         input_dtypes(), *options_.target, options_.compute_unit, facts_.methods);
-  }
-
-  executorch::ProgramInputs program_inputs() const {
-    executorch::ProgramInputs inputs{.step_tokens = model_.seq_len,
-                                     .context_tokens = model_.seq_len,
-                                     .takes_fewer_tokens = lengths_.kind != InputLengths::Kind::kFixed};
-    if (cache_) {
-      inputs.step_tokens = cache_->block_tokens;
-      inputs.context_tokens = cache_->tokens;
-      inputs.takes_fewer_tokens = false;  // the caller fills a step up
-      inputs.cache = cache_kind(*cache_);
-      inputs.logits = kLogitsNames[static_cast<std::size_t>(cache_->logits)];
-    }
-    return inputs;
   }
 
   std::string cache_dtype() const {

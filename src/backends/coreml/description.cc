@@ -71,7 +71,7 @@ std::vector<BackendOption> options() {
            .default_value = "mlpackage",
            .choices = {{"mlpackage"}, {"pte", "for ExecuTorch's Core ML delegate"}}},
           cache_option(),
-          block_tokens_option(StepSizes::kFixed),
+          block_tokens_option(LengthSupport::kAny),
           {.name = "cache_storage",
            .type = Type::kChoice,
            .default_value = "auto",

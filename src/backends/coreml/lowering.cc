@@ -17,11 +17,6 @@
 namespace diffulex_edge::coreml {
 namespace {
 
-// What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
-constexpr float kMasked = -1e4F;
-// What becomes, in float16, of a mask's number that float16 does not hold, or holds as its least. The sum of two of
-// them and a score is finite still, so that a row where all is masked has no NaN.
-constexpr float kMaskedInHalf = -3e4F;
 // Whole numbers up to here are exact in float16.
 constexpr std::int64_t kExactInHalf = 2048;
 constexpr std::size_t kLinearRank = 3;  // of the operation linear
@@ -61,14 +56,8 @@ class Lowering final : private GraphValues {
  private:
   // --- Masks.
 
-  // floor(position / block) in float32, by a division away from the integers.
   Id computed_blocks(ValueId positions, std::int64_t block) {
-    const Id position = cast(mapped(positions), MilDtype::kFloat32);
-    const MilType type = function().type(position);
-    const auto scalar32 = [&](float value) { return function().constant(float_literal(MilDtype::kFloat32, value)); };
-    const Id middle = binary("add", position, scalar32(0.5F), type);
-    const Id share = binary("real_div", middle, scalar32(static_cast<float>(block)), type);
-    return unary("floor", share, "block_of_position");
+    return block_of(cast(mapped(positions), MilDtype::kFloat32), block);
   }
 
   Id known_blocks(ValueId positions, std::int64_t block) {

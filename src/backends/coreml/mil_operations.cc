@@ -27,6 +27,14 @@ Id MilOperations::rsqrt(Id x, std::string_view name) {
   return function_.add("rsqrt", {{"x", {x}}, {"epsilon", {scalar(0.0F)}}}, function_.type(x), name);
 }
 
+Id MilOperations::block_of(Id positions, std::int64_t block_length) {
+  const MilType type = function_.type(positions);
+  const Id half = function_.constant(float_literal(type.dtype, 0.5F));
+  const Id middle = binary("add", positions, half, type);
+  const Id length = function_.constant(float_literal(type.dtype, static_cast<float>(block_length)));
+  return unary("floor", binary("real_div", middle, length, type), "block_of_position");
+}
+
 Id MilOperations::reduce(std::string_view operation, Id x, std::string_view name) {
   MilType type = function_.type(x);
   type.shape.back() = {.value = 1};

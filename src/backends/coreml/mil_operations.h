@@ -13,6 +13,9 @@ namespace diffulex_edge::coreml {
 // "fp16" or "fp32".
 std::string_view name_of(MilDtype dtype);
 
+// What a masked score gets added: exp() of it is 0 beside any other score, and float16 holds it.
+inline constexpr float kMasked = -1e4F;
+
 class MilOperations {
  public:
   // Floating-point constants are of the type `arithmetic`.
@@ -35,6 +38,8 @@ class MilOperations {
   // In x's type.
   Id clip(Id x, float low, float high, std::string_view name = {});
   Id rsqrt(Id x, std::string_view name = {});
+  // floor(position / block_length) of whole numbers in float32, by a division away from the integers.
+  Id block_of(Id positions, std::int64_t block_length);
   // Over the last dimension, which stays with size 1.
   Id reduce(std::string_view operation, Id x, std::string_view name = {});
   // Over the last dimension.

@@ -5,8 +5,7 @@
 #include <system_error>
 #include <utility>
 
-#include "core/mapped_file.h"
-#include "core/sha256.h"
+#include "bundle/bundle.h"
 #include "diffulex_edge/error.h"
 #include "models/logit_positions.h"
 #include "models/special_tokens.h"
@@ -82,10 +81,7 @@ class Methods {
     const std::filesystem::path path = model_.path / "tokenizer.json";
     std::error_code ignored;
     if (std::filesystem::exists(path, ignored)) {
-      const MappedFile file(path);
-      std::string hash = sha256_hex(file.bytes());
-      file.check();
-      add("get_tokenizer_hash", std::move(hash));
+      add("get_tokenizer_hash", digest_of_file(path).sha256);
     }
   }
 
@@ -94,6 +90,18 @@ class Methods {
 };
 
 }  // namespace
+
+ProgramInputs program_inputs(const Model& model, const std::optional<CachePlan>& cache, bool takes_fewer_tokens) {
+  ProgramInputs inputs{
+      .step_tokens = model.seq_len, .context_tokens = model.seq_len, .takes_fewer_tokens = takes_fewer_tokens};
+  if (cache) {
+    inputs.step_tokens = cache->block_tokens;
+    inputs.context_tokens = cache->tokens;
+    inputs.cache = cache_kind(*cache);
+    inputs.logits = logits_name(*cache);
+  }
+  return inputs;
+}
 
 LanguageModelMethods language_model_methods(const Model& model, const ProgramInputs& inputs) {
   return model.path.empty() ? LanguageModelMethods() : Methods(model, inputs).take();

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "backends/cache_plan.h"
 #include "backends/executorch/program_builder.h"
 #include "diffulex_edge/model.h"
 
@@ -23,6 +25,9 @@ struct ProgramInputs {
   std::string cache = "none";  // "exact": block-causal; "approximate": bidirectional, for the prefix and dual caches
   std::string logits = "all";  // "last", "rows"
 };
+
+// Of whole sequences of the model's length, or of the steps of a cache.
+ProgramInputs program_inputs(const Model& model, const std::optional<CachePlan>& cache, bool takes_fewer_tokens);
 
 // The methods that ExecuTorch's runner of language models reads, and what decoding a diffusion model asks for besides
 // (docs/USER_GUIDE.md has the table). What the model's folder does not say has no method; where its files can't be

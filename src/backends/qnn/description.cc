@@ -62,7 +62,7 @@ std::vector<BackendOption> options() {
            .default_value = "onnx",
            .choices = {{"onnx"}, {"pte", "each context binary for ExecuTorch's QNN delegate as well"}}},
           cache_option(),
-          block_tokens_option(StepSizes::kFixed),
+          block_tokens_option(LengthSupport::kExact),
           {.name = "cache_dtype",
            .type = Type::kChoice,
            .default_value = "auto",

@@ -50,7 +50,7 @@ Options parse_options(const BackendConfig& config) {
 
 std::optional<CacheSettings> parse_cache(const BackendConfig& config, const Model& model, bool is_static) {
   const OptionValues values(description(), config.backend_options);
-  const std::optional<CachePlan> plan = read_cache_plan(values, StepSizes::kFixed, model);
+  const std::optional<CachePlan> plan = read_cache_plan(values, model);
   if (!plan) {
     return std::nullopt;
   }

@@ -44,7 +44,7 @@ std::vector<BackendOption> options() {
            .choices = {{"all"},
                        {"last", "with --cache: of a step's last token"},
                        {"rows", "with --cache: of those that a last argument names, int64 [1, R]"}}},
-          block_tokens_option(StepSizes::kUpTo)};
+          block_tokens_option(LengthSupport::kUpTo)};
 }
 
 }  // namespace

@@ -111,15 +111,8 @@ void write_file(xnnpack::LoweredProgram& lowered, const FileLayout& layout, cons
 }
 
 void add_metadata(const Model& model, const std::optional<CachePlan>& cache, xnnpack::LoweredProgram& lowered) {
-  executorch::ProgramInputs inputs{
-      .step_tokens = model.seq_len, .context_tokens = model.seq_len, .takes_fewer_tokens = true};
-  if (cache) {
-    inputs.step_tokens = cache->block_tokens;
-    inputs.context_tokens = cache->tokens;
-    inputs.cache = cache_kind(*cache);
-    inputs.logits = kLogitsNames[static_cast<std::size_t>(cache->logits)];
-  }
-  const auto [methods, warnings] = executorch::language_model_methods(model, inputs);
+  const auto [methods, warnings] =
+      executorch::language_model_methods(model, executorch::program_inputs(model, cache, true));
   lowered.program.add_constant_methods(methods);
   lowered.warnings.insert(lowered.warnings.end(), warnings.begin(), warnings.end());
 }
@@ -160,7 +153,7 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   const QuantizationResult quantized = quantize_model(model, quantization(), findings, arithmetic());
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
   const std::optional<CachePlan> cache =
-      read_cache_plan(OptionValues(xnnpack::description(), config().backend_options), StepSizes::kUpTo, model);
+      read_cache_plan(OptionValues(xnnpack::description(), config().backend_options), model);
   const auto lowered = xnnpack::lower(model, quantized, cache);
   add_metadata(model, cache, *lowered);
   const FileLayout layout = lay_out(*lowered);
