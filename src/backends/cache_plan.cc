@@ -1,6 +1,7 @@
 #include "backends/cache_plan.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <string>
 #include <utility>
@@ -9,6 +10,9 @@
 
 namespace diffulex_edge {
 namespace {
+
+constexpr std::array<std::pair<std::string_view, DType>, 3> kDTypes = {
+    {{"fp32", DType::kF32}, {"fp16", DType::kF16}, {"int8", DType::kI8}}};
 
 constexpr std::int64_t kUsualStepTokens = 128;
 // Of fixed sizes: for a prompt, and for a block of a model that has none.
@@ -111,7 +115,9 @@ std::optional<CachePlan> read_cache_plan(const OptionValues& options, const Mode
                     std::to_string(plan.tokens));
   }
   if (options.has("cache_dtype")) {
-    plan.dtype = options.text("cache_dtype") == "fp32" ? DType::kF32 : DType::kF16;
+    const auto name =
+        std::ranges::find(kDTypes, options.text("cache_dtype"), &std::pair<std::string_view, DType>::first);
+    plan.dtype = name == kDTypes.end() ? plan.dtype : name->second;  // a backend may have others
   }
   if (options.has("logits")) {
     const auto logits = std::ranges::find(kLogitsNames, options.text("logits"));

@@ -26,7 +26,9 @@ struct CachePlan {
   // that takes fewer tokens as they are has only the one.
   std::int64_t block_tokens = 0;
   std::vector<std::int64_t> block_sizes;
-  DType dtype = DType::kF16;  // or kF32
+  // kF32, kF16, or kI8: each row of a head, that is one token's, as 127ths of its greatest magnitude, a float32 beside
+  // it.
+  DType dtype = DType::kF16;
   Logits logits = Logits::kAll;
   bool is_bidirectional = false;
 };

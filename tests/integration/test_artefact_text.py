@@ -71,6 +71,20 @@ def mask_of(family: str) -> tuple[object, ...]:
     return () if family in ("llama", "qwen2", "qwen3") else ("--mask-token-id", 5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_with_an_int8_cache_are_those_of_the_engine_with_one(
+    family: str, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    model = with_peaks(checkpoint, family)
+    export(model, tmp_path / "model.pte", "--cache", 160, "--cache-dtype", "int8", *mask_of(family))
+    artefact = DiffusionEngine.from_pte(tmp_path / "model.pte")
+    engine = DiffusionEngine.from_model(model, mask_token_id=5)
+    options = OPTIONS | {"cache": "dual" if family in ("llada", "dream") else "exact"}
+    for prompt in prompts():
+        expected = engine.generate(prompt, cache_dtype="int8", **options)
+        assert artefact.generate(prompt, **options).tokens == expected.tokens
+
+
 @pytest.mark.parametrize("family", ["llada", "sdar", "qwen3"])
 def test_without_a_cache_every_pass_is_the_whole_text(family: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     model = with_peaks(checkpoint, family)

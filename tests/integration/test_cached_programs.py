@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import families
 import pytest
 import torch
 from command import USAGE_ERROR, assert_fails, export, run, run_json, tiny_sdar
@@ -97,6 +98,67 @@ def test_fp16_cache_rounds_keys_and_values_only(family: str, checkpoint: MakeChe
     assert compare(rounded, exact)["cosine"] > 0.99999
     # Buffers end with the bytes that XNNPACK may read beyond them.
     assert caches["fp16"]["cache"]["bytes"] < 0.51 * caches["fp32"]["cache"]["bytes"]
+
+
+def rounded_by_row(x: Tensor) -> Tensor:
+    """[..., tokens, dim] as an 8-bit cache holds it: 127ths of each row's greatest magnitude."""
+    magnitude = x.abs().amax(-1, keepdim=True)
+    return (x / magnitude * 127).round() / 127 * magnitude
+
+
+@pytest.mark.parametrize("family", BLOCK_CAUSAL)
+@pytest.mark.parametrize("name", ["fp32", "fp16 throughout"])
+def test_int8_cache_has_a_scale_for_each_token_and_head(
+    family: str, name: str, checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Keys far from the others' magnitudes: no scale of a layer would do.
+    model = checkpoint(family, weight_scales={"k_proj": 3.0, "v_proj": 0.1})
+    options = (*FORMATS[name], "--cache", CAPACITY, "--cache-dtype")
+    report = export(model, tmp_path / "int8.pte", *options, "int8")
+    whole = export(model, tmp_path / "fp32.pte", *options, "fp32")
+    assert report["cache"]["dtype"] == "int8"
+    assert report["cache"]["bytes"] < 0.35 * whole["cache"]["bytes"]  # of heads of 16: 4 bytes beside 16
+    ids = random_ids(LENGTH, VOCAB)
+    exact = in_steps(Program(tmp_path / "fp32.pte"), ids, PIECES[1])
+    attention = families._attention
+    monkeypatch.setattr(
+        families, "_attention", lambda q, k, v, mask: attention(q, rounded_by_row(k), rounded_by_row(v), mask)
+    )
+    expected = Reference(model).logits(ids[None])[0]
+    program = Program(tmp_path / "int8.pte")
+    for pieces in PIECES:  # each begins anew in the same memory
+        logits = in_steps(program, ids, pieces)
+        assert compare(logits, exact)["cosine"] > 0.999
+        if name == "fp32":  # FP16's own rounding is as large
+            assert (logits - expected).abs().mean() < 0.02 * (exact - expected).abs().mean()
+
+
+@pytest.mark.parametrize("family", BIDIRECTIONAL)
+def test_int8_cache_of_bidirectional_models(family: str, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    model = checkpoint(family)
+    caches = {
+        dtype: export(model, tmp_path / dtype, "--cache", CAPACITY, "--cache-dtype", dtype)
+        for dtype in ("fp32", "int8")
+    }
+    ids, context = random_ids(LENGTH, VOCAB), torch.tensor([LENGTH])
+    assert caches["int8"]["cache"]["bytes"] < 0.35 * caches["fp32"]["cache"]["bytes"]
+    exact, rounded = (Program(tmp_path / dtype) for dtype in ("fp32", "int8"))
+    for begin, end in ((0, LENGTH), (32, LENGTH), (32, 48), (99, 100)):
+        expected = exact.step(ids[begin:end], begin, context)
+        logits = rounded.step(ids[begin:end], begin, context)
+        assert compare(logits, expected)["cosine"] > 0.999
+        assert (logits - expected).abs().max() > 0
+
+
+def test_int8_cache_of_zeros(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """Rows without a magnitude stay zeros, and are no division by one."""
+    model = checkpoint("llama", weight_scales={"v_proj": 0.0})
+    export(model, tmp_path / "model.pte", "--cache", CAPACITY, "--cache-dtype", "int8")
+    ids = random_ids(LENGTH, VOCAB)
+    expected = Reference(model).logits(ids[None])[0]
+    torch.testing.assert_close(
+        in_steps(Program(tmp_path / "model.pte"), ids, PIECES[0]), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 3), (6, 6), (7, 7), (4, 2)])
@@ -234,7 +296,7 @@ def test_text_is_that_of_the_engine(options: tuple[object, ...], prompt: str, tm
         (("--cache", -1), USAGE_ERROR, ("cache", "-1")),
         (("--logits", "last"), USAGE_ERROR, ("cache", "--cache TOKENS")),
         (("--cache-dtype", "fp32"), USAGE_ERROR, ("cache", "--cache TOKENS")),
-        (("--cache", 64, "--cache-dtype", "int8"), USAGE_ERROR, ("cache", "int8", "fp16")),
+        (("--cache", 64, "--cache-dtype", "int4"), USAGE_ERROR, ("cache", "int4", "int8")),
         (("--cache", 64, "--block-tokens", "4,8"), USAGE_ERROR, ("block tokens", "only the largest")),
         (("--cache", 64, "--cache-dtype", "fp32", "--backend", "coreml"), USAGE_ERROR, ("--cache-dtype", "XNNPACK")),
     ],

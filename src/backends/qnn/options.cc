@@ -54,7 +54,7 @@ std::optional<CacheSettings> parse_cache(const BackendConfig& config, const Mode
   if (!plan) {
     return std::nullopt;
   }
-  const bool in_8_bits = values.text("cache_dtype") == "int8";
+  const bool in_8_bits = plan->dtype == DType::kI8;
   if (in_8_bits && !is_static) {
     throw Error(ErrorCode::kInvalidArgument, "cache dtype int8", "is for mode static: others compute in floating point",
                 "leave it out, or add --mode static");

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backends/xnnpack/program_operators.h"
+#include "quant/affine_scale.h"
 
 namespace diffulex_edge::xnnpack {
 namespace {
@@ -12,6 +13,10 @@ namespace {
 using executorch::ProgramBuilder;
 using executorch::schema::ScalarType;
 using Dims = std::vector<std::uint32_t>;
+
+// A row's fractions of its greatest magnitude, and a magnitude for rows of zeros.
+constexpr AffineScale kFractions = {.scale = 1.0F / 127.0F};
+constexpr float kLeastMagnitude = 1e-30F;
 
 std::uint32_t size_of(const Shape& shape, std::size_t axis) { return static_cast<std::uint32_t>(shape.at(axis).value); }
 
@@ -45,10 +50,18 @@ void CachedAttention::begin(std::int32_t token_count) {
   const auto& nodes = values_.graph().nodes();
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].op == Op::kAttention) {
-      layers_.emplace(static_cast<ValueId>(i), make_layer(values_.node(nodes[i].inputs[1]).shape));
+      const Shape& keys = values_.node(nodes[i].inputs[1]).shape;
+      Layer& layer = layers_[static_cast<ValueId>(i)];
+      for (Part& part : layer) {
+        part = make_part(keys);
+      }
     }
   }
-  token_indices_ = program.optional_tensors({-1, numbers(ScalarType::LONG, plan_.block_tokens, begin_)});
+  const auto tokens = numbers(ScalarType::LONG, plan_.block_tokens, begin_);
+  row_indices_ = program.optional_tensors({-1, tokens});
+  if (is_quantized()) {
+    magnitude_indices_ = program.optional_tensors({tokens});
+  }
 }
 
 std::int32_t CachedAttention::checked_number(std::int32_t tensor, std::int64_t limit) {
@@ -60,23 +73,33 @@ std::int32_t CachedAttention::checked_number(std::int32_t tensor, std::int64_t l
   return number;
 }
 
-CachedAttention::Layer CachedAttention::make_layer(const Shape& keys) {
+CachedAttention::Part CachedAttention::make_part(const Shape& keys) {
   ProgramBuilder& program = values_.program();
   const std::int64_t heads = keys.at(1).value;
   const std::int64_t dim = keys.at(2).value;
   const ScalarType type = scalar_type(plan_.dtype);
   const std::int64_t head_bytes = plan_.tokens * dim * executorch::element_bytes(type);
-  const auto seen = program.integers({seen_, program.integer(dim)});
-  Layer layer;
-  for (const std::size_t part : {0U, 1U}) {
-    layer.buffers[part] = program.buffer(type, {heads, plan_.tokens, dim});
-    for (std::int64_t head = 0; head < heads; ++head) {
-      const auto view = program.view(layer.buffers[part], head * head_bytes, {plan_.tokens, dim});
-      program.kernel_call("aten::empty", "out", {seen, program.null(), view, view});  // only its size
-      layer.views[part].push_back(view);
-    }
+  Part part;
+  part.buffer = program.buffer(type, {heads, plan_.tokens, dim});
+  for (std::int64_t head = 0; head < heads; ++head) {
+    part.views.push_back(seen_rows(part.buffer, head * head_bytes, dim));
   }
-  return layer;
+  if (is_quantized()) {
+    part.magnitudes = program.buffer(ScalarType::FLOAT, {plan_.tokens, heads});
+    part.seen_magnitudes = seen_rows(part.magnitudes, 0, heads);
+  }
+  return part;
+}
+
+std::int32_t CachedAttention::seen_rows(std::int32_t buffer, std::int64_t offset, std::int64_t width) {
+  ProgramBuilder& program = values_.program();
+  const auto [sizes, is_new] = seen_sizes_.emplace(width, -1);
+  if (is_new) {
+    sizes->second = program.integers({seen_, program.integer(width)});
+  }
+  const auto view = program.view(buffer, offset, {plan_.tokens, width});
+  program.kernel_call("aten::empty", "out", {sizes->second, program.null(), view, view});  // only its size
+  return view;
 }
 
 std::int32_t CachedAttention::numbers(ScalarType type, std::int64_t longest, std::int32_t begin) {
@@ -156,25 +179,70 @@ XnnId CachedAttention::in_type(XnnId x, DType from, DType to) {
   return converted;
 }
 
-std::int32_t CachedAttention::fresh_tensor(std::size_t part, const Shape& keys) {
-  const auto [found, is_new] = fresh_.emplace(std::tuple(part, keys[1].value, keys[2].value), 0);
+CachedAttention::Fresh CachedAttention::fresh_tensors(std::size_t part, const Shape& keys) {
+  const auto [found, is_new] = fresh_.emplace(std::tuple(part, keys[1].value, keys[2].value), Fresh{});
   if (is_new) {
-    found->second = values_.program().planned_tensor(scalar_type(plan_.dtype), {keys[1], keys[0], keys[2]});
+    found->second.rows = values_.program().planned_tensor(scalar_type(plan_.dtype), {keys[1], keys[0], keys[2]});
+    if (is_quantized()) {
+      found->second.magnitudes = values_.program().planned_tensor(ScalarType::FLOAT, {keys[0], keys[1]});
+    }
   }
   return found->second;
 }
 
-void CachedAttention::give_to_cache(ValueId value, std::int32_t tensor) {
+void CachedAttention::give_to_cache(ValueId value, const Fresh& fresh) {
+  if (is_quantized()) {
+    return give_fractions(value, fresh);
+  }
   const DType type = values_.mapped(value).native;
   const XnnId x = values_.get(value, type);
   Dims dims = delegate().dims(x);
   std::swap(dims[0], dims[1]);
-  const XnnId result = values_.tensor_output(tensor, plan_.dtype, dims);
+  const XnnId result = values_.tensor_output(fresh.rows, plan_.dtype, dims);
   const XnnId by_head = type == plan_.dtype ? result : delegate().value(datatype(type), dims);
   delegate().transpose(x, by_head, {1, 0, 2});
   if (by_head != result) {
     delegate().unary(NodeUnion::Convert, by_head, result);
   }
+}
+
+void CachedAttention::give_fractions(ValueId value, const Fresh& fresh) {
+  const XnnId x = values_.get(value, DType::kF32);
+  const Dims dims = delegate().dims(x);
+  const std::uint32_t tokens = dims[0];
+  const std::uint32_t heads = dims[1];
+  const std::uint32_t dim = dims[2];
+  const XnnId magnitude = delegate().value(Datatype::fp32, dims);
+  const XnnId columns = delegate().value(Datatype::fp32, {tokens * heads, dim, 1, 1});
+  const XnnId greatest = delegate().value(Datatype::fp32, {tokens * heads, 1, 1, 1});
+  const XnnId divisor = delegate().value(Datatype::fp32, {tokens, heads, 1});
+  const XnnId fractions = delegate().value(Datatype::fp32, dims);
+  const XnnId rounded = delegate().quantized_value(Datatype::qint8, dims, kFractions);
+  delegate().unary(NodeUnion::Abs, x, magnitude);
+  delegate().reshape(magnitude, columns, {0, dim, 1, 1});
+  delegate().column_maximum(columns, greatest, kLeastMagnitude);
+  delegate().reshape(greatest, values_.tensor_output(fresh.magnitudes, DType::kF32, {tokens, heads}), {0, heads});
+  delegate().reshape(greatest, divisor, {0, heads, 1});
+  delegate().binary(NodeUnion::Div, x, divisor, fractions);
+  delegate().unary(NodeUnion::Convert, fractions, rounded);
+  delegate().transpose(rounded, values_.tensor_output(fresh.rows, DType::kI8, {heads, tokens, dim}, kFractions),
+                       {1, 0, 2});
+}
+
+XnnId CachedAttention::magnitudes(const Part& part, std::uint32_t kv_heads, DType type) {
+  const auto capacity = static_cast<std::uint32_t>(plan_.tokens);
+  const XnnId by_token = values_.tensor_input(part.seen_magnitudes, DType::kF32, {capacity, kv_heads});
+  const XnnId by_head = delegate().value(Datatype::fp32, {kv_heads, capacity});
+  delegate().transpose(by_token, by_head, {1, 0});
+  return in_type(by_head, DType::kF32, type);
+}
+
+XnnId CachedAttention::scaled(XnnId x, XnnId magnitudes, std::uint32_t head, DType type) {
+  const XnnId row = delegate().value(datatype(type), {1, delegate().dims(magnitudes)[1]});
+  const XnnId product = delegate().value(datatype(type), delegate().dims(x));
+  delegate().slice(magnitudes, row, {head, 0}, {1, 0});
+  delegate().binary(NodeUnion::Multiply, x, row, product);
+  return product;
 }
 
 XnnId CachedAttention::queries(ValueId value, const Shape& keys, float scale, DType type) {
@@ -230,15 +298,20 @@ void CachedAttention::attention(ValueId value) {
   const DType type = values_.common_type(node);
   ProgramBuilder& program = values_.program();
 
-  std::array<std::int32_t, 2> made = {};
+  std::array<Fresh, 2> made;
   for (const std::size_t part : {0U, 1U}) {
-    made[part] = fresh_tensor(part, keys);
+    made[part] = fresh_tensors(part, keys);
     give_to_cache(node.inputs[1 + part], made[part]);
   }
   values_.cut();
+  const auto write = [&](std::int32_t buffer, std::int32_t indices, std::int32_t rows) {
+    program.kernel_call("aten::index_put_", "", {buffer, indices, rows, program.boolean(false), buffer});
+  };
   for (const std::size_t part : {0U, 1U}) {
-    const auto buffer = layer.buffers[part];
-    program.kernel_call("aten::index_put_", "", {buffer, token_indices_, made[part], program.boolean(false), buffer});
+    write(layer[part].buffer, row_indices_, made[part].rows);
+    if (is_quantized()) {
+      write(layer[part].magnitudes, magnitude_indices_, made[part].magnitudes);
+    }
   }
 
   const float scale = std::get<AttentionAttributes>(node.attributes).scale;
@@ -249,9 +322,16 @@ void CachedAttention::attention(ValueId value) {
     mask = in_type(f32, DType::kF32, type);
   }
   const auto seen = [&](std::size_t part, std::size_t head) {
-    const XnnId view = values_.tensor_input(layer.views[part][head], plan_.dtype, {capacity, dim});
+    const ValueQuantization quantization = is_quantized() ? ValueQuantization(kFractions) : ValueQuantization();
+    const XnnId view = values_.tensor_input(layer[part].views[head], plan_.dtype, {capacity, dim}, quantization);
     return in_type(view, plan_.dtype, type);
   };
+  std::array<XnnId, 2> greatest = {kNoValue, kNoValue};
+  for (const std::size_t part : {0U, 1U}) {
+    if (is_quantized()) {
+      greatest[part] = magnitudes(layer[part], kv_heads, type);
+    }
+  }
   const auto make = [&](Dims dims) { return delegate().value(datatype(type), std::move(dims)); };
   std::vector<XnnId> heads;
   for (std::uint32_t head = 0; head < kv_heads; ++head) {
@@ -261,12 +341,18 @@ void CachedAttention::attention(ValueId value) {
     delegate().reshape(slice, rows, {0, dim});
     XnnId scores = make({group * tokens, capacity});
     delegate().binary(NodeUnion::BatchMatrixMultiply, rows, seen(0, head), scores, kTransposeB);
+    if (is_quantized()) {
+      scores = scaled(scores, greatest[0], head, type);
+    }
     if (mask) {
       const XnnId unmasked = std::exchange(scores, make({group * tokens, capacity}));
       delegate().binary(NodeUnion::Add, unmasked, *mask, scores);
     }
-    const XnnId weights = make({group * tokens, capacity});
+    XnnId weights = make({group * tokens, capacity});
     delegate().unary(NodeUnion::Softmax, scores, weights);
+    if (is_quantized()) {
+      weights = scaled(weights, greatest[1], head, type);
+    }
     heads.push_back(make({group * tokens, dim}));
     delegate().binary(NodeUnion::BatchMatrixMultiply, weights, seen(1, head), heads.back());
   }

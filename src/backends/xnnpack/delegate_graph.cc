@@ -67,14 +67,22 @@ XnnId DelegateGraph::constant_value(Datatype type, std::vector<std::uint32_t> di
                  .quantization = std::move(quantization)});
 }
 
-XnnId DelegateGraph::external_input(Datatype type, std::vector<std::uint32_t> dims) {
+XnnId DelegateGraph::external_input(Datatype type, std::vector<std::uint32_t> dims, ValueQuantization quantization) {
   inputs_.push_back(externals_);
-  return append({.type = type, .dims = std::move(dims), .external_id = externals_++, .flags = kExternalInput});
+  return append({.type = type,
+                 .dims = std::move(dims),
+                 .external_id = externals_++,
+                 .flags = kExternalInput,
+                 .quantization = std::move(quantization)});
 }
 
-XnnId DelegateGraph::external_output(Datatype type, std::vector<std::uint32_t> dims) {
+XnnId DelegateGraph::external_output(Datatype type, std::vector<std::uint32_t> dims, ValueQuantization quantization) {
   outputs_.push_back(externals_);
-  return append({.type = type, .dims = std::move(dims), .external_id = externals_++, .flags = kExternalOutput});
+  return append({.type = type,
+                 .dims = std::move(dims),
+                 .external_id = externals_++,
+                 .flags = kExternalOutput,
+                 .quantization = std::move(quantization)});
 }
 
 void DelegateGraph::unary(NodeUnion kind, XnnId input, XnnId output) {
@@ -87,6 +95,14 @@ void DelegateGraph::clamp(XnnId input, XnnId output, float min, float max) {
 
 void DelegateGraph::binary(NodeUnion kind, XnnId a, XnnId b, XnnId output, std::uint32_t flags) {
   nodes_.push_back({.kind = kind, .inputs = {a, b}, .output = output, .flags = flags});
+}
+
+void DelegateGraph::column_maximum(XnnId input, XnnId output, float least) {
+  nodes_.push_back({.kind = NodeUnion::MaxPooling2d,
+                    .inputs = {input},
+                    .output = output,
+                    .sizes = {dims(input).at(1), 1},
+                    .min_max = std::pair{least, std::numeric_limits<float>::max()}});
 }
 
 void DelegateGraph::fully_connected(XnnId input, XnnId filter, XnnId bias, XnnId output) {
@@ -191,6 +207,13 @@ flatbuffers::Offset<void> DelegateGraph::serialize_node(flatbuffers::FlatBufferB
     case NodeUnion::StaticSlice:
       return schema::CreateStaticSliceDirect(builder, rank, &node.shape, &node.sizes, input(0), node.output, node.flags)
           .Union();
+    case NodeUnion::MaxPooling2d: {
+      const std::uint32_t height = node.sizes.at(0);
+      const std::uint32_t width = node.sizes.at(1);
+      return schema::CreateNodePooling2d(builder, 0, 0, 0, 0, height, width, height, width, 1, 1, input(0), node.output,
+                                         node.flags)
+          .Union();
+    }
     case NodeUnion::Concatenate2:
     case NodeUnion::Concatenate3:
     case NodeUnion::Concatenate4:

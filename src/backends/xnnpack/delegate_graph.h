@@ -49,12 +49,14 @@ class DelegateGraph {
   XnnId constant_value(Datatype type, std::vector<std::uint32_t> dims, std::uint32_t constant_index,
                        ValueQuantization quantization = {});
   // Arguments of the delegate call, numbered in the order of these calls.
-  XnnId external_input(Datatype type, std::vector<std::uint32_t> dims);
-  XnnId external_output(Datatype type, std::vector<std::uint32_t> dims);
+  XnnId external_input(Datatype type, std::vector<std::uint32_t> dims, ValueQuantization quantization = {});
+  XnnId external_output(Datatype type, std::vector<std::uint32_t> dims, ValueQuantization quantization = {});
 
   void unary(NodeUnion kind, XnnId input, XnnId output);
   void clamp(XnnId input, XnnId output, float min, float max);
   void binary(NodeUnion kind, XnnId a, XnnId b, XnnId output, std::uint32_t flags = 0);
+  // Of an image [count, height, 1, channels]: the greatest of each column, at least `least`, [count, 1, 1, channels].
+  void column_maximum(XnnId input, XnnId output, float least);
   void fully_connected(XnnId input, XnnId filter, XnnId bias, XnnId output);
   void reshape(XnnId input, XnnId output, std::vector<std::uint32_t> shape);  // one 0: inferred
   void transpose(XnnId input, XnnId output, std::vector<std::uint32_t> axes);

@@ -49,6 +49,32 @@ std::vector<std::size_t> last_delegates(const diffulex_edge::Graph& graph, const
 
 }  // namespace
 
+Datatype datatype(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return Datatype::fp32;
+    case DType::kF16:
+      return Datatype::fp16;
+    case DType::kI8:
+      return Datatype::qint8;
+    default:
+      throw Error(ErrorCode::kInternal, std::string(to_string(dtype)), "is no type of XNNPACK's values");
+  }
+}
+
+ScalarType scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return ScalarType::FLOAT;
+    case DType::kF16:
+      return ScalarType::HALF;
+    case DType::kI8:
+      return ScalarType::CHAR;
+    default:
+      throw Error(ErrorCode::kInternal, std::string(to_string(dtype)), "is no type of the program's tensors");
+  }
+}
+
 std::vector<std::uint32_t> upper_bounds(const Shape& shape) {
   std::vector<std::uint32_t> dims;
   for (const Dim& dim : shape) {
@@ -204,14 +230,16 @@ void DelegateValues::delegate_input(ValueId value, std::int32_t tensor, DType dt
   passing_.insert_or_assign(value, Passing{.tensor = tensor, .dtype = dtype});
 }
 
-XnnId DelegateValues::tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims) {
+XnnId DelegateValues::tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims,
+                                   ValueQuantization quantization) {
   arguments_.push_back(tensor);
-  return delegate().external_input(datatype(dtype), std::move(dims));
+  return delegate().external_input(datatype(dtype), std::move(dims), std::move(quantization));
 }
 
-XnnId DelegateValues::tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims) {
+XnnId DelegateValues::tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims,
+                                    ValueQuantization quantization) {
   arguments_.push_back(tensor);
-  return delegate().external_output(datatype(dtype), std::move(dims));
+  return delegate().external_output(datatype(dtype), std::move(dims), std::move(quantization));
 }
 
 std::int32_t DelegateValues::passing_tensor(ValueId value, DType dtype) {

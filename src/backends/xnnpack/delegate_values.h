@@ -17,10 +17,9 @@
 
 namespace diffulex_edge::xnnpack {
 
-inline Datatype datatype(DType dtype) { return dtype == DType::kF16 ? Datatype::fp16 : Datatype::fp32; }
-inline executorch::schema::ScalarType scalar_type(DType dtype) {
-  return dtype == DType::kF16 ? executorch::schema::ScalarType::HALF : executorch::schema::ScalarType::FLOAT;
-}
+// Of kF32, kF16 and kI8. Throws Error{kInternal} for others.
+Datatype datatype(DType dtype);
+executorch::schema::ScalarType scalar_type(DType dtype);
 std::vector<std::uint32_t> upper_bounds(const Shape& shape);
 // A name that ends with a digest: of one length, whatever the digest.
 std::string named_by(const std::string& name, const ContentDigest& digest);
@@ -73,8 +72,10 @@ class DelegateValues {
   // A value that comes from outside: an argument of the delegate's call.
   void delegate_input(ValueId value, std::int32_t tensor, DType dtype);
   // The same for tensors of the program that no value of the graph stands for.
-  XnnId tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims);
-  XnnId tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims);
+  XnnId tensor_input(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims,
+                     ValueQuantization quantization = {});
+  XnnId tensor_output(std::int32_t tensor, DType dtype, std::vector<std::uint32_t> dims,
+                      ValueQuantization quantization = {});
 
   // The program's tensor of a value that an earlier delegate made.
   std::int32_t passed_tensor(ValueId value) const { return passing_.at(value).tensor; }

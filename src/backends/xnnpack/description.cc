@@ -37,7 +37,10 @@ Support support(QuantizationDtype dtype, QuantizationMode mode) {
 std::vector<BackendOption> options() {
   using Type = BackendOption::Type;
   return {cache_option(),
-          {.name = "cache_dtype", .type = Type::kChoice, .default_value = "fp16", .choices = {{"fp16"}, {"fp32"}}},
+          {.name = "cache_dtype",
+           .type = Type::kChoice,
+           .default_value = "fp16",
+           .choices = {{"fp16"}, {"fp32"}, {"int8", "with --cache: with a scale for each token and head"}}},
           {.name = "logits",
            .type = Type::kChoice,
            .default_value = "all",

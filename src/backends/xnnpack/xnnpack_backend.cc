@@ -152,8 +152,8 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   check_rank(model, kMaxRank, "XNNPACK");
   const QuantizationResult quantized = quantize_model(model, quantization(), findings, arithmetic());
   check_takes_integers(config(), has_static_layer(quantized.plan), "XNNPACK");
-  const std::optional<CachePlan> cache =
-      read_cache_plan(OptionValues(xnnpack::description(), config().backend_options), model);
+  const OptionValues options(xnnpack::description(), config().backend_options);
+  const std::optional<CachePlan> cache = read_cache_plan(options, model);
   const auto lowered = xnnpack::lower(model, quantized, cache);
   add_metadata(model, cache, *lowered);
   const FileLayout layout = lay_out(*lowered);
@@ -169,7 +169,7 @@ ExportMetadata XNNPACKBackend::run(const Model& model, const CalibrationFindings
   if (cache) {
     metadata.seq_len = cache->block_tokens;
     metadata.cache = ArtefactCache{.tokens = cache->tokens,
-                                   .dtype = cache->dtype == DType::kF16 ? "fp16" : "fp32",
+                                   .dtype = std::string(options.text("cache_dtype")),
                                    .bytes = lowered->program.buffer_bytes()};
   }
   return metadata;
