@@ -33,6 +33,7 @@ def serve(options: argparse.Namespace) -> None:
     from executorch.runtime import Runtime, Verification
 
     portable_lib._unsafe_reset_threadpool(options.threads)
+    clock = time.process_time if options.processor_time else time.perf_counter
     before = memory_bytes()["RssAnon"]
     begin = time.perf_counter()
     program = Runtime.get().load_program(options.serve, verification=Verification.InternalConsistency)
@@ -47,9 +48,9 @@ def serve(options: argparse.Namespace) -> None:
             inputs = [ids, torch.tensor([context])] if has_cache else [ids]
             taken = []
             for _ in range(options.repetitions):
-                begin = time.perf_counter()
+                begin = clock()
                 method.execute(inputs)
-                taken.append((time.perf_counter() - begin) * 1e3)
+                taken.append((clock() - begin) * 1e3)
             steps[f"{context},{count}"] = min(taken)
     print(json.dumps({"load_ms": load * 1e3, "anonymous_bytes": memory_bytes()["RssAnon"] - before, "steps": steps}))
 
@@ -57,6 +58,7 @@ def serve(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace, path: Path, repetitions: int) -> dict[str, Any]:
     words = [sys.executable, __file__, "--serve", str(path), "--shape", options.shape, "--contexts", options.contexts]
     words += ["--tokens", options.tokens, "--threads", str(options.threads), "--repetitions", str(repetitions)]
+    words += ["--processor-time"] if options.processor_time else []
     result: dict[str, Any] = json.loads(subprocess.check_output(words, stderr=subprocess.DEVNULL))
     return result
 
@@ -65,12 +67,16 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     model = options.work / "checkpoint"
     if not model.exists():
         make_checkpoint(options.shape, model)
-    programs = {"cache": options.work / "cached.pte", "no cache": options.work / "whole.pte"}
+    programs = {f"{dtype} cache": options.work / f"{dtype}.pte" for dtype in options.cache_dtypes.split(",")}
     longest = max(map(int, options.contexts.split(","))) + max(map(int, options.tokens.split(",")))
     common = [str(options.exporter), "export", str(model), *FORMAT, "--json", "--quiet"]
-    cache = ["--cache", str(options.capacity), "--cache-dtype", options.cache_dtype, "-o", str(programs["cache"])]
-    report = json.loads(run_measured([*common, *cache])["out"])
-    run_measured([*common, "-o", str(programs["no cache"]), "--seq-len", str(longest)])
+    reports = {}
+    for name, path in programs.items():
+        cache = ["--cache", str(options.capacity), "--cache-dtype", name.split()[0], "-o", str(path)]
+        reports[name] = json.loads(run_measured([*common, *cache])["out"])
+    if not options.steps_only:
+        programs["no cache"] = options.work / "whole.pte"
+        run_measured([*common, "-o", str(programs["no cache"]), "--seq-len", str(longest)])
     if options.against:
         programs["against"] = options.against
     if options.official:
@@ -88,20 +94,21 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "shape": options.shape,
         "machine": machine(),
         "threads": options.threads,
-        "cache": report["cache"],
-        "file_bytes": report["file_bytes"],
+        "caches": [report["cache"] for report in reports.values()],
+        "file_bytes": max(report["file_bytes"] for report in reports.values()),
         "rounds": rounds,
     }
 
 
 def print_table(result: dict[str, Any]) -> None:
-    m, cache, rounds = result["machine"], result["cache"], result["rounds"]
-    print(f"{result['shape']}, INT4 in groups of 32, {result['file_bytes'] / 1e6:.0f} MB; cache of {cache['tokens']} "
-          f"tokens in {cache['dtype']}, {cache['bytes'] / 1e6:.0f} MB; {result['threads']} threads; {m['cpu']}, "
+    m, rounds = result["machine"], result["rounds"]
+    caches = ", ".join(f"{cache['dtype']} {cache['bytes'] / 1e6:.0f} MB" for cache in result["caches"])
+    print(f"{result['shape']}, INT4 in groups of 32, {result['file_bytes'] / 1e6:.0f} MB; cache of "
+          f"{result['caches'][0]['tokens']} tokens ({caches}); {result['threads']} threads; {m['cpu']}, "
           f"{m['cores']} cores\n")  # fmt: skip
     print("| context | tokens | " + " | ".join(f"{name}, ms" for name in rounds) + " |")
     print("| ---: | ---: |" + " ---: |" * len(rounds))
-    for key in rounds["cache"][0]["steps"]:
+    for key in next(iter(rounds.values()))[0]["steps"]:
         times = [statistics.median(turn["steps"][key] for turn in turns) for turns in rounds.values()]
         print(f"| {' | '.join(key.split(','))} | " + " | ".join(f"{value:.1f}" for value in times) + " |")
     for name, turns in rounds.items():
@@ -116,7 +123,9 @@ def main() -> int:
     parser.add_argument("--tokens", default="1,4,8,16,32", help="of a step")
     parser.add_argument("--contexts", default="128,512,1024", help="tokens in the cache before it")
     parser.add_argument("--capacity", type=int, default=2048)
-    parser.add_argument("--cache-dtype", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument("--cache-dtypes", default="fp16", help="one or several of fp16,fp32,int8")
+    parser.add_argument("--steps-only", action="store_true", help="no program without a cache")
+    parser.add_argument("--processor-time", action="store_true", help="of all threads: on a machine with other work")
     parser.add_argument("--official", action="store_true", help="beside ExecuTorch's route for language models")
     parser.add_argument("--against", type=Path, help="another .pte of the same inputs")
     parser.add_argument("--rounds", type=int, default=2, help="turns of all")
