@@ -322,8 +322,9 @@ void CachedAttention::attention(ValueId value) {
     mask = in_type(f32, DType::kF32, type);
   }
   const auto seen = [&](std::size_t part, std::size_t head) {
-    const ValueQuantization quantization = is_quantized() ? ValueQuantization(kFractions) : ValueQuantization();
-    const XnnId view = values_.tensor_input(layer[part].views[head], plan_.dtype, {capacity, dim}, quantization);
+    const std::int32_t rows = layer[part].views[head];
+    const XnnId view = is_quantized() ? values_.tensor_input(rows, plan_.dtype, {capacity, dim}, kFractions)
+                                      : values_.tensor_input(rows, plan_.dtype, {capacity, dim});
     return in_type(view, plan_.dtype, type);
   };
   std::array<XnnId, 2> greatest = {kNoValue, kNoValue};
