@@ -28,6 +28,14 @@ class Vocabulary {
 
   std::optional<std::uint32_t> id_of(std::string_view token) const;
   const std::string* token(std::int64_t id) const;  // null: no token has it
+  // Calls `visit(token, id)` for each token, in no order.
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    for (const auto& [token, id] : ids_) {
+      visit(token, id);
+    }
+  }
+
   std::int64_t size() const { return static_cast<std::int64_t>(tokens_.size()); }  // ids
   std::int64_t largest_id() const { return largest_; }                            // -1: there is none
 
