@@ -1,4 +1,5 @@
-// Text to token ids and back: byte pair encoding, unigram models and WordPiece, from the files of a Hugging Face folder.
+// Text to token ids and back: byte pair encoding, unigram models and WordPiece, from the files of a Hugging Face
+// folder.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +17,9 @@ namespace diffulex_edge {
 struct TokenizerSource;
 
 // The files of a folder that its tokenizer is read from, the main one first; none where there is no tokenizer. In this
-// order: tokenizer.json; vocab.json with merges.txt; tokenizer.model (SentencePiece); vocab.txt (WordPiece). All but the
-// first come with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json, as far as they are
-// there.
+// order: tokenizer.json; vocab.json with merges.txt; tokenizer.model (SentencePiece); vocab.txt (WordPiece). All but
+// the first come with tokenizer_config.json, special_tokens_map.json and added_tokens.json, as far as they are there,
+// and with config.json where no tokenizer_config.json names the class.
 std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& folder);
 
 // Gives the ids of Hugging Face's `tokenizers`. Which components it knows: docs/USER_GUIDE.md. Immutable: one object
@@ -41,7 +42,8 @@ class Tokenizer {
   // The text of all ids, special tokens included; always valid UTF-8: bytes that are not become U+FFFD. Ids without a
   // token give nothing, since models pad their vocabularies.
   std::string decode(std::span<const std::int64_t> ids) const;
-  // The beginning of it that stays the same whatever ids follow: without a character of which bytes are missing.
+  // The beginning of it that stays the same whatever ids follow: without what single bytes at the end
+  // may still become.
   std::string decode_settled(std::span<const std::int64_t> ids) const;
   // The same for ids that follow others: a space before the first word, which begins no text, is kept.
   std::string decode_continuation(std::span<const std::int64_t> ids) const;

@@ -12,8 +12,9 @@ std::size_t longest_result(std::size_t bytes) {
 
 void check_length(std::size_t bytes, std::size_t limit) {
   if (bytes > limit) {
-    throw Error(ErrorCode::kUnsupported, "tokenizer", "its steps make more than " + std::to_string(limit) +
-                                                          " bytes of a text, which none of the known ones does");
+    throw Error(
+        ErrorCode::kUnsupported, "tokenizer",
+        "its steps make more than " + std::to_string(limit) + " bytes of a text, which none of the known ones does");
   }
 }
 

@@ -102,8 +102,9 @@ void Bpe::read_merges(const std::vector<std::pair<std::string, std::string>>& me
 std::uint32_t Bpe::require_id(std::size_t rank, const std::string& token) const {
   const std::optional<std::uint32_t> id = vocabulary_.id_of(token);
   if (!id) {
-    throw Error(ErrorCode::kBadFile, where_,
-                "'merges' number " + std::to_string(rank) + " needs the token '" + token + "', which is not in 'vocab'");
+    throw Error(
+        ErrorCode::kBadFile, where_,
+        "'merges' number " + std::to_string(rank) + " needs the token '" + token + "', which is not in 'vocab'");
   }
   return *id;
 }

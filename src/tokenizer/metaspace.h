@@ -1,5 +1,5 @@
-// "Metaspace", which pre-tokenizers and decoders have: spaces as a printable character (U+2581), as SentencePiece writes
-// them.
+// "Metaspace", which pre-tokenizers and decoders have: spaces as a printable character (U+2581), as SentencePiece
+// writes them.
 #pragma once
 
 #include <string>

@@ -18,10 +18,8 @@ namespace {
 constexpr std::size_t kMaxSteps = 64;  // each costs time for every text
 
 std::optional<NormalForm> normal_form(const std::string& type) {
-  constexpr std::array<std::pair<std::string_view, NormalForm>, 4> kForms = {{{"NFC", NormalForm::kNfc},
-                                                                              {"NFD", NormalForm::kNfd},
-                                                                              {"NFKC", NormalForm::kNfkc},
-                                                                              {"NFKD", NormalForm::kNfkd}}};
+  constexpr std::array<std::pair<std::string_view, NormalForm>, 4> kForms = {
+      {{"NFC", NormalForm::kNfc}, {"NFD", NormalForm::kNfd}, {"NFKC", NormalForm::kNfkc}, {"NFKD", NormalForm::kNfkd}}};
   for (const auto& [name, form] : kForms) {
     if (name == type) {
       return form;
@@ -81,9 +79,8 @@ void Normalizer::add(const nlohmann::json& value, const std::string& where) {
       add(member, where);
     }
   } else if (const std::optional<NormalForm> form = normal_form(type)) {
-    steps_.emplace_back([form = *form](std::string text, std::size_t /*limit*/) {
-      return to_normal_form(std::move(text), form);
-    });
+    steps_.emplace_back(
+        [form = *form](std::string text, std::size_t /*limit*/) { return to_normal_form(std::move(text), form); });
   } else if (auto step = simple_step(type)) {
     steps_.emplace_back(plain(std::move(step)));
   } else if (type == "Prepend") {
@@ -101,9 +98,8 @@ void Normalizer::add(const nlohmann::json& value, const std::string& where) {
   } else if (type == "Precompiled") {
     const std::string place = where + ": 'precompiled_charsmap'";
     auto map = std::make_shared<const CharacterMap>(read_bytes(fields, "precompiled_charsmap", place), place);
-    steps_.emplace_back([map = std::move(map)](std::string_view text, std::size_t limit) {
-      return map->apply(text, limit);
-    });
+    steps_.emplace_back(
+        [map = std::move(map)](std::string_view text, std::size_t limit) { return map->apply(text, limit); });
   } else if (type == "BertNormalizer") {
     add_bert(fields);
   } else {

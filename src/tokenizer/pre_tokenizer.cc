@@ -200,8 +200,7 @@ void PreTokenizer::add_byte_level(const Fields& fields) {
     });
   }
   if (fields.flag("use_regex", true)) {
-    steps_.emplace_back(
-        splitter(matches_of(Regex::from_pattern(kGpt2Pattern, fields.where())), Behavior::kIsolated));
+    steps_.emplace_back(splitter(matches_of(Regex::from_pattern(kGpt2Pattern, fields.where())), Behavior::kIsolated));
   }
   steps_.emplace_back([](const Piece& piece, std::vector<Piece>& pieces) {
     pieces.push_back({to_byte_characters(piece.text), piece.begins_input});
@@ -213,7 +212,8 @@ void PreTokenizer::add_metaspace(const Fields& fields) {
   const MetaspacePrefix prefix = read_metaspace_prefix(fields);
   steps_.emplace_back([replacement, prefix](const Piece& piece, std::vector<Piece>& pieces) {
     std::string text = replace_all(piece.text, " ", replacement, longest_result(piece.text.size()));
-    const bool is_place = prefix == MetaspacePrefix::kAlways || (prefix == MetaspacePrefix::kFirst && piece.begins_input);
+    const bool is_place =
+        prefix == MetaspacePrefix::kAlways || (prefix == MetaspacePrefix::kFirst && piece.begins_input);
     const bool is_added = is_place && !text.starts_with(replacement);
     pieces.push_back({is_added ? replacement + text : std::move(text), piece.begins_input});
   });

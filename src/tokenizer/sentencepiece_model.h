@@ -41,8 +41,8 @@ struct SentencePieceModel {
 SentencePieceModel read_sentencepiece_model(const std::filesystem::path& path);
 
 // `where` is the model's file, for messages. By config.class_name: LlamaTokenizer is the tokenizer that transformers'
-// class of this name is, "legacy" or not; where no class is said, or a general one, the model's own settings count. Throws
-// Error{kBadFile}, and Error{kUnsupported} for another class.
+// class of this name is, "legacy" or not; where no class is said, or a general one, the model's own settings count.
+// Throws Error{kBadFile}, and Error{kUnsupported} for another class.
 TokenizerSource sentencepiece_source(const SentencePieceModel& model, const TokenizerConfig& config,
                                      const std::string& where);
 

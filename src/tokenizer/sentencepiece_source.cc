@@ -237,8 +237,9 @@ TokenizerSource sentencepiece_source(const SentencePieceModel& model, const Toke
     return general_source(model, config, where);
   }
   throw Error(ErrorCode::kUnsupported, config.where,
-              "the 'tokenizer_class' '" + name + "' is not supported without a tokenizer.json; supported are "
-              "LlamaTokenizer and PreTrainedTokenizerFast",
+              "the 'tokenizer_class' '" + name +
+                  "' is not supported without a tokenizer.json; supported are "
+                  "LlamaTokenizer and PreTrainedTokenizerFast",
               kTokenizerAdvice);
 }
 

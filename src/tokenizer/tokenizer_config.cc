@@ -193,8 +193,7 @@ TokenizerConfig read_tokenizer_config(const fs::path& folder) {
   return config;
 }
 
-std::optional<std::string> special_token(const TokenizerConfig& config, DefaultTokens defaults,
-                                         std::string_view name) {
+std::optional<std::string> special_token(const TokenizerConfig& config, DefaultTokens defaults, std::string_view name) {
   const std::optional<AddedToken> token = find_special(config, defaults, name);
   return token ? std::optional(token->content) : std::nullopt;
 }

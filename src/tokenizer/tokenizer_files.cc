@@ -31,8 +31,7 @@ struct MainFile {
 };
 
 TokenizerSource read_sentencepiece(const fs::path& path) {
-  return sentencepiece_source(read_sentencepiece_model(path), read_tokenizer_config(path.parent_path()),
-                              path.string());
+  return sentencepiece_source(read_sentencepiece_model(path), read_tokenizer_config(path.parent_path()), path.string());
 }
 
 constexpr std::array<MainFile, 4> kMainFiles = {{{"tokenizer.json", "", read_tokenizer_json},
@@ -60,6 +59,15 @@ const MainFile& reader_of(const fs::path& path) {
   return kMainFiles.front();
 }
 
+// Whether tokenizer_config.json names the class, so that config.json is not asked for the model's.
+bool names_class(const fs::path& folder) {
+  try {
+    return !read_tokenizer_config(folder).class_name.empty();
+  } catch (const Error&) {
+    return false;  // whoever reads the tokenizer gets the message
+  }
+}
+
 }  // namespace
 
 std::vector<fs::path> tokenizer_files(const fs::path& folder) {
@@ -76,7 +84,7 @@ std::vector<fs::path> tokenizer_files(const fs::path& folder) {
     files.push_back(folder / main->companion);
   }
   for (const std::string_view name : kTokenizerConfigFiles) {
-    if (is_there(folder / name)) {
+    if (is_there(folder / name) && (name != "config.json" || !names_class(folder))) {
       files.push_back(folder / name);
     }
   }

@@ -187,8 +187,7 @@ TokenizerSource read_tokenizer_json(const std::filesystem::path& path) {
       source.added_tokens.push_back(read_added_token(token, id.get<std::int64_t>()));
     }
   }
-  source.begin_ids =
-      read_begin_ids(member_or_null(document, "post_processor"), source.where + ": 'post_processor'");
+  source.begin_ids = read_begin_ids(member_or_null(document, "post_processor"), source.where + ": 'post_processor'");
   return source;
 }
 

@@ -14,7 +14,7 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr double kUnknownPenalty = 10.0;    // below the lowest score, as SentencePiece has it
+constexpr double kUnknownPenalty = 10.0;  // below the lowest score, as SentencePiece has it
 
 class Unigram final : public TokenModel {
  public:
@@ -65,9 +65,9 @@ Unigram::Unigram(UnigramSource source, const std::string& where) : where_(where)
   read_tokens(std::move(source.tokens));
   if (source.unknown_id) {
     if (*source.unknown_id >= count) {
-      throw Error(ErrorCode::kBadFile, where_,
-                  "'unk_id' is " + std::to_string(*source.unknown_id) + ", beyond the " +
-                      std::to_string(count) + " tokens");
+      throw Error(
+          ErrorCode::kBadFile, where_,
+          "'unk_id' is " + std::to_string(*source.unknown_id) + ", beyond the " + std::to_string(count) + " tokens");
     }
     unknown_ = static_cast<std::uint32_t>(*source.unknown_id);
   }

@@ -37,7 +37,7 @@ class Vocabulary {
   }
 
   std::int64_t size() const { return static_cast<std::int64_t>(tokens_.size()); }  // ids
-  std::int64_t largest_id() const { return largest_; }                            // -1: there is none
+  std::int64_t largest_id() const { return largest_; }                             // -1: there is none
 
  private:
   struct TextHash {
