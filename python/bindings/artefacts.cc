@@ -26,6 +26,9 @@ void bind_artefacts(nb::module_& module) {
       nb::arg("source"), nb::arg("target"));
   module.def("is_bundle", [](const std::string& folder) { return is_bundle(folder); }, nb::arg("folder"));
   module.def(
+      "tokenizer_digest", [](const std::string& folder) { return tokenizer_digest(folder); }, nb::arg("folder"),
+      "What get_tokenizer_hash is for a folder's tokenizer; None where there is none.");
+  module.def(
       "open_bundle",
       [](const std::string& folder) {
         const nb::gil_scoped_release unlock;

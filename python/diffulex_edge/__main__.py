@@ -224,7 +224,7 @@ def _add_generate(commands: Any) -> None:
     command.set_defaults(run=_generate)
     command.add_argument("artefact", type=Path, help="an artefact, or a bundle, of a model's folder")
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
-    command.add_argument("--tokenizer", type=Path, help="the folder of tokenizer.json (default: the artefact's)")
+    command.add_argument("--tokenizer", type=Path, help="the folder of the tokenizer (default: the artefact's)")
     command.add_argument("--prompt", required=True, help="what the text goes on from")
     command.add_argument("--chat", action="store_true", help="answer the prompt, by the folder's chat template")
     command.add_argument("--suffix", default="", help="what comes behind the new text (bidirectional models)")

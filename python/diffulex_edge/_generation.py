@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import queue
 import threading
@@ -173,7 +172,7 @@ class _Artefact:
         self.family, self.block_length, self.vocab_size = facts.family, facts.block_length, facts.vocab_size
         self.max_tokens, self.eos_ids = facts.max_tokens, facts.eos_ids
         self.weight_bytes = 0
-        self.warnings = _tokenizer_warnings(path, tokenizer / "tokenizer.json", facts.tokenizer_hash)
+        self.warnings = _tokenizer_warnings(path, tokenizer, facts.tokenizer_hash)
         self._text = _core.TextArtefact(
             str(tokenizer), facts.family, facts.vocab_size, facts.block_length, facts.mask_token_id, facts.eos_ids,
             facts.max_tokens, facts.max_step_tokens, facts.has_cache,
@@ -195,10 +194,10 @@ class _Artefact:
 
 
 def _tokenizer_warnings(artefact: Path, tokenizer: Path, expected: str | None) -> list[str]:
-    if expected is None or not tokenizer.is_file():
+    found = None if expected is None else _core.tokenizer_digest(str(tokenizer))
+    if found in (None, expected):
         return []
-    found = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
-    return [] if found == expected else [f"{tokenizer}: is not the tokenizer that {artefact} was exported with"]
+    return [f"{tokenizer}: its tokenizer is not the one that {artefact} was exported with"]
 
 
 class DiffusionEngine:
@@ -248,14 +247,14 @@ class DiffusionEngine:
 
         That is ExecuTorch for a .pte, Core ML for packages (on a Mac), ONNX Runtime with Qualcomm's emulator for a QNN
         folder (`soc`: of which chip; default: the first). With a cache (`--cache TOKENS`) it computes steps, without
-        one the whole text in each pass. `tokenizer`: the folder of tokenizer.json and chat template (default: the
+        one the whole text in each pass. `tokenizer`: the folder of the tokenizer and the chat template (default: the
         artefact's). One text at a time: the artefact has one cache. Needs the runtime's Python package. Errors:
         `VerificationError`, and those of the library.
         """
         path = artefact_of(Path(artefact))
         program = kind_of(path).open(path, soc).load_language_model()
         if tokenizer is None:
-            tokenizer = path if (path / "tokenizer.json").is_file() else path.parent
+            tokenizer = path if _core.tokenizer_digest(str(path)) else path.parent
         return cls(_Artefact(program, Path(tokenizer)))
 
     @classmethod

@@ -34,7 +34,7 @@ class LanguageModelFacts:
     max_step_tokens: int  #: of one execution
     has_cache: bool
     logits: str  #: of which tokens: "all", "last" or "rows"
-    tokenizer_hash: str | None  #: SHA-256 of its tokenizer.json
+    tokenizer_hash: str | None  #: SHA-256 of its tokenizer.json, or of its tokenizer's files
 
     @classmethod
     def read(cls, artefact: Path, found: Mapping[str, Any]) -> LanguageModelFacts:

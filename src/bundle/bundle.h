@@ -77,6 +77,10 @@ struct ArtefactDigest {
 ArtefactDigest digest_of_file(const std::filesystem::path& path);
 ArtefactDigest digest_of(const std::filesystem::path& artefact);
 
+// The SHA-256 of a folder's tokenizer.json; where the tokenizer has other files (tokenizer_files()), that of the lines
+// "SHA-256  NAME\n" of all of them, ordered by name. No value: there is no tokenizer.
+std::optional<std::string> tokenizer_digest(const std::filesystem::path& folder);
+
 // Throws Error{kBadFile} unless the artefact and the tokenizer are those that generation.json describes: what is
 // damaged or cut off is found before somebody executes it.
 void check_files(const Bundle& bundle);

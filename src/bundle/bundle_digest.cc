@@ -1,5 +1,6 @@
 // Whether a bundle's files are those that were written.
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <string>
 #include <system_error>
@@ -8,6 +9,7 @@
 #include "core/mapped_file.h"
 #include "core/sha256.h"
 #include "diffulex_edge/error.h"
+#include "diffulex_edge/tokenizer.h"
 
 namespace diffulex_edge {
 namespace {
@@ -30,10 +32,11 @@ std::vector<fs::path> files_in(const fs::path& folder) {
   return files;
 }
 
-ArtefactDigest digest_of_folder(const fs::path& folder) {
+// Of the lines "SHA-256  PATH\n" of files in a folder.
+ArtefactDigest digest_of_lines(const std::vector<fs::path>& files, const fs::path& folder) {
   ArtefactDigest digest;
   Sha256 hash;
-  for (const fs::path& path : files_in(folder)) {
+  for (const fs::path& path : files) {
     const ArtefactDigest file = digest_of_file(path);
     digest.bytes += file.bytes;
     const std::string line = file.sha256 + "  " + path.lexically_relative(folder).generic_string() + "\n";
@@ -59,9 +62,21 @@ ArtefactDigest digest_of_file(const fs::path& path) {
   return {.bytes = static_cast<std::int64_t>(file.bytes().size()), .sha256 = hash.finish()};
 }
 
+std::optional<std::string> tokenizer_digest(const fs::path& folder) {
+  std::vector<fs::path> files = tokenizer_files(folder);
+  if (files.empty()) {
+    return std::nullopt;
+  }
+  if (files.size() == 1 && files.front().extension() == ".json") {
+    return digest_of_file(files.front()).sha256;
+  }
+  std::ranges::sort(files);
+  return digest_of_lines(files, folder).sha256;
+}
+
 ArtefactDigest digest_of(const fs::path& artefact) {
   std::error_code ignored;
-  return fs::is_directory(artefact, ignored) ? digest_of_folder(artefact) : digest_of_file(artefact);
+  return fs::is_directory(artefact, ignored) ? digest_of_lines(files_in(artefact), artefact) : digest_of_file(artefact);
 }
 
 void check_files(const Bundle& bundle) {
@@ -78,9 +93,16 @@ void check_files(const Bundle& bundle) {
     throw Error(ErrorCode::kBadFile, artefact.string(),
                 "is damaged or another one: its SHA-256 is not that of " + std::string(kBundleFile), advice);
   }
-  const fs::path tokenizer = bundle.folder / "tokenizer.json";
-  if (digest_of(tokenizer).sha256 != bundle.model.tokenizer_sha256) {
-    throw Error(ErrorCode::kBadFile, tokenizer.string(), "is damaged or another model's tokenizer", advice);
+  const std::vector<fs::path> tokenizer = tokenizer_files(bundle.folder);
+  if (tokenizer.empty()) {
+    throw Error(ErrorCode::kBadFile, bundle.folder.string(), "has lost its tokenizer (tokenizer.json, or its kin)",
+                advice);
+  }
+  if (tokenizer_digest(bundle.folder) != bundle.model.tokenizer_sha256) {
+    const bool is_one = tokenizer.size() == 1;
+    throw Error(ErrorCode::kBadFile, tokenizer.front().string(),
+                std::string(is_one ? "is" : "or a file beside it is") + " damaged or another model's tokenizer",
+                advice);
   }
 }
 

@@ -30,7 +30,7 @@ std::string canvas_text(const GenerationState& state, const Tokenizer& tokenizer
   std::string text;
   std::vector<std::int64_t> written;
   const auto flush = [&] {
-    text += tokenizer.decode(written);
+    text += text.empty() ? tokenizer.decode(written) : tokenizer.decode_continuation(written);
     written.clear();
   };
   for (std::int64_t i = state.begin; i < state.end; ++i) {

@@ -64,8 +64,8 @@ class TaskReader {
   void need_tokenizer(const std::string& where) const {
     if (tokenizer_ == nullptr) {
       throw Error(ErrorCode::kBadFile, where,
-                  "it holds text, and the model's folder has no tokenizer.json to tokenize it",
-                  "put the model's tokenizer.json there, or give \"input_ids\" without answers");
+                  "it holds text, and the model's folder has no tokenizer.json, and no other tokenizer, to tokenize it",
+                  "put the model's tokenizer there, or give \"input_ids\" without answers");
     }
   }
 

@@ -5,6 +5,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "diffulex_edge/tokenizer.h"
@@ -27,13 +28,14 @@ class TextStream {
   const std::string& text() const { return given_; }
 
  private:
-  std::string give(std::size_t end);
+  std::string give(std::string_view text);
 
   const Tokenizer& tokenizer_;
   std::set<std::int64_t> hidden_;
   std::vector<std::string> stops_;
-  std::string all_;    // of the tokens
-  std::string given_;  // a beginning of it
+  std::vector<std::int64_t> shown_;  // tokens that give text
+  std::string settled_;              // of them, what no later token changes
+  std::string given_;                // a beginning of it
   bool is_stopped_ = false;
 };
 

@@ -1,6 +1,5 @@
 #include "diffusion/text_tokens.h"
 
-#include <system_error>
 #include <utility>
 
 #include "diffulex_edge/error.h"
@@ -17,8 +16,7 @@ ChatTemplate required_chat_template(const std::filesystem::path& folder) {
 }
 
 TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.string()) {
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+  if (!tokenizer_files(folder).empty()) {
     tokenizer_.emplace(folder);
     special_ = tokenizer_->special_ids();
   }
@@ -26,7 +24,7 @@ TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.strin
 
 const Tokenizer& TextTokens::tokenizer() const {
   if (!tokenizer_) {
-    throw Error(ErrorCode::kBadFile, path_, "has no tokenizer.json",
+    throw Error(ErrorCode::kBadFile, path_, "has no tokenizer (tokenizer.json, or vocab.json and its kin)",
                 "give token ids and take some (--prompt-ids with --json), or put the tokenizer beside the weights");
   }
   return *tokenizer_;

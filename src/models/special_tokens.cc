@@ -57,7 +57,7 @@ std::optional<std::int64_t> id_of_added(const Model& model, const std::string& t
   return std::nullopt;
 }
 
-// tokenizer.json takes a second and a hundred megabytes to read where the vocabulary is large: it is asked last.
+// A tokenizer takes a second and a hundred megabytes to read where the vocabulary is large: it is asked last.
 std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::string>& text) {
   if (!text) {
     return std::nullopt;
@@ -65,7 +65,7 @@ std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::s
   if (const std::optional<std::int64_t> id = id_of_added(model, *text)) {
     return id;
   }
-  return is_there(model.path / "tokenizer.json") ? Tokenizer(model.path).id_of(*text) : std::nullopt;
+  return tokenizer_files(model.path).empty() ? std::nullopt : Tokenizer(model.path).id_of(*text);
 }
 
 // A number or a list of them.
@@ -108,7 +108,8 @@ std::optional<std::int64_t> find_mask_token(const Model& model) {
   }
   const std::optional<std::int64_t> id = id_of(model, text);
   if (id && *id >= model.config.vocab_size) {
-    throw Error(ErrorCode::kBadFile, (model.path / "tokenizer.json").string(),
+    const std::vector<std::filesystem::path> files = tokenizer_files(model.path);
+    throw Error(ErrorCode::kBadFile, (files.empty() ? model.path / "tokenizer_config.json" : files.front()).string(),
                 "its mask token is number " + std::to_string(*id) + ", the model has " +
                     std::to_string(model.config.vocab_size) + " tokens",
                 "give --mask-token-id");

@@ -127,8 +127,8 @@ void write_config(const Model& model, const QuantizationPlan& plan, const fs::pa
 
 void copy_tokenizer(const fs::path& source, const fs::path& target) {
   constexpr std::array kNames = {
-      "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",  "vocab.json",
-      "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja"};
+      "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",   "vocab.json",
+      "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja", "vocab.txt"};
   for (const char* name : kNames) {
     std::error_code error;
     if (fs::is_regular_file(source / name, error)) {

@@ -11,7 +11,7 @@ TokenSequences read_model_tokens(const Model& model, const std::filesystem::path
                                  const TokenDataOptions& options) {
   std::optional<Tokenizer> tokenizer;
   const std::filesystem::path extension = file.extension();
-  if (extension != ".npy" && extension != ".safetensors" && std::filesystem::exists(model.path / "tokenizer.json")) {
+  if (extension != ".npy" && extension != ".safetensors" && !tokenizer_files(model.path).empty()) {
     tokenizer.emplace(model.path);
   }
   TokenSequences sequences = read_token_sequences(file, tokenizer ? &*tokenizer : nullptr, options);

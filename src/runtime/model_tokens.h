@@ -9,7 +9,7 @@
 
 namespace diffulex_edge {
 
-// read_token_sequences with the tokenizer.json of the model's folder, if text needs it; sequences of one token are left
+// read_token_sequences with the tokenizer of the model's folder, if text needs it; sequences of one token are left
 // out. Throws Error{kBadFile} where none of two tokens or more is left.
 TokenSequences read_model_tokens(const Model& model, const std::filesystem::path& file,
                                  const TokenDataOptions& options);

@@ -36,8 +36,8 @@ class Collector {
   void add_text(std::string_view text, const std::string& where) {
     if (tokenizer_ == nullptr) {
       throw Error(ErrorCode::kBadFile, file_,
-                  "it holds text, and the model's folder has no tokenizer.json to tokenize it",
-                  "put the model's tokenizer.json there, or give token ids");
+                  "it holds text, and the model's folder has no tokenizer.json, and no other tokenizer, to tokenize it",
+                  "put the model's tokenizer there, or give token ids");
     }
     if (text.find('\0') != std::string_view::npos) {
       throw Error(ErrorCode::kBadFile, where, "it is not text: it has a NUL byte");

@@ -32,9 +32,12 @@ nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
   std::vector<std::int64_t> run;
   std::vector<std::int64_t> part;
   std::vector<CanvasPiece> parts;
+  const auto decode = [&](const std::vector<std::int64_t>& tokens, bool is_start) {
+    return is_start ? model_.tokenizer().decode(tokens) : model_.tokenizer().decode_continuation(tokens);
+  };
   const auto close_part = [&](bool is_new) {
     if (!part.empty()) {
-      parts.push_back({.text = model_.tokenizer().decode(part), .is_new = is_new});
+      parts.push_back({.text = decode(part, pieces.empty() && parts.empty()), .is_new = is_new});
       part.clear();
     }
   };
@@ -47,7 +50,7 @@ nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
       is_new = is_new || piece.is_new;
     }
     if (is_cut) {
-      parts = {{.text = model_.tokenizer().decode(run), .is_new = is_new}};
+      parts = {{.text = decode(run, pieces.empty()), .is_new = is_new}};
     }
     for (const CanvasPiece& piece : parts) {
       add_piece(pieces, piece);

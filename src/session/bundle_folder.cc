@@ -17,12 +17,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kTokenizer = "tokenizer.json";
 constexpr std::string_view kToolTemplates = "additional_chat_templates";
-// What tokenizers and chat templates are read from.
-constexpr std::array<std::string_view, 6> kModelFiles = {
-    kTokenizer,           "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.json", "chat_template.jinja",   "additional_chat_templates/tool_use.jinja"};
+// What chat templates are read from, and special tokens; the tokenizer's own files come to it.
+constexpr std::array<std::string_view, 5> kModelFiles = {"tokenizer_config.json", "special_tokens_map.json",
+                                                         "chat_template.json", "chat_template.jinja",
+                                                         "additional_chat_templates/tool_use.jinja"};
+// Of any tokenizer.
+constexpr std::array<std::string_view, 7> kTokenizerFiles = {
+    "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "added_tokens.json", "config.json"};
 
 bool is_in_place(const fs::path& path) {
   std::error_code ignored;
@@ -75,8 +77,9 @@ std::string readme(const Model& model, const BackendDescription& backend, const 
           ", `diffulex-edge export " + title +
           " --bundle FOLDER`, with the options that `diffulex-edge inspect .` shows.\n";
   text +=
-      "`generation.json` says what a program has to know of the model, and the artefact's SHA-256; `tokenizer.json` "
-      "and the files beside it make text of tokens.\n\n";
+      "`generation.json` says what a program has to know of the model, and the artefact's SHA-256; the tokenizer's "
+      "files "
+      "make text of tokens.\n\n";
   if (fs::path(bundle.artefact.name).extension() == ".pte" && backend.name == "xnnpack") {
     text +=
         "To run it in this folder, with the C++ runner or in Python:\n\n"
@@ -106,7 +109,8 @@ bool is_only_a_bundle(const fs::path& folder) {
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     const bool is_ours = name == kBundleFile || name == kBundleReadme || name == kToolTemplates || name == artefact ||
-                         std::ranges::find(kModelFiles, name) != kModelFiles.end();
+                         std::ranges::find(kModelFiles, name) != kModelFiles.end() ||
+                         std::ranges::find(kTokenizerFiles, name) != kTokenizerFiles.end();
     if (!is_ours) {
       return false;
     }
@@ -117,8 +121,10 @@ bool is_only_a_bundle(const fs::path& folder) {
 BundleFolder::BundleFolder(const Model& model, const std::string& backend, const BackendConfig& config,
                            const fs::path& target)
     : target_(target), model_folder_(model.path) {
-  if (!is_in_place(model.path / kTokenizer)) {
-    throw Error(ErrorCode::kBadFile, model.path.string(), "has no tokenizer.json, without which a bundle is none",
+  const std::vector<fs::path> tokenizer = tokenizer_files(model.path);
+  if (tokenizer.empty()) {
+    throw Error(ErrorCode::kBadFile, model.path.string(),
+                "has no tokenizer.json, and no other tokenizer, without which a bundle is none",
                 "put it beside the weights, or write the artefact alone with -o");
   }
   static_cast<void>(Tokenizer(model.path));  // the runners read it as this library does
@@ -130,8 +136,11 @@ BundleFolder::BundleFolder(const Model& model, const std::string& backend, const
   bundle_.artefact.name = artefact_name(description, config);
   bundle_.artefact.backend = backend;
   readme_ = readme(model, description, config, bundle_);
+  for (const fs::path& file : tokenizer) {
+    copied_.push_back(file.filename().string());
+  }
   for (const std::string_view name : kModelFiles) {
-    if (is_in_place(model.path / name)) {
+    if (is_in_place(model.path / name) && std::ranges::find(copied_, name) == copied_.end()) {
       copied_.emplace_back(name);
     }
   }
@@ -171,9 +180,9 @@ std::int64_t BundleFolder::write(const std::function<void(const fs::path&)>& wri
   const ArtefactDigest digest = digest_of(artefact);
   write_text(folder.path() / kBundleFile, to_json(described(digest)));
   write_text(folder.path() / kBundleReadme, readme_);
-  if (digest_of(folder.path() / kTokenizer).sha256 != bundle_.model.tokenizer_sha256) {
-    throw Error(ErrorCode::kBadFile, (model_folder_ / kTokenizer).string(), "was changed by another program meanwhile",
-                "export again");
+  if (tokenizer_digest(folder.path()) != bundle_.model.tokenizer_sha256) {
+    throw Error(ErrorCode::kBadFile, (model_folder_ / copied_.front()).string(),
+                "was changed by another program meanwhile", "export again");
   }
   folder.commit();
   return predicted_bytes(digest.bytes);

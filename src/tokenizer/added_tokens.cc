@@ -1,28 +1,13 @@
 #include "tokenizer/added_tokens.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
-#include "tokenizer/fields.h"
+#include "diffulex_edge/error.h"
 #include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
 namespace {
-
-AddedToken read_token(const Fields& fields) {
-  const nlohmann::json& id = fields.require("id");
-  if (!id.is_number_unsigned() || id.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max()) {
-    fields.fail("'id' is " + id.dump() + ", which is not an integer from 0 to 2^31 - 1");
-  }
-  return {.id = id.get<std::int64_t>(),
-          .content = fields.text("content"),
-          .single_word = fields.flag("single_word", false),
-          .lstrip = fields.flag("lstrip", false),
-          .rstrip = fields.flag("rstrip", false),
-          .normalized = fields.flag("normalized", !fields.flag("special", false)),
-          .special = fields.flag("special", false)};
-}
 
 bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
   return (begin == 0 || !is_word_character(character_at(text, previous_character(text, begin)))) &&
@@ -107,34 +92,40 @@ std::vector<Section> AddedTokenFinder::cut(std::string_view text) const {
   return sections;
 }
 
-AddedTokens::AddedTokens(const nlohmann::json& list, const Bpe& bpe, const Normalizer& normalizer,
-                         const std::string& where) {
-  const auto vocabulary = static_cast<std::int64_t>(bpe.tokens().size());
+AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens, const Vocabulary& vocabulary,
+                         const Normalizer& normalizer, const std::string& where) {
+  const auto fail = [&](const std::string& what) { throw Error(ErrorCode::kBadFile, where, what); };
+  const std::int64_t known = vocabulary.size();
   std::optional<std::int64_t> last;
-  for (const nlohmann::json& entry : list) {
-    const Fields fields(entry, where);
-    AddedToken token = read_token(fields);
+  for (const AddedToken& token : tokens) {
     if (token.content.empty()) {
-      fields.fail("the token with id " + std::to_string(token.id) + " is empty");
+      fail("the token with id " + std::to_string(token.id) + " is empty");
     }
-    const std::int64_t expected =
-        bpe.id_of(token.content).value_or(last && *last >= vocabulary ? *last + 1 : vocabulary);
+    const std::int64_t next = last && *last >= known ? *last + 1 : known;
+    const std::int64_t expected = vocabulary.id_of(token.content).value_or(next);
     if (token.id != expected) {
-      fields.fail("the token '" + token.content + "' has id " + std::to_string(token.id) +
-                  ", but Hugging Face's reader would give it " + std::to_string(expected));
+      fail("the token '" + token.content + "' has id " + std::to_string(token.id) +
+           ", but Hugging Face's reader would give it " + std::to_string(expected));
     }
     last = std::max(last.value_or(token.id), token.id);
     if (!ids_.emplace(token.content, token.id).second) {
-      fields.fail("the token '" + token.content + "' is there twice");
+      fail("the token '" + token.content + "' is there twice");
     }
-    tokens_.emplace(token.id, token.content);
+    std::string pattern = token.normalized ? normalizer.apply(token.content) : token.content;
+    if (pattern.empty()) {
+      fail("nothing is left of the token '" + token.content + "' when it is normalized");
+    }
+    texts_.emplace(token.id, pattern);
     if (token.special) {
       special_.insert(token.id);
     }
-    const bool normalized = token.normalized;
-    std::string pattern = normalized ? normalizer.apply(token.content) : token.content;
-    (normalized ? normalized_ : raw_).add(std::move(token), std::move(pattern));
+    (token.normalized ? normalized_ : raw_).add(token, std::move(pattern));
   }
+}
+
+const std::string* AddedTokens::text_of(std::int64_t id) const {
+  const auto position = texts_.find(id);
+  return position == texts_.end() ? nullptr : &position->second;
 }
 
 std::optional<std::int64_t> AddedTokens::id_of(std::string_view content) const {

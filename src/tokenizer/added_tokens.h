@@ -1,30 +1,19 @@
-// The "added_tokens" of a tokenizer.json: found in the text before anything else cuts it.
+// Tokens that are found in the text before anything else cuts it.
 #pragma once
 
 #include <bitset>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "tokenizer/bpe.h"
 #include "tokenizer/normalizer.h"
+#include "tokenizer/tokenizer_source.h"
 
 namespace diffulex_edge {
-
-struct AddedToken {
-  std::int64_t id = 0;
-  std::string content;
-  bool single_word = false;  // not next to a word character
-  bool lstrip = false;       // takes the spaces before it
-  bool rstrip = false;       // takes the spaces behind it
-  bool normalized = false;   // looked for in normalized text
-  bool special = false;      // no part of what people read
-};
 
 // A part of a text: a token, or text without any.
 struct Section {
@@ -53,9 +42,12 @@ class AddedTokens {
  public:
   // Throws Error{kBadFile} unless ids are those that Hugging Face's reader gives: the vocabulary's for a token in it,
   // else the next free ones.
-  AddedTokens(const nlohmann::json& list, const Bpe& bpe, const Normalizer& normalizer, const std::string& where);
+  AddedTokens(const std::vector<AddedToken>& tokens, const Vocabulary& vocabulary, const Normalizer& normalizer,
+              const std::string& where);
 
-  const std::map<std::int64_t, std::string>& tokens() const { return tokens_; }
+  // As it is decoded, that is normalized where it is looked for in normalized text; null: no added token has the id.
+  const std::string* text_of(std::int64_t id) const;
+  std::int64_t largest_id() const { return texts_.empty() ? -1 : texts_.rbegin()->first; }
   std::optional<std::int64_t> id_of(std::string_view content) const;
   bool is_special(std::int64_t id) const { return special_.contains(id); }
   const std::set<std::int64_t>& special_ids() const { return special_; }
@@ -64,7 +56,7 @@ class AddedTokens {
   const AddedTokenFinder& in_normalized_text() const { return normalized_; }
 
  private:
-  std::map<std::int64_t, std::string> tokens_;
+  std::map<std::int64_t, std::string> texts_;
   std::map<std::string, std::int64_t, std::less<>> ids_;
   std::set<std::int64_t> special_;
   AddedTokenFinder raw_;

@@ -1,23 +1,39 @@
-#include "tokenizer/bpe.h"
-
+// Byte pair encoding (Sennrich et al., arXiv:1508.07909).
 #include <limits>
+#include <optional>
 #include <queue>
+#include <string>
 #include <tuple>
+#include <unordered_map>
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "tokenizer/byte_tokens.h"
+#include "tokenizer/token_model.h"
 #include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
-constexpr std::uint64_t kMaxId = std::numeric_limits<std::int32_t>::max();
+constexpr std::uint32_t kNone = std::numeric_limits<std::uint32_t>::max();
+
+struct Merge {
+  std::uint32_t rank = 0;
+  std::uint32_t id = 0;
+};
+
+// A piece's tokens as a list through their positions.
+struct Symbol {
+  std::uint32_t id = 0;
+  std::uint32_t previous = kNone;
+  std::uint32_t next = kNone;
+  bool merged = false;  // into the one before it
+};
 
 // The queue's entry: left symbol, and the token that the pair would become. Stale where the symbols changed since.
 struct Candidate {
   std::uint32_t rank = 0;
-  std::size_t position = 0;
+  std::uint32_t position = 0;
   std::uint32_t id = 0;
 
   bool operator>(const Candidate& other) const {
@@ -25,146 +41,149 @@ struct Candidate {
   }
 };
 
-std::pair<std::string, std::string> read_pair(const Fields& model, const nlohmann::json& merge, std::size_t rank) {
-  if (merge.is_string()) {
-    const auto& text = merge.get_ref<const std::string&>();
-    const std::size_t space = text.find(' ');
-    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) {
-      return {text.substr(0, space), text.substr(space + 1)};
-    }
-  } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-    return {merge[0].get<std::string>(), merge[1].get<std::string>()};
-  }
-  model.fail("'merges' number " + std::to_string(rank) + " is not a pair of tokens");
-}
+class Bpe final : public TokenModel {
+ public:
+  Bpe(BpeSource source, const std::string& where);
 
-}  // namespace
+  // The piece's characters, where at each step the pair of lowest rank, leftmost first, is put together. O(n log n).
+  void encode(std::string_view piece, std::vector<std::int64_t>& ids) const override;
+  const Vocabulary& vocabulary() const override { return vocabulary_; }
 
-// A piece's tokens as a list through their positions.
-struct Bpe::Symbol {
-  std::uint32_t id = 0;
-  std::size_t previous = kNone;
-  std::size_t next = kNone;
-  bool merged = false;  // into the one before it
+ private:
+  void read_merges(const std::vector<std::pair<std::string, std::string>>& merges);
+  std::uint32_t require_id(std::size_t rank, const std::string& token) const;
+  const Merge* merge_of(std::uint32_t left, std::uint32_t right) const;
+  std::string spelled(std::string_view piece, std::size_t begin, std::size_t length) const;
+  std::vector<std::int64_t> characters_of(std::string_view piece) const;
+  std::vector<Symbol> symbols_of(std::string_view piece) const;
+  std::int64_t unknown_for(std::string_view text) const;
+
+  std::string where_;
+  Vocabulary vocabulary_;
+  std::unordered_map<std::uint64_t, Merge> merges_;  // by left id << 32 | right id
+  std::string continuing_prefix_;
+  std::string end_suffix_;
+  std::optional<std::string> unknown_token_;
+  std::optional<ByteTokens> byte_tokens_;
+  bool fuses_unknown_;
+  bool ignores_merges_;
 };
 
-Bpe::Bpe(const Fields& model) {
-  if (model.has("type") && model.text("type") != "BPE") {
-    model.fail_unsupported("the model '" + model.text("type") + "' is not supported; supported is BPE");
-  }
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (model.has(key) && !model.text(key).empty()) {
-      model.fail_unsupported(std::string("'") + key + "' is not supported");
-    }
-  }
-  if (model.flag("byte_fallback", false)) {
-    model.fail_unsupported("'byte_fallback' is not supported");
-  }
-  if (model.has("dropout") && model.require("dropout") != 0.0) {
-    model.fail_unsupported("'dropout' is not supported");
-  }
-  ignore_merges_ = model.flag("ignore_merges", false);
-  fuse_unknown_ = model.flag("fuse_unk", false);
-  read_vocabulary(model);
-  read_merges(model);
-  if (model.has("unk_token")) {
-    const auto position = ids_.find(model.text("unk_token"));
-    unknown_is_missing_ = position == ids_.end();
-    if (!unknown_is_missing_) {
-      unknown_ = position->second;
-    }
+Bpe::Bpe(BpeSource source, const std::string& where)
+    : where_(where),
+      vocabulary_(std::move(source.vocabulary)),
+      continuing_prefix_(std::move(source.continuing_prefix)),
+      end_suffix_(std::move(source.end_suffix)),
+      unknown_token_(std::move(source.unknown_token)),
+      fuses_unknown_(source.fuses_unknown),
+      ignores_merges_(source.ignores_merges) {
+  read_merges(source.merges);
+  if (source.has_byte_fallback) {
+    byte_tokens_.emplace(vocabulary_);
   }
 }
 
-void Bpe::read_vocabulary(const Fields& model) {
-  const nlohmann::json& vocabulary = model.require("vocab");
-  if (!vocabulary.is_object() || vocabulary.empty()) {
-    model.fail("'vocab' is not a JSON object with tokens");
-  }
-  ids_.reserve(vocabulary.size());
-  tokens_.reserve(vocabulary.size());
-  for (const auto& [token, id] : vocabulary.items()) {
-    if (!id.is_number_unsigned() || id.get<std::uint64_t>() > kMaxId) {
-      model.fail("the token '" + token + "' has the id " + id.dump() + ", which is not an integer from 0 to 2^31 - 1");
-    }
-    const auto number = id.get<std::uint32_t>();
-    ids_.emplace(token, number);
-    const auto [other, is_new] = tokens_.emplace(number, token);
-    if (!is_new) {
-      model.fail("the tokens '" + other->second + "' and '" + token + "' have the same id " + std::to_string(number));
-    }
-  }
-}
-
-void Bpe::read_merges(const Fields& model) {
-  const nlohmann::json& merges = model.list("merges");
+void Bpe::read_merges(const std::vector<std::pair<std::string, std::string>>& merges) {
   merges_.reserve(merges.size());
   std::uint32_t rank = 0;
-  for (const nlohmann::json& merge : merges) {
-    if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) {
-      continue;  // the first line of a merges.txt
+  for (const auto& [left, right] : merges) {
+    if (!right.starts_with(continuing_prefix_)) {
+      throw Error(ErrorCode::kBadFile, where_,
+                  "'merges' number " + std::to_string(rank) + ": '" + right + "' does not begin with '" +
+                      continuing_prefix_ + "', the 'continuing_subword_prefix'");
     }
-    const auto [left, right] = read_pair(model, merge, rank);
-    const std::uint64_t key = std::uint64_t{require_id(model, rank, left)} << 32U | require_id(model, rank, right);
-    merges_.insert_or_assign(key, Merge{.rank = rank, .id = require_id(model, rank, left + right)});
+    const std::uint64_t key = std::uint64_t{require_id(rank, left)} << 32U | require_id(rank, right);
+    const std::string merged = left + right.substr(continuing_prefix_.size());
+    merges_.insert_or_assign(key, Merge{.rank = rank, .id = require_id(rank, merged)});
     ++rank;
   }
 }
 
-std::uint32_t Bpe::require_id(const Fields& model, std::size_t rank, const std::string& token) const {
-  const auto position = ids_.find(token);
-  if (position == ids_.end()) {
-    model.fail("'merges' number " + std::to_string(rank) + " needs the token '" + token + "', which is not in 'vocab'");
+std::uint32_t Bpe::require_id(std::size_t rank, const std::string& token) const {
+  const std::optional<std::uint32_t> id = vocabulary_.id_of(token);
+  if (!id) {
+    throw Error(
+        ErrorCode::kBadFile, where_,
+        "'merges' number " + std::to_string(rank) + " needs the token '" + token + "', which is not in 'vocab'");
   }
-  return position->second;
+  return *id;
 }
 
-std::optional<std::int64_t> Bpe::id_of(std::string_view token) const {
-  const auto position = ids_.find(token);
-  return position == ids_.end() ? std::nullopt : std::optional<std::int64_t>(position->second);
-}
-
-const Bpe::Merge* Bpe::merge_of(std::uint32_t left, std::uint32_t right) const {
+const Merge* Bpe::merge_of(std::uint32_t left, std::uint32_t right) const {
   const auto position = merges_.find(std::uint64_t{left} << 32U | right);
   return position == merges_.end() ? nullptr : &position->second;
 }
 
-std::vector<Bpe::Symbol> Bpe::symbols_of(std::string_view piece) const {
-  std::vector<Symbol> symbols;
-  symbols.reserve(piece.size());
-  bool after_unknown = false;
-  for (std::size_t i = 0; i < piece.size();) {
-    const std::size_t length = character_length(piece[i]);
-    const auto position = ids_.find(piece.substr(i, length));
-    const bool known = position != ids_.end();
-    if (known) {
-      symbols.push_back({.id = position->second});
-    } else if (unknown_is_missing_) {
-      throw Error(ErrorCode::kBadFile, "tokenizer",
-                  "'" + std::string(piece.substr(i, length)) + "' is not in 'vocab', and neither is the 'unk_token'");
-    } else if (unknown_ && !(fuse_unknown_ && after_unknown)) {
-      symbols.push_back({.id = *unknown_});
-    }
-    after_unknown = !known;
-    i += length;
+// A character as the vocabulary has it at its place in the piece.
+std::string Bpe::spelled(std::string_view piece, std::size_t begin, std::size_t length) const {
+  std::string text = begin == 0 ? std::string() : continuing_prefix_;
+  text += piece.substr(begin, length);
+  return begin + length == piece.size() ? text + end_suffix_ : text;
+}
+
+std::int64_t Bpe::unknown_for(std::string_view text) const {
+  const std::optional<std::uint32_t> id = vocabulary_.id_of(*unknown_token_);
+  if (!id) {  // an error only for a text that needs it, since byte-level BPE never does
+    throw Error(ErrorCode::kBadFile, where_,
+                "'" + std::string(text) + "' is not in 'vocab', and neither is the 'unk_token'");
   }
-  for (std::size_t i = 1; i < symbols.size(); ++i) {
-    symbols[i].previous = i - 1;
-    symbols[i - 1].next = i;
+  return *id;
+}
+
+// As the original orders them: an unknown token waits for the next known character, behind bytes that came meanwhile.
+std::vector<std::int64_t> Bpe::characters_of(std::string_view piece) const {
+  const bool is_plain = continuing_prefix_.empty() && end_suffix_.empty();
+  std::vector<std::int64_t> ids;
+  ids.reserve(piece.size());
+  std::optional<std::int64_t> waiting;
+  const auto put_waiting = [&] {
+    if (waiting) {
+      ids.push_back(*waiting);
+      waiting.reset();
+    }
+  };
+  for (std::size_t i = 0, length = 0; i < piece.size(); i += length) {
+    length = character_length(piece[i]);
+    const std::string decorated = is_plain ? std::string() : spelled(piece, i, length);
+    const std::string_view character = is_plain ? piece.substr(i, length) : std::string_view(decorated);
+    if (const auto id = vocabulary_.id_of(character)) {
+      put_waiting();
+      ids.push_back(*id);
+    } else if (byte_tokens_ && byte_tokens_->append(character, ids)) {
+      continue;
+    } else if (unknown_token_ && !(waiting && fuses_unknown_)) {
+      put_waiting();
+      waiting = unknown_for(character);
+    }
+  }
+  put_waiting();
+  return ids;
+}
+
+std::vector<Symbol> Bpe::symbols_of(std::string_view piece) const {
+  const std::vector<std::int64_t> ids = characters_of(piece);
+  if (ids.size() >= kNone) {
+    throw Error(ErrorCode::kInvalidArgument, "text to encode", "is longer than 2^32 characters in one piece");
+  }
+  std::vector<Symbol> symbols(ids.size());
+  for (std::uint32_t i = 0; i < symbols.size(); ++i) {
+    symbols[i] = {.id = static_cast<std::uint32_t>(ids[i]),
+                  .previous = i == 0 ? kNone : i - 1,
+                  .next = i + 1 == symbols.size() ? kNone : i + 1};
   }
   return symbols;
 }
 
 void Bpe::encode(std::string_view piece, std::vector<std::int64_t>& ids) const {
-  if (ignore_merges_) {
-    if (const auto id = id_of(piece)) {
+  if (ignores_merges_) {
+    if (const auto id = vocabulary_.id_of(piece)) {
       ids.push_back(*id);
       return;
     }
   }
   std::vector<Symbol> symbols = symbols_of(piece);
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
-  const auto consider = [&](std::size_t left) {
+  const auto consider = [&](std::uint32_t left) {
     if (left == kNone || symbols[left].next == kNone) {
       return;
     }
@@ -172,7 +191,7 @@ void Bpe::encode(std::string_view piece, std::vector<std::int64_t>& ids) const {
       queue.push({.rank = merge->rank, .position = left, .id = merge->id});
     }
   };
-  for (std::size_t i = 0; i + 1 < symbols.size(); ++i) {
+  for (std::uint32_t i = 0; i + 1 < symbols.size(); ++i) {
     consider(i);
   }
   while (!queue.empty()) {
@@ -196,9 +215,15 @@ void Bpe::encode(std::string_view piece, std::vector<std::int64_t>& ids) const {
     consider(left.previous);
     consider(candidate.position);
   }
-  for (std::size_t i = symbols.empty() ? kNone : 0; i != kNone; i = symbols[i].next) {
+  for (std::uint32_t i = symbols.empty() ? kNone : 0; i != kNone; i = symbols[i].next) {
     ids.push_back(symbols[i].id);
   }
+}
+
+}  // namespace
+
+std::unique_ptr<TokenModel> make_token_model(BpeSource source, const std::string& where) {
+  return std::make_unique<Bpe>(std::move(source), where);
 }
 
 }  // namespace diffulex_edge

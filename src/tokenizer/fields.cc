@@ -42,6 +42,10 @@ const std::string& Fields::text(std::string_view key) const {
   return value.get_ref<const std::string&>();
 }
 
+std::string Fields::text_or(std::string_view key, std::string_view fallback) const {
+  return has(key) ? text(key) : std::string(fallback);
+}
+
 bool Fields::flag(std::string_view key, bool fallback) const {
   if (!has(key)) {
     return fallback;

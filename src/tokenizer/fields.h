@@ -19,6 +19,7 @@ class Fields {
   Fields object(std::string_view key) const;
   const nlohmann::json& list(std::string_view key) const;
   const std::string& text(std::string_view key) const;
+  std::string text_or(std::string_view key, std::string_view fallback) const;
   bool flag(std::string_view key, bool fallback) const;
 
   [[noreturn]] void fail(const std::string& what) const;

@@ -1,10 +1,13 @@
-// The "normalizer" of a tokenizer.json: Unicode normal forms (UAX 15).
+// The "normalizer" of a tokenizer.json: what becomes of the text before it is cut.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "tokenizer/fields.h"
 
 namespace diffulex_edge {
 
@@ -13,13 +16,15 @@ class Normalizer {
   // `value` may be null: no normalization.
   Normalizer(const nlohmann::json& value, const std::string& where);
 
+  // `text` is valid UTF-8, and so is the result. Throws what append_within() does, and CharacterMap::apply().
   std::string apply(std::string_view text) const;
 
  private:
-  enum class Form { kNfc, kNfd, kNfkc, kNfkd };
+  using Step = std::function<std::string(std::string text, std::size_t limit)>;
   void add(const nlohmann::json& value, const std::string& where);
+  void add_bert(const Fields& fields);
 
-  std::vector<Form> forms_;
+  std::vector<Step> steps_;
 };
 
 }  // namespace diffulex_edge

@@ -1,11 +1,15 @@
 #include "tokenizer/pre_tokenizer.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "tokenizer/bounded_text.h"
 #include "tokenizer/byte_level.h"
-#include "tokenizer/fields.h"
+#include "tokenizer/metaspace.h"
 #include "tokenizer/regex.h"
+#include "tokenizer/replacement.h"
+#include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
 namespace {
@@ -76,9 +80,12 @@ std::vector<Span> apply(Behavior behavior, std::vector<Span> spans) {
   return spans;
 }
 
-auto splitter(Regex regex, Behavior behavior, bool invert) {
-  return [regex = std::move(regex), behavior, invert](const std::string& piece, std::vector<std::string>& pieces) {
-    std::vector<Span> spans = regex.cut(piece);
+// The spans of a text, matches and what lies between them, in order and without holes.
+using Cutter = std::function<std::vector<Span>(std::string_view text)>;
+
+auto splitter(Cutter cutter, Behavior behavior, bool invert = false) {
+  return [cutter = std::move(cutter), behavior, invert](const auto& piece, auto& pieces) {
+    std::vector<Span> spans = cutter(piece.text);
     if (invert) {
       for (Span& span : spans) {
         span.is_match = !span.is_match;
@@ -86,21 +93,54 @@ auto splitter(Regex regex, Behavior behavior, bool invert) {
     }
     for (const Span& span : apply(behavior, std::move(spans))) {
       if (span.begin < span.end) {
-        pieces.push_back(piece.substr(span.begin, span.end - span.begin));
+        pieces.push_back({.text = piece.text.substr(span.begin, span.end - span.begin),
+                          .begins_input = piece.begins_input && span.begin == 0});
       }
     }
   };
 }
 
-Regex read_pattern(const Fields& fields) {
-  const Fields pattern = fields.object("pattern");
-  if (pattern.has("String")) {
-    if (pattern.text("String").empty()) {
-      pattern.fail_unsupported("an empty string is not supported");
+Cutter matches_of(Regex regex) {
+  return [regex = std::move(regex)](std::string_view text) { return regex.cut(text); };
+}
+
+// A match for each character of a kind.
+Cutter each_of(std::function<bool(char32_t)> is_of_kind) {
+  return [is_of_kind = std::move(is_of_kind)](std::string_view text) {
+    std::vector<Span> spans;
+    bool is_open = false;  // the last span is no match, and goes on
+    for (std::size_t i = 0, length = 0; i < text.size(); i += length) {
+      length = character_length(text[i]);
+      const bool is_match = is_of_kind(character_at(text, i));
+      if (is_open && !is_match) {
+        spans.back().end = i + length;
+      } else {
+        spans.push_back({i, i + length, is_match});
+      }
+      is_open = !is_match;
     }
-    return Regex::from_literal(pattern.text("String"), pattern.where());
+    return spans;
+  };
+}
+
+// Runs of word characters and runs of others are no matches, white space is.
+std::vector<Span> words_and_spaces(std::string_view text) {
+  enum class Kind { kWhite, kLetter, kOther };
+  std::vector<Span> spans;
+  std::optional<Kind> last;
+  for (std::size_t i = 0, length = 0; i < text.size(); i += length) {
+    length = character_length(text[i]);
+    const char32_t character = character_at(text, i);
+    Kind kind = is_word_character(character) ? Kind::kLetter : Kind::kOther;
+    kind = is_white_space(character) ? Kind::kWhite : kind;
+    if (kind == last) {
+      spans.back().end = i + length;
+    } else {
+      spans.push_back({i, i + length, kind == Kind::kWhite});
+    }
+    last = kind;
   }
-  return Regex::from_pattern(pattern.text("Regex"), pattern.where());
+  return spans;
 }
 
 }  // namespace
@@ -122,42 +162,92 @@ void PreTokenizer::add(const nlohmann::json& value, const std::string& where) {
       add(member, where);
     }
   } else if (type == "ByteLevel") {
-    if (fields.flag("add_prefix_space", true)) {
-      steps_.emplace_back([](const std::string& piece, std::vector<std::string>& pieces) {
-        pieces.push_back(piece.starts_with(' ') ? piece : " " + piece);
-      });
-    }
-    if (fields.flag("use_regex", true)) {
-      steps_.emplace_back(splitter(Regex::from_pattern(kGpt2Pattern, where), Behavior::kIsolated, false));
-    }
-    steps_.emplace_back([](const std::string& piece, std::vector<std::string>& pieces) {
-      pieces.push_back(to_byte_characters(piece));
-    });
+    add_byte_level(fields);
+  } else if (type == "Metaspace") {
+    add_metaspace(fields);
   } else if (type == "Split") {
-    steps_.emplace_back(splitter(read_pattern(fields), read_behavior(fields), fields.flag("invert", false)));
+    steps_.emplace_back(
+        splitter(matches_of(read_pattern(fields)), read_behavior(fields), fields.flag("invert", false)));
   } else if (type == "Digits") {
     const bool individual = fields.flag("individual_digits", false);
-    steps_.emplace_back(splitter(Regex::from_pattern(R"(\p{N})", where),
-                                 individual ? Behavior::kIsolated : Behavior::kContiguous, false));
+    steps_.emplace_back(splitter(matches_of(Regex::from_pattern(R"(\p{N})", where)),
+                                 individual ? Behavior::kIsolated : Behavior::kContiguous));
+  } else if (type == "Whitespace") {
+    steps_.emplace_back(splitter(words_and_spaces, Behavior::kRemoved));
+  } else if (type == "WhitespaceSplit") {
+    steps_.emplace_back(splitter(each_of(is_white_space), Behavior::kRemoved));
+  } else if (type == "Punctuation") {
+    const Behavior behavior = fields.has("behavior") ? read_behavior(fields) : Behavior::kIsolated;
+    steps_.emplace_back(splitter(each_of(is_punctuation), behavior));
+  } else if (type == "BertPreTokenizer") {
+    steps_.emplace_back(splitter(each_of(is_white_space), Behavior::kRemoved));
+    steps_.emplace_back(splitter(each_of(is_punctuation), Behavior::kIsolated));
+  } else if (type == "CharDelimiterSplit") {
+    const char32_t delimiter = character_at(read_character(fields, "delimiter"), 0);
+    const auto is_delimiter = [delimiter](char32_t character) { return character == delimiter; };
+    steps_.emplace_back(splitter(each_of(is_delimiter), Behavior::kRemoved));
   } else {
     fields.fail_unsupported("the pre-tokenizer '" + type +
-                            "' is not supported; supported are ByteLevel, Split, Digits and Sequence");
+                            "' is not supported; supported are ByteLevel, Metaspace, Split, Digits, Whitespace, "
+                            "WhitespaceSplit, Punctuation, BertPreTokenizer, CharDelimiterSplit and Sequence");
   }
 }
 
-std::vector<std::string> PreTokenizer::cut(std::string_view text) const {
-  std::vector<std::string> pieces;
-  if (!text.empty()) {
-    pieces.emplace_back(text);
+void PreTokenizer::add_byte_level(const Fields& fields) {
+  if (fields.flag("add_prefix_space", true)) {
+    steps_.emplace_back([](const Piece& piece, std::vector<Piece>& pieces) {
+      pieces.push_back({piece.text.starts_with(' ') ? piece.text : " " + piece.text, piece.begins_input});
+    });
   }
+  if (fields.flag("use_regex", true)) {
+    steps_.emplace_back(splitter(matches_of(Regex::from_pattern(kGpt2Pattern, fields.where())), Behavior::kIsolated));
+  }
+  steps_.emplace_back([](const Piece& piece, std::vector<Piece>& pieces) {
+    pieces.push_back({to_byte_characters(piece.text), piece.begins_input});
+  });
+}
+
+void PreTokenizer::add_metaspace(const Fields& fields) {
+  const std::string replacement = read_character(fields, "replacement");
+  const MetaspacePrefix prefix = read_metaspace_prefix(fields);
+  steps_.emplace_back([replacement, prefix](const Piece& piece, std::vector<Piece>& pieces) {
+    std::string text = replace_all(piece.text, " ", replacement, longest_result(piece.text.size()));
+    const bool is_place =
+        prefix == MetaspacePrefix::kAlways || (prefix == MetaspacePrefix::kFirst && piece.begins_input);
+    const bool is_added = is_place && !text.starts_with(replacement);
+    pieces.push_back({is_added ? replacement + text : std::move(text), piece.begins_input});
+  });
+  if (fields.flag("split", true)) {
+    steps_.emplace_back(
+        splitter(matches_of(Regex::from_literal(replacement, fields.where())), Behavior::kMergedWithNext));
+  }
+}
+
+std::vector<std::string> PreTokenizer::cut(std::string_view text, bool begins_input) const {
+  std::vector<Piece> pieces;
+  if (!text.empty()) {
+    pieces.push_back({std::string(text), begins_input});
+  }
+  const std::size_t limit = longest_result(text.size());
   for (const Step& step : steps_) {
-    std::vector<std::string> next;
-    for (const std::string& piece : pieces) {
+    std::vector<Piece> next;
+    std::size_t bytes = 0;
+    for (const Piece& piece : pieces) {
+      const std::size_t before = next.size();
       step(piece, next);
+      for (std::size_t i = before; i < next.size(); ++i) {
+        bytes += next[i].text.size();
+      }
+      check_length(bytes, limit);
     }
     pieces = std::move(next);
   }
-  return pieces;
+  std::vector<std::string> texts;
+  texts.reserve(pieces.size());
+  for (Piece& piece : pieces) {
+    texts.push_back(std::move(piece.text));
+  }
+  return texts;
 }
 
 }  // namespace diffulex_edge

@@ -1,83 +1,31 @@
 #include "diffulex_edge/tokenizer.h"
 
 #include <algorithm>
-#include <system_error>
 #include <unordered_map>
+#include <utility>
+#include <variant>
 
-#include "core/json.h"
 #include "diffulex_edge/error.h"
 #include "tokenizer/added_tokens.h"
-#include "tokenizer/bpe.h"
-#include "tokenizer/byte_level.h"
-#include "tokenizer/fields.h"
+#include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/token_model.h"
+#include "tokenizer/tokenizer_files.h"
+#include "tokenizer/tokenizer_source.h"
 #include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxFileBytes = std::size_t{32} << 20U;  // those of the known families are under 20 MiB
-
-const nlohmann::json& member_or_null(const nlohmann::json& document, const char* key) {
-  static const nlohmann::json null;
-  const auto position = document.find(key);
-  return position == document.end() ? null : *position;
-}
-
-// False where there is none: tokens are then put together with spaces.
-bool read_decoder(const nlohmann::json& value, const std::string& where) {
-  if (value.is_null()) {
-    return false;
-  }
-  const Fields fields(value, where);
-  if (fields.text("type") != "ByteLevel") {
-    fields.fail_unsupported("the decoder '" + fields.text("type") + "' is not supported; supported is ByteLevel");
-  }
-  return true;
-}
-
-// The special tokens that a template puts before a single text, in a post-processor or one of a sequence of them. What
-// follows the text (an end of sequence) would end a text that is to be continued, and is left out.
-std::vector<std::int64_t> read_begin_ids(const nlohmann::json& value, const std::string& where) {
-  std::vector<std::int64_t> ids;
-  if (value.is_null()) {
-    return ids;
-  }
-  const Fields fields(value, where);
-  if (fields.text("type") == "Sequence") {
-    for (const nlohmann::json& processor : fields.list("processors")) {
-      const std::vector<std::int64_t> more = read_begin_ids(processor, where);
-      ids.insert(ids.end(), more.begin(), more.end());
-    }
-  }
-  if (fields.text("type") != "TemplateProcessing") {
-    return ids;  // others move offsets, which nobody asks for here
-  }
-  for (const nlohmann::json& piece : fields.list("single")) {
-    const Fields piece_fields(piece, where);
-    if (!piece_fields.has("SpecialToken")) {
-      break;
-    }
-    const std::string& name = piece_fields.object("SpecialToken").text("id");
-    for (const nlohmann::json& id : fields.object("special_tokens").object(name).list("ids")) {
-      if (!id.is_number_unsigned()) {
-        fields.fail("the id of '" + name + "' is " + id.dump());
-      }
-      ids.push_back(id.get<std::int64_t>());
-    }
-  }
-  return ids;
-}
-
 // The words of one text: most of them come again.
 class WordCache {
  public:
-  explicit WordCache(const Bpe& bpe) : bpe_(bpe) {}
+  explicit WordCache(const TokenModel& model) : model_(model) {}
 
   void encode(const std::string& piece, std::vector<std::int64_t>& ids) {
     if (piece.size() > kMaxBytes) {
-      bpe_.encode(piece, ids);
+      model_.encode(piece, ids);
       return;
     }
     auto position = known_.find(piece);
@@ -86,7 +34,7 @@ class WordCache {
         known_.clear();
       }
       position = known_.emplace(piece, std::vector<std::int64_t>()).first;
-      bpe_.encode(piece, position->second);
+      model_.encode(piece, position->second);
     }
     ids.insert(ids.end(), position->second.begin(), position->second.end());
   }
@@ -94,45 +42,46 @@ class WordCache {
  private:
   static constexpr std::size_t kMaxBytes = 256;
   static constexpr std::size_t kMaxWords = 20'000;
-  const Bpe& bpe_;
+  const TokenModel& model_;
   std::unordered_map<std::string, std::vector<std::int64_t>> known_;
 };
 
 }  // namespace
 
 struct Tokenizer::Parts {
-  Parts(const nlohmann::json& document, const std::string& file)
-      : bpe(Fields(document, file).object("model")),
-        normalizer(member_or_null(document, "normalizer"), file + ": 'normalizer'"),
-        pre_tokenizer(member_or_null(document, "pre_tokenizer"), file + ": 'pre_tokenizer'"),
-        added(Fields(document, file).has("added_tokens") ? Fields(document, file).list("added_tokens")
-                                                         : nlohmann::json::array(),
-              bpe, normalizer, file + ": 'added_tokens'"),
-        begin_ids(read_begin_ids(member_or_null(document, "post_processor"), file + ": 'post_processor'")),
-        byte_level_decoder(read_decoder(member_or_null(document, "decoder"), file + ": 'decoder'")) {}
+  explicit Parts(TokenizerSource source)
+      : model(std::visit([&](auto& model_source) { return make_token_model(std::move(model_source), source.where); },
+                         source.model)),
+        normalizer(source.normalizer, source.where + ": 'normalizer'"),
+        pre_tokenizer(source.pre_tokenizer, source.where + ": 'pre_tokenizer'"),
+        decoder(source.decoder, source.where + ": 'decoder'"),
+        added(source.added_tokens, model->vocabulary(), normalizer, source.where + ": 'added_tokens'"),
+        begin_ids(std::move(source.begin_ids)) {}
 
-  const std::string* token(std::int64_t id) const {
-    if (const auto position = added.tokens().find(id); position != added.tokens().end()) {
-      return &position->second;
+  std::string decode(std::span<const std::int64_t> ids, Decoder::Part part) const {
+    std::vector<std::string> tokens;
+    tokens.reserve(ids.size());
+    for (const std::int64_t id : ids) {
+      const std::string* text = added.text_of(id);
+      text = text == nullptr ? model->vocabulary().token(id) : text;
+      if (text != nullptr) {
+        tokens.push_back(*text);
+      }
     }
-    const auto position = bpe.tokens().find(id);
-    return position == bpe.tokens().end() ? nullptr : &position->second;
+    return decoder.decode(std::move(tokens), part);
   }
 
-  Bpe bpe;
+  std::unique_ptr<TokenModel> model;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
+  Decoder decoder;
   AddedTokens added;
   std::vector<std::int64_t> begin_ids;
-  bool byte_level_decoder;
 };
 
-Tokenizer::Tokenizer(const std::filesystem::path& path) {
-  std::error_code ignored;  // opening the file gives the message
-  const std::filesystem::path file = std::filesystem::is_directory(path, ignored) ? path / "tokenizer.json" : path;
-  const nlohmann::json document = read_json_file(file, kMaxFileBytes);
-  parts_ = std::make_shared<const Parts>(document, file.string());
-}
+Tokenizer::Tokenizer(const std::filesystem::path& path) : Tokenizer(read_tokenizer_source(path)) {}
+
+Tokenizer::Tokenizer(TokenizerSource source) : parts_(std::make_shared<const Parts>(std::move(source))) {}
 
 std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
   if (const auto position = invalid_utf8(utf8)) {
@@ -140,19 +89,21 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
                 "is not valid UTF-8 at byte " + std::to_string(*position));
   }
   std::vector<std::int64_t> ids;
-  WordCache words(parts_->bpe);
+  WordCache words(*parts_->model);
   for (const Section& raw : parts_->added.in_raw_text().cut(utf8)) {
     if (raw.id) {
       ids.push_back(*raw.id);
       continue;
     }
+    const bool is_first = raw.text.data() == utf8.data();
     const std::string normalized = parts_->normalizer.apply(raw.text);
     for (const Section& section : parts_->added.in_normalized_text().cut(normalized)) {
       if (section.id) {
         ids.push_back(*section.id);
         continue;
       }
-      for (const std::string& piece : parts_->pre_tokenizer.cut(section.text)) {
+      const bool begins_input = is_first && section.text.data() == normalized.data();
+      for (const std::string& piece : parts_->pre_tokenizer.cut(section.text, begins_input)) {
         words.encode(piece, ids);
       }
     }
@@ -160,20 +111,14 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
   return ids;
 }
 
-std::string Tokenizer::decode(std::span<const std::int64_t> ids) const {
-  std::string bytes;
-  for (const std::int64_t id : ids) {
-    const std::string* token = parts_->token(id);
-    if (token == nullptr) {
-      continue;
-    }
-    if (parts_->byte_level_decoder) {
-      bytes += from_byte_characters(*token).value_or(*token);
-    } else {
-      bytes += (bytes.empty() ? "" : " ") + *token;
-    }
-  }
-  return replace_invalid_utf8(bytes);
+std::string Tokenizer::decode(std::span<const std::int64_t> ids) const { return parts_->decode(ids, {}); }
+
+std::string Tokenizer::decode_settled(std::span<const std::int64_t> ids) const {
+  return parts_->decode(ids, {.is_end = false});
+}
+
+std::string Tokenizer::decode_continuation(std::span<const std::int64_t> ids) const {
+  return parts_->decode(ids, {.is_start = false});
 }
 
 const std::vector<std::int64_t>& Tokenizer::begin_ids() const { return parts_->begin_ids; }
@@ -183,16 +128,12 @@ bool Tokenizer::is_special(std::int64_t id) const { return parts_->added.is_spec
 const std::set<std::int64_t>& Tokenizer::special_ids() const { return parts_->added.special_ids(); }
 
 std::int64_t Tokenizer::vocab_size() const {
-  std::int64_t largest = parts_->added.tokens().empty() ? -1 : parts_->added.tokens().rbegin()->first;
-  for (const auto& [id, token] : parts_->bpe.tokens()) {
-    largest = std::max(largest, id);
-  }
-  return largest + 1;
+  return std::max(parts_->added.largest_id(), parts_->model->vocabulary().largest_id()) + 1;
 }
 
 std::optional<std::int64_t> Tokenizer::id_of(std::string_view token) const {
   const auto id = parts_->added.id_of(token);
-  return id ? id : parts_->bpe.id_of(token);
+  return id ? id : std::optional<std::int64_t>(parts_->model->vocabulary().id_of(token));
 }
 
 }  // namespace diffulex_edge

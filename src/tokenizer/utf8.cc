@@ -2,6 +2,8 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
+
 namespace diffulex_edge {
 namespace {
 
@@ -77,6 +79,19 @@ std::string replace_invalid_utf8(std::string_view bytes) {
   return result;
 }
 
+std::size_t unfinished_bytes(std::string_view bytes) {
+  constexpr std::size_t kMost = 3;
+  for (std::size_t length = std::min(bytes.size(), kMost); length > 0; --length) {
+    const std::size_t begin = bytes.size() - length;
+    const bool begins_character = byte_at(bytes, begin) >= 0xC2 && byte_at(bytes, begin) <= 0xF4;
+    const Piece piece = piece_at(bytes, begin);
+    if (begins_character && !piece.valid && piece.length == length) {
+      return length;
+    }
+  }
+  return 0;
+}
+
 void append_utf8(char32_t character, std::string& text) {
   const auto put = [&](char32_t bits) { text += static_cast<char>(static_cast<std::uint8_t>(bits)); };
   if (character < 0x80) {
@@ -127,6 +142,11 @@ std::size_t previous_character(std::string_view text, std::size_t position) {
   return position;
 }
 
+std::size_t count_characters(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(text, [](char byte) { return (static_cast<std::uint8_t>(byte) & 0xC0U) != 0x80U; }));
+}
+
 bool is_white_space(char32_t character) {
   return within(character, 0x9, 0xD) || character == 0x20 || character == 0x85 || character == 0xA0 ||
          character == 0x1680 || within(character, 0x2000, 0x200A) || character == 0x2028 || character == 0x2029 ||
@@ -154,6 +174,36 @@ bool is_word_character(char32_t character) {
   return within(character, 0x200C, 0x200D) || within(character, 0x24B6, 0x24E9) ||
          within(character, 0x1F130, 0x1F149) || within(character, 0x1F150, 0x1F169) ||
          within(character, 0x1F170, 0x1F189);
+}
+
+bool is_punctuation(char32_t character) {
+  if (character < 0x80) {
+    return within(character, '!', '/') || within(character, ':', '@') || within(character, '[', '`') ||
+           within(character, '{', '~');
+  }
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(character))) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool is_mark(char32_t character) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(character))) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace diffulex_edge

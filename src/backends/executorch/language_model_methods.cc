@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "bundle/bundle.h"
@@ -78,10 +77,8 @@ class Methods {
   }
 
   void add_tokenizer_hash() {
-    const std::filesystem::path path = model_.path / "tokenizer.json";
-    std::error_code ignored;
-    if (std::filesystem::exists(path, ignored)) {
-      add("get_tokenizer_hash", digest_of_file(path).sha256);
+    if (std::optional<std::string> digest = tokenizer_digest(model_.path)) {
+      add("get_tokenizer_hash", *std::move(digest));
     }
   }
 
