@@ -163,7 +163,8 @@ std::vector<ArtefactReader> artefact_readers() {
   return readers;
 }
 
-Inspection inspect(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+Inspection inspect(const fs::path& name, const InspectOptions& options, const RunControl& control) {
+  const fs::path path = find_model_folder(name);
   const std::vector<ArtefactReader> readers = artefact_readers();
   std::error_code error;
   const bool is_folder = fs::is_directory(path, error);

@@ -2,11 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <filesystem>
 #include <sstream>
-#include <system_error>
 #include <utility>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge::cli {
@@ -58,8 +57,7 @@ AnswerJob::AnswerJob(const AnswerArguments& arguments, const Model& model, std::
       throw Error(ErrorCode::kInvalidArgument, "--judge-command", "is empty");
     }
   }
-  std::error_code ignored;
-  if (std::filesystem::exists(model.path / "tokenizer.json", ignored)) {
+  if (is_present(model.path / "tokenizer.json")) {
     tokenizer_.emplace(model.path);
   }
   tasks_ = read_generation_tasks(arguments.prompts.value_or(""), tokenizer_ ? &*tokenizer_ : nullptr,

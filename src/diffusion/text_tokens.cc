@@ -1,8 +1,8 @@
 #include "diffusion/text_tokens.h"
 
-#include <system_error>
 #include <utility>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -17,8 +17,7 @@ ChatTemplate required_chat_template(const std::filesystem::path& folder) {
 }
 
 TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.string()) {
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+  if (is_present(folder / "tokenizer.json")) {
     tokenizer_.emplace(folder);
     special_ = tokenizer_->special_ids();
   }

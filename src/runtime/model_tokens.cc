@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
 
@@ -11,7 +12,7 @@ TokenSequences read_model_tokens(const Model& model, const std::filesystem::path
                                  const TokenDataOptions& options) {
   std::optional<Tokenizer> tokenizer;
   const std::filesystem::path extension = file.extension();
-  if (extension != ".npy" && extension != ".safetensors" && std::filesystem::exists(model.path / "tokenizer.json")) {
+  if (extension != ".npy" && extension != ".safetensors" && is_present(model.path / "tokenizer.json")) {
     tokenizer.emplace(model.path);
   }
   TokenSequences sequences = read_token_sequences(file, tokenizer ? &*tokenizer : nullptr, options);

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include "checkpoint/hub_cache.h"
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
 #include "diffulex_edge/version.h"
@@ -23,11 +25,6 @@ constexpr std::string_view kToolTemplates = "additional_chat_templates";
 constexpr std::array<std::string_view, 6> kModelFiles = {
     kTokenizer,           "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.json", "chat_template.jinja",   "additional_chat_templates/tool_use.jinja"};
-
-bool is_in_place(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
 
 std::int64_t bytes_of(const fs::path& path) {
   std::error_code error;
@@ -58,6 +55,9 @@ void refuse_folder_of_model(const Model& model, const fs::path& target) {
 }
 
 std::string title_of(const Model& model) {
+  if (const auto repository = cached_repository(model.path)) {
+    return *repository;
+  }
   const fs::path name = fs::weakly_canonical(model.path).filename();
   return name.empty() ? model.config.family : name.string();
 }
@@ -117,7 +117,7 @@ bool is_only_a_bundle(const fs::path& folder) {
 BundleFolder::BundleFolder(const Model& model, const std::string& backend, const BackendConfig& config,
                            const fs::path& target)
     : target_(target), model_folder_(model.path) {
-  if (!is_in_place(model.path / kTokenizer)) {
+  if (!is_present(model.path / kTokenizer)) {
     throw Error(ErrorCode::kBadFile, model.path.string(), "has no tokenizer.json, without which a bundle is none",
                 "put it beside the weights, or write the artefact alone with -o");
   }
@@ -131,7 +131,7 @@ BundleFolder::BundleFolder(const Model& model, const std::string& backend, const
   bundle_.artefact.backend = backend;
   readme_ = readme(model, description, config, bundle_);
   for (const std::string_view name : kModelFiles) {
-    if (is_in_place(model.path / name)) {
+    if (is_present(model.path / name)) {
       copied_.emplace_back(name);
     }
   }
