@@ -32,10 +32,13 @@ bool is_word(std::string_view text, std::size_t at) {
   return at < text.size() && std::isalnum(static_cast<unsigned char>(text[at])) != 0;
 }
 
+// The number that begins there, unless it is in the place of a key.
 const PythonNumber* number_at(std::string_view text, std::size_t at) {
   for (const PythonNumber& number : kPythonNumbers) {
-    if (text.substr(at).starts_with(number.name) && !is_word(text, at + number.name.size())) {
-      return &number;
+    const std::size_t end = at + number.name.size();
+    if (text.substr(at).starts_with(number.name) && !is_word(text, end)) {
+      const std::size_t next = text.find_first_not_of(" \t\r\n", end);
+      return next != std::string_view::npos && text[next] == ':' ? nullptr : &number;
     }
   }
   return nullptr;

@@ -11,8 +11,9 @@ namespace fs = std::filesystem;
 
 bool is_present(const fs::path& path) {
   std::error_code error;
-  if (fs::exists(path, error)) {
-    return true;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() != fs::file_type::not_found) {
+    return true;  // or can't be looked at, which opening it says
   }
   if (fs::is_symlink(fs::symlink_status(path, error))) {
     throw Error(ErrorCode::kBadFile, path.string(),

@@ -25,7 +25,7 @@ void OutputFile::check(const std::filesystem::path& target) {
   std::error_code error;
   const auto status = std::filesystem::status(target, error);  // of what a link leads to, which may have no name
   if (std::filesystem::is_directory(status)) {
-    throw Error(ErrorCode::kIo, target.string(), "is a folder", "name another file");
+    throw Error(ErrorCode::kIo, follow_links(target, false).string(), "is a folder", "name another file");
   }
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
     throw Error(ErrorCode::kIo, target.string(),

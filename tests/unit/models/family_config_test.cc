@@ -391,7 +391,8 @@ TEST_F(FamilyConfig, ChoosesTheFamilyByTypeAndArchitecture) {
 TEST_F(FamilyConfig, NamesAFolderThatIsNone) {
   testing::expect_error(ErrorCode::kBadFile, {"absent", "is not a folder"},
                         [&] { read_model_config(folder_ / "absent"); });
-  testing::expect_error(ErrorCode::kBadFile, {"config.json", "can't open"}, [&] { read_model_config(folder_.path()); });
+  testing::expect_error(ErrorCode::kBadFile, {"config.json", "is not there"},
+                        [&] { read_model_config(folder_.path()); });
 }
 
 // --- What `diffulex-edge quantize` noted.
