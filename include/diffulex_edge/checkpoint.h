@@ -35,8 +35,14 @@ struct TensorView {
   std::string where() const;
 };
 
+// The folder of a model that has this name: `name` itself where it is there, or else the main revision of ORG/NAME in
+// the Hugging Face cache ($HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/huggingface/hub). A repository's folder in that cache
+// stands for its main revision, and other names for themselves. Throws Error{kBadFile} saying how to download it where
+// ORG/NAME is in neither place, or its download is incomplete.
+std::filesystem::path find_model_folder(const std::filesystem::path& name);
+
 // All tensors of a model, by name: of a folder with `model.safetensors`, or with the shards that
-// `model.safetensors.index.json` names; or of any source.
+// `model.safetensors.index.json` names, or one such file of another name; or of any source.
 class Checkpoint {
  public:
   // `path` is the folder or a single .safetensors file. Throws Error{kBadFile}.

@@ -33,7 +33,7 @@ struct RopeConfig {
 
 // What a decoder's configuration means, whichever family spells it.
 struct ModelConfig {
-  std::string family;        // "llada", "dream", "sdar", "fast_dllm_v2", "llama", "qwen2", "qwen3"
+  std::string family;        // "llada", "dream", "sdar" and others: architectures() of src/models has all
   std::string architecture;  // as in config.json, such as "LLaDAModelLM"
   std::int64_t hidden_size = 0;
   std::int64_t num_layers = 0;
@@ -89,12 +89,14 @@ struct Model {
   std::vector<std::string> warnings;
 };
 
-// Reads config.json. Throws Error{kBadFile} for missing or contradictory keys and Error{kUnsupported} for another
+// Reads the config.json of a folder, or of a model in the Hugging Face cache (find_model_folder, checkpoint.h). Throws
+// Error{kBadFile} for missing or contradictory keys and Error{kUnsupported} for another
 // architecture or a key that changes the mathematics in a way that is not covered, unknown keys included.
 ModelConfig read_model_config(const std::filesystem::path& folder, const ModelOptions& options = {});
 
-// Reads the folder's config.json and checkpoint, checks every weight's shape and builds the graph.
-Model load_model(const std::filesystem::path& folder, const ModelOptions& options = {});
+// Reads the config.json and the checkpoint of such a folder, checks every weight's shape and builds the graph.
+// Model::path is the folder, also where `name` was another.
+Model load_model(const std::filesystem::path& name, const ModelOptions& options = {});
 
 // The ids that end a text, by generation_config.json, config.json or the tokenizer's files; empty where none says.
 std::vector<std::int64_t> find_eos_ids(const Model& model);

@@ -1,4 +1,4 @@
-// Where artefacts lie that nobody named a place for, and how they are copied.
+// Where models lie, and artefacts that nobody named a place for, and how these are copied.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -8,6 +8,7 @@
 #include "bundle/bundle.h"
 #include "core/copy_output.h"
 #include "core/temporary_place.h"
+#include "diffulex_edge/checkpoint.h"
 
 namespace nb = nanobind;
 
@@ -24,6 +25,9 @@ void bind_artefacts(nb::module_& module) {
         copy_to_output(source, target);
       },
       nb::arg("source"), nb::arg("target"));
+  module.def(
+      "find_model_folder", [](const std::string& name) { return find_model_folder(name).string(); }, nb::arg("name"),
+      "The folder of a model, which may be ORG/NAME in the Hugging Face cache.");
   module.def("is_bundle", [](const std::string& folder) { return is_bundle(folder); }, nb::arg("folder"));
   module.def(
       "tokenizer_digest", [](const std::string& folder) { return tokenizer_digest(folder); }, nb::arg("folder"),

@@ -147,6 +147,7 @@ def _compare(arguments: argparse.Namespace, stdout: TextIO) -> None:
         prompts,
         quant_config=quantization,
         soc=arguments.soc,
+        ignored_config_keys=arguments.ignore_config_key,
         max_new_tokens=arguments.max_new_tokens,
         ignore_eos=arguments.ignore_eos,
     )
@@ -181,7 +182,9 @@ def _add_verify(commands: Any) -> None:
     command.add_argument("--soc", help="whose context binary of a QNN folder is executed; without it, the first")
     command.add_argument("--json", action="store_true", help="print one JSON object with the keys of `evaluate --json`")
     texts = command.add_argument_group("texts", "at temperature 0, beside those that the model writes on this machine")
-    texts.add_argument("--generate", type=Path, metavar="MODEL", help="compare texts with this model folder's")
+    texts.add_argument(
+        "--generate", type=Path, metavar="MODEL", help="compare texts with this model's: a folder or ORG/NAME"
+    )
     texts.add_argument("--prompt", action="append", default=[], help="what the texts go on from; may be repeated")
     texts.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line")
     texts.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="of each text (default 64)")
@@ -189,6 +192,13 @@ def _add_verify(commands: Any) -> None:
     texts.add_argument("--dtype", help="the format that the model is computed in (default: as its folder has it)")
     texts.add_argument("--mode", help="with --dtype: weight_only (default) or dynamic")
     texts.add_argument("--group-size", type=int, metavar="N", help="with --dtype int4")
+    texts.add_argument(
+        "--ignore-config-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key of the model's config.json that you know to be harmless; may be repeated",
+    )
 
 
 def _generate(arguments: argparse.Namespace, stdout: TextIO) -> None:

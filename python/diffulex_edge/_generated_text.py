@@ -86,18 +86,20 @@ def compare_generation(
     *,
     quant_config: QuantizationConfig | None = None,
     soc: str | None = None,
+    ignored_config_keys: Sequence[str] = (),
     **options: Any,
 ) -> GenerationComparison:
     """Let an artefact in its vendor's runtime and the CPU engine with `model` write to the same prompts.
 
-    `model`: the folder of the artefact's model, and of its tokenizer. `quant_config`: the formats that the engine
-    computes in; None takes the weights as the folder has them, so that a quantized artefact is compared with the model
-    before it was quantized. `config` and `options`: as in `DiffusionEngine.generate`. Errors: `VerificationError`, and
-    those of the library.
+    `model`: the folder of the artefact's model, and of its tokenizer, or ORG/NAME in the Hugging Face cache.
+    `quant_config`: the formats that the engine computes in; None takes the weights as the folder has them, so that a
+    quantized artefact is compared with the model before it was quantized. `ignored_config_keys`: as in
+    `DiffusionEngine.from_model`. `config` and `options`: as in `DiffusionEngine.generate`. Errors: `VerificationError`,
+    and those of the library.
     """
     if not prompts:
         raise InvalidArgumentError("prompts: there is none to compare texts of", where="prompts")
-    reference = DiffusionEngine.from_model(model, quant_config)
+    reference = DiffusionEngine.from_model(model, quant_config, ignored_config_keys=ignored_config_keys)
     engine = DiffusionEngine.from_artefact(artefact, model, soc=soc)
 
     def compared(prompt: str) -> PromptComparison:

@@ -228,10 +228,11 @@ class DiffusionEngine:
     ) -> DiffusionEngine:
         """From a Hugging Face model folder; `quant_config=None` takes the weights as they are stored.
 
-        `seq_len`: the most tokens of a prompt and its answer (default: the model's). `block_length`: of a block-causal
-        model's blocks. `pack_cache`: a folder that keeps the packed weights, from which the next start maps them in no
-        time. `threads`: 0 for one for each processor. `progress(done_bytes, total_bytes, stage)` is called
-        while weights are read. Errors: those of the library (`diffulex_edge.Error`).
+        `folder` may be ORG/NAME, which is in the Hugging Face cache. `seq_len`: the most tokens of a prompt and its
+        answer (default: the model's). `block_length`: of a block-causal model's blocks. `pack_cache`: a folder that
+        keeps the packed weights, from which the next start maps them in no time. `threads`: 0 for one for each
+        processor. `progress(done_bytes, total_bytes, stage)` is called while weights are read. Errors: those of the
+        library (`diffulex_edge.Error`).
         """
         model = _core.TextModel(
             str(folder), seq_len, block_length, mask_token_id, list(ignored_config_keys), backend, quant_config,
@@ -255,7 +256,7 @@ class DiffusionEngine:
         program = kind_of(path).open(path, soc).load_language_model()
         if tokenizer is None:
             tokenizer = path if _core.tokenizer_digest(str(path)) else path.parent
-        return cls(_Artefact(program, Path(tokenizer)))
+        return cls(_Artefact(program, Path(_core.find_model_folder(str(tokenizer)))))
 
     @classmethod
     def from_pte(cls, artefact: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> DiffusionEngine:

@@ -164,19 +164,20 @@ std::vector<ArtefactReader> artefact_readers() {
 }
 
 Inspection inspect(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+  const fs::path place = find_model_folder(path);
   const std::vector<ArtefactReader> readers = artefact_readers();
   std::error_code error;
-  const bool is_folder = fs::is_directory(path, error);
-  if (is_folder && is_bundle(path)) {
-    return inspect_bundle(path, options, control);
+  const bool is_folder = fs::is_directory(place, error);
+  if (is_folder && is_bundle(place)) {
+    return inspect_bundle(place, options, control);
   }
-  if (const auto reader = reader_of(path, readers, is_folder)) {
-    return reader->inspect(path, options, control);
+  if (const auto reader = reader_of(place, readers, is_folder)) {
+    return reader->inspect(place, options, control);
   }
   if (!is_folder) {
-    refuse_other_file(path, readers);
+    refuse_other_file(place, readers);
   }
-  return inspect_checkpoint(path, options, control);
+  return inspect_checkpoint(place, options, control);
 }
 
 }  // namespace diffulex_edge

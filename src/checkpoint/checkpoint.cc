@@ -4,8 +4,10 @@
 
 #include <utility>
 
+#include "checkpoint/model_folder.h"
 #include "checkpoint/tensor_source.h"
 #include "core/json.h"
+#include "core/links.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 
@@ -35,19 +37,6 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
     shards[tensor] = name;
   }
   return shards;
-}
-
-[[noreturn]] void fail_without_weights(const fs::path& folder) {
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    const std::string extension = entry.path().extension().string();
-    if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
-      throw Error(ErrorCode::kBadFile, folder.string(),
-                  "has no model.safetensors, but " + entry.path().filename().string(),
-                  "pickled weights are not read: convert them to safetensors");
-    }
-  }
-  throw Error(ErrorCode::kBadFile, folder.string(), "has no model.safetensors and no model.safetensors.index.json");
 }
 
 // A file of tensors, whatever its kind.
@@ -89,21 +78,19 @@ Checkpoint::Checkpoint(const fs::path& path) : state_(std::make_unique<State>())
     state_->add(open_file(path));
     return;
   }
-  if (fs::exists(path / "model.safetensors", error)) {
-    state_->add(open_file(path / "model.safetensors"));
+  const WeightFiles files = find_weight_files(path);
+  if (!files.file.empty()) {
+    state_->add(open_file(files.file));
     return;
   }
-  const fs::path index_path = path / "model.safetensors.index.json";
-  if (!fs::exists(index_path, error)) {
-    fail_without_weights(path);
-  }
+  const fs::path& index_path = files.index;
   const auto index = read_index(index_path);
   std::map<std::string, bool> shards;
   for (const auto& [tensor, shard] : index) {
     shards[shard] = true;
   }
   for (const auto& [shard, used] : shards) {
-    if (!fs::exists(path / shard, error)) {
+    if (!is_present(path / shard)) {
       throw Error(ErrorCode::kBadFile, (path / shard).string(), "the index names this shard, but it is missing",
                   "download it again");
     }

@@ -26,6 +26,7 @@
 #include "cli/runtime_arguments.h"
 #include "core/output_file.h"
 #include "core/printable.h"
+#include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 #include "diffusion/chat_session.h"
 #include "diffusion/text_model.h"
@@ -218,7 +219,7 @@ class Conversation {
 };
 
 void run(const ChatArguments& arguments, std::stop_token stop) {
-  static_cast<void>(required_chat_template(arguments.model.model.path));  // before long work
+  static_cast<void>(required_chat_template(find_model_folder(arguments.model.model.path)));  // before long work
   const TextModel model = arguments.model.open(arguments.output_options, std::move(stop));
   ChatSession::Options options{.system = arguments.system,
                                .template_variables = arguments.template_variables,

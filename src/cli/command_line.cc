@@ -1,6 +1,7 @@
 #include "cli/command_line.h"
 
 #include <fmt/core.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, SIGXFSZ
 
 #include <CLI/CLI.hpp>
 #include <exception>
@@ -42,6 +43,7 @@ int report(const Error& error, bool json) {
 }
 
 int run(const Command& command) {
+  ::signal(SIGXFSZ, SIG_IGN);  // a file beyond `ulimit -f` fails with EFBIG
   const bool json = *command.json;
   int signal = 0;
   int code = 0;

@@ -103,13 +103,16 @@ std::int64_t needed_length(const EvaluateArguments& arguments, const ModelOption
 }
 
 // --logits, before long work.
-void check_logits(const EvaluateArguments& arguments, const Model& model) {
+void check_logits(const EvaluateArguments& arguments, const Model& model, const std::vector<EvaluationSet>& sets) {
   if (!arguments.logits) {
     return;
   }
-  if (std::filesystem::path(arguments.data).extension() != ".safetensors") {
-    throw Error(ErrorCode::kInvalidArgument, "--logits", "needs data whose sequences are of one length",
-                "give --data a .safetensors file");
+  if (!std::ranges::all_of(sets, has_one_length)) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "--logits",
+        "needs sequences of one length, and those of " + arguments.data + " differ",
+        "give --data token ids in rows of one length (.jsonl, .npy or .safetensors), or a --length that divides "
+        "the text");
   }
   if (std::filesystem::path(*arguments.logits).extension() != ".safetensors") {
     throw Error(ErrorCode::kInvalidArgument, *arguments.logits,
@@ -165,7 +168,7 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
   Model loaded = load_model(arguments.model.path, options);
   arguments.report.check(
       loaded, {arguments.data, arguments.calibration.data.value_or(""), arguments.answers.prompts.value_or("")});
-  check_logits(arguments, loaded);
+  check_logits(arguments, loaded, sets);
   std::optional<AnswerJob> answers;
   if (arguments.answers.is_wanted()) {
     answers.emplace(arguments.answers, loaded, arguments.calibration.seed);

@@ -21,6 +21,7 @@
 #include "cli/options.h"
 #include "cli/runtime_arguments.h"
 #include "core/mapped_file.h"
+#include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/generation.h"
 #include "diffusion/text_model.h"
@@ -265,7 +266,7 @@ std::string to_json(const GenerateArguments& arguments, const TextModel& model, 
 void run(const GenerateArguments& arguments, std::stop_token stop) {
   check_arguments(arguments);
   if (arguments.chat) {
-    static_cast<void>(required_chat_template(arguments.model.model.path));  // before long work
+    static_cast<void>(required_chat_template(find_model_folder(arguments.model.model.path)));  // before long work
   }
   const TextModel model = arguments.model.open(arguments.output_options, stop);
   const RunControl control{.threads = arguments.output_options.threads, .stop = std::move(stop)};

@@ -44,7 +44,10 @@ void ModelArguments::add_to(CLI::App& command) {
 }
 
 void ModelArguments::add_without_blocks_to(CLI::App& command) {
-  command.add_option("MODEL", path, "Model folder with config.json and safetensors files")->required();
+  command
+      .add_option("MODEL", path,
+                  "Model folder with config.json and safetensors files, or ORG/NAME in the Hugging Face cache")
+      ->required();
   command.add_option("--mask-token-id", mask_token_id, "The token that masks others (default: the model's)");
   add_ignored_config_keys(command, ignored_config_keys);
 }

@@ -11,12 +11,14 @@
 #include <string>
 #include <utility>
 
+#include "checkpoint/hub_cache.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/generation_arguments.h"
 #include "cli/options.h"
 #include "cli/runtime_arguments.h"
 #include "core/printable.h"
+#include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 #include "diffusion/decoding_settings.h"
 #include "diffusion/text_model.h"
@@ -46,8 +48,12 @@ std::string model_name(const ServeArguments& arguments) {
   if (!arguments.model_name.empty()) {
     return arguments.model_name;
   }
+  const std::filesystem::path folder = find_model_folder(arguments.model.model.path);
+  if (const auto repository = cached_repository(folder)) {
+    return printable(*repository);
+  }
   std::error_code ignored;
-  const std::filesystem::path path = std::filesystem::canonical(arguments.model.model.path, ignored);
+  const std::filesystem::path path = std::filesystem::canonical(folder, ignored);
   return printable(path.filename().string());
 }
 
@@ -55,7 +61,7 @@ ServedModel make_served_model(const ServeArguments& arguments, const TextModel& 
   static_cast<void>(model.tokenizer());  // says that there is none
   ServedModel served{.name = model_name(arguments),
                      .text = model,
-                     .chat_template = ChatTemplate::find(arguments.model.model.path),
+                     .chat_template = ChatTemplate::find(find_model_folder(arguments.model.model.path)),
                      .defaults = arguments.generation.parsed(model.eos_ids()),
                      .capacity = cache_capacity(arguments.capacity, model.engine()),
                      .sequences = arguments.sequences};

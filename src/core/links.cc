@@ -9,6 +9,20 @@ namespace diffulex_edge {
 
 namespace fs = std::filesystem;
 
+bool is_present(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() != fs::file_type::not_found) {
+    return true;  // or can't be looked at, which opening it says
+  }
+  if (fs::is_symlink(fs::symlink_status(path, error))) {
+    throw Error(ErrorCode::kBadFile, path.string(),
+                "is a link to a file that is not there: " + fs::read_symlink(path, error).string(),
+                "the download is incomplete: download it again");
+  }
+  return false;
+}
+
 bool is_inside(std::string_view path) {
   std::size_t begin = 0;
   while (true) {

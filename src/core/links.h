@@ -6,6 +6,10 @@
 
 namespace diffulex_edge {
 
+// Whether something is there, be it readable or not. Throws Error{kBadFile} for a link to nothing, which is a file that
+// should be there: the hub's cache has links to files that a broken download did not bring.
+bool is_present(const std::filesystem::path& path);
+
 // Whether a relative path, of names that a file from a stranger gives, stays below where it begins.
 bool is_inside(std::string_view path);
 

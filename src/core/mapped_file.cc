@@ -13,7 +13,9 @@
 #include <map>
 #include <mutex>
 #include <shared_mutex>
+#include <string_view>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -21,6 +23,14 @@ namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
   throw Error(ErrorCode::kBadFile, path.string(), what);
+}
+
+// Git LFS's specification, version 1: a pointer is a text of less than 1024 bytes with this beginning.
+bool is_lfs_pointer(std::span<const std::byte> bytes) {
+  constexpr std::string_view kStart = "version https://git-lfs.github.com/spec/v1\n";
+  constexpr std::size_t kMost = 1024;
+  return bytes.size() < kMost && bytes.size() >= kStart.size() &&
+         std::memcmp(bytes.data(), kStart.data(), kStart.size()) == 0;
 }
 
 // Where files are mapped, from any thread.
@@ -61,7 +71,9 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   // O_NONBLOCK: opening a named pipe must not wait for its writer.
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) {
-    fail(path, std::string("can't open: ") + std::strerror(errno));
+    const std::string reason = std::strerror(errno);
+    static_cast<void>(is_present(path));  // a link to nothing is named as such
+    fail(path, "can't open: " + reason);
   }
   struct stat status{};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -82,9 +94,16 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   data_ = static_cast<const std::byte*>(address);
   guard_.emplace(address, size_);
   mappings().add(*this);
+  if (is_lfs_pointer(bytes())) {
+    unmap();
+    throw Error(ErrorCode::kBadFile, path.string(), "is a pointer of Git LFS and not the file itself",
+                "run `git lfs pull` in its folder");
+  }
 }
 
-MappedFile::~MappedFile() {
+MappedFile::~MappedFile() { unmap(); }
+
+void MappedFile::unmap() {
   mappings().remove(*this);
   guard_.reset();
   ::munmap(const_cast<std::byte*>(data_), size_);  // NOLINT(cppcoreguidelines-pro-type-const-cast)

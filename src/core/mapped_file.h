@@ -12,7 +12,8 @@ namespace diffulex_edge {
 
 class MappedFile {
  public:
-  // Throws Error{kBadFile} where the path is missing, not a regular file or unreadable.
+  // Throws Error{kBadFile} where the path is missing, not a regular file or unreadable, and for the text that Git LFS
+  // leaves in the place of a file.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -38,6 +39,8 @@ class MappedFile {
   static void release(std::span<const std::byte> range);
 
  private:
+  void unmap();
+
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;

@@ -22,14 +22,17 @@ constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWO
 }  // namespace
 
 void OutputFile::check(const std::filesystem::path& target) {
-  const std::filesystem::path place = follow_links(target, false);
   std::error_code error;
-  const auto status = std::filesystem::status(place, error);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    const bool folder = std::filesystem::is_directory(status);
-    throw Error(ErrorCode::kIo, place.string(), folder ? "is a folder" : "is not a regular file", "name another file");
+  const auto status = std::filesystem::status(target, error);  // of what a link leads to, which may have no name
+  if (std::filesystem::is_directory(status)) {
+    throw Error(ErrorCode::kIo, follow_links(target, false).string(), "is a folder", "name another file");
   }
-  check_output_name(place);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw Error(ErrorCode::kIo, target.string(),
+                "is not a regular file, and a file is written in many places at once and appears when it is complete",
+                "name another file, and copy that");
+  }
+  check_output_name(follow_links(target, false));
 }
 
 // The file behind a link is replaced, or made, and not the link.
@@ -51,8 +54,14 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::fail(const char* action, int error_number) const {
-  throw Error(ErrorCode::kIo, target_.string(), std::string(action) + ": " + std::strerror(error_number),
-              error_number == ENOSPC ? std::to_string(size_) + " bytes are needed" : "");
+  std::string advice;
+  if (error_number == ENOSPC || error_number == EFBIG) {
+    advice = std::to_string(size_) + " bytes are needed";
+  }
+  if (error_number == EFBIG) {
+    advice += ", more than the file system or `ulimit -f` allows";
+  }
+  throw Error(ErrorCode::kIo, target_.string(), std::string(action) + ": " + std::strerror(error_number), advice);
 }
 
 void OutputFile::open_file() {

@@ -21,7 +21,7 @@ ModelOptions text_model_options(const std::filesystem::path& folder, ModelOption
 TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
                      const std::function<QuantizationRequest(const Model&)>& request, const RunControl& control,
                      const std::filesystem::path& packs)
-    : TextTokens(folder) {
+    : TextTokens(find_model_folder(folder)) {
   options = text_model_options(folder, std::move(options));
   Model model = load_model(folder, options);
   eos_ids_ = find_eos_ids(model);

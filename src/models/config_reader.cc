@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/join.h"
+#include "core/json.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -39,7 +40,7 @@ std::optional<std::int64_t> ConfigReader::integer(std::string_view key) {
     return std::nullopt;
   }
   if (!found->is_number_integer() || (found->is_number_unsigned() && found->get<std::uint64_t>() > INT64_MAX)) {
-    fail(key, "is " + found->dump() + ", not an integer");
+    fail(key, "is " + json_text(*found) + ", not an integer");
   }
   return found->get<std::int64_t>();
 }
@@ -67,7 +68,7 @@ std::optional<double> ConfigReader::number(std::string_view key) {
     return std::nullopt;
   }
   if (!found->is_number() || !std::isfinite(found->get<double>())) {
-    fail(key, "is " + found->dump() + ", not a finite number");
+    fail(key, "is " + json_text(*found) + ", not a finite number");
   }
   return found->get<double>();
 }
@@ -75,7 +76,7 @@ std::optional<double> ConfigReader::number(std::string_view key) {
 double ConfigReader::positive(std::string_view key, double fallback) {
   const double result = number(key).value_or(fallback);
   if (!(result > 0.0) || !std::isnormal(static_cast<float>(result))) {
-    fail(key, "is " + nlohmann::json(result).dump() + ", not a positive number that float32 can hold");
+    fail(key, "is " + json_text(result) + ", not a positive number that float32 can hold");
   }
   return result;
 }
@@ -86,7 +87,7 @@ std::optional<bool> ConfigReader::boolean(std::string_view key) {
     return std::nullopt;
   }
   if (!found->is_boolean()) {
-    fail(key, "is " + found->dump() + ", not true or false");
+    fail(key, "is " + json_text(*found) + ", not true or false");
   }
   return found->get<bool>();
 }
@@ -97,7 +98,7 @@ std::optional<std::string> ConfigReader::text(std::string_view key) {
     return std::nullopt;
   }
   if (!found->is_string()) {
-    fail(key, "is " + found->dump() + ", not a string");
+    fail(key, "is " + json_text(*found) + ", not a string");
   }
   return found->get<std::string>();
 }
@@ -117,7 +118,7 @@ void ConfigReader::expect(std::string_view key, const nlohmann::json& ordinary,
   const nlohmann::json* found = find(key);
   const nlohmann::json& effective = found == nullptr ? required_default : *found;
   if (effective != ordinary) {
-    fail_unsupported(key, (found == nullptr ? "is absent, which means " : "is ") + effective.dump() +
+    fail_unsupported(key, (found == nullptr ? "is absent, which means " : "is ") + json_text(effective) +
                               ", which changes the mathematics; supported is " + ordinary.dump());
   }
 }

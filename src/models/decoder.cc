@@ -34,6 +34,15 @@ void ModelWeights::check_all_used() const {
   }
 }
 
+void ModelWeights::require_head(const std::string& tensor) const {
+  if (!has(tensor)) {
+    throw Error(
+        ErrorCode::kBadFile, checkpoint_.path().string(), "the checkpoint has no tensor '" + tensor + "'",
+        "if the head is the embedding's table, config.json has to say so: \"tie_word_embeddings\": true (LLaDA: "
+        "\"weight_tying\")");
+  }
+}
+
 void ModelWeights::check_tied(const std::string& embedding_name, const std::string& head_name) const {
   const TensorView* head = checkpoint_.find(head_name);
   const TensorView* embedding = checkpoint_.find(embedding_name);
@@ -161,6 +170,9 @@ ValueId DecoderParts::gated_mlp(ValueId x, const LayerNames& names, const std::s
 ValueId DecoderParts::add(ValueId a, ValueId b) { return graph_.add(Op::kAdd, {a, b}); }
 
 Graph DecoderParts::finish(ValueId x, const std::string& head) {
+  if (!config_.tie_word_embeddings) {
+    weights_.require_head(head + ".weight");
+  }
   const ValueId table =
       config_.tie_word_embeddings ? table_ : weight(head + ".weight", {config_.vocab_size, config_.hidden_size});
   std::vector<ValueId> inputs = {x, table};
@@ -181,8 +193,11 @@ Graph build_dense_decoder(const ModelConfig& config, const DecoderNames& names, 
   if (config.tie_word_embeddings) {
     weights.check_tied(names.embedding + ".weight", names.head + ".weight");
   }
+  // A tied table is stored once, under either of its names.
+  const bool is_stored_as_head =
+      config.tie_word_embeddings && !weights.has(names.embedding + ".weight") && weights.has(names.head + ".weight");
   DecoderParts parts(config, weights, seq_len);
-  ValueId x = parts.embed_tokens(names.embedding, names.layer(0).q_proj);
+  ValueId x = parts.embed_tokens(is_stored_as_head ? names.head : names.embedding, names.layer(0).q_proj);
   for (std::int64_t number = 0; number < config.num_layers; ++number) {
     const LayerNames tensors = names.layer(number);
     const std::string layer = "layers." + std::to_string(number) + ".";

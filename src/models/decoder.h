@@ -46,8 +46,11 @@ class ModelWeights {
 
   // Throws Error{kBadFile} where the tensor is absent.
   StoredWeight find(const std::string& tensor) const { return find_stored_weight(checkpoint_, tensor); }
+  bool has(const std::string& tensor) const { return checkpoint_.find(tensor) != nullptr; }
   // Marks the tensor as used. `shape` is [size] or [out, in]; throws Error{kBadFile} for another one.
   void require(const std::string& tensor, const std::vector<std::int64_t>& shape);
+  // Throws Error{kBadFile} where an untied head is absent.
+  void require_head(const std::string& tensor) const;
   // Where a configuration ties the head to the embedding and the checkpoint has both, readers disagree which one
   // counts: Error{kBadFile} where the two differ.
   void check_tied(const std::string& embedding_name, const std::string& head_name) const;

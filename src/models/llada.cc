@@ -76,12 +76,12 @@ ModelConfig read_llada(ConfigReader& reader) {
   return config;
 }
 
-DecoderNames names() {
-  return {.embedding = "model.transformer.wte",
-          .norm = "model.transformer.ln_f",
-          .head = "model.transformer.ff_out",
-          .layer = [](std::int64_t layer) {
-            const std::string prefix = "model.transformer.blocks." + std::to_string(layer) + ".";
+DecoderNames names(const std::string& model) {
+  return {.embedding = model + "transformer.wte",
+          .norm = model + "transformer.ln_f",
+          .head = model + "transformer.ff_out",
+          .layer = [model](std::int64_t layer) {
+            const std::string prefix = model + "transformer.blocks." + std::to_string(layer) + ".";
             return LayerNames{.input_norm = prefix + "attn_norm",
                               .q_proj = prefix + "q_proj",
                               .k_proj = prefix + "k_proj",
@@ -97,7 +97,8 @@ DecoderNames names() {
 }
 
 Graph build_llada(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
-  return build_dense_decoder(config, names(), checkpoint, seq_len);
+  const std::string prefix = prefix_of_names(checkpoint, "transformer.blocks.0.attn_norm.weight");
+  return build_dense_decoder(config, names(prefix), checkpoint, seq_len);
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "checkpoint/foreign_weights.h"
+#include "checkpoint/model_folder.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/model.h"
 #include "models/architecture.h"
@@ -56,23 +58,42 @@ void refuse_to_guess(const ParsedConfig& parsed, const std::filesystem::path& fo
   }
 }
 
+// The caller's token, or else the configuration's.
+std::optional<std::int64_t> choose_mask_token(const ModelConfig& config, const std::filesystem::path& folder,
+                                              const ModelOptions& options) {
+  const bool is_given = options.mask_token_id.has_value();
+  const std::optional<std::int64_t> token = is_given ? options.mask_token_id : config.mask_token_id;
+  if (token && (*token < 0 || *token >= config.vocab_size)) {
+    throw Error(is_given ? ErrorCode::kInvalidArgument : ErrorCode::kBadFile,
+                is_given ? "mask token" : (folder / "config.json").string() + ": 'mask_token_id'",
+                std::to_string(*token) + " is not in the vocabulary of " + std::to_string(config.vocab_size),
+                is_given ? "" : "give --mask-token-id");
+  }
+  return token;
+}
+
+// A folder without the usual name may hold something else than its owner thinks.
+void note_other_names(const std::filesystem::path& folder, std::vector<std::string>& warnings) {
+  const WeightFiles files = find_weight_files(folder);
+  if (!files.is_usual()) {
+    const std::filesystem::path& taken = files.file.empty() ? files.index : files.file;
+    warnings.push_back("the weights are those of " + taken.filename().string() + ": there is no model.safetensors");
+  }
+}
+
 }  // namespace
 
-Model load_model(const std::filesystem::path& folder, const ModelOptions& options) {
+Model load_model(const std::filesystem::path& name, const ModelOptions& options) {
+  const std::filesystem::path folder = find_model_folder(name);
   const ParsedConfig parsed = parse_config(folder, options);
   refuse_to_guess(parsed, folder, options);
   Model model{.path = folder, .config = parsed.config};
-  if (options.mask_token_id) {
-    if (*options.mask_token_id < 0 || *options.mask_token_id >= model.config.vocab_size) {
-      throw Error(ErrorCode::kInvalidArgument, "mask token",
-                  std::to_string(*options.mask_token_id) + " is not in the vocabulary of " +
-                      std::to_string(model.config.vocab_size));
-    }
-    model.config.mask_token_id = options.mask_token_id;
-  }
+  model.config.mask_token_id = choose_mask_token(parsed.config, folder, options);
   model.seq_len = choose_seq_len(parsed.config, options, model.warnings);
   model.stored_quantization = parsed.quantization;
   model.checkpoint = std::make_shared<const Checkpoint>(folder);
+  note_other_names(folder, model.warnings);
+  refuse_foreign_weights(*model.checkpoint);
   model.graph = parsed.architecture->build(model.config, *model.checkpoint, model.seq_len);
   check_activations(model);
   return model;

@@ -4,9 +4,13 @@
 #include <array>
 #include <cfloat>
 #include <cmath>
+#include <set>
 #include <utility>
 
+#include "checkpoint/model_folder.h"
+#include "core/join.h"
 #include "core/json.h"
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "models/architecture.h"
 #include "models/parsed_config.h"
@@ -30,19 +34,23 @@ const Architecture& find_architecture(ConfigReader& reader) {
   if (listed != nullptr && (!listed->is_array() || listed->empty())) {
     reader.fail("architectures", "is " + listed->dump() + ", not a list of names");
   }
-  std::string supported;
+  std::set<std::string_view> types;
+  std::set<std::string_view> classes;  // of this type
   for (const Architecture& candidate : architectures()) {
+    types.insert(candidate.model_type);
     if (candidate.model_type == model_type) {
-      if (listed != nullptr && !contains(*listed, candidate.architecture)) {
-        reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type +
-                                                     "\" only " + std::string(candidate.architecture) +
-                                                     " is supported");
+      classes.insert(candidate.architecture);
+      const bool is_named = listed == nullptr || contains(*listed, candidate.architecture);
+      if (is_named && (candidate.is_own == nullptr || candidate.is_own(reader))) {
+        return candidate;
       }
-      return candidate;
     }
-    supported += (supported.empty() ? "" : ", ") + std::string(candidate.model_type);
   }
-  reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + supported);
+  if (listed != nullptr && !classes.empty()) {
+    reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type + "\" only " +
+                                                 join(classes, ", ", " and ") + " is supported");
+  }
+  reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + join(types, ", ", " and "));
 }
 
 // Keys of transformers' PretrainedConfig and of generation that have no part in the forward pass.
@@ -127,9 +135,10 @@ std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
   }
   const std::string method = quantization->text("quant_method").value_or("");
   if (method != "diffulex_edge") {
-    reader.fail_unsupported("quantization_config", "has the quant_method \"" + method +
-                                                       "\"; start from the unquantized checkpoint, or from one "
-                                                       "that `diffulex-edge quantize` wrote");
+    reader.fail_unsupported("quantization_config",
+                            "the weights are quantized by another program (quant_method \"" + method +
+                                "\"); start from the unquantized checkpoint, or from one that `diffulex-edge "
+                                "quantize` wrote");
   }
   StoredQuantization stored;
   stored.dtype = quantization->text("dtype").value_or("");
@@ -174,7 +183,9 @@ void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
 }  // namespace
 
 std::span<const Architecture> architectures() {
-  static const std::array kAll = {llada(), dream(), sdar(), fast_dllm_v2(), llama(), qwen2(), qwen3()};
+  static const std::array kAll = {llada(),           dream(), sdar(),      fast_dllm_v2(), llama(),     open_dcoder(),
+                                  qwen2(),           qwen3(), a2d_llama(), a2d_qwen2(),    a2d_qwen3(), wedlm(),
+                                  stable_diffcoder()};
   return kAll;
 }
 
@@ -185,7 +196,10 @@ ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOption
                 "name a model folder with config.json and safetensors files");
   }
   const std::filesystem::path path = folder / "config.json";
-  ConfigReader reader(read_json_file(path, kMaxConfigBytes), path.string());
+  if (!is_present(path)) {
+    fail_without_config(folder);
+  }
+  ConfigReader reader(read_json_file(path, kMaxConfigBytes, JsonNumbers::kPython), path.string());
   reader.set_harmless({options.ignored_config_keys.begin(), options.ignored_config_keys.end()});
   const Architecture& architecture = find_architecture(reader);
   ParsedConfig parsed{.architecture = &architecture, .config = architecture.read_config(reader)};
@@ -206,7 +220,7 @@ ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOption
 }
 
 ModelConfig read_model_config(const std::filesystem::path& folder, const ModelOptions& options) {
-  return parse_config(folder, options).config;
+  return parse_config(find_model_folder(folder), options).config;
 }
 
 }  // namespace diffulex_edge

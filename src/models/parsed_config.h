@@ -15,6 +15,7 @@ struct ParsedConfig {
   std::optional<StoredQuantization> quantization;
 };
 
+// Of a folder as find_model_folder gives it.
 ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOptions& options);
 
 }  // namespace diffulex_edge

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
 
@@ -15,17 +16,12 @@ namespace {
 
 constexpr std::size_t kMaxBytes = std::size_t{32} << 20U;
 
-bool is_there(const std::filesystem::path& file) {
-  std::error_code ignored;
-  return std::filesystem::exists(file, ignored);
-}
-
 // The value of `key`, where the file and the key are there.
 std::optional<nlohmann::json> value_in(const std::filesystem::path& file, const char* key) {
-  if (!is_there(file)) {
+  if (!is_present(file)) {
     return std::nullopt;
   }
-  const nlohmann::json document = read_json_file(file, kMaxBytes);
+  const nlohmann::json document = read_json_file(file, kMaxBytes, JsonNumbers::kPython);
   return document.is_object() && document.contains(key) ? std::optional(document[key]) : std::nullopt;
 }
 
@@ -99,19 +95,24 @@ std::optional<std::int64_t> find_mask_token(const Model& model) {
   if (model.config.mask_token_id) {
     return model.config.mask_token_id;
   }
-  std::optional<std::string> text = token_text(model.path / "special_tokens_map.json", "mask_token");
-  if (!text) {
-    text = token_text(model.path / "tokenizer_config.json", "mask_token");
+  std::optional<std::string> text;
+  std::string where;  // the file and the key that name it
+  for (const char* file : {"special_tokens_map.json", "tokenizer_config.json"}) {
+    text = token_text(model.path / file, "mask_token");
+    if (text) {
+      where = (model.path / file).string() + ": 'mask_token'";
+      break;
+    }
   }
   if (!text && model.config.family == "fast_dllm_v2") {
     text = "|<MASK>|";
+    where = model.path.string();
   }
   const std::optional<std::int64_t> id = id_of(model, text);
   if (id && *id >= model.config.vocab_size) {
-    const std::vector<std::filesystem::path> files = tokenizer_files(model.path);
-    throw Error(ErrorCode::kBadFile, (files.empty() ? model.path / "tokenizer_config.json" : files.front()).string(),
-                "its mask token is number " + std::to_string(*id) + ", the model has " +
-                    std::to_string(model.config.vocab_size) + " tokens",
+    throw Error(ErrorCode::kBadFile, where,
+                "'" + text.value_or("") + "' is token " + std::to_string(*id) +
+                    " of the tokenizer, and the model has " + std::to_string(model.config.vocab_size) + " tokens",
                 "give --mask-token-id");
   }
   return id;

@@ -4,9 +4,18 @@
 
 namespace diffulex_edge {
 
-DecoderNames transformers_names() {
-  return {.embedding = "model.embed_tokens", .norm = "model.norm", .head = "lm_head", .layer = [](std::int64_t layer) {
-            const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+std::string prefix_of_names(const Checkpoint& checkpoint, const std::string& first) {
+  const std::string prefix = "model.";
+  const bool is_bare = checkpoint.find(first) != nullptr && checkpoint.find(prefix + first) == nullptr;
+  return is_bare ? std::string() : prefix;
+}
+
+DecoderNames transformers_names(const std::string& model) {
+  return {.embedding = model + "embed_tokens",
+          .norm = model + "norm",
+          .head = "lm_head",
+          .layer = [layers = model + "layers."](std::int64_t layer) {
+            const std::string prefix = layers + std::to_string(layer) + ".";
             return LayerNames{.input_norm = prefix + "input_layernorm",
                               .q_proj = prefix + "self_attn.q_proj",
                               .k_proj = prefix + "self_attn.k_proj",
@@ -22,7 +31,8 @@ DecoderNames transformers_names() {
 }
 
 Graph build_transformers_decoder(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
-  return build_dense_decoder(config, transformers_names(), checkpoint, seq_len);
+  const std::string prefix = prefix_of_names(checkpoint, "layers.0.input_layernorm.weight");
+  return build_dense_decoder(config, transformers_names(prefix), checkpoint, seq_len);
 }
 
 namespace {

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "checkpoint/safetensors_writer.h"
+#include "core/json.h"
+#include "core/links.h"
+#include "core/mapped_file.h"
 #include "core/output_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
@@ -96,8 +97,9 @@ nlohmann::ordered_json describe(const CalibrationFindings& findings) {
 
 void write_config(const Model& model, const QuantizationPlan& plan, const fs::path& path) {
   const QuantizationConfig& config = plan.config;
-  std::ifstream source(model.path / "config.json");
-  nlohmann::ordered_json document = nlohmann::ordered_json::parse(source);
+  const MappedFile source(model.path / "config.json");
+  PythonJson json({reinterpret_cast<const char*>(source.bytes().data()), source.bytes().size()});
+  nlohmann::ordered_json& document = json.document;
   if (model.config.mask_token_id) {
     document["mask_token_id"] = *model.config.mask_token_id;  // which the caller may have named
   }
@@ -122,7 +124,15 @@ void write_config(const Model& model, const QuantizationPlan& plan, const fs::pa
   if (config.head_dtype) {
     note["head_dtype"] = to_string(*config.head_dtype);
   }
-  write_file(path, document.dump(2) + "\n");
+  write_file(path, json.dump() + "\n");
+}
+
+// What is copied is not looked at, but for the text that Git LFS leaves in the place of a file.
+void refuse_lfs_pointer(const fs::path& path) {
+  std::error_code error;
+  if (fs::file_size(path, error) > 0) {
+    static_cast<void>(MappedFile(path));
+  }
 }
 
 void copy_tokenizer(const fs::path& source, const fs::path& target) {
@@ -131,7 +141,8 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
       "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja", "vocab.txt"};
   for (const char* name : kNames) {
     std::error_code error;
-    if (fs::is_regular_file(source / name, error)) {
+    if (is_present(source / name) && fs::is_regular_file(source / name, error)) {
+      refuse_lfs_pointer(source / name);
       fs::copy_file(source / name, target / name, error);
       if (error) {
         throw Error(ErrorCode::kIo, (target / name).string(), "can't copy: " + error.message());

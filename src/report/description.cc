@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "checkpoint/hub_cache.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -59,6 +60,9 @@ std::int64_t total(const std::map<std::string, std::int64_t>& counts) {
 }
 
 std::string last_part(const std::filesystem::path& path) {
+  if (const auto repository = cached_repository(path)) {
+    return *repository;  // the folder's name is a commit's
+  }
   return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 

@@ -28,7 +28,7 @@ std::vector<std::string> counted(const std::vector<std::string>& words);
 // Of all types together.
 std::int64_t total(const std::map<std::string, std::int64_t>& counts);
 
-// The name of a file or folder, a separator at the end or not.
+// The name of a file or folder, a separator at the end or not; ORG/NAME of one in the Hugging Face cache.
 std::string last_part(const std::filesystem::path& path);
 
 // Where a layer stands: "layers.3.q_proj" is q_proj of block 3; "lm_head" has no block.

@@ -19,12 +19,11 @@ std::int64_t counted(const EvaluationSet& set) {
 }
 
 std::int64_t length_of(const EvaluationSet& set) {
-  const std::size_t length = set.inputs.front().size();
-  if (std::ranges::any_of(set.inputs, [&](const auto& ids) { return ids.size() != length; })) {
+  if (!has_one_length(set)) {
     throw Error(ErrorCode::kInvalidArgument, "set " + set.label, "has sequences that differ in length",
                 "logits are written for sequences of one length");
   }
-  return static_cast<std::int64_t>(length);
+  return static_cast<std::int64_t>(set.inputs.front().size());
 }
 
 std::vector<TensorToWrite> tensors_of(const std::vector<EvaluationSet>& sets, std::int64_t vocab_size) {
@@ -40,6 +39,10 @@ std::vector<TensorToWrite> tensors_of(const std::vector<EvaluationSet>& sets, st
 }
 
 }  // namespace
+
+bool has_one_length(const EvaluationSet& set) {
+  return std::ranges::all_of(set.inputs, [&](const auto& ids) { return ids.size() == set.inputs.front().size(); });
+}
 
 struct LogitsFile::Layout {
   Layout(const std::vector<EvaluationSet>& all, std::int64_t vocab_size)

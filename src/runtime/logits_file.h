@@ -12,6 +12,9 @@
 
 namespace diffulex_edge {
 
+// Whether a set's sequences do not differ in length, so that a file has them as a tensor.
+bool has_one_length(const EvaluationSet& set);
+
 // For each set's label R: input_ids_R and target_ids_R, int64 [sequences, length], and logits_R, float32 [counted,
 // vocab], a row for each counted position in the order of sequences and positions.
 class LogitsFile {

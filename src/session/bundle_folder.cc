@@ -6,6 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include "checkpoint/hub_cache.h"
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
 #include "diffulex_edge/version.h"
@@ -25,11 +27,6 @@ constexpr std::array<std::string_view, 5> kModelFiles = {"tokenizer_config.json"
 // Of any tokenizer.
 constexpr std::array<std::string_view, 7> kTokenizerFiles = {
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "added_tokens.json", "config.json"};
-
-bool is_in_place(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
 
 std::int64_t bytes_of(const fs::path& path) {
   std::error_code error;
@@ -60,6 +57,9 @@ void refuse_folder_of_model(const Model& model, const fs::path& target) {
 }
 
 std::string title_of(const Model& model) {
+  if (const auto repository = cached_repository(model.path)) {
+    return *repository;
+  }
   const fs::path name = fs::weakly_canonical(model.path).filename();
   return name.empty() ? model.config.family : name.string();
 }
@@ -140,7 +140,7 @@ BundleFolder::BundleFolder(const Model& model, const std::string& backend, const
     copied_.push_back(file.filename().string());
   }
   for (const std::string_view name : kModelFiles) {
-    if (is_in_place(model.path / name) && std::ranges::find(copied_, name) == copied_.end()) {
+    if (is_present(model.path / name) && std::ranges::find(copied_, name) == copied_.end()) {
       copied_.emplace_back(name);
     }
   }

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
 #include "tokenizer/sentencepiece_model.h"
@@ -17,12 +18,6 @@ namespace diffulex_edge {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A link that leads nowhere is there: opening it gives the message.
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(path, ignored));
-}
 
 struct MainFile {
   std::string_view name;
@@ -41,7 +36,7 @@ constexpr std::array<MainFile, 4> kMainFiles = {{{"tokenizer.json", "", read_tok
 
 const MainFile* find_main_file(const fs::path& folder) {
   for (const MainFile& file : kMainFiles) {
-    if (is_there(folder / file.name) && (file.companion.empty() || is_there(folder / file.companion))) {
+    if (is_present(folder / file.name) && (file.companion.empty() || is_present(folder / file.companion))) {
       return &file;
     }
   }
@@ -84,7 +79,7 @@ std::vector<fs::path> tokenizer_files(const fs::path& folder) {
     files.push_back(folder / main->companion);
   }
   for (const std::string_view name : kTokenizerConfigFiles) {
-    if (is_there(folder / name) && (name != "config.json" || !names_class(folder))) {
+    if (is_present(folder / name) && (name != "config.json" || !names_class(folder))) {
       files.push_back(folder / name);
     }
   }

@@ -24,9 +24,9 @@ def load_quantized(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     model: the architecture in PyTorch, whose parameters have the checkpoint's names, as Hugging Face models do. Its own
     values do not matter: it may be on the meta device, apart from buffers that are in no checkpoint. path: the folder
-    that `diffulex-edge quantize` wrote. Linear layers and embeddings whose weights are stored in FP16, INT8 or INT4
-    become `QuantizedLinear` and `QuantizedEmbedding`, with the mode and the ranges that config.json notes; all else is
-    loaded in the dtype and on the device that it has in the model.
+    that `diffulex-edge quantize` wrote, or ORG/NAME in the Hugging Face cache. Linear layers and embeddings whose
+    weights are stored in FP16, INT8 or INT4 become `QuantizedLinear` and `QuantizedEmbedding`, with the mode and the
+    ranges that config.json notes; all else is loaded in the dtype and on the device that it has in the model.
 
     Errors: `ImportError` without the safetensors package; `BadFileError` for a folder that is broken;
     `InvalidArgumentError` for one that is not quantized, and where names or shapes are not the model's.
@@ -37,7 +37,7 @@ def load_quantized(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         raise ImportError("load_quantized needs the safetensors package: pip install safetensors") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
-    folder = Path(path)
+    folder = Path(_core.find_model_folder(str(path)))
     description = _core.describe_checkpoint(str(folder))
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         return _Loading(model, folder, description, file).run()

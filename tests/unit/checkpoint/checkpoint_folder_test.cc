@@ -55,7 +55,7 @@ TEST_F(CheckpointFolder, FollowsLinksAsTheHubsCacheMakesThem) {
 TEST_F(CheckpointFolder, MissesAShardWhoseLinkDangles) {
   fs::create_symlink("../gone", in_model("1.safetensors"));
   write_index({{"a", "1.safetensors"}});
-  expect_refused({"1.safetensors", "missing"});
+  expect_refused({"1.safetensors", "is a link to a file that is not there: ../gone", "the download is incomplete"});
 }
 
 TEST_F(CheckpointFolder, RefusesShardsThatAreBroken) {

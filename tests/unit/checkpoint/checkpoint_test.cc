@@ -91,7 +91,7 @@ TEST_F(CheckpointTest, RefusesATensorInTwoShards) {
 TEST_F(CheckpointTest, SaysWhatIsMissing) {
   expect_refused({"no model.safetensors"});
   testing::write_file(folder_ / "pytorch_model.bin", "x");
-  expect_refused({"pytorch_model.bin", "convert them to safetensors"});
+  expect_refused({"pytorch_model.bin", "safe_serialization=True"});
 }
 
 TEST_F(CheckpointTest, DescribesTheStoredQuantizedLayouts) {

@@ -148,7 +148,7 @@ TEST_F(DamagedCheckpoint, GetsAdviceWhereItIsPickled) {
   for (const std::string name : {"pytorch_model.bin", "model.pt", "consolidated.00.pth"}) {
     const testing::TemporaryFolder folder;
     testing::write_file(folder / name, "x");
-    testing::expect_error(ErrorCode::kBadFile, {name, "convert them to safetensors"},
+    testing::expect_error(ErrorCode::kBadFile, {name, "safe_serialization=True"},
                           [&] { Checkpoint checkpoint(folder.path()); });
   }
   testing::expect_error(ErrorCode::kBadFile, {"no such file or folder"}, [&] { Checkpoint(folder_ / "absent"); });

@@ -49,6 +49,22 @@ TEST(MappedFile, HintsOnAnyRangeChangeNoByte) {
   EXPECT_EQ(text_of(file.bytes()), content);
 }
 
+TEST(MappedFile, RefusesWhatStandsInForAFile) {
+  const testing::TemporaryFolder folder;
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4096\n";
+  testing::write_file(folder / "pointer", pointer);
+  testing::expect_error(ErrorCode::kBadFile, {"pointer", "Git LFS", "git lfs pull"},
+                        [&] { const MappedFile file(folder / "pointer"); });
+  EXPECT_FALSE(MappedFile::contains(nullptr));
+  testing::write_file(folder / "long", pointer + std::string(1024, ' '));
+  testing::write_file(folder / "other", "version https://git-lfs.github.com/spec/v2\n");
+  EXPECT_NO_THROW(MappedFile(folder / "long"));
+  EXPECT_NO_THROW(MappedFile(folder / "other"));
+  std::filesystem::create_symlink("../blobs/0123", folder / "dangling");
+  testing::expect_error(ErrorCode::kBadFile, {"dangling", "../blobs/0123", "the download is incomplete"},
+                        [&] { const MappedFile file(folder / "dangling"); });
+}
+
 // Pages of the heap that the system drops come back as zeros.
 TEST(MappedFile, LeavesMemoryThatIsNoFileAlone) {
   const testing::TemporaryFolder folder;
@@ -74,7 +90,7 @@ TEST(MappedFile, RefusesWhatIsNotAReadableRegularFile) {
   std::filesystem::create_directory(folder / "folder");
   expect_refused("folder", "not a regular file");
   std::filesystem::create_symlink("absent", folder / "dangling");
-  expect_refused("dangling", "No such file");
+  expect_refused("dangling", "is a link to a file that is not there");
   std::filesystem::create_symlink("loop", folder / "loop");
   expect_refused("loop", "can't open");
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), S_IRUSR | S_IWUSR), 0);
