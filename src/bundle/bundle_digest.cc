@@ -8,6 +8,7 @@
 #include "core/mapped_file.h"
 #include "core/sha256.h"
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -57,6 +58,14 @@ ArtefactDigest digest_of_file(const fs::path& path) {
   }
   file.check();
   return {.bytes = static_cast<std::int64_t>(file.bytes().size()), .sha256 = hash.finish()};
+}
+
+ArtefactDigest digest_of_document(const fs::path& path) {
+  if (document_file(path) == path) {
+    return digest_of_file(path);
+  }
+  const std::string text = document_text(path);
+  return {.bytes = std::ssize(text), .sha256 = sha256_hex(std::as_bytes(std::span(text)))};
 }
 
 ArtefactDigest digest_of(const fs::path& artefact) {

@@ -2,22 +2,16 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
-#include <system_error>
 
-#include "core/json.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge::chat {
 namespace {
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{32} << 20U;
 constexpr std::size_t kMaxTemplateBytes = std::size_t{4} << 20U;
-
-bool is_there(const std::filesystem::path& path) {
-  std::error_code ignored;  // opening the file gives the message
-  return std::filesystem::exists(path, ignored);
-}
 
 TemplateText read_text(const std::filesystem::path& path) {
   const MappedFile file(path);
@@ -32,10 +26,10 @@ TemplateText read_text(const std::filesystem::path& path) {
 }
 
 nlohmann::json read_object(const std::filesystem::path& path) {
-  if (!is_there(path)) {
+  if (!has_document(path)) {
     return nlohmann::json::object();
   }
-  nlohmann::json document = read_json_file(path, kMaxConfigBytes);
+  nlohmann::json document = read_document(path, kMaxConfigBytes);
   if (!document.is_object()) {
     throw Error(ErrorCode::kBadFile, path.string(), "is not a JSON object");
   }
@@ -125,9 +119,9 @@ std::optional<TemplateFiles> find_template_files(const std::filesystem::path& fo
   const std::filesystem::path json_path = folder / "chat_template.json";
   const nlohmann::json config = read_object(config_path);
   TemplateFiles files;
-  if (is_there(own_path)) {
+  if (has_document(own_path)) {
     files.usual = read_text(own_path);
-    if (is_there(tools_path)) {
+    if (has_document(tools_path)) {
       files.with_tools = read_text(tools_path);
     }
   } else if (!read_member(config, config_path, files) && !read_member(read_object(json_path), json_path, files)) {

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <sstream>
-#include <system_error>
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge::cli {
 namespace {
@@ -58,8 +58,7 @@ AnswerJob::AnswerJob(const AnswerArguments& arguments, const Model& model, std::
       throw Error(ErrorCode::kInvalidArgument, "--judge-command", "is empty");
     }
   }
-  std::error_code ignored;
-  if (std::filesystem::exists(model.path / "tokenizer.json", ignored)) {
+  if (has_document(model.path / "tokenizer.json")) {
     tokenizer_.emplace(model.path);
   }
   tasks_ = read_generation_tasks(arguments.prompts.value_or(""), tokenizer_ ? &*tokenizer_ : nullptr,

@@ -1,9 +1,9 @@
 #include "diffusion/text_tokens.h"
 
-#include <system_error>
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 
@@ -17,8 +17,7 @@ ChatTemplate required_chat_template(const std::filesystem::path& folder) {
 }
 
 TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.string()) {
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+  if (has_document(folder / "tokenizer.json")) {
     tokenizer_.emplace(folder);
     special_ = tokenizer_->special_ids();
   }

@@ -56,6 +56,16 @@ void refuse_to_guess(const ParsedConfig& parsed, const std::filesystem::path& fo
   }
 }
 
+std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& folder, const ParsedConfig& parsed,
+                                               std::vector<std::string>& warnings) {
+  auto checkpoint = std::make_shared<Checkpoint>(folder);
+  if (parsed.prequantized) {
+    const PrequantizedLayouts layouts = read_prequantized(*checkpoint, *parsed.prequantized);
+    warnings.push_back(describe(layouts, *parsed.prequantized));
+  }
+  return checkpoint;
+}
+
 }  // namespace
 
 Model load_model(const std::filesystem::path& folder, const ModelOptions& options) {
@@ -72,7 +82,7 @@ Model load_model(const std::filesystem::path& folder, const ModelOptions& option
   }
   model.seq_len = choose_seq_len(parsed.config, options, model.warnings);
   model.stored_quantization = parsed.quantization;
-  model.checkpoint = std::make_shared<const Checkpoint>(folder);
+  model.checkpoint = open_weights(folder, parsed, model.warnings);
   model.graph = parsed.architecture->build(model.config, *model.checkpoint, model.seq_len);
   check_activations(model);
   return model;

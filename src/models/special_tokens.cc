@@ -3,29 +3,23 @@
 #include <charconv>
 #include <filesystem>
 #include <string>
-#include <system_error>
 #include <vector>
 
-#include "core/json.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 namespace {
 
 constexpr std::size_t kMaxBytes = std::size_t{32} << 20U;
 
-bool is_there(const std::filesystem::path& file) {
-  std::error_code ignored;
-  return std::filesystem::exists(file, ignored);
-}
-
 // The value of `key`, where the file and the key are there.
 std::optional<nlohmann::json> value_in(const std::filesystem::path& file, const char* key) {
-  if (!is_there(file)) {
+  if (!has_document(file)) {
     return std::nullopt;
   }
-  const nlohmann::json document = read_json_file(file, kMaxBytes);
+  const nlohmann::json document = read_document(file, kMaxBytes);
   return document.is_object() && document.contains(key) ? std::optional(document[key]) : std::nullopt;
 }
 
@@ -65,7 +59,7 @@ std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::s
   if (const std::optional<std::int64_t> id = id_of_added(model, *text)) {
     return id;
   }
-  return is_there(model.path / "tokenizer.json") ? Tokenizer(model.path).id_of(*text) : std::nullopt;
+  return has_document(model.path / "tokenizer.json") ? Tokenizer(model.path).id_of(*text) : std::nullopt;
 }
 
 // A number or a list of them.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +10,7 @@
 #include "core/output_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
+#include "model_files/model_files.h"
 #include "quant/weight_stream.h"
 
 namespace diffulex_edge {
@@ -96,8 +96,7 @@ nlohmann::ordered_json describe(const CalibrationFindings& findings) {
 
 void write_config(const Model& model, const QuantizationPlan& plan, const fs::path& path) {
   const QuantizationConfig& config = plan.config;
-  std::ifstream source(model.path / "config.json");
-  nlohmann::ordered_json document = nlohmann::ordered_json::parse(source);
+  nlohmann::ordered_json document = nlohmann::ordered_json::parse(document_text(model.path / "config.json"));
   if (model.config.mask_token_id) {
     document["mask_token_id"] = *model.config.mask_token_id;  // which the caller may have named
   }
@@ -130,12 +129,8 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
       "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",  "vocab.json",
       "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja"};
   for (const char* name : kNames) {
-    std::error_code error;
-    if (fs::is_regular_file(source / name, error)) {
-      fs::copy_file(source / name, target / name, error);
-      if (error) {
-        throw Error(ErrorCode::kIo, (target / name).string(), "can't copy: " + error.message());
-      }
+    if (has_document(source / name)) {
+      copy_document(source / name, target / name);
     }
   }
 }

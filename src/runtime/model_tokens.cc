@@ -4,6 +4,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 
@@ -11,7 +12,7 @@ TokenSequences read_model_tokens(const Model& model, const std::filesystem::path
                                  const TokenDataOptions& options) {
   std::optional<Tokenizer> tokenizer;
   const std::filesystem::path extension = file.extension();
-  if (extension != ".npy" && extension != ".safetensors" && std::filesystem::exists(model.path / "tokenizer.json")) {
+  if (extension != ".npy" && extension != ".safetensors" && has_document(model.path / "tokenizer.json")) {
     tokenizer.emplace(model.path);
   }
   TokenSequences sequences = read_token_sequences(file, tokenizer ? &*tokenizer : nullptr, options);

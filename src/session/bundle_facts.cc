@@ -48,7 +48,7 @@ BundledModel bundle_facts(const Model& model, const BackendDescription& backend,
                      .has_shifted_logits = has_shifted_logits(model.config),
                      .max_tokens = model.seq_len,
                      .max_step_tokens = model.seq_len,
-                     .tokenizer_sha256 = digest_of_file(model.path / "tokenizer.json").sha256};
+                     .tokenizer_sha256 = digest_of_document(model.path / "tokenizer.json").sha256};
   std::ranges::copy_if(find_eos_ids(model), std::back_inserter(facts.eos_ids),
                        [&](std::int64_t id) { return token_of(model, id).has_value(); });
   if (plan) {

@@ -10,6 +10,7 @@
 #include "diffulex_edge/tokenizer.h"
 #include "diffulex_edge/version.h"
 #include "diffusion/bundled_generation.h"
+#include "model_files/model_files.h"
 #include "session/bundle_facts.h"
 
 namespace diffulex_edge {
@@ -24,12 +25,10 @@ constexpr std::array<std::string_view, 6> kModelFiles = {
     kTokenizer,           "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.json", "chat_template.jinja",   "additional_chat_templates/tool_use.jinja"};
 
-bool is_in_place(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 std::int64_t bytes_of(const fs::path& path) {
+  if (document_file(path) != path) {
+    return std::ssize(document_text(path));
+  }
   std::error_code error;
   const std::uintmax_t bytes = fs::file_size(path, error);
   if (error) {
@@ -117,7 +116,7 @@ bool is_only_a_bundle(const fs::path& folder) {
 BundleFolder::BundleFolder(const Model& model, const std::string& backend, const BackendConfig& config,
                            const fs::path& target)
     : target_(target), model_folder_(model.path) {
-  if (!is_in_place(model.path / kTokenizer)) {
+  if (!has_document(model.path / kTokenizer)) {
     throw Error(ErrorCode::kBadFile, model.path.string(), "has no tokenizer.json, without which a bundle is none",
                 "put it beside the weights, or write the artefact alone with -o");
   }
@@ -131,7 +130,7 @@ BundleFolder::BundleFolder(const Model& model, const std::string& backend, const
   bundle_.artefact.backend = backend;
   readme_ = readme(model, description, config, bundle_);
   for (const std::string_view name : kModelFiles) {
-    if (is_in_place(model.path / name)) {
+    if (has_document(model.path / name)) {
       copied_.emplace_back(name);
     }
   }
@@ -162,11 +161,7 @@ std::int64_t BundleFolder::write(const std::function<void(const fs::path&)>& wri
   write_artefact(artefact);
   for (const std::string& name : copied_) {
     folder.make_folder(fs::path(name).parent_path());
-    std::error_code error;
-    fs::copy_file(model_folder_ / name, folder.path() / name, error);
-    if (error) {
-      throw Error(ErrorCode::kIo, (target_ / name).string(), "could not be written: " + error.message());
-    }
+    copy_document(model_folder_ / name, folder.path() / name);
   }
   const ArtefactDigest digest = digest_of(artefact);
   write_text(folder.path() / kBundleFile, to_json(described(digest)));

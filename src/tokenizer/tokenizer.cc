@@ -4,8 +4,9 @@
 #include <system_error>
 #include <unordered_map>
 
-#include "core/json.h"
 #include "diffulex_edge/error.h"
+#include "model_files/gguf_file.h"
+#include "model_files/model_files.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/byte_level.h"
@@ -129,8 +130,9 @@ struct Tokenizer::Parts {
 
 Tokenizer::Tokenizer(const std::filesystem::path& path) {
   std::error_code ignored;  // opening the file gives the message
-  const std::filesystem::path file = std::filesystem::is_directory(path, ignored) ? path / "tokenizer.json" : path;
-  const nlohmann::json document = read_json_file(file, kMaxFileBytes);
+  const bool is_model = std::filesystem::is_directory(path, ignored) || is_gguf(path);
+  const std::filesystem::path file = is_model ? path / "tokenizer.json" : path;
+  const nlohmann::json document = read_document(file, kMaxFileBytes);
   parts_ = std::make_shared<const Parts>(document, file.string());
 }
 

@@ -2,11 +2,11 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "bundle/bundle.h"
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 #include "models/logit_positions.h"
 #include "models/special_tokens.h"
 
@@ -79,9 +79,8 @@ class Methods {
 
   void add_tokenizer_hash() {
     const std::filesystem::path path = model_.path / "tokenizer.json";
-    std::error_code ignored;
-    if (std::filesystem::exists(path, ignored)) {
-      add("get_tokenizer_hash", digest_of_file(path).sha256);
+    if (has_document(path)) {
+      add("get_tokenizer_hash", digest_of_document(path).sha256);
     }
   }
 
