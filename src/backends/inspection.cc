@@ -25,12 +25,13 @@ namespace {
 namespace fs = std::filesystem;
 
 InspectedTensor describe(const TensorView& view) {
-  return {.name = view.name,
-          .dtype = view.decoder != nullptr ? view.decoder->what() : std::string(to_string(view.dtype)),
-          .shape = view.shape,
-          .bytes = view.decoder != nullptr ? view.decoder->source_bytes() : static_cast<std::int64_t>(view.bytes.size()),
-          .offset = view.bytes.data() - view.file->bytes().data(),
-          .file = view.file->path().filename().string()};
+  return {
+      .name = view.name,
+      .dtype = view.decoder != nullptr ? view.decoder->what() : std::string(to_string(view.dtype)),
+      .shape = view.shape,
+      .bytes = view.decoder != nullptr ? view.decoder->source_bytes() : static_cast<std::int64_t>(view.bytes.size()),
+      .offset = view.bytes.data() - view.file->bytes().data(),
+      .file = view.file->path().filename().string()};
 }
 
 // Of the files that hold the tensors.

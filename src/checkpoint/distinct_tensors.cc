@@ -13,7 +13,8 @@ const std::string& DistinctTensors::content_of(const std::string& tensor) {
   const TensorView& view = checkpoint_.at(tensor);
   const auto equals = [&](const std::string& other_name) {
     const TensorView& other = checkpoint_.at(other_name);
-    if (other.dtype != view.dtype || other.shape != view.shape || (other.decoder == nullptr) != (view.decoder == nullptr)) {
+    if (other.dtype != view.dtype || other.shape != view.shape ||
+        (other.decoder == nullptr) != (view.decoder == nullptr)) {
       return false;
     }
     if (view.decoder != nullptr) {

@@ -63,8 +63,7 @@ class GgufWeight final : public RowDecoder {
 const GgufBlockType& type_of(const GgufFile& file, const GgufTensor& tensor) {
   const GgufBlockType* type = find_gguf_type(tensor.type);
   if (type == nullptr || type->decode == nullptr) {
-    const std::string name =
-        type != nullptr ? std::string(type->name) : "ggml's number " + std::to_string(tensor.type);
+    const std::string name = type != nullptr ? std::string(type->name) : "ggml's number " + std::to_string(tensor.type);
     fail(file, tensor.name,
          "is of type " + name + "; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are read",
          "take a file of one of these types", ErrorCode::kUnsupported);
@@ -78,8 +77,9 @@ std::span<const std::byte> bytes_of(const GgufFile& file, const GgufTensor& tens
     fail(file, tensor.name, "has the shape " + to_string(static_shape(tensor.shape)) + " and holds nothing");
   }
   if (tensor.shape.back() % type.elements != 0) {
-    fail(file, tensor.name, "has rows of " + std::to_string(tensor.shape.back()) + " elements, which do not fill the " +
-                                std::string(type.name) + " blocks of " + std::to_string(type.elements));
+    fail(file, tensor.name,
+         "has rows of " + std::to_string(tensor.shape.back()) + " elements, which do not fill the " +
+             std::string(type.name) + " blocks of " + std::to_string(type.elements));
   }
   std::optional<std::int64_t> bytes = tensor.shape.back() / type.elements * type.bytes;
   for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) {
@@ -87,8 +87,9 @@ std::span<const std::byte> bytes_of(const GgufFile& file, const GgufTensor& tens
   }
   const std::uint64_t size = file.data().size();
   if (tensor.offset % file.alignment() != 0) {
-    fail(file, tensor.name, "begins at byte " + std::to_string(tensor.offset) + " of the data, which is no multiple of " +
-                                std::to_string(file.alignment()));
+    fail(file, tensor.name,
+         "begins at byte " + std::to_string(tensor.offset) + " of the data, which is no multiple of " +
+             std::to_string(file.alignment()));
   }
   if (!bytes || tensor.offset > size || static_cast<std::uint64_t>(*bytes) > size - tensor.offset) {
     fail(file, tensor.name, "ends beyond the file", "the file is truncated: download it again");
@@ -141,7 +142,8 @@ GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(std::make_un
                     .file = &file_->file()};
     if (!type.plain || order.head_dim != 0) {
       if (view.shape.size() > 2) {
-        fail(*file_, tensor.name, "has " + std::to_string(view.shape.size()) + " dimensions: experts in GGUF are not read",
+        fail(*file_, tensor.name,
+             "has " + std::to_string(view.shape.size()) + " dimensions: experts in GGUF are not read",
              "take the checkpoint that the file was made from", ErrorCode::kUnsupported);
       }
       decoders_.push_back(std::make_unique<const GgufWeight>(view, type, order));
@@ -171,23 +173,19 @@ constexpr std::array kTopNames = {
 };
 
 constexpr std::array kLayerNames = {
-    Renamed{"attn_norm", "input_layernorm", "attn_norm"},
-    Renamed{"attn_q", "self_attn.q_proj", "q_proj"},
-    Renamed{"attn_k", "self_attn.k_proj", "k_proj"},
-    Renamed{"attn_v", "self_attn.v_proj", "v_proj"},
-    Renamed{"attn_output", "self_attn.o_proj", "attn_out"},
-    Renamed{"attn_q_norm", "self_attn.q_norm", "q_norm"},
-    Renamed{"attn_k_norm", "self_attn.k_norm", "k_norm"},
-    Renamed{"ffn_norm", "post_attention_layernorm", "ff_norm"},
-    Renamed{"ffn_gate", "mlp.gate_proj", "ff_proj"},
-    Renamed{"ffn_up", "mlp.up_proj", "up_proj"},
+    Renamed{"attn_norm", "input_layernorm", "attn_norm"},   Renamed{"attn_q", "self_attn.q_proj", "q_proj"},
+    Renamed{"attn_k", "self_attn.k_proj", "k_proj"},        Renamed{"attn_v", "self_attn.v_proj", "v_proj"},
+    Renamed{"attn_output", "self_attn.o_proj", "attn_out"}, Renamed{"attn_q_norm", "self_attn.q_norm", "q_norm"},
+    Renamed{"attn_k_norm", "self_attn.k_norm", "k_norm"},   Renamed{"ffn_norm", "post_attention_layernorm", "ff_norm"},
+    Renamed{"ffn_gate", "mlp.gate_proj", "ff_proj"},        Renamed{"ffn_up", "mlp.up_proj", "up_proj"},
     Renamed{"ffn_down", "mlp.down_proj", "ff_out"},
 };
 
 template <std::size_t N>
 std::optional<std::string> renamed(const std::array<Renamed, N>& names, std::string_view name, bool is_llada) {
   const auto found = std::ranges::find(names, name, &Renamed::gguf);
-  return found == names.end() ? std::nullopt : std::optional(std::string(is_llada ? found->llada : found->transformers));
+  return found == names.end() ? std::nullopt
+                              : std::optional(std::string(is_llada ? found->llada : found->transformers));
 }
 
 }  // namespace
@@ -209,7 +207,8 @@ std::string checkpoint_name(const std::string& architecture, const std::string& 
     return name;
   }
   const std::string number = name.substr(kLayer.size(), number_end - kLayer.size());
-  const auto part = renamed(kLayerNames, std::string_view(name).substr(number_end + 1, last - number_end - 1), is_llada);
+  const auto part =
+      renamed(kLayerNames, std::string_view(name).substr(number_end + 1, last - number_end - 1), is_llada);
   const std::string prefix = is_llada ? "model.transformer.blocks." : "model.layers.";
   return part ? prefix + number + "." + *part + ending : name;
 }

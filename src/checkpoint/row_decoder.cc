@@ -22,15 +22,15 @@ RowDecoder::RowDecoder(std::string name, std::vector<std::int64_t> shape, std::s
     throw Error(ErrorCode::kInternal, name_, "has no part");
   }
   if (shape_.empty() || shape_.size() > 2 || std::ranges::any_of(shape_, is_empty)) {
-    throw Error(ErrorCode::kBadFile, parts_.front().view.where(),
-                "has the shape " + to_string(static_shape(shape_)) +
-                    "; a weight has one or two dimensions and is not empty");
+    throw Error(
+        ErrorCode::kBadFile, parts_.front().view.where(),
+        "has the shape " + to_string(static_shape(shape_)) + "; a weight has one or two dimensions and is not empty");
   }
   for (const Part& part : parts_) {
     if (part.layout == RowLayout::kConsecutive && part.view.bytes.size() % static_cast<std::size_t>(rows()) != 0) {
-      throw Error(ErrorCode::kBadFile, part.view.where(),
-                  "has " + std::to_string(part.view.bytes.size()) + " bytes, which are no " + std::to_string(rows()) +
-                      " rows");
+      throw Error(
+          ErrorCode::kBadFile, part.view.where(),
+          "has " + std::to_string(part.view.bytes.size()) + " bytes, which are no " + std::to_string(rows()) + " rows");
     }
   }
 }

@@ -24,8 +24,9 @@ class RowDecoder {
     RowLayout layout = RowLayout::kConsecutive;
   };
 
-  // `name` is the weight's, `shape` [rows, columns] or [columns], `what` says for people what it is stored as ("GPTQ INT4 in groups of 128"). The first part
-  // holds the values. Throws Error{kBadFile} where consecutive rows do not divide a part's bytes.
+  // `name` is the weight's, `shape` [rows, columns] or [columns], `what` says for people what it is stored as ("GPTQ
+  // INT4 in groups of 128"). The first part holds the values. Throws Error{kBadFile} where consecutive rows do not
+  // divide a part's bytes.
   RowDecoder(std::string name, std::vector<std::int64_t> shape, std::string what, std::vector<Part> parts);
   virtual ~RowDecoder() = default;
   RowDecoder(const RowDecoder&) = delete;

@@ -84,9 +84,7 @@ void StoredWeight::check() const {
   }
 }
 
-std::int64_t StoredWeight::row_bytes() const {
-  return static_cast<std::int64_t>(values->bytes.size()) / rows;
-}
+std::int64_t StoredWeight::row_bytes() const { return static_cast<std::int64_t>(values->bytes.size()) / rows; }
 
 std::int64_t StoredWeight::source_bytes() const {
   if (values->decoder != nullptr) {

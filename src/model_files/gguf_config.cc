@@ -128,8 +128,8 @@ json frequencies_by_rule(const GgufFile& file, const GgufTensor& tensor, double 
   const auto count = static_cast<std::size_t>(std::max<std::int64_t>(0, head_dim / 2));
   const std::span<const std::byte> data = file.data();
   constexpr std::uint32_t kF32 = 0;
-  if (tensor.type != kF32 || tensor.shape != std::vector{static_cast<std::int64_t>(count)} || tensor.offset > data.size() ||
-      data.size() - tensor.offset < count * sizeof(float)) {
+  if (tensor.type != kF32 || tensor.shape != std::vector{static_cast<std::int64_t>(count)} ||
+      tensor.offset > data.size() || data.size() - tensor.offset < count * sizeof(float)) {
     throw Error(ErrorCode::kBadFile, file.path().string() + ": tensor '" + tensor.name + "'",
                 "is not F32 with " + std::to_string(count) + " elements in the file");
   }
@@ -167,9 +167,9 @@ json rope_scaling(const GgufFile& file, Keys& keys, double theta, std::int64_t h
     scaling["original_max_position_embeddings"] = original;
   }
   if (type == "yarn") {
-    for (const auto& [gguf, name] : {std::pair{"rope.scaling.yarn_beta_fast", "beta_fast"},
-                                     std::pair{"rope.scaling.yarn_beta_slow", "beta_slow"},
-                                     std::pair{"rope.scaling.yarn_attn_factor", "attention_factor"}}) {
+    for (const auto& [gguf, name] :
+         {std::pair{"rope.scaling.yarn_beta_fast", "beta_fast"}, std::pair{"rope.scaling.yarn_beta_slow", "beta_slow"},
+          std::pair{"rope.scaling.yarn_attn_factor", "attention_factor"}}) {
       if (keys.has(gguf)) {
         scaling[name] = keys.number(gguf, 1.0);
       }
@@ -204,7 +204,8 @@ Sizes read_sizes(const GgufFile& file, Keys& keys) {
   const std::int64_t rotated = keys.integer("rope.dimension_count", sizes.head_dim);
   if (value_dim != sizes.head_dim || rotated != sizes.head_dim) {
     refuse(file, "has keys of " + std::to_string(sizes.head_dim) + " elements, values of " + std::to_string(value_dim) +
-                     " and rotates " + std::to_string(rotated) + "; all three are the same in the models that are read");
+                     " and rotates " + std::to_string(rotated) +
+                     "; all three are the same in the models that are read");
   }
   return sizes;
 }
@@ -284,7 +285,8 @@ json gguf_config(const GgufFile& file) {
   const std::string architecture = file.text("general.architecture").value_or("");
   const auto* family = std::ranges::find(kFamilies, architecture, &Family::gguf);
   if (family == kFamilies.end()) {
-    refuse(file, "is of the architecture \"" + architecture + "\"; llama, qwen2, qwen3, dream and llada are read from GGUF");
+    refuse(file,
+           "is of the architecture \"" + architecture + "\"; llama, qwen2, qwen3, dream and llada are read from GGUF");
   }
   Keys keys(file, architecture);
   if (const std::int64_t experts = keys.integer("expert_count", 0); experts > 0) {

@@ -68,8 +68,8 @@ class HeaderReader {
 
   std::span<const std::byte> take(std::uint64_t size) {
     if (size > left()) {
-      fail("claims " + std::to_string(size) + " bytes at byte " + std::to_string(position_) + " of the file, which has " +
-           std::to_string(left()) + " more");
+      fail("claims " + std::to_string(size) + " bytes at byte " + std::to_string(position_) +
+           " of the file, which has " + std::to_string(left()) + " more");
     }
     const auto taken = bytes_.subspan(position_, static_cast<std::size_t>(size));
     position_ += taken.size();
@@ -332,9 +332,8 @@ std::vector<std::string_view> GgufFile::texts(std::string_view key) const {
 }
 
 std::vector<std::int64_t> GgufFile::integers(std::string_view key) const {
-  const GgufValue& value =
-      array(key, {GgufType::kU8, GgufType::kI8, GgufType::kU16, GgufType::kI16, GgufType::kU32, GgufType::kI32,
-                  GgufType::kI64, GgufType::kU64});
+  const GgufValue& value = array(key, {GgufType::kU8, GgufType::kI8, GgufType::kU16, GgufType::kI16, GgufType::kU32,
+                                       GgufType::kI32, GgufType::kI64, GgufType::kU64});
   std::vector<std::int64_t> numbers;
   numbers.reserve(static_cast<std::size_t>(value.count));
   const std::uint64_t size = element_bytes(value.type);

@@ -1,6 +1,6 @@
 // The container of GGUF: keys with typed values, and where tensors lie in the file. Nothing is read but the header, and
-// nothing that it claims is believed: every count and length is held against the bytes that are there before anything is
-// allocated. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian)
+// nothing that it claims is believed: every count and length is held against the bytes that are there before anything
+// is allocated. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian)
 #pragma once
 
 #include <cstddef>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -90,9 +91,9 @@ json ids_by_token(const GgufFile& file, const Vocabulary& vocabulary) {
 }
 
 json bpe_model(json vocabulary, json merges) {
-  return {{"type", "BPE"},        {"vocab", std::move(vocabulary)}, {"merges", std::move(merges)},
-          {"dropout", nullptr},   {"unk_token", nullptr},           {"continuing_subword_prefix", nullptr},
-          {"fuse_unk", false},    {"end_of_word_suffix", nullptr},  {"byte_fallback", false},
+  return {{"type", "BPE"},         {"vocab", std::move(vocabulary)}, {"merges", std::move(merges)},
+          {"dropout", nullptr},    {"unk_token", nullptr},           {"continuing_subword_prefix", nullptr},
+          {"fuse_unk", false},     {"end_of_word_suffix", nullptr},  {"byte_fallback", false},
           {"ignore_merges", false}};
 }
 
@@ -106,7 +107,7 @@ json sequence_of(std::string_view member, json steps) { return {{"type", "Sequen
 struct PreTokenizerRule {
   std::string_view pattern = {};  // cut by this; empty: by ByteLevel's own
   bool digits_apart = false;
-  bool composes = false;       // text is normalized to NFC
+  bool composes = false;  // text is normalized to NFC
   bool ignores_merges = false;
   bool begins_with_bos = false;
 };
@@ -142,11 +143,10 @@ PreTokenizerRule pre_tokenizer_rule(const GgufFile& file) {
 
 json pre_tokenizer(const PreTokenizerRule& rule) {
   if (!rule.pattern.empty()) {
-    return sequence_of("pretokenizers", {{{"type", "Split"},
-                                          {"pattern", {{"Regex", rule.pattern}}},
-                                          {"behavior", "Isolated"},
-                                          {"invert", false}},
-                                         byte_level(false)});
+    return sequence_of(
+        "pretokenizers",
+        {{{"type", "Split"}, {"pattern", {{"Regex", rule.pattern}}}, {"behavior", "Isolated"}, {"invert", false}},
+         byte_level(false)});
   }
   if (rule.digits_apart) {
     return sequence_of("pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)});
@@ -163,7 +163,7 @@ json post_processor(const GgufFile& file, const Vocabulary& vocabulary, bool fal
   const json first = {{"SpecialToken", {{"id", *bos}, {"type_id", 0}}}};
   const json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
   const json second = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-  const json ids = json::array({*file.integer("tokenizer.ggml.bos_token_id")});
+  const json ids = json::array({static_cast<std::uint64_t>(*file.integer("tokenizer.ggml.bos_token_id"))});
   return {{"type", "TemplateProcessing"},
           {"single", json::array({first, text})},
           {"pair", json::array({first, text, second})},
@@ -323,9 +323,9 @@ json gguf_tokenizer(const GgufFile& file) {
 json gguf_tokenizer_config(const GgufFile& file) {
   const Vocabulary vocabulary = read_vocabulary(file);
   json config = json::object();
-  for (const auto& [gguf, name] : {std::pair{"bos", "bos_token"}, std::pair{"eos", "eos_token"},
-                                   std::pair{"unknown", "unk_token"}, std::pair{"padding", "pad_token"},
-                                   std::pair{"mask", "mask_token"}}) {
+  for (const auto& [gguf, name] :
+       {std::pair{"bos", "bos_token"}, std::pair{"eos", "eos_token"}, std::pair{"unknown", "unk_token"},
+        std::pair{"padding", "pad_token"}, std::pair{"mask", "mask_token"}}) {
     if (const auto token = special_token(file, vocabulary, gguf)) {
       config[name] = *token;
     }

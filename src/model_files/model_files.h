@@ -1,6 +1,6 @@
-// The documents that describe a model. A path is FOLDER/NAME, a file; or MODEL.gguf/NAME, which stands for what the GGUF
-// file says in that document's place, as if somebody had written it beside the weights: "config.json", "tokenizer.json"
-// and "tokenizer_config.json".
+// The documents that describe a model. A path is FOLDER/NAME, a file; or MODEL.gguf/NAME, which stands for what the
+// GGUF file says in that document's place, as if somebody had written it beside the weights: "config.json",
+// "tokenizer.json" and "tokenizer_config.json".
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@ namespace diffulex_edge {
 
 bool has_document(const std::filesystem::path& path);
 
-// Errors: as read_json_file; kBadFile and kUnsupported for keys of a GGUF file that are absent, broken, or have no place
-// in the document. `max_bytes` bounds a file.
+// Errors: as read_json_file; kBadFile and kUnsupported for keys of a GGUF file that are absent, broken, or have no
+// place in the document. `max_bytes` bounds a file.
 nlohmann::json read_document(const std::filesystem::path& path, std::size_t max_bytes);
 
 // Its text: a file's bytes. Errors: as read_document, and kBadFile for a file that can't be read.

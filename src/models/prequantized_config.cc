@@ -23,7 +23,8 @@ std::string lower(std::string text) {
 
 // -1 is a whole row.
 std::int64_t read_group_size(ConfigReader& quantization) {
-  const std::int64_t size = quantization.integer("group_size").value_or(quantization.integer("q_group_size").value_or(-1));
+  const std::int64_t size =
+      quantization.integer("group_size").value_or(quantization.integer("q_group_size").value_or(-1));
   if (size != -1 && (size < 1 || size > (std::int64_t{1} << 31U))) {
     quantization.fail("group_size", "is " + std::to_string(size) + ", neither a size nor -1");
   }
@@ -44,7 +45,8 @@ PrequantizedScheme read_gptq_scheme(ConfigReader& quantization) {
   scheme.group_size = read_group_size(quantization);
   const nlohmann::json* dynamic = quantization.value("dynamic");
   scheme.differs_by_layer = dynamic != nullptr && dynamic->is_object() && !dynamic->empty();
-  const std::string format = quantization.text("checkpoint_format").value_or(quantization.text("format").value_or("gptq"));
+  const std::string format =
+      quantization.text("checkpoint_format").value_or(quantization.text("format").value_or("gptq"));
   if (format != "gptq" && format != "gptq_v2") {
     refuse(quantization, "is GPTQ in the layout \"" + format + "\"; \"gptq\" and \"gptq_v2\" are read");
   }
@@ -59,7 +61,8 @@ PrequantizedScheme read_awq_scheme(ConfigReader& quantization) {
   PrequantizedScheme scheme{.method = PrequantizedMethod::kAwq};
   scheme.bits = read_bits(quantization);
   scheme.group_size = read_group_size(quantization);
-  const std::string version = lower(quantization.text("version").value_or(quantization.text("format").value_or("gemm")));
+  const std::string version =
+      lower(quantization.text("version").value_or(quantization.text("format").value_or("gemm")));
   if (scheme.bits != 4 || version != "gemm") {
     refuse(quantization, "is AWQ of " + std::to_string(scheme.bits) + " bits in the layout \"" + version +
                              "\"; 4 bits in \"gemm\" are read");

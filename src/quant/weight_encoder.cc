@@ -30,15 +30,15 @@ class RowEncoder {
   void encode(std::int64_t row_begin, std::int64_t rows, std::span<std::byte> values, std::span<std::byte> scales) {
     const std::int64_t value_bytes = format_.row_bytes(source_.columns);
     const std::int64_t scale_bytes = format_.scales_per_row(source_.columns) * format_.scale_bytes();
-    const std::int64_t most = source_.values->decoder == nullptr
-                                  ? 1
-                                  : std::clamp<std::int64_t>(kDecodedElements / source_.columns, 1, rows);
+    const std::int64_t most =
+        source_.values->decoder == nullptr ? 1 : std::clamp<std::int64_t>(kDecodedElements / source_.columns, 1, rows);
     scratch_.rows.resize(columns_ * static_cast<std::size_t>(most));
     for (std::int64_t begin = 0; begin < rows; begin += most) {
       const std::int64_t count = std::min(most, rows - begin);
       load(row_begin + begin, count);
       for (std::int64_t i = 0; i < count; ++i) {
-        encode_row(row_begin + begin + i, std::span(scratch_.rows).subspan(columns_ * static_cast<std::size_t>(i), columns_),
+        encode_row(row_begin + begin + i,
+                   std::span(scratch_.rows).subspan(columns_ * static_cast<std::size_t>(i), columns_),
                    values.data() + (begin + i) * value_bytes, scales.data() + (begin + i) * scale_bytes);
       }
     }

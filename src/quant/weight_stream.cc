@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kTileBytes = std::int64_t{1} << 20U;  // of source
 constexpr std::int64_t kMostEncodedBytes = std::int64_t{8} << 20U;
-constexpr std::size_t kTilesAhead = 16;                      // read-ahead
+constexpr std::size_t kTilesAhead = 16;  // read-ahead
 
 struct Tile {
   const StreamJob* job = nullptr;

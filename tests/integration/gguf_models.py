@@ -1,7 +1,7 @@
 """GGUF files of small models, written by the `gguf` package, from the checkpoints of families.py.
 
-Names and keys are those that llama.cpp's converter writes. Weights are quantized by the package where it can (Q8_0, Q4_0
-and their kin); blocks of the K formats, which it only reads, are random.
+Names and keys are those that llama.cpp's converter writes. Weights are quantized by the package where it can (Q8_0,
+Q4_0 and their kin); blocks of the K formats, which it only reads, are random.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _TRANSFORMERS: Final = {
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 _LLADA: Final = {
-    "model.transformer.wte": "token_embd", "model.transformer.ln_f": "output_norm", "model.transformer.ff_out": "output",
+    "model.transformer.wte": "token_embd", "model.transformer.ln_f": "output_norm",
+    "model.transformer.ff_out": "output",
     "attn_norm": "attn_norm", "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "attn_out": "attn_output",
     "ff_norm": "ffn_norm", "ff_proj": "ffn_gate", "up_proj": "ffn_up", "ff_out": "ffn_down",
 }  # fmt: skip

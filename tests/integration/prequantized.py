@@ -1,7 +1,7 @@
 """Checkpoints in the layouts of other quantizers, packed here from the layouts' own descriptions.
 
-Each function makes one weight [out, in] of random integers, and returns the tensors that the quantizer stores for it and
-the float32 values that they stand for. Layouts: AutoGPTQ's and GPTQModel's QuantLinear, AutoAWQ's WQLinear_GEMM,
+Each class makes one weight [out, in] of random integers: the tensors that the quantizer stores for it, and the float32
+values that they stand for. Layouts: AutoGPTQ's and GPTQModel's QuantLinear, AutoAWQ's WQLinear_GEMM,
 compressed-tensors' pack_quantized and naive_quantized, DeepSeek-V3's FP8 weights, bitsandbytes' QuantState.
 """
 
@@ -279,7 +279,7 @@ LAYOUTS: Final[dict[str, Layout]] = {
 def quantized(
     weights: dict[str, Tensor], layout: Layout, is_quantized: Callable[[str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A checkpoint's tensors with the weights that `is_quantized` replaced: packed, and the values that these stand for."""
+    """A checkpoint's tensors with other weights where `is_quantized`: packed, and the values that these stand for."""
     generator = torch.Generator().manual_seed(7)
     packed, plain = {}, {}
     for name, tensor in weights.items():

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from simulation import simulated_logits
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
+from transformers.convert_slow_tokenizer import generate_merges
 
 SIZES: Final = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 160,
@@ -186,14 +187,55 @@ def test_its_tokenizer_gives_hugging_faces_ids(kind: str, tmp_path: Path) -> Non
     run_json("quantize", target, "-o", tmp_path / "written", "--dtype", "fp32", "--block-length", 1)
     written = Tokenizer.from_file(str(tmp_path / "written/tokenizer.json"))
     for text in TEXTS:
-        assert written.encode(text).ids == tokenizer.encode(text).ids, text
+        assert written.encode(text, add_special_tokens=False).ids == tokenizer.encode(text).ids, text
     # Read without being written, as any command does.
     texts = tmp_path / "texts.txt"
     texts.write_text(TEXTS[0] + "\n", encoding="utf-8")
-    counts = [
-        run_json("evaluate", source, "--data", texts, "--block-length", 1)["sets"] for source in (target, tmp_path / "written")
+    sources = (target, tmp_path / "written")
+    losses = [run_json("evaluate", source, "--data", texts, "--block-length", 1)["loss"] for source in sources]
+    assert losses[0] == losses[1]
+
+
+def test_merges_of_sentence_piece_are_hugging_faces(tmp_path: Path) -> None:
+    """Its scores become the list of merges that transformers' converter makes of them."""
+    letters = ["\u2581", *"abcdeinrt\u00e9\u4e2d"]
+    longer = [
+        "\u2581a",
+        "in",
+        "an",
+        "\u2581in",
+        "er",
+        "re",
+        "ter",
+        "inter",
+        "\u2581inter",
+        "\u2581an",
+        "and",
+        "\u00e9\u4e2d",
+        "nd",
     ]
-    assert counts[0] == counts[1]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *longer, *letters]
+    types = [2, 3, 3, *[6] * 256, *[1] * (len(longer) + len(letters))]
+    scores = [0.0] * 259 + [-float(rank // 2) for rank in range(len(longer) + len(letters))]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    expected = generate_merges(vocabulary, list(zip(tokens, scores, strict=True)))
+
+    def add(writer: Any) -> None:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores(scores)
+        writer.add_token_types(types)
+        writer.add_unk_token_id(0)
+
+    model = checkpoint(tmp_path, "llama", vocab_size=len(tokens), bos_token_id=1, eos_token_id=2)
+    write_gguf(tmp_path / "model.gguf", model, lambda _: Type.F16, add)
+    run_json("quantize", tmp_path / "model.gguf", "-o", tmp_path / "written", "--dtype", "fp32")
+    written = json.loads((tmp_path / "written/tokenizer.json").read_text(encoding="utf-8"))
+    assert [tuple(merge) for merge in written["model"]["merges"]] == [tuple(merge) for merge in expected]
+    tokenizer = Tokenizer.from_file(str(tmp_path / "written/tokenizer.json"))
+    encoded = tokenizer.encode("inter an\u00e9 x")
+    assert encoded.tokens == ["<s>", "\u2581inter", "\u2581an", "\u00e9", "\u2581", "<0x78>"]
+    assert tokenizer.decode(encoded.ids) == "inter an\u00e9 x"
 
 
 def test_it_writes_and_chats(tmp_path: Path) -> None:
@@ -204,7 +246,6 @@ def test_it_writes_and_chats(tmp_path: Path) -> None:
     for file in tiny_llada_text().iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "chat_template.jinja").write_text(template)
-    config = json.loads((folder / "config.json").read_text())
     source = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)

@@ -109,8 +109,8 @@ BlockState read_state(const TensorView& view, bool nested) {
 
 void require_elements(const TensorView& view, std::int64_t count) {
   if (view.elements() != count) {
-    fail_tensor(view, "has " + std::to_string(view.elements()) + " elements, its weight needs " +
-                          std::to_string(count));
+    fail_tensor(view,
+                "has " + std::to_string(view.elements()) + " elements, its weight needs " + std::to_string(count));
   }
 }
 

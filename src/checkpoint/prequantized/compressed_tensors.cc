@@ -1,8 +1,9 @@
 // compressed-tensors, as llm-compressor writes it. Of a layer NAME with a weight [out, in]:
-//   pack-quantized   NAME.weight_packed int32 [out, ceil(in * B / 32)]   integers + 2^(B - 1), the first in the lowest bits
+//   pack-quantized   NAME.weight_packed int32 [out, ceil(in * B / 32)]   integers + 2^(B - 1), the first in the lowest
+//   bits
 //                    NAME.weight_shape int64 [2]
-//                    NAME.weight_zero_point int32 [ceil(out * B / 32), groups]   packed along the outputs; where asymmetric
-//                    NAME.weight_g_idx int32 [in]   each input's group, where activations ordered them
+//                    NAME.weight_zero_point int32 [ceil(out * B / 32), groups]   packed along the outputs; where
+//                    asymmetric NAME.weight_g_idx int32 [in]   each input's group, where activations ordered them
 //   int-quantized, float-quantized, naive-quantized
 //                    NAME.weight INT8 or FP8 [out, in], NAME.weight_zero_point int8 where asymmetric
 //   all              NAME.weight_scale [out, groups], [out, 1], [1], or one for each block
@@ -61,8 +62,7 @@ class PackedIntegers final : public RowDecoder {
     for (std::int64_t row = row_begin; row < row_begin + count; ++row) {
       for (std::int64_t group = 0; group < shape_.groups; ++group) {
         zeros[static_cast<std::size_t>(group)] = zero_of(row, group);
-        scales[static_cast<std::size_t>(group)] =
-            float_at(part(1), shape_.one_scale ? 0 : row * shape_.groups + group);
+        scales[static_cast<std::size_t>(group)] = float_at(part(1), shape_.one_scale ? 0 : row * shape_.groups + group);
       }
       float* values = target.data() + (row - row_begin) * shape_.columns;
       for (std::int64_t column = 0; column < shape_.columns; ++column) {
@@ -103,8 +103,7 @@ class PackedIntegers final : public RowDecoder {
   std::vector<std::int64_t> groups_of_columns() const {
     std::vector<std::int64_t> groups(static_cast<std::size_t>(shape_.columns));
     for (std::int64_t i = 0; i < shape_.columns; ++i) {
-      const std::int64_t group =
-          has_groups_ ? element_at<std::int32_t>(parts().back().view, i) : i / shape_.group_size;
+      const std::int64_t group = has_groups_ ? element_at<std::int32_t>(parts().back().view, i) : i / shape_.group_size;
       if (group < 0 || group >= shape_.groups) {
         fail_tensor(parts().back().view, "gives input " + std::to_string(i) + " the group " + std::to_string(group) +
                                              " of " + std::to_string(shape_.groups));
@@ -180,8 +179,8 @@ std::string read_packed(Checkpoint& checkpoint, const std::string& prefix) {
       .rows = shape.one_scale ? shape.rows : 1, .columns = shape.group_size, .scales_per_row = shape.groups};
   const std::string what =
       "compressed-tensors INT" + std::to_string(shape.bits) + " " + to_string(blocks, shape.rows, shape.columns);
-  auto weight =
-      std::make_unique<const PackedIntegers>(prefix + ".weight", shape, what, PackedTensors{values, scales, zeros, groups});
+  auto weight = std::make_unique<const PackedIntegers>(prefix + ".weight", shape, what,
+                                                       PackedTensors{values, scales, zeros, groups});
   checkpoint.replace(
       layer.present({".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx",
                      ".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point"}),

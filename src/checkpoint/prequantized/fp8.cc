@@ -1,6 +1,6 @@
-// FP8 as DeepSeek-V3, Qwen3-FP8 and vLLM's "fp8" have it: NAME.weight in E4M3 or E5M2 [out, in], with one scale for each
-// block in NAME.weight_scale_inv [ceil(out / 128), ceil(in / 128)], or for the tensor in NAME.weight_scale.
-// value = element * scale, whatever "inv" suggests: it is the inverse of what the weights were multiplied by.
+// FP8 as DeepSeek-V3, Qwen3-FP8 and vLLM's "fp8" have it: NAME.weight in E4M3 or E5M2 [out, in], with one scale for
+// each block in NAME.weight_scale_inv [ceil(out / 128), ceil(in / 128)], or for the tensor in NAME.weight_scale. value
+// = element * scale, whatever "inv" suggests: it is the inverse of what the weights were multiplied by.
 
 #include <utility>
 

@@ -39,7 +39,8 @@ std::string shape_string(const TensorView& view);
 // The tensors of one layer by their last name: PREFIX.qweight, PREFIX.scales.
 class LayerTensors {
  public:
-  LayerTensors(const Checkpoint& checkpoint, std::string prefix) : checkpoint_(checkpoint), prefix_(std::move(prefix)) {}
+  LayerTensors(const Checkpoint& checkpoint, std::string prefix)
+      : checkpoint_(checkpoint), prefix_(std::move(prefix)) {}
 
   const std::string& prefix() const { return prefix_; }
   const TensorView* find(std::string_view name) const { return checkpoint_.find(prefix_ + std::string(name)); }

@@ -15,13 +15,13 @@ enum class PrequantizedMethod { kGptq, kAwq, kCompressedTensors, kFp8, kBitsAndB
 // What config.json's "quantization_config" says that the tensors do not.
 struct PrequantizedScheme {
   PrequantizedMethod method = PrequantizedMethod::kGptq;
-  int bits = 4;                       // GPTQ, AWQ
-  std::int64_t group_size = 0;        // GPTQ, AWQ; 0: a whole row
-  bool differs_by_layer = false;      // GPTQ: "dynamic" gives layers other bits or groups
-  bool zeros_less_one = true;         // GPTQ: version 1 stores zero points minus 1
-  std::int64_t block_rows = 0;        // FP8 with block scales
+  int bits = 4;                   // GPTQ, AWQ
+  std::int64_t group_size = 0;    // GPTQ, AWQ; 0: a whole row
+  bool differs_by_layer = false;  // GPTQ: "dynamic" gives layers other bits or groups
+  bool zeros_less_one = true;     // GPTQ: version 1 stores zero points minus 1
+  std::int64_t block_rows = 0;    // FP8 with block scales
   std::int64_t block_columns = 0;
-  bool ignores_activations = false;   // activations were quantized too, which the weights say nothing of
+  bool ignores_activations = false;  // activations were quantized too, which the weights say nothing of
 };
 
 // How many weights were found in which layout ("GPTQ INT4 in groups of 128").
