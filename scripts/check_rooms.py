@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "core",
+    "model_files",
     "tokenizer",
     "chat",
     "checkpoint",

@@ -16,6 +16,7 @@
 namespace diffulex_edge {
 
 class MappedFile;
+class RowDecoder;
 class TensorSource;
 
 // One tensor of a checkpoint, in place in its mapped file or in the caller's memory: little-endian, row-major, not
@@ -27,6 +28,9 @@ struct TensorView {
   // Zeros in place of what another process cut off the file after it was opened: call `check` before you use them.
   std::span<const std::byte> bytes;
   const MappedFile* file = nullptr;  // owned by the checkpoint; nullptr for memory
+  // Of a weight in another program's quantized layout, owned by the checkpoint: `shape` is the weight's, `dtype` F32,
+  // and `bytes` are the packed values, which only the decoder can read.
+  const RowDecoder* decoder = nullptr;
 
   std::int64_t elements() const;
   // Throws Error{kBadFile} if something that was read of the file was no longer there.
@@ -67,6 +71,9 @@ class Checkpoint {
   // Throws Error{kBadFile} naming the tensor where it is absent.
   const TensorView& at(std::string_view name) const;
   std::int64_t total_bytes() const;
+
+  // Puts a weight in the place of tensors that it is stored in; views of them stay valid.
+  void replace(std::span<const std::string> tensors, std::unique_ptr<const RowDecoder> weight);
 
  private:
   struct State;

@@ -10,11 +10,14 @@
 
 #include "backends/package_contents.h"
 #include "bundle/bundle.h"
+#include "checkpoint/row_decoder.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
+#include "model_files/gguf_file.h"
+#include "models/parsed_config.h"
 
 namespace diffulex_edge {
 namespace {
@@ -22,12 +25,13 @@ namespace {
 namespace fs = std::filesystem;
 
 InspectedTensor describe(const TensorView& view) {
-  return {.name = view.name,
-          .dtype = std::string(to_string(view.dtype)),
-          .shape = view.shape,
-          .bytes = static_cast<std::int64_t>(view.bytes.size()),
-          .offset = view.bytes.data() - view.file->bytes().data(),
-          .file = view.file->path().filename().string()};
+  return {
+      .name = view.name,
+      .dtype = view.decoder != nullptr ? view.decoder->what() : std::string(to_string(view.dtype)),
+      .shape = view.shape,
+      .bytes = view.decoder != nullptr ? view.decoder->source_bytes() : static_cast<std::int64_t>(view.bytes.size()),
+      .offset = view.bytes.data() - view.file->bytes().data(),
+      .file = view.file->path().filename().string()};
 }
 
 // Of the files that hold the tensors.
@@ -42,20 +46,31 @@ std::int64_t file_bytes(const Checkpoint& checkpoint) {
   return bytes;
 }
 
-Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& options, const RunControl& control) {
-  const Checkpoint checkpoint(path);
+std::string kind_of(const fs::path& path) {
   std::error_code error;
-  const bool is_folder = fs::is_directory(path, error);
-  Inspection inspection{.kind = is_folder ? "checkpoint" : "safetensors", .path = path};
+  if (fs::is_directory(path, error)) {
+    return "checkpoint";
+  }
+  return is_gguf(path) ? "gguf" : "safetensors";
+}
+
+Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+  Checkpoint checkpoint(path);
+  Inspection inspection{.kind = kind_of(path), .path = path};
+  const bool is_folder = inspection.kind == "checkpoint";
   inspection.file_bytes =
       is_folder ? file_bytes(checkpoint) : static_cast<std::int64_t>(MappedFile(path).bytes().size());
-  if (is_folder) {
-    inspection.config = read_model_config(path, {.ignored_config_keys = options.ignored_config_keys});
+  if (inspection.kind != "safetensors") {
+    const ParsedConfig parsed = parse_config(path, {.ignored_config_keys = options.ignored_config_keys});
+    inspection.config = parsed.config;
+    if (parsed.prequantized) {
+      read_prequantized(checkpoint, *parsed.prequantized);
+    }
   }
   std::vector<std::span<const std::byte>> bytes;
   for (const auto& [name, view] : checkpoint.tensors()) {
     InspectedTensor tensor = describe(view);
-    const TensorView* scale = checkpoint.find(name + "_scale");
+    const TensorView* scale = view.decoder == nullptr ? checkpoint.find(name + "_scale") : nullptr;
     // Other programs' packed weights have scales of other types.
     const FormatRow* const packed = find_checkpoint_format(view.dtype);
     if (packed != nullptr && packed->bits() < 8 && scale != nullptr &&
@@ -78,7 +93,7 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
 
 std::int64_t Inspection::parameters() const {
   std::int64_t total = 0;
-  const bool is_checkpoint = kind == "checkpoint" || kind == "safetensors";
+  const bool is_checkpoint = kind == "checkpoint" || kind == "safetensors" || kind == "gguf";
   for (const InspectedTensor& tensor : tensors) {
     if (is_checkpoint && !tensor.name.ends_with("_scale")) {
       total += element_count(static_shape(tensor.shape));
@@ -109,11 +124,14 @@ std::optional<ArtefactReader> reader_of(const fs::path& path, const std::vector<
 }
 
 void refuse_other_file(const fs::path& path, const std::vector<ArtefactReader>& readers) {
+  if (is_gguf(path)) {
+    return;
+  }
   const MappedFile file(path);
   if ((file.bytes().size() > 8 && file.bytes()[8] == std::byte{'{'}) || path.extension() == ".safetensors") {
     return;
   }
-  std::string known = "a safetensors file";
+  std::string known = "a safetensors file nor a GGUF file";
   for (const ArtefactReader& reader : readers) {
     known += reader.is_folder ? "" : " nor " + reader.what;
   }

@@ -75,6 +75,8 @@ struct ArtefactDigest {
   std::string sha256;
 };
 ArtefactDigest digest_of_file(const std::filesystem::path& path);
+// Of a model's document (model_files/model_files.h), as copy_document writes it.
+ArtefactDigest digest_of_document(const std::filesystem::path& path);
 ArtefactDigest digest_of(const std::filesystem::path& artefact);
 
 // The SHA-256 of a folder's tokenizer.json; where the tokenizer has other files (tokenizer_files()), that of the lines

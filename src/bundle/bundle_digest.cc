@@ -10,6 +10,7 @@
 #include "core/sha256.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -68,10 +69,18 @@ std::optional<std::string> tokenizer_digest(const fs::path& folder) {
     return std::nullopt;
   }
   if (files.size() == 1 && files.front().extension() == ".json") {
-    return digest_of_file(files.front()).sha256;
+    return digest_of_document(files.front()).sha256;
   }
   std::ranges::sort(files);
   return digest_of_lines(files, folder).sha256;
+}
+
+ArtefactDigest digest_of_document(const fs::path& path) {
+  if (document_file(path) == path) {
+    return digest_of_file(path);
+  }
+  const std::string text = document_text(path);
+  return {.bytes = std::ssize(text), .sha256 = sha256_hex(std::as_bytes(std::span(text)))};
 }
 
 ArtefactDigest digest_of(const fs::path& artefact) {

@@ -3,10 +3,9 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
-#include "core/json.h"
-#include "core/links.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge::chat {
 namespace {
@@ -27,10 +26,10 @@ TemplateText read_text(const std::filesystem::path& path) {
 }
 
 nlohmann::json read_object(const std::filesystem::path& path) {
-  if (!is_present(path)) {
+  if (!has_document(path)) {
     return nlohmann::json::object();
   }
-  nlohmann::json document = read_json_file(path, kMaxConfigBytes, JsonNumbers::kPython);
+  nlohmann::json document = read_document(path, kMaxConfigBytes);
   if (!document.is_object()) {
     throw Error(ErrorCode::kBadFile, path.string(), "is not a JSON object");
   }
@@ -120,9 +119,9 @@ std::optional<TemplateFiles> find_template_files(const std::filesystem::path& fo
   const std::filesystem::path json_path = folder / "chat_template.json";
   const nlohmann::json config = read_object(config_path);
   TemplateFiles files;
-  if (is_present(own_path)) {
+  if (has_document(own_path)) {
     files.usual = read_text(own_path);
-    if (is_present(tools_path)) {
+    if (has_document(tools_path)) {
       files.with_tools = read_text(tools_path);
     }
   } else if (!read_member(config, config_path, files) && !read_member(read_object(json_path), json_path, files)) {

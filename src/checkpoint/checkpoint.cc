@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "checkpoint/model_folder.h"
+#include "checkpoint/gguf_tensors.h"
+#include "checkpoint/row_decoder.h"
 #include "checkpoint/tensor_source.h"
 #include "core/json.h"
 #include "core/links.h"
@@ -41,6 +43,9 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 
 // A file of tensors, whatever its kind.
 std::unique_ptr<const TensorSource> open_file(const fs::path& path) {
+  if (is_gguf(path)) {
+    return std::make_unique<const GgufTensors>(path);
+  }
   return std::make_unique<const SafetensorsFile>(path);
 }
 
@@ -49,6 +54,7 @@ std::unique_ptr<const TensorSource> open_file(const fs::path& path) {
 struct Checkpoint::State {
   fs::path path;
   std::vector<std::unique_ptr<const TensorSource>> sources;
+  std::vector<std::unique_ptr<const RowDecoder>> decoders;
   std::map<std::string, TensorView, std::less<>> tensors;
 
   void add(std::unique_ptr<const TensorSource> source) {
@@ -151,9 +157,26 @@ const TensorView& Checkpoint::at(std::string_view name) const {
 std::int64_t Checkpoint::total_bytes() const {
   std::int64_t total = 0;
   for (const auto& [name, view] : state_->tensors) {
-    total += static_cast<std::int64_t>(view.bytes.size());
+    total += view.decoder != nullptr ? view.decoder->source_bytes() : static_cast<std::int64_t>(view.bytes.size());
   }
   return total;
+}
+
+void Checkpoint::replace(std::span<const std::string> tensors, std::unique_ptr<const RowDecoder> weight) {
+  for (const std::string& tensor : tensors) {
+    state_->tensors.erase(tensor);
+  }
+  const TensorView& values = weight->parts().front().view;
+  const auto [position, inserted] = state_->tensors.emplace(weight->name(), TensorView{.name = weight->name(),
+                                                                                       .dtype = DType::kF32,
+                                                                                       .shape = weight->shape(),
+                                                                                       .bytes = values.bytes,
+                                                                                       .file = values.file,
+                                                                                       .decoder = weight.get()});
+  if (!inserted) {
+    throw Error(ErrorCode::kBadFile, position->second.where(), "is there both as it is and quantized");
+  }
+  state_->decoders.push_back(std::move(weight));
 }
 
 }  // namespace diffulex_edge

@@ -1,5 +1,6 @@
 #include "checkpoint/distinct_tensors.h"
 
+#include "checkpoint/row_decoder.h"
 #include "checkpoint/same_bytes.h"
 
 namespace diffulex_edge {
@@ -12,7 +13,14 @@ const std::string& DistinctTensors::content_of(const std::string& tensor) {
   const TensorView& view = checkpoint_.at(tensor);
   const auto equals = [&](const std::string& other_name) {
     const TensorView& other = checkpoint_.at(other_name);
-    if (other.dtype != view.dtype || other.shape != view.shape || !same_bytes(other, view)) {
+    if (other.dtype != view.dtype || other.shape != view.shape ||
+        (other.decoder == nullptr) != (view.decoder == nullptr)) {
+      return false;
+    }
+    if (view.decoder != nullptr) {
+      return view.decoder->equals(*other.decoder);
+    }
+    if (!same_bytes(other, view)) {
       return false;
     }
     const TensorView* scales = checkpoint_.find(tensor + "_scale");

@@ -104,7 +104,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(std:
   metadata_ = std::move(header.metadata);
 }
 
-std::int64_t TensorView::elements() const { return static_cast<std::int64_t>(bytes.size() / byte_size(dtype)); }
+std::int64_t TensorView::elements() const { return element_count(static_shape(shape)); }
 
 void TensorView::check() const {
   if (file != nullptr) {

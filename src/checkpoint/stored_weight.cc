@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/row_decoder.h"
 #include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 
@@ -56,7 +57,26 @@ std::span<const std::byte> StoredWeight::value_rows(std::int64_t row_begin, std:
                                static_cast<std::size_t>(count) * row_bytes);
 }
 
+void StoredWeight::will_need(std::int64_t row_begin, std::int64_t count) const {
+  if (values->decoder != nullptr) {
+    values->decoder->will_need(row_begin, count);
+  } else {
+    MappedFile::will_need(value_rows(row_begin, count));
+  }
+}
+
+void StoredWeight::release(std::int64_t row_begin, std::int64_t count) const {
+  if (values->decoder != nullptr) {
+    values->decoder->release(row_begin, count);
+  } else {
+    MappedFile::release(value_rows(row_begin, count));
+  }
+}
+
 void StoredWeight::check() const {
+  if (values->decoder != nullptr) {
+    values->decoder->check();
+  }
   for (const TensorView* view : {values, scales}) {
     if (view != nullptr && view->file != nullptr) {
       view->file->check();
@@ -64,7 +84,12 @@ void StoredWeight::check() const {
   }
 }
 
+std::int64_t StoredWeight::row_bytes() const { return static_cast<std::int64_t>(values->bytes.size()) / rows; }
+
 std::int64_t StoredWeight::source_bytes() const {
+  if (values->decoder != nullptr) {
+    return values->decoder->source_bytes();
+  }
   return static_cast<std::int64_t>(values->bytes.size() + (scales != nullptr ? scales->bytes.size() : 0));
 }
 

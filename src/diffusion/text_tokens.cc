@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 

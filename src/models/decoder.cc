@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "checkpoint/row_decoder.h"
 #include "checkpoint/same_bytes.h"
 #include "diffulex_edge/error.h"
 #include "models/rope.h"
@@ -25,10 +26,22 @@ void ModelWeights::require(const std::string& tensor, const std::vector<std::int
   }
 }
 
+// Quantizers give every layer a bias, of zeros where the model has none.
+bool ModelWeights::is_empty_bias(std::string_view name, const TensorView& view) const {
+  constexpr std::string_view kEnding = ".bias";
+  if (!name.ends_with(kEnding) || view.decoder != nullptr) {
+    return false;
+  }
+  const std::string prefix(name.substr(0, name.size() - kEnding.size()));
+  const TensorView* weight = checkpoint_.find(prefix + ".weight");
+  return weight != nullptr && weight->decoder != nullptr &&
+         std::ranges::all_of(view.bytes, [](std::byte byte) { return byte == std::byte{0}; });
+}
+
 void ModelWeights::check_all_used() const {
   for (const auto& [name, view] : checkpoint_.tensors()) {
     const bool may_be_there = (!unused_.empty() && name.starts_with(unused_)) || name.ends_with("rotary_emb.inv_freq");
-    if (!may_be_there && !used_.contains(name)) {
+    if (!may_be_there && !used_.contains(name) && !is_empty_bias(name, view)) {
       throw Error(ErrorCode::kUnsupported, view.where(), "has no place in the model that config.json describes");
     }
   }
@@ -54,7 +67,10 @@ void ModelWeights::check_tied(const std::string& embedding_name, const std::stri
   const bool scales_agree = head_scale == nullptr || embedding_scale == nullptr
                                 ? head_scale == embedding_scale
                                 : same_bytes(*head_scale, *embedding_scale);
-  if (head->dtype != embedding->dtype || !same_bytes(*head, *embedding) || !scales_agree) {
+  const bool decoders_agree = head->decoder == nullptr || embedding->decoder == nullptr
+                                  ? head->decoder == embedding->decoder
+                                  : head->decoder->equals(*embedding->decoder);
+  if (head->dtype != embedding->dtype || !same_bytes(*head, *embedding) || !scales_agree || !decoders_agree) {
     throw Error(ErrorCode::kBadFile, head->where(), "differs from the embedding, but config.json ties the two",
                 "remove the tensor, or set the tie to false if the head counts");
   }

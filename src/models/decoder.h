@@ -6,6 +6,7 @@
 #include <functional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -61,6 +62,8 @@ class ModelWeights {
   void check_all_used() const;
 
  private:
+  bool is_empty_bias(std::string_view name, const TensorView& view) const;
+
   const Checkpoint& checkpoint_;
   std::set<std::string, std::less<>> used_;
   std::string unused_;

@@ -8,6 +8,7 @@
 #include "checkpoint/model_folder.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/model.h"
+#include "model_files/gguf_file.h"
 #include "models/architecture.h"
 #include "models/parsed_config.h"
 
@@ -81,6 +82,21 @@ void note_other_names(const std::filesystem::path& folder, std::vector<std::stri
   }
 }
 
+std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& folder, const ParsedConfig& parsed,
+                                               std::vector<std::string>& warnings) {
+  auto checkpoint = std::make_shared<Checkpoint>(folder);
+  if (!is_gguf(folder)) {
+    note_other_names(folder, warnings);
+  }
+  if (!parsed.prequantized) {
+    refuse_foreign_weights(*checkpoint);
+  } else {
+    const PrequantizedLayouts layouts = read_prequantized(*checkpoint, *parsed.prequantized);
+    warnings.push_back(describe(layouts, *parsed.prequantized));
+  }
+  return checkpoint;
+}
+
 }  // namespace
 
 Model load_model(const std::filesystem::path& name, const ModelOptions& options) {
@@ -91,9 +107,7 @@ Model load_model(const std::filesystem::path& name, const ModelOptions& options)
   model.config.mask_token_id = choose_mask_token(parsed.config, folder, options);
   model.seq_len = choose_seq_len(parsed.config, options, model.warnings);
   model.stored_quantization = parsed.quantization;
-  model.checkpoint = std::make_shared<const Checkpoint>(folder);
-  note_other_names(folder, model.warnings);
-  refuse_foreign_weights(*model.checkpoint);
+  model.checkpoint = open_weights(folder, parsed, model.warnings);
   model.graph = parsed.architecture->build(model.config, *model.checkpoint, model.seq_len);
   check_activations(model);
   return model;

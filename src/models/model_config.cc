@@ -10,10 +10,12 @@
 #include "checkpoint/model_folder.h"
 #include "core/join.h"
 #include "core/json.h"
-#include "core/links.h"
 #include "diffulex_edge/error.h"
+#include "model_files/gguf_file.h"
+#include "model_files/model_files.h"
 #include "models/architecture.h"
 #include "models/parsed_config.h"
+#include "models/prequantized_config.h"
 
 namespace diffulex_edge {
 namespace {
@@ -128,39 +130,53 @@ std::map<std::string, std::string, std::less<>> read_layer_formats(ConfigReader&
   return formats;
 }
 
-std::optional<StoredQuantization> read_quantization(ConfigReader& reader) {
-  auto quantization = reader.object("quantization_config");
-  if (!quantization) {
-    return std::nullopt;
-  }
-  const std::string method = quantization->text("quant_method").value_or("");
-  if (method != "diffulex_edge") {
-    reader.fail_unsupported("quantization_config",
-                            "the weights are quantized by another program (quant_method \"" + method +
-                                "\"); start from the unquantized checkpoint, or from one that `diffulex-edge "
-                                "quantize` wrote");
-  }
+StoredQuantization read_own_quantization(ConfigReader& quantization) {
   StoredQuantization stored;
-  stored.dtype = quantization->text("dtype").value_or("");
-  stored.mode = quantization->text("mode").value_or("");
-  static_cast<void>(quantization->text("method"));  // how the integers were found: they are final
-  stored.group_size = quantization->integer("group_size").value_or(0);
-  stored.embedding_dtype = quantization->text("embedding_dtype");
-  stored.head_dtype = quantization->text("head_dtype");
-  stored.layer_formats = read_layer_formats(*quantization);
-  stored.activations = read_activations(*quantization);
-  if (const nlohmann::json* patterns = quantization->value("exclude_layers")) {
+  stored.dtype = quantization.text("dtype").value_or("");
+  stored.mode = quantization.text("mode").value_or("");
+  static_cast<void>(quantization.text("method"));  // how the integers were found: they are final
+  stored.group_size = quantization.integer("group_size").value_or(0);
+  stored.embedding_dtype = quantization.text("embedding_dtype");
+  stored.head_dtype = quantization.text("head_dtype");
+  stored.layer_formats = read_layer_formats(quantization);
+  stored.activations = read_activations(quantization);
+  if (const nlohmann::json* patterns = quantization.value("exclude_layers")) {
     if (!patterns->is_array()) {
-      quantization->fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
+      quantization.fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
     }
     for (const nlohmann::json& pattern : *patterns) {
       if (!pattern.is_string()) {
-        quantization->fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
+        quantization.fail("exclude_layers", "is " + patterns->dump() + ", not a list of strings");
       }
       stored.exclude_layers.push_back(pattern.get<std::string>());
     }
   }
   return stored;
+}
+
+// AutoGPTQ wrote its settings beside config.json at first.
+std::optional<ConfigReader> read_quantize_config(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "quantize_config.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return std::nullopt;
+  }
+  return ConfigReader(read_json_file(path, kMaxConfigBytes), path.string());
+}
+
+void read_quantization(ConfigReader& reader, const std::filesystem::path& folder, ParsedConfig& parsed) {
+  std::optional<ConfigReader> quantization = reader.object("quantization_config");
+  std::string method = "gptq";
+  if (quantization) {
+    method = quantization->text("quant_method").value_or("");
+  } else {
+    quantization = read_quantize_config(folder);
+  }
+  if (quantization && method == "diffulex_edge") {
+    parsed.quantization = read_own_quantization(*quantization);
+  } else if (quantization) {
+    parsed.prequantized = read_prequantized_scheme(*quantization, method);
+  }
 }
 
 void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
@@ -191,21 +207,21 @@ std::span<const Architecture> architectures() {
 
 ParsedConfig parse_config(const std::filesystem::path& folder, const ModelOptions& options) {
   std::error_code error;
-  if (!std::filesystem::is_directory(folder, error)) {
-    throw Error(ErrorCode::kBadFile, folder.string(), "is not a folder",
+  if (!std::filesystem::is_directory(folder, error) && !is_gguf(folder)) {
+    throw Error(ErrorCode::kBadFile, folder.string(), "is neither a folder nor a GGUF file",
                 "name a model folder with config.json and safetensors files");
   }
   const std::filesystem::path path = folder / "config.json";
-  if (!is_present(path)) {
+  if (!has_document(path)) {
     fail_without_config(folder);
   }
-  ConfigReader reader(read_json_file(path, kMaxConfigBytes, JsonNumbers::kPython), path.string());
+  ConfigReader reader(read_document(path, kMaxConfigBytes), path.string());
   reader.set_harmless({options.ignored_config_keys.begin(), options.ignored_config_keys.end()});
   const Architecture& architecture = find_architecture(reader);
   ParsedConfig parsed{.architecture = &architecture, .config = architecture.read_config(reader)};
   parsed.config.family = architecture.family;
   parsed.config.architecture = architecture.architecture;
-  parsed.quantization = read_quantization(reader);
+  read_quantization(reader, folder, parsed);
   ignore_bookkeeping(reader);
   reader.finish();
   check_consistency(reader, parsed.config);

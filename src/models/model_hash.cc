@@ -7,6 +7,7 @@
 #include "core/parallel.h"
 #include "core/sha256.h"
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -20,7 +21,9 @@ std::vector<std::filesystem::path> files_of(const Model& model) {
   for (const auto& [name, view] : model.checkpoint->tensors()) {
     weights.insert(view.file->path());
   }
-  std::vector<std::filesystem::path> files = {model.path / "config.json"};
+  const std::filesystem::path config = document_file(model.path / "config.json");
+  weights.erase(config);  // of a GGUF file, which is both
+  std::vector<std::filesystem::path> files = {config};
   files.insert(files.end(), weights.begin(), weights.end());
   return files;
 }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "checkpoint/prequantized/scheme.h"
 #include "diffulex_edge/model.h"
 #include "models/architecture.h"
 
@@ -12,7 +13,8 @@ namespace diffulex_edge {
 struct ParsedConfig {
   const Architecture* architecture = nullptr;
   ModelConfig config;
-  std::optional<StoredQuantization> quantization;
+  std::optional<StoredQuantization> quantization;  // by this program
+  std::optional<PrequantizedScheme> prequantized;  // by another one
 };
 
 // Of a folder as find_model_folder gives it.

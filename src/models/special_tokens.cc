@@ -3,13 +3,11 @@
 #include <charconv>
 #include <filesystem>
 #include <string>
-#include <system_error>
 #include <vector>
 
-#include "core/json.h"
-#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -18,10 +16,10 @@ constexpr std::size_t kMaxBytes = std::size_t{32} << 20U;
 
 // The value of `key`, where the file and the key are there.
 std::optional<nlohmann::json> value_in(const std::filesystem::path& file, const char* key) {
-  if (!is_present(file)) {
+  if (!has_document(file)) {
     return std::nullopt;
   }
-  const nlohmann::json document = read_json_file(file, kMaxBytes, JsonNumbers::kPython);
+  const nlohmann::json document = read_document(file, kMaxBytes);
   return document.is_object() && document.contains(key) ? std::optional(document[key]) : std::nullopt;
 }
 

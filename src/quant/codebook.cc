@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "quant/weight_encoder.h"
@@ -32,7 +31,7 @@ Palette fit_part(const CodebookJob& job, const Part& part, const RunControl& con
     encode_rows(job.source, float_format(ElementType::kF32), {}, begin, count, scratch, std::as_writable_bytes(some),
                 {});
     histogram.add(some);
-    MappedFile::release(job.source.value_rows(begin, count));
+    job.source.release(begin, count);
     if (control.stop.stop_requested()) {
       throw Error(ErrorCode::kCancelled, {}, "stopped");
     }

@@ -7,11 +7,11 @@
 
 #include "checkpoint/safetensors_writer.h"
 #include "core/json.h"
-#include "core/links.h"
 #include "core/mapped_file.h"
 #include "core/output_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization.h"
+#include "model_files/model_files.h"
 #include "quant/weight_stream.h"
 
 namespace diffulex_edge {
@@ -97,8 +97,7 @@ nlohmann::ordered_json describe(const CalibrationFindings& findings) {
 
 void write_config(const Model& model, const QuantizationPlan& plan, const fs::path& path) {
   const QuantizationConfig& config = plan.config;
-  const MappedFile source(model.path / "config.json");
-  PythonJson json({reinterpret_cast<const char*>(source.bytes().data()), source.bytes().size()});
+  PythonJson json(document_text(model.path / "config.json"));
   nlohmann::ordered_json& document = json.document;
   if (model.config.mask_token_id) {
     document["mask_token_id"] = *model.config.mask_token_id;  // which the caller may have named
@@ -140,14 +139,16 @@ void copy_tokenizer(const fs::path& source, const fs::path& target) {
       "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",   "vocab.json",
       "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja", "vocab.txt"};
   for (const char* name : kNames) {
-    std::error_code error;
-    if (is_present(source / name) && fs::is_regular_file(source / name, error)) {
-      refuse_lfs_pointer(source / name);
-      fs::copy_file(source / name, target / name, error);
-      if (error) {
-        throw Error(ErrorCode::kIo, (target / name).string(), "can't copy: " + error.message());
-      }
+    const fs::path path = source / name;
+    const bool is_file = document_file(path) == path;
+    std::error_code ignored;
+    if (!has_document(path) || (is_file && !fs::is_regular_file(path, ignored))) {
+      continue;
     }
+    if (is_file) {
+      refuse_lfs_pointer(path);
+    }
+    copy_document(path, target / name);
   }
 }
 

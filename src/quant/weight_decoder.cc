@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/mapped_file.h"
+#include "checkpoint/row_decoder.h"
 #include "diffulex_edge/error.h"
 #include "quant/integer_weight.h"
 #include "quant/kernels/kernels.h"
@@ -74,6 +74,12 @@ void decode_rows(const WeightFormat& format, std::span<const std::byte> values, 
 }
 
 void load_rows(const StoredWeight& source, std::int64_t row_begin, std::int64_t rows, std::span<float> target) {
+  if (source.values->decoder != nullptr) {
+    source.values->decoder->decode(row_begin, rows, target);
+    source.check();
+    check_values(source, row_begin, target.first(static_cast<std::size_t>(rows * source.columns)));
+    return;
+  }
   const auto value_bytes = static_cast<std::size_t>(source.format.row_bytes(source.columns));
   const auto begin = static_cast<std::size_t>(row_begin);
   const auto count = static_cast<std::size_t>(rows);
@@ -114,7 +120,7 @@ std::vector<float> load_tensor(const Checkpoint& checkpoint, std::string_view na
   const StoredWeight source = find_stored_weight(checkpoint, name);
   std::vector<float> tensor(static_cast<std::size_t>(source.rows * source.columns));
   load_rows(source, 0, source.rows, tensor);
-  MappedFile::release(source.values->bytes);
+  source.release(0, source.rows);
   return tensor;
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "checkpoint/row_decoder.h"
 #include "diffulex_edge/error.h"
 #include "quant/codebook.h"
 #include "quant/kernels/kernels.h"
@@ -12,6 +13,9 @@
 
 namespace diffulex_edge {
 namespace {
+
+// Rows that are decoded at once where another program's layout has several of them in one word or page.
+constexpr std::int64_t kDecodedElements = std::int64_t{1} << 18U;
 
 class RowEncoder {
  public:
@@ -21,32 +25,46 @@ class RowEncoder {
         format_(format),
         options_(options),
         scratch_(scratch),
-        columns_(static_cast<std::size_t>(source.columns)) {
-    scratch_.row.resize(columns_);
+        columns_(static_cast<std::size_t>(source.columns)) {}
+
+  void encode(std::int64_t row_begin, std::int64_t rows, std::span<std::byte> values, std::span<std::byte> scales) {
+    const std::int64_t value_bytes = format_.row_bytes(source_.columns);
+    const std::int64_t scale_bytes = format_.scales_per_row(source_.columns) * format_.scale_bytes();
+    const std::int64_t most =
+        source_.values->decoder == nullptr ? 1 : std::clamp<std::int64_t>(kDecodedElements / source_.columns, 1, rows);
+    scratch_.rows.resize(columns_ * static_cast<std::size_t>(most));
+    for (std::int64_t begin = 0; begin < rows; begin += most) {
+      const std::int64_t count = std::min(most, rows - begin);
+      load(row_begin + begin, count);
+      for (std::int64_t i = 0; i < count; ++i) {
+        encode_row(row_begin + begin + i,
+                   std::span(scratch_.rows).subspan(columns_ * static_cast<std::size_t>(i), columns_),
+                   values.data() + (begin + i) * value_bytes, scales.data() + (begin + i) * scale_bytes);
+      }
+    }
   }
 
-  void encode(std::int64_t row, std::byte* values, std::byte* scales) {
-    load(row);
-    const float* weights = scratch_.row.data();
-    const float largest = check_values(source_, row, scratch_.row);
+ private:
+  void encode_row(std::int64_t row, std::span<const float> weights, std::byte* values, std::byte* scales) {
+    const float largest = check_values(source_, row, weights);
     if (format_.is_grid()) {
-      round_row(scratch_.row, {}, format_, options_.method, scratch_.search, values, scales);
+      round_row(weights, {}, format_, options_.method, scratch_.search, values, scales);
       return;
     }
     if (format_.has_codebook()) {
-      assign_palette(scratch_.row, options_.codebooks->of_row(row),
+      assign_palette(weights, options_.codebooks->of_row(row),
                      {values, static_cast<std::size_t>(format_.row_bytes(source_.columns))});
       return;
     }
     switch (format_.element) {
       case ElementType::kF32:
-        std::memcpy(values, weights, columns_ * sizeof(float));
+        std::memcpy(values, weights.data(), columns_ * sizeof(float));
         return;
       case ElementType::kF16:
-        encode_f16(row, largest, values);
+        encode_f16(row, weights, largest, values);
         return;
       case ElementType::kBF16:
-        kernels::f32_to_bf16(weights, reinterpret_cast<std::uint16_t*>(values), columns_);
+        kernels::f32_to_bf16(weights.data(), reinterpret_cast<std::uint16_t*>(values), columns_);
         return;
       default:
         break;
@@ -54,12 +72,16 @@ class RowEncoder {
     throw Error(ErrorCode::kInternal, source_.values->where(), "no weight is stored as " + to_string(format_.element));
   }
 
- private:
-  void load(std::int64_t row) {
+  // One row; or several of a weight with a decoder.
+  void load(std::int64_t row, std::int64_t count) {
+    if (source_.values->decoder != nullptr) {
+      source_.values->decoder->decode(row, count, scratch_.rows);
+      return;
+    }
     const std::size_t bytes = columns_ * byte_size(source_.values->dtype);
     const std::byte* data = source_.values->bytes.data() + static_cast<std::size_t>(row) * bytes;
     if (source_.format.element == ElementType::kF32) {
-      std::memcpy(scratch_.row.data(), data, bytes);
+      std::memcpy(scratch_.rows.data(), data, bytes);
       return;
     }
     // A safetensors header may leave its data unaligned.
@@ -69,21 +91,21 @@ class RowEncoder {
     }
     const auto* halves = reinterpret_cast<const std::uint16_t*>(data);
     if (source_.format.element == ElementType::kF16) {
-      kernels::f16_to_f32(halves, scratch_.row.data(), columns_);
+      kernels::f16_to_f32(halves, scratch_.rows.data(), columns_);
     } else {
-      kernels::bf16_to_f32(halves, scratch_.row.data(), columns_);
+      kernels::bf16_to_f32(halves, scratch_.rows.data(), columns_);
     }
   }
 
-  void encode_f16(std::int64_t row, float largest, std::byte* values) {
+  void encode_f16(std::int64_t row, std::span<const float> weights, float largest, std::byte* values) {
     auto* target = reinterpret_cast<std::uint16_t*>(values);
     if (largest <= kernels::kMaxFinite16) {
-      kernels::f32_to_f16(scratch_.row.data(), target, columns_);
+      kernels::f32_to_f16(weights.data(), target, columns_);
     } else if (options_.saturate_fp16) {
-      kernels::f32_to_f16_saturate(scratch_.row.data(), target, columns_);
+      kernels::f32_to_f16_saturate(weights.data(), target, columns_);
     } else {
       fail_at_element(
-          source_, row, scratch_.row, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; },
+          source_, row, weights, [](float value) { return std::fabs(value) > kernels::kMaxFinite16; },
           "does not fit in FP16 (65504)", "exclude the layer, or saturate with --saturate-fp16");
     }
   }
@@ -120,12 +142,7 @@ void encode_rows(const StoredWeight& source, const WeightFormat& format, const E
     copy_quantized(source, row_begin, rows, values, scales);
     return;
   }
-  RowEncoder encoder(source, format, options, scratch);
-  const std::int64_t value_bytes = format.row_bytes(source.columns);
-  const std::int64_t scale_bytes = format.scales_per_row(source.columns) * format.scale_bytes();
-  for (std::int64_t i = 0; i < rows; ++i) {
-    encoder.encode(row_begin + i, values.data() + i * value_bytes, scales.data() + i * scale_bytes);
-  }
+  RowEncoder(source, format, options, scratch).encode(row_begin, rows, values, scales);
   source.check();
 }
 

@@ -15,7 +15,7 @@ namespace diffulex_edge {
 
 // Buffers that one thread reuses.
 struct EncodeScratch {
-  std::vector<float> row;
+  std::vector<float> rows;
   std::vector<std::byte> aligned;
   ScaleSearch search;
 };

@@ -5,7 +5,7 @@
 #include <mutex>
 #include <utility>
 
-#include "core/mapped_file.h"
+#include "checkpoint/row_decoder.h"
 #include "core/parallel.h"
 #include "quant/weight_encoder.h"
 
@@ -13,7 +13,8 @@ namespace diffulex_edge {
 namespace {
 
 constexpr std::int64_t kTileBytes = std::int64_t{1} << 20U;  // of source
-constexpr std::size_t kTilesAhead = 16;                      // read-ahead
+constexpr std::int64_t kMostEncodedBytes = std::int64_t{8} << 20U;
+constexpr std::size_t kTilesAhead = 16;  // read-ahead
 
 struct Tile {
   const StreamJob* job = nullptr;
@@ -21,7 +22,7 @@ struct Tile {
   std::int64_t row_begin = 0;
   std::int64_t rows = 0;
 
-  std::span<const std::byte> source_bytes() const { return job->source.value_rows(row_begin, rows); }
+  std::int64_t source_bytes() const { return job->source.row_bytes() * rows; }
 };
 
 // By job; empty ones where the format has no tables.
@@ -42,12 +43,22 @@ std::vector<Codebooks> fit_all(std::span<const StreamJob> jobs, const RunControl
   return result;
 }
 
+// A weight whose rows share pages is read in as few tiles as a bound on what they encode allows.
+std::int64_t tile_rows(const StreamJob& job) {
+  const std::int64_t rows = std::max<std::int64_t>(1, kTileBytes / std::max<std::int64_t>(1, job.source.row_bytes()));
+  if (job.source.values->decoder == nullptr) {
+    return rows;
+  }
+  const std::int64_t encoded = std::max<std::int64_t>(1, job.format.row_bytes(job.source.columns));
+  const std::int64_t most = std::max<std::int64_t>(1, kMostEncodedBytes / encoded);
+  return std::min(most, std::max(rows, job.source.values->decoder->rows_together()));
+}
+
 std::vector<Tile> make_tiles(std::span<const StreamJob> jobs, std::span<const Codebooks> codebooks) {
   std::vector<Tile> tiles;
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     const StreamJob& job = jobs[i];
-    const auto row_bytes = static_cast<std::int64_t>(job.source.values->bytes.size()) / job.source.rows;
-    const std::int64_t rows = std::max<std::int64_t>(1, kTileBytes / std::max<std::int64_t>(1, row_bytes));
+    const std::int64_t rows = tile_rows(job);
     for (std::int64_t row = 0; row < job.source.rows; row += rows) {
       tiles.push_back({.job = &job,
                        .codebooks = job.format.has_codebook() ? &codebooks[i] : nullptr,
@@ -114,19 +125,19 @@ void stream_weights(std::span<const StreamJob> jobs, const RunControl& control) 
   const std::vector<Tile> tiles = make_tiles(jobs, codebooks);
   std::int64_t total = 0;
   for (const Tile& tile : tiles) {
-    total += static_cast<std::int64_t>(tile.source_bytes().size());
+    total += tile.source_bytes();
   }
   ProgressMeter meter(control, total);
   std::vector<EncodingWorker> workers(thread_count(control));
   parallel_for(tiles.size(), control, [&](std::size_t item, std::size_t worker) {
     if (item + kTilesAhead < tiles.size()) {
       const Tile& ahead = tiles[item + kTilesAhead];
-      MappedFile::will_need(ahead.source_bytes());
+      ahead.job->source.will_need(ahead.row_begin, ahead.rows);
     }
     const Tile& tile = tiles[item];
     encode_tile(tile, workers[worker]);
-    MappedFile::release(tile.source_bytes());
-    meter.add(static_cast<std::int64_t>(tile.source_bytes().size()));
+    tile.job->source.release(tile.row_begin, tile.rows);
+    meter.add(tile.source_bytes());
   });
 }
 

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/linear_algebra.h"
-#include "core/mapped_file.h"
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
 #include "quant/affine_scale.h"
@@ -90,7 +89,7 @@ void LinearLayers::load_weight(const Node& user, const std::string& tensor, std:
       decode_rows(plan->format, values, scales, rows, source.columns, target);
     }
   }
-  MappedFile::release(source.value_rows(row_begin, rows));
+  source.release(row_begin, rows);
 }
 
 const Codebooks& LinearLayers::codebooks(const LayerPlan& plan, const StoredWeight& source,

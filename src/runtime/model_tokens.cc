@@ -4,6 +4,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 

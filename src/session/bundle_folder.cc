@@ -7,11 +7,11 @@
 #include <utility>
 
 #include "checkpoint/hub_cache.h"
-#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
 #include "diffulex_edge/version.h"
 #include "diffusion/bundled_generation.h"
+#include "model_files/model_files.h"
 #include "session/bundle_facts.h"
 
 namespace diffulex_edge {
@@ -29,6 +29,9 @@ constexpr std::array<std::string_view, 7> kTokenizerFiles = {
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "added_tokens.json", "config.json"};
 
 std::int64_t bytes_of(const fs::path& path) {
+  if (document_file(path) != path) {
+    return std::ssize(document_text(path));
+  }
   std::error_code error;
   const std::uintmax_t bytes = fs::file_size(path, error);
   if (error) {
@@ -140,7 +143,7 @@ BundleFolder::BundleFolder(const Model& model, const std::string& backend, const
     copied_.push_back(file.filename().string());
   }
   for (const std::string_view name : kModelFiles) {
-    if (is_present(model.path / name) && std::ranges::find(copied_, name) == copied_.end()) {
+    if (has_document(model.path / name) && std::ranges::find(copied_, name) == copied_.end()) {
       copied_.emplace_back(name);
     }
   }
@@ -171,11 +174,7 @@ std::int64_t BundleFolder::write(const std::function<void(const fs::path&)>& wri
   write_artefact(artefact);
   for (const std::string& name : copied_) {
     folder.make_folder(fs::path(name).parent_path());
-    std::error_code error;
-    fs::copy_file(model_folder_ / name, folder.path() / name, error);
-    if (error) {
-      throw Error(ErrorCode::kIo, (target_ / name).string(), "could not be written: " + error.message());
-    }
+    copy_document(model_folder_ / name, folder.path() / name);
   }
   const ArtefactDigest digest = digest_of(artefact);
   write_text(folder.path() / kBundleFile, to_json(described(digest)));

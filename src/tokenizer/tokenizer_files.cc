@@ -6,9 +6,10 @@
 #include <string_view>
 #include <system_error>
 
-#include "core/links.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/tokenizer.h"
+#include "model_files/gguf_file.h"
+#include "model_files/model_files.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/tokenizer_config.h"
 #include "tokenizer/tokenizer_json.h"
@@ -36,7 +37,7 @@ constexpr std::array<MainFile, 4> kMainFiles = {{{"tokenizer.json", "", read_tok
 
 const MainFile* find_main_file(const fs::path& folder) {
   for (const MainFile& file : kMainFiles) {
-    if (is_present(folder / file.name) && (file.companion.empty() || is_present(folder / file.companion))) {
+    if (has_document(folder / file.name) && (file.companion.empty() || has_document(folder / file.companion))) {
       return &file;
     }
   }
@@ -79,7 +80,7 @@ std::vector<fs::path> tokenizer_files(const fs::path& folder) {
     files.push_back(folder / main->companion);
   }
   for (const std::string_view name : kTokenizerConfigFiles) {
-    if (is_present(folder / name) && (name != "config.json" || !names_class(folder))) {
+    if (has_document(folder / name) && (name != "config.json" || !names_class(folder))) {
       files.push_back(folder / name);
     }
   }
@@ -88,7 +89,7 @@ std::vector<fs::path> tokenizer_files(const fs::path& folder) {
 
 TokenizerSource read_tokenizer_source(const fs::path& path) {
   std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) {
+  if (!fs::is_directory(path, ignored) && !is_gguf(path)) {
     return reader_of(path).read(path);
   }
   const MainFile* file = find_main_file(path);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/json.h"
+#include "model_files/model_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -170,7 +171,7 @@ AddedToken read_added_token(const Fields& fields, std::int64_t id) {
 }
 
 TokenizerSource read_tokenizer_json(const std::filesystem::path& path) {
-  const nlohmann::json document = read_json_file(path, kMaxTokenizerBytes);
+  const nlohmann::json document = read_document(path, kMaxTokenizerBytes);
   TokenizerSource source{.where = path.string()};
   const Fields fields(document, source.where);
   read_model(fields.object("model"), source);
