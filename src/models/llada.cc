@@ -92,12 +92,17 @@ DecoderNames names() {
                               .post_attention_norm = prefix + "ff_norm",
                               .gate_proj = prefix + "ff_proj",
                               .up_proj = prefix + "up_proj",
-                              .down_proj = prefix + "ff_out"};
+                              .down_proj = prefix + "ff_out",
+                              .qkv_proj = {},
+                              .router = {},
+                              .router_bias = {},
+                              .experts = {},
+                              .shared_experts = {}};
           }};
 }
 
 Graph build_llada(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
-  return build_dense_decoder(config, names(), checkpoint, seq_len);
+  return build_decoder(config, names(), checkpoint, seq_len);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 namespace diffulex_edge {
 
 bool predicts_next_position(const ModelConfig& config) {
-  return config.family == "dream" || config.family == "fast_dllm_v2";
+  return config.family == "dream" || config.family == "rnd1" || config.family == "fast_dllm_v2";
 }
 
 bool is_autoregressive(const ModelConfig& config) { return config.block_length == 1; }

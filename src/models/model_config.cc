@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/join.h"
 #include "core/json.h"
 #include "diffulex_edge/error.h"
 #include "models/architecture.h"
@@ -30,19 +31,24 @@ const Architecture& find_architecture(ConfigReader& reader) {
   if (listed != nullptr && (!listed->is_array() || listed->empty())) {
     reader.fail("architectures", "is " + listed->dump() + ", not a list of names");
   }
-  std::string supported;
+  std::vector<std::string> types;
+  std::vector<std::string> classes;  // of this type
   for (const Architecture& candidate : architectures()) {
     if (candidate.model_type == model_type) {
-      if (listed != nullptr && !contains(*listed, candidate.architecture)) {
-        reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type +
-                                                     "\" only " + std::string(candidate.architecture) +
-                                                     " is supported");
+      if (listed == nullptr || contains(*listed, candidate.architecture)) {
+        return candidate;
       }
-      return candidate;
+      classes.emplace_back(candidate.architecture);
+    } else if (types.empty() || types.back() != candidate.model_type) {
+      types.emplace_back(candidate.model_type);
     }
-    supported += (supported.empty() ? "" : ", ") + std::string(candidate.model_type);
   }
-  reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + supported);
+  if (!classes.empty()) {
+    reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type + "\" only " +
+                                                 join(classes, ", ", " and ") +
+                                                 (classes.size() == 1 ? " is" : " are") + " supported");
+  }
+  reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + join(types, ", "));
 }
 
 // Keys of transformers' PretrainedConfig and of generation that have no part in the forward pass.
@@ -174,7 +180,8 @@ void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
 }  // namespace
 
 std::span<const Architecture> architectures() {
-  static const std::array kAll = {llada(), dream(), sdar(), fast_dllm_v2(), llama(), qwen2(), qwen3()};
+  static const std::array kAll = {llada(), llada_moe(), llada2_moe(), dream(),     sdar(),  sdar_moe(),
+                                 rnd1(),  fast_dllm_v2(), llama(),  qwen2(), qwen3(), qwen3_moe()};
   return kAll;
 }
 

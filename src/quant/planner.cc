@@ -121,6 +121,8 @@ class Planner {
         return LayerRole::kNorm;
       case Op::kLinear:
         return input == 1 ? LayerRole::kLinear : LayerRole::kBias;
+      case Op::kRoute:
+        return LayerRole::kBias;
       default:
         throw Error(ErrorCode::kInternal, std::string(to_string(node.op)), "has a weight that no plan covers");
     }
@@ -253,8 +255,12 @@ class Planner {
   }
 
   void check_layer_formats() const {
+    std::set<std::string_view> known;
+    for (const LayerPlan& layer : result_.plan.layers) {
+      known.insert(layer.layer);
+    }
     for (const auto& [name, unused] : config_.layer_formats) {
-      if (std::ranges::find(result_.plan.layers, name, &LayerPlan::layer) == result_.plan.layers.end()) {
+      if (!known.contains(name)) {
         throw Error(ErrorCode::kInvalidArgument, name, "the plan gives it a format, but the model has no such layer",
                     "make the plan for this model");
       }
