@@ -15,6 +15,7 @@ namespace {
 constexpr std::int64_t kLladaBlock = 32;
 constexpr std::int64_t kFastDllmV2SubBlock = 8;
 constexpr double kSdarThreshold = 0.85;
+constexpr double kLlada2Threshold = 0.95;
 constexpr double kFastDllmV2Threshold = 1.0;
 
 [[noreturn]] void refuse(const std::string& option, const std::string& what, const std::string& advice = {}) {
@@ -86,8 +87,14 @@ Remasking default_remasking(const ModelConfig& model, DecoderKind decoder) {
   return is_dream(model) ? Remasking::ENTROPY : Remasking::LOW_CONFIDENCE;
 }
 
+// Of block-causal models, by their authors' programs.
+double usual_threshold(const ModelConfig& model) {
+  return model.family == "llada2_moe" ? kLlada2Threshold : kSdarThreshold;
+}
+
 // What a strategy compares, and how it chooses.
-void set_remasking(Remasking remasking, const DiffusionGenerationConfig& config, DecodingSettings& settings) {
+void set_remasking(Remasking remasking, const ModelConfig& model, const DiffusionGenerationConfig& config,
+                   DecodingSettings& settings) {
   SelectionRule& rule = settings.rule;
   rule.entropy_bound = config.eb_threshold;
   rule.alg_temp = config.alg_temp;
@@ -114,7 +121,7 @@ void set_remasking(Remasking remasking, const DiffusionGenerationConfig& config,
       break;
     case Remasking::LOW_CONFIDENCE_DYNAMIC:
       rule.selection = Selection::kAboveThreshold;
-      rule.threshold = config.threshold.value_or(kSdarThreshold);
+      rule.threshold = config.threshold.value_or(usual_threshold(model));
       return;
     case Remasking::ENTROPY_BOUNDED:
       settings.sampler.wants_entropy = true;
@@ -239,7 +246,7 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
     settings.rule = {.selection = Selection::kAboveThreshold,
                      .threshold = config.threshold.value_or(kFastDllmV2Threshold)};
   } else {
-    set_remasking(config.remasking.value_or(default_remasking(model, settings.decoder)), config, settings);
+    set_remasking(config.remasking.value_or(default_remasking(model, settings.decoder)), model, config, settings);
   }
   settings.cfg_scale = config.cfg_scale;
   settings.cache = cache_kind(settings.decoder, config);
@@ -262,7 +269,7 @@ DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
     config.remasking = default_remasking(model, decoder);
   }
   if (decoder == DecoderKind::kBlockCausal) {
-    config.threshold = kSdarThreshold;
+    config.threshold = usual_threshold(model);
   }
   if (decoder == DecoderKind::kBidirectional && !is_dream(model)) {
     config.block_length = kLladaBlock;

@@ -15,7 +15,7 @@ ModelConfig read_sdar(ConfigReader& reader) {
   return config;
 }
 
-// SDAR-30B-A3B: Qwen3-MoE's experts, whose weights its code normalizes unless the configuration says otherwise.
+// SDAR-30B-A3B (SDARMoeForCausalLM): Qwen3-MoE's network and defaults with SDAR's mask.
 ModelConfig read_sdar_moe(ConfigReader& reader) {
   ModelConfig config = read_qwen3_moe_config(reader, false);
   config.block_length = read_block_length(reader, kSdarBlockLength);

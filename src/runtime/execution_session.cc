@@ -121,7 +121,7 @@ void ExecutionSession::step() {
   }
   Activations result = start_result(step);
   const bool is_moved = plan_.graph().node(step.value).op == Op::kReshape && step.taken_input >= 0;
-  const bool is_empty = plan_.layout(step.value) == ExecutionPlan::Layout::kRouted && result.rows == 0;
+  const bool is_empty = is_routed(step.value) && result.rows == 0;
   if (!is_moved && !is_empty) {
     const OperatorContext context{.plan = plan_,
                                   .batch = batch_,
@@ -153,7 +153,7 @@ Activations ExecutionSession::start_result(const ExecutionPlan::Step& step) {
   if (node.op == Op::kDispatch) {
     const auto& expert = std::get<ExpertAttributes>(node.attributes);
     result.rows = static_cast<std::int64_t>(chosen_tokens(value(node.inputs[1]), expert.expert).size());
-  } else if (plan_.layout(step.value) == ExecutionPlan::Layout::kRouted) {
+  } else if (is_routed(step.value)) {
     result.rows = value(node.inputs[0]).rows;
   }
   if (step.taken_input >= 0) {
@@ -212,7 +212,7 @@ void ExecutionSession::append_copies(std::size_t sequences) {
 }
 
 std::int64_t ExecutionSession::first_rows(ValueId id, std::size_t sequences) const {
-  if (plan_.layout(id) != ExecutionPlan::Layout::kRouted) {
+  if (!is_routed(id)) {
     return plan_.begins(id, batch_)[sequences] / std::max<std::int64_t>(value(id).width, 1);
   }
   const std::vector<std::int64_t> tokens = routed_tokens(id);

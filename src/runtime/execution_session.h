@@ -56,7 +56,9 @@ class ExecutionSession {
 
   // A value that is alive: made, and still to be used.
   const Activations& value(ValueId id) const { return values_[static_cast<std::size_t>(id)]; }
-  // Of a value between kDispatch and kCombine: the token of each row, in order.
+  // Whether a value is between kDispatch and kCombine: it has the rows of some tokens only.
+  bool is_routed(ValueId id) const { return plan_.layout(id) == ExecutionPlan::Layout::kRouted; }
+  // The token of each row of such a value, in order.
   std::vector<std::int64_t> routed_tokens(ValueId id) const;
   // A layer's input as rows of its weight's columns.
   InputRows input_of(const Node& layer) const;
