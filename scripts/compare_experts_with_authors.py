@@ -35,7 +35,7 @@ Forward = Callable[[Tensor], Tensor]
 """Token ids [1, sequence] to logits [1, sequence, V]."""
 
 
-def qwen3_moe(authors: Path, model: Path) -> Forward:  # noqa: ARG001
+def qwen3_moe(authors: Path, model: Path) -> Forward:
     from transformers import Qwen3MoeForCausalLM
 
     network = Qwen3MoeForCausalLM.from_pretrained(model, torch_dtype=torch.float32, attn_implementation="eager")

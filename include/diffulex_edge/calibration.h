@@ -77,7 +77,7 @@ struct ValueStatistics {
 struct LayerStatistics {
   std::string layer;
   std::int64_t tokens = 0;  // that it saw: of a routed expert, those that chose it
-  ValueStatistics masked;  // at mask tokens; empty range where there are none
+  ValueStatistics masked;   // at mask tokens; empty range where there are none
   ValueStatistics unmasked;
   double token_spread = 0.0;  // largest over mean of the tokens' largest magnitudes: what one scale for all costs
   LayerActivations chosen;    // by the observer; the output's only in mode static

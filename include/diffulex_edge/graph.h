@@ -33,7 +33,8 @@ enum class Op {
   kAttention,  // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [1..., seq, seq]?) -> [1, seq, H*D]
   kSwiGlu,     // (gate, up) -> gate * sigmoid(gate) * up
   kBlockCausalMask,  // (positions [seq]) -> [seq, seq]: 0 where floor(j/block) <= floor(i/block), else very negative
-  // Routed experts; E = experts; [seq, ...] may stand behind ones. Between kDispatch and kCombine, the rows of tokens that did not choose the expert have
+  // Routed experts; E = experts; [seq, ...] may stand behind ones. Between kDispatch and kCombine, the rows of tokens
+  // that did not choose the expert have
   // no meaning, and need not be computed.
   kRoute,     // (logits [seq, E], bias [E]?) -> [seq, E]: RouteAttributes; each chosen expert's weight, 0 for others
   kDispatch,  // (x [seq, C], routes [seq, E]) -> [seq, C]: ExpertAttributes; x, for the tokens that chose the expert
@@ -127,10 +128,10 @@ struct SliceAttributes {
   std::int64_t end = 0;
 };
 
-using Attributes = std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes,
-                                LayerNormAttributes, AttentionAttributes, BlockCausalMaskAttributes, RouteAttributes,
-                                ExpertAttributes, ClampAttributes, GeluAttributes, MatMulAttributes, ShapeAttributes,
-                                AxesAttributes, SliceAttributes>;
+using Attributes =
+    std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes, LayerNormAttributes,
+                 AttentionAttributes, BlockCausalMaskAttributes, RouteAttributes, ExpertAttributes, ClampAttributes,
+                 GeluAttributes, MatMulAttributes, ShapeAttributes, AxesAttributes, SliceAttributes>;
 
 using ValueId = std::int32_t;  // the index of the node that makes the value
 

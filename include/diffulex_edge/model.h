@@ -41,7 +41,7 @@ struct ExpertConfig {
   std::int64_t first_dense = 0;
   std::int64_t sparse_step = 1;
   std::vector<std::int64_t> dense_layers;
-  bool has_router_bias = false;               // added to scores
+  bool has_router_bias = false;  // added to scores
   RouteAttributes route;
 
   bool is_dense(std::int64_t layer) const;
@@ -57,7 +57,7 @@ struct ModelConfig {
   std::int64_t num_kv_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t intermediate_size = 0;  // of plain MLPs
-  std::int64_t vocab_size = 0;  // rows of the embedding and width of the logits
+  std::int64_t vocab_size = 0;         // rows of the embedding and width of the logits
   std::int64_t max_positions = 0;
   double rms_norm_eps = 1e-6;
   bool qkv_bias = false;

@@ -92,10 +92,8 @@ class RouteBuilder {
     const ValueId members = reshape(biased, with(by_group, {size}));
     const ValueId best_two = is_among_largest(members, by_group, size, 2);
     const ValueId scores = sum(graph_.add(Op::kMultiply, {members, best_two}), size);
-    const ValueId chosen =
-        is_among_largest(reshape(scores, by_group), tokens_, groups, attributes_.groups_per_token);
-    const ValueId ones =
-        graph_.constant(std::vector<float>(static_cast<std::size_t>(size), 1.0F), {{.value = size}});
+    const ValueId chosen = is_among_largest(reshape(scores, by_group), tokens_, groups, attributes_.groups_per_token);
+    const ValueId ones = graph_.constant(std::vector<float>(static_cast<std::size_t>(size), 1.0F), {{.value = size}});
     const ValueId spread = graph_.add(Op::kMultiply, {reshape(chosen, with(by_group, {1})), ones});
     return reshape(spread, with(tokens_, {experts}));
   }

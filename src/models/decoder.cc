@@ -195,8 +195,7 @@ ValueId DecoderParts::experts(ValueId x, const LayerNames& names, const std::str
   const auto mlp_of = [](const std::string& prefix) {
     return MlpNames{prefix + "gate_proj", prefix + "up_proj", prefix + "down_proj"};
   };
-  std::vector<ValueId> routing = {
-      linear(x, names.router, config.count, config_.hidden_size, false, layer + "router")};
+  std::vector<ValueId> routing = {linear(x, names.router, config.count, config_.hidden_size, false, layer + "router")};
   if (config.has_router_bias) {
     routing.push_back(weight(names.router_bias, {config.count}));
   }
@@ -206,17 +205,17 @@ ValueId DecoderParts::experts(ValueId x, const LayerNames& names, const std::str
     const ExpertAttributes expert{.expert = i};
     const std::string number = std::to_string(i) + ".";
     const ValueId chosen = graph_.add(Op::kDispatch, {x, routes}, expert);
-    std::vector<ValueId> parts = {gated_mlp(chosen, mlp_of(names.experts + number), config.intermediate_size,
-                                            layer + "experts." + number),
-                                  routes};
+    std::vector<ValueId> parts = {
+        gated_mlp(chosen, mlp_of(names.experts + number), config.intermediate_size, layer + "experts." + number),
+        routes};
     parts.insert(parts.end(), sum.begin(), sum.end());
     sum = {graph_.add(Op::kCombine, std::move(parts), expert)};
   }
   if (config.shared_intermediate_size == 0) {
     return sum.front();
   }
-  const ValueId shared = gated_mlp(x, mlp_of(names.shared_experts), config.shared_intermediate_size,
-                                   layer + "shared_experts.");
+  const ValueId shared =
+      gated_mlp(x, mlp_of(names.shared_experts), config.shared_intermediate_size, layer + "shared_experts.");
   return add(sum.front(), shared);
 }
 
@@ -246,7 +245,7 @@ Graph DecoderParts::finish(ValueId x, const std::string& head) {
 }
 
 Graph build_decoder(const ModelConfig& config, const DecoderNames& names, const Checkpoint& checkpoint,
-                          std::int64_t seq_len) {
+                    std::int64_t seq_len) {
   ModelWeights weights(checkpoint);
   if (config.tie_word_embeddings) {
     weights.check_tied(names.embedding + ".weight", names.head + ".weight");

@@ -123,6 +123,6 @@ class DecoderParts {
 
 // The decoder that all families share: pre-norm layers of attention and a gated MLP, or experts.
 Graph build_decoder(const ModelConfig& config, const DecoderNames& names, const Checkpoint& checkpoint,
-                          std::int64_t seq_len);
+                    std::int64_t seq_len);
 
 }  // namespace diffulex_edge

@@ -85,28 +85,26 @@ ModelConfig read_llada2_moe(ConfigReader& reader) {
 }
 
 DecoderNames llada2_names() {
-  return {.embedding = "model.word_embeddings",
-          .norm = "model.norm",
-          .head = "lm_head",
-          .layer = [](std::int64_t layer) {
-            const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-            return LayerNames{.input_norm = prefix + "input_layernorm",
-                              .q_proj = {},
-                              .k_proj = {},
-                              .v_proj = {},
-                              .o_proj = prefix + "attention.dense",
-                              .q_norm = prefix + "attention.query_layernorm",
-                              .k_norm = prefix + "attention.key_layernorm",
-                              .post_attention_norm = prefix + "post_attention_layernorm",
-                              .gate_proj = prefix + "mlp.gate_proj",
-                              .up_proj = prefix + "mlp.up_proj",
-                              .down_proj = prefix + "mlp.down_proj",
-                              .qkv_proj = prefix + "attention.query_key_value",
-                              .router = prefix + "mlp.gate",
-                              .router_bias = prefix + "mlp.gate.expert_bias",
-                              .experts = prefix + "mlp.experts.",
-                              .shared_experts = prefix + "mlp.shared_experts."};
-          }};
+  return {
+      .embedding = "model.word_embeddings", .norm = "model.norm", .head = "lm_head", .layer = [](std::int64_t layer) {
+        const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+        return LayerNames{.input_norm = prefix + "input_layernorm",
+                          .q_proj = {},
+                          .k_proj = {},
+                          .v_proj = {},
+                          .o_proj = prefix + "attention.dense",
+                          .q_norm = prefix + "attention.query_layernorm",
+                          .k_norm = prefix + "attention.key_layernorm",
+                          .post_attention_norm = prefix + "post_attention_layernorm",
+                          .gate_proj = prefix + "mlp.gate_proj",
+                          .up_proj = prefix + "mlp.up_proj",
+                          .down_proj = prefix + "mlp.down_proj",
+                          .qkv_proj = prefix + "attention.query_key_value",
+                          .router = prefix + "mlp.gate",
+                          .router_bias = prefix + "mlp.gate.expert_bias",
+                          .experts = prefix + "mlp.experts.",
+                          .shared_experts = prefix + "mlp.shared_experts."};
+      }};
 }
 
 Graph build_llada2_moe(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {

@@ -12,8 +12,7 @@ namespace {
 
 std::vector<std::int64_t> read_dense_layers(ConfigReader& reader, std::int64_t layers) {
   const nlohmann::json* frequencies = reader.value("moe_layer_freq");
-  if (frequencies == nullptr || !frequencies->is_array() ||
-      static_cast<std::int64_t>(frequencies->size()) != layers) {
+  if (frequencies == nullptr || !frequencies->is_array() || static_cast<std::int64_t>(frequencies->size()) != layers) {
     reader.fail("moe_layer_freq", "is not a list with 0 or 1 for each of the " + std::to_string(layers) + " layers");
   }
   std::vector<std::int64_t> dense;

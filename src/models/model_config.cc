@@ -45,8 +45,8 @@ const Architecture& find_architecture(ConfigReader& reader) {
   }
   if (!classes.empty()) {
     reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type + "\" only " +
-                                                 join(classes, ", ", " and ") +
-                                                 (classes.size() == 1 ? " is" : " are") + " supported");
+                                                 join(classes, ", ", " and ") + (classes.size() == 1 ? " is" : " are") +
+                                                 " supported");
   }
   reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + join(types, ", "));
 }
@@ -180,8 +180,8 @@ void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
 }  // namespace
 
 std::span<const Architecture> architectures() {
-  static const std::array kAll = {llada(), llada_moe(), llada2_moe(), dream(),     sdar(),  sdar_moe(),
-                                 rnd1(),  fast_dllm_v2(), llama(),  qwen2(), qwen3(), qwen3_moe()};
+  static const std::array kAll = {llada(), llada_moe(),    llada2_moe(), dream(), sdar(),  sdar_moe(),
+                                  rnd1(),  fast_dllm_v2(), llama(),      qwen2(), qwen3(), qwen3_moe()};
   return kAll;
 }
 

@@ -152,17 +152,17 @@ std::string experts_text(const ExpertConfig& experts) {
 
 Json config_json(const ModelConfig& config) {
   Json json = {{"family", config.family},
-          {"architecture", config.architecture},
-          {"hidden_size", config.hidden_size},
-          {"num_layers", config.num_layers},
-          {"num_heads", config.num_heads},
-          {"num_kv_heads", config.num_kv_heads},
-          {"head_dim", config.head_dim},
-          {"intermediate_size", config.intermediate_size},
-          {"vocab_size", config.vocab_size},
-          {"max_positions", config.max_positions},
-          {"block_length", config.block_length},
-          {"tie_word_embeddings", config.tie_word_embeddings}};
+               {"architecture", config.architecture},
+               {"hidden_size", config.hidden_size},
+               {"num_layers", config.num_layers},
+               {"num_heads", config.num_heads},
+               {"num_kv_heads", config.num_kv_heads},
+               {"head_dim", config.head_dim},
+               {"intermediate_size", config.intermediate_size},
+               {"vocab_size", config.vocab_size},
+               {"max_positions", config.max_positions},
+               {"block_length", config.block_length},
+               {"tie_word_embeddings", config.tie_word_embeddings}};
   if (config.experts.count > 0) {
     json["experts"] = experts_json(config.experts);
   }
@@ -398,8 +398,8 @@ std::string to_text(const Inspection& inspection) {
             " layers, hidden " + std::to_string(config.hidden_size) + ", " + std::to_string(config.num_heads) +
             " heads, " + std::to_string(config.num_kv_heads) + " kv heads, head_dim " +
             std::to_string(config.head_dim) + ", intermediate " + std::to_string(config.intermediate_size) +
-            experts_text(config.experts) + ", vocabulary " + std::to_string(config.vocab_size) + ", " + format_count(inspection.parameters()) +
-            " parameters\n";
+            experts_text(config.experts) + ", vocabulary " + std::to_string(config.vocab_size) + ", " +
+            format_count(inspection.parameters()) + " parameters\n";
   }
   for (const InspectedMethod& method : inspection.methods) {
     text += "\n" + method_text(method);

@@ -153,8 +153,7 @@ void ExecutionPlan::add_step(std::size_t index) {
     step.taken_input = 2;
   }
   const ValueId taken = step.taken_input < 0 ? -1 : node.inputs[static_cast<std::size_t>(step.taken_input)];
-  value.buffer =
-      taken >= 0 ? values_[static_cast<std::size_t>(taken)].buffer : take_buffer(element_count(node.shape));
+  value.buffer = taken >= 0 ? values_[static_cast<std::size_t>(taken)].buffer : take_buffer(element_count(node.shape));
   for (const ValueId input : node.inputs) {
     if (dies(input) && std::ranges::find(step.last_uses, input) == step.last_uses.end()) {
       step.last_uses.push_back(input);

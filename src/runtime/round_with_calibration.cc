@@ -99,7 +99,8 @@ class LayerwiseRounder {
       }
     }
     writer_->finish(control_);
-    const std::vector<std::string> missed = coverage_.warnings("their weights are rounded by mse, from themselves alone");
+    const std::vector<std::string> missed =
+        coverage_.warnings("their weights are rounded by mse, from themselves alone");
     result_.warnings.insert(result_.warnings.end(), missed.begin(), missed.end());
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
@@ -338,8 +339,8 @@ class LayerwiseRounder {
       const std::vector<std::int64_t> tokens = common_tokens(id);
       const std::vector<float> seen = rows_of(session_, id, tokens);
       const std::vector<float> truth = reference_ ? rows_of(*reference_, id, tokens) : std::vector<float>();
-      set_input(id, {width, seen}, reference_ ? std::optional(InputRows(width, truth)) : std::nullopt,
-                split_of(tokens), select(masked_, tokens));
+      set_input(id, {width, seen}, reference_ ? std::optional(InputRows(width, truth)) : std::nullopt, split_of(tokens),
+                select(masked_, tokens));
     } else {
       const InputRows seen(width, session_.value(id).data);
       set_input(id, seen, reference_ ? std::optional(InputRows(width, reference_->value(id).data)) : std::nullopt,

@@ -408,8 +408,8 @@ class SensitivityMeter {
     return effect;
   }
 
-  // The embedding, the head and a layer's experts, whose effect a run of the whole model shows. The output that is compared
-  // is the predictions'.
+  // The embedding, the head and a layer's experts, whose effect a run of the whole model shows. The output that is
+  // compared is the predictions'.
   void measure_whole(Unit& unit) {
     for (FormatEffect& effect : unit.result.formats) {
       QuantizationConfig config = float_config_;

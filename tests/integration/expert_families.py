@@ -1,7 +1,7 @@
 """Checkpoints of the model families with routed experts, and an FP32 forward pass to hold the command against.
 
-As in `families`: `make_expert_checkpoint` writes a small random model with the keys and tensor names that its family has
-on the Hugging Face hub, and `ExpertReference` computes its logits in plain PyTorch, from the authors' modeling files
+As in `families`: `make_expert_checkpoint` writes a small random model with the keys and tensor names that its family
+has on the Hugging Face hub, and `ExpertReference` computes its logits in plain PyTorch, from the authors' files
 (modeling_qwen3_moe.py of transformers; modeling_rnd.py of RadicalNumerics/RND1; modeling_lladamoe.py and
 modeling_llada2_moe.py of inclusionAI's models). `scripts/compare_experts_with_authors.py` compares the two.
 
@@ -196,7 +196,13 @@ def make_expert_config(family: str, **overrides: Any) -> dict[str, Any]:
 
 
 def make_expert_checkpoint(
-    path: str | Path, family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, shards: int = 1, **overrides: Any
+    path: str | Path,
+    family: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    shards: int = 1,
+    **overrides: Any,
 ) -> Path:
     """Write a small random model of `family`: 3 layers, 8 experts of which a token takes 3, H 96, A 3, K 1, D 32."""
     config = make_expert_config(family, **overrides)
@@ -215,7 +221,7 @@ def make_expert_checkpoint(
 
 
 class ExpertReference:
-    """A model folder, computed in FP32 one operation after the other. `chosen` has what the last run's routers chose."""
+    """A model folder, computed in FP32 one operation after the other. `chosen`: what the last run's routers chose."""
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)

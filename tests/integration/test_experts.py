@@ -61,7 +61,9 @@ VARIANTS: Final[list[tuple[str, dict[str, Any]]]] = [
 @pytest.mark.parametrize(("family", "options"), VARIANTS, ids=lambda value: str(value))
 def test_logits_are_those_of_the_reference(family: str, options: dict[str, Any], experts: MakeExperts) -> None:
     model = experts(family, **options)
-    reference = ExpertReference(model) if "norm_topk_prob" not in options or options["norm_topk_prob"] is not OMIT else None
+    reference = (
+        ExpertReference(model) if "norm_topk_prob" not in options or options["norm_topk_prob"] is not OMIT else None
+    )
     if reference is None:  # absence is false
         reference = ExpertReference(experts(family, **(options | {"norm_topk_prob": False})))
     for ids, logits in zip(sequences(), forward(model, sequences()), strict=True):
@@ -202,7 +204,9 @@ def test_enough_calibration_reaches_all_and_helps(experts: MakeExperts, tmp_path
     errors = {}
     for method in ("rtn", "gptq"):
         calibration = () if method == "rtn" else ("--calibration", data)
-        report = run_json("quantize", model, "-o", tmp_path / method, "--dtype", "int4", "--method", method, *calibration)
+        report = run_json(
+            "quantize", model, "-o", tmp_path / method, "--dtype", "int4", "--method", method, *calibration
+        )
         assert not any("hardly reached" in warning for warning in report["warnings"])
         found = forward(tmp_path / method, sequences())
         errors[method] = sum((a - b).square().sum().item() for a, b in zip(found, exact, strict=True))

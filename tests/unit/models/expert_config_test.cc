@@ -12,9 +12,8 @@ namespace {
 using Json = nlohmann::json;
 
 Json sizes() {
-  return {{"hidden_size", 64},       {"num_hidden_layers", 4},    {"num_attention_heads", 4},
-          {"num_key_value_heads", 2}, {"vocab_size", 50},         {"num_experts", 8},
-          {"num_experts_per_tok", 2}, {"tie_word_embeddings", false}};
+  return {{"hidden_size", 64}, {"num_hidden_layers", 4}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+          {"vocab_size", 50},  {"num_experts", 8},       {"num_experts_per_tok", 2}, {"tie_word_embeddings", false}};
 }
 
 Json qwen3_moe_config(const std::string& type, const std::string& architecture) {

@@ -349,7 +349,8 @@ TEST(Operators, RoutesOfEqualScoresAreTheFirst) {
     const RouteAttributes attributes{.experts_per_token = 3, .groups = groups, .groups_per_token = groups == 1 ? 1 : 2};
     check(b, b.add(Op::kRoute, {zero}, attributes));
     const auto found = run(b.graph, b.weights, {{1, 2}}, false, 1);
-    EXPECT_EQ(found[0], (std::vector<float>{0.125F, 0.125F, 0.125F, 0, 0, 0, 0, 0, 0.125F, 0.125F, 0.125F, 0, 0, 0, 0, 0}));
+    EXPECT_EQ(found[0],
+              (std::vector<float>{0.125F, 0.125F, 0.125F, 0, 0, 0, 0, 0, 0.125F, 0.125F, 0.125F, 0, 0, 0, 0, 0}));
   }
 }
 
@@ -360,8 +361,7 @@ TEST(Operators, Experts) {
       Builder b;
       const ValueId x = b.values({kOne, kSeq, fixed(6)});
       const ValueId logits = b.add(Op::kLinear, {x, b.weight({experts, 6})});
-      const ValueId routes =
-          b.add(Op::kRoute, {logits}, RouteAttributes{.experts_per_token = 2, .normalizes = true});
+      const ValueId routes = b.add(Op::kRoute, {logits}, RouteAttributes{.experts_per_token = 2, .normalizes = true});
       ValueId sum = has_sum ? x : -1;
       for (std::int64_t i = 0; i < experts; ++i) {
         const ExpertAttributes expert{.expert = i};
