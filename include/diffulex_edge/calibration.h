@@ -76,7 +76,8 @@ struct ValueStatistics {
 // One linear layer's input.
 struct LayerStatistics {
   std::string layer;
-  ValueStatistics masked;  // at mask tokens; empty range where there are none
+  std::int64_t tokens = 0;  // that it saw: of a routed expert, those that chose it
+  ValueStatistics masked;   // at mask tokens; empty range where there are none
   ValueStatistics unmasked;
   double token_spread = 0.0;  // largest over mean of the tokens' largest magnitudes: what one scale for all costs
   LayerActivations chosen;    // by the observer; the output's only in mode static
@@ -87,7 +88,8 @@ struct LayerRounding {
   std::string layer;
   RoundingMethod method = RoundingMethod::RTN;
   bool awq_scaled = false;
-  // Mean over tokens of |(W - rounded) x|^2, each token's relative to its own |x|^2.
+  // Mean over tokens of |(W - rounded) x|^2, each token's relative to its own |x|^2. Both 0 for an expert that
+  // calibration hardly reached, whose weight was rounded from itself alone.
   double error = 0.0;
   double nearest_error = 0.0;  // the same for round-to-nearest
 };

@@ -33,6 +33,12 @@ enum class Op {
   kAttention,  // (q [seq, H, D], k [seq, K, D], v [seq, K, D], mask [1..., seq, seq]?) -> [1, seq, H*D]
   kSwiGlu,     // (gate, up) -> gate * sigmoid(gate) * up
   kBlockCausalMask,  // (positions [seq]) -> [seq, seq]: 0 where floor(j/block) <= floor(i/block), else very negative
+  // Routed experts; E = experts; [seq, ...] may stand behind ones. Between kDispatch and kCombine, the rows of tokens
+  // that did not choose the expert have
+  // no meaning, and need not be computed.
+  kRoute,     // (logits [seq, E], bias [E]?) -> [seq, E]: RouteAttributes; each chosen expert's weight, 0 for others
+  kDispatch,  // (x [seq, C], routes [seq, E]) -> [seq, C]: ExpertAttributes; x, for the tokens that chose the expert
+  kCombine,   // (y [seq, C], routes [seq, E], sum [seq, C]?) -> sum + routes[:, expert] * y
   // Primitives.
   kAdd,  // with NumPy broadcasting, as are the next three
   kSubtract,
@@ -82,6 +88,24 @@ struct AttentionAttributes {
 struct BlockCausalMaskAttributes {
   std::int64_t block_length = 1;
 };
+// How tokens choose experts. The score of each expert is a function of its logit; chosen are the `experts_per_token`
+// highest of score + bias. Equal scores: the lower number.
+struct RouteAttributes {
+  enum class Score { kSoftmax, kSigmoid };
+
+  Score score = Score::kSoftmax;
+  std::int64_t experts_per_token = 1;
+  // Neighbouring experts form groups; only those of the best `groups_per_token` can be chosen, by the sum of the two
+  // highest scores + bias of each. 1: all experts are one group.
+  std::int64_t groups = 1;
+  std::int64_t groups_per_token = 1;
+  bool has_biased_weights = false;  // an expert's weight is its score + bias, else its score
+  bool normalizes = false;          // weights are divided by their sum
+  float scale = 1.0F;               // multiplies them, last of all
+};
+struct ExpertAttributes {
+  std::int64_t expert = 0;
+};
 struct ClampAttributes {
   float min = 0.0F;
   float max = 0.0F;
@@ -104,9 +128,10 @@ struct SliceAttributes {
   std::int64_t end = 0;
 };
 
-using Attributes = std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes,
-                                LayerNormAttributes, AttentionAttributes, BlockCausalMaskAttributes, ClampAttributes,
-                                GeluAttributes, MatMulAttributes, ShapeAttributes, AxesAttributes, SliceAttributes>;
+using Attributes =
+    std::variant<NoAttributes, WeightAttributes, ConstantAttributes, RmsNormAttributes, LayerNormAttributes,
+                 AttentionAttributes, BlockCausalMaskAttributes, RouteAttributes, ExpertAttributes, ClampAttributes,
+                 GeluAttributes, MatMulAttributes, ShapeAttributes, AxesAttributes, SliceAttributes>;
 
 using ValueId = std::int32_t;  // the index of the node that makes the value
 

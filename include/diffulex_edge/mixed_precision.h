@@ -18,14 +18,15 @@ namespace diffulex_edge {
 // What a format does to a model in which everything else stays in float32.
 struct FormatEffect {
   LayerFormat format;
-  // Of the layer's output: sum (quantized - original)^2 / sum original^2. Absent for embedding and head, whose effect
-  // on the predictions is always measured.
+  // Of the layer's output: sum (quantized - original)^2 / sum original^2. Absent for embedding, head and experts, whose
+  // effect on the predictions is always measured.
   std::optional<double> output_error;
   double kl_divergence = 0.0;  // nats a token, KL(original || quantized) of the model's predictions
   bool measured = false;       // false: kl_divergence is a measured one, scaled by the output errors
 };
 
-// Layers that take their format together: one, or those that share a tensor (a tied embedding and head).
+// Layers that take their format together: one, those that share a tensor (a tied embedding and head), or all routed
+// experts of a block.
 struct LayerSensitivity {
   std::vector<std::string> layers;  // canonical names
   std::int64_t parameters = 0;

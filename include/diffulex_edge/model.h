@@ -31,17 +31,33 @@ struct RopeConfig {
   double attention_factor = 1.0;  // yarn: multiplies cos and sin
 };
 
+// Layers with routed experts: MLPs of which each token computes a few, chosen by a router.
+struct ExpertConfig {
+  std::int64_t count = 0;                     // in each such layer; 0: the model has none
+  std::int64_t intermediate_size = 0;         // of one
+  std::int64_t shared_intermediate_size = 0;  // of the MLP beside them that every token computes; 0: there is none
+  // Layers with one plain MLP of the model's intermediate_size instead: the first ones, those whose number, counted
+  // from 1, is no multiple of `sparse_step`, and those that are listed, ascending.
+  std::int64_t first_dense = 0;
+  std::int64_t sparse_step = 1;
+  std::vector<std::int64_t> dense_layers;
+  bool has_router_bias = false;  // added to scores
+  RouteAttributes route;
+
+  bool is_dense(std::int64_t layer) const;
+};
+
 // What a decoder's configuration means, whichever family spells it.
 struct ModelConfig {
-  std::string family;        // "llada", "dream", "sdar" and others: architectures() of src/models has all
+  std::string family;        // Architecture::family: "llada", "sdar", "qwen3_moe", ...
   std::string architecture;  // as in config.json, such as "LLaDAModelLM"
   std::int64_t hidden_size = 0;
   std::int64_t num_layers = 0;
   std::int64_t num_heads = 0;
   std::int64_t num_kv_heads = 0;
   std::int64_t head_dim = 0;
-  std::int64_t intermediate_size = 0;
-  std::int64_t vocab_size = 0;  // rows of the embedding and width of the logits
+  std::int64_t intermediate_size = 0;  // of plain MLPs
+  std::int64_t vocab_size = 0;         // rows of the embedding and width of the logits
   std::int64_t max_positions = 0;
   double rms_norm_eps = 1e-6;
   bool qkv_bias = false;
@@ -53,6 +69,8 @@ struct ModelConfig {
   std::int64_t block_length = 0;  // 0: bidirectional; B: position i sees j where floor(j/B) <= floor(i/B)
   std::optional<std::int64_t> mask_token_id;
   RopeConfig rope;
+  std::int64_t rotary_dim = 0;  // the first so many of head_dim turn; 0: all
+  ExpertConfig experts;
 };
 
 struct ModelOptions {

@@ -58,7 +58,7 @@ struct QuantizationConfig {
   std::int64_t group_size = 32;
   // Layers that keep FP32: case-insensitive substrings of a layer's canonical name ("layers.3.q_proj") or of its name
   // in the checkpoint. "embedding" is every embedding, whatever its name.
-  std::vector<std::string> exclude_layers = {"lm_head", "norm", "embedding"};
+  std::vector<std::string> exclude_layers = {"lm_head", "norm", "embedding", "router"};
   // Formats for the embedding and the head ("lm_head", or a name that ends in ".lm_head"), whatever exclude_layers
   // says.
   std::optional<QuantizationDtype> embedding_dtype;

@@ -69,6 +69,16 @@ void check_rank(const Model& model, std::size_t most, const std::string& runtime
   }
 }
 
+void check_no_experts(const Model& model, const std::string& backend) {
+  const bool has_experts =
+      std::ranges::any_of(model.graph.nodes(), [](const Node& node) { return node.op == Op::kRoute; });
+  if (has_experts) {
+    throw Error(ErrorCode::kUnsupported, model.path.empty() ? model.config.architecture : model.path.string(),
+                "has routed experts, and " + backend + " can't choose among them at run time",
+                "export with --backend xnnpack, or run it here: generate, chat, serve, evaluate and quantize take it");
+  }
+}
+
 std::string describe_quantization(const Model& model, const QuantizationConfig& config) {
   const RoundingMethod method = model.stored_quantization ? RoundingMethod::RTN : config.method;
   std::string text = config.layer_formats.empty() ? "dtype=" + std::string(to_string(config.dtype)) : "mixed precision";

@@ -27,6 +27,9 @@ void check_length(const InputLengths& lengths, const Model& model, const std::st
 // Throws Error{kUnsupported} naming the first operator whose value has more dimensions than the runtime takes.
 void check_rank(const Model& model, std::size_t most, const std::string& runtime);
 
+// Throws Error{kUnsupported} for a model with routed experts.
+void check_no_experts(const Model& model, const std::string& backend);
+
 // "dtype=int4, mode=weight_only, method=rtn, group_size=32": what an artefact notes of its making. Of a quantized
 // checkpoint, whose integers are final, rtn.
 std::string describe_quantization(const Model& model, const QuantizationConfig& config);

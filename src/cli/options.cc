@@ -66,7 +66,7 @@ void QuantizationArguments::add_to(CLI::App& command) {
                      "INT4: inputs that share a scale, 32 (default), 64, 128 or 256; 0: one scale per output channel");
   command
       .add_option("--exclude", exclude,
-                  "Keep layers whose name contains this in FP32 (repeatable; beside lm_head, norm, embedding)")
+                  "Keep layers whose name contains this in FP32 (repeatable; beside lm_head, norm, embedding, router)")
       ->allow_extra_args(false);
   command.add_option("--embedding-dtype", embedding_dtype, "Format of the embedding, likewise (default: fp32)");
   command.add_option("--head-dtype", head_dtype, "Format of the head, likewise (default: fp32)");

@@ -79,7 +79,7 @@ void check(const PlanArguments& arguments) {
                "is what the plan decides", "restrict its choice with --formats");
 }
 
-// Only the user's own exclusions: embedding and head are open unless their options settle them.
+// The user's own exclusions, and routers: embedding and head are open unless their options settle them.
 QuantizationConfig base_config(const PlanArguments& arguments, const Model& model) {
   if (model.stored_quantization) {
     throw Error(ErrorCode::kInvalidArgument, model.path.string(), "is quantized already",
@@ -87,6 +87,7 @@ QuantizationConfig base_config(const PlanArguments& arguments, const Model& mode
   }
   QuantizationConfig config = arguments.quantization.config(model);
   config.exclude_layers = arguments.quantization.exclude;
+  config.exclude_layers.emplace_back("router");
   config.palette_group = arguments.palette_group;
   return config;
 }

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kLladaBlock = 32;
 constexpr std::int64_t kFastDllmV2SubBlock = 8;
 constexpr double kSdarThreshold = 0.85;
-constexpr double kStableDiffCoderThreshold = 0.95;
+constexpr double kCautiousThreshold = 0.95;  // of LLaDA 2 and Stable-DiffCoder
 constexpr double kFastDllmV2Threshold = 1.0;
 
 [[noreturn]] void refuse(const std::string& option, const std::string& what, const std::string& advice = {}) {
@@ -87,9 +87,10 @@ Remasking default_remasking(const ModelConfig& model, DecoderKind decoder) {
   return is_dream(model) ? Remasking::ENTROPY : Remasking::LOW_CONFIDENCE;
 }
 
-// Of LOW_CONFIDENCE_DYNAMIC.
-double dynamic_threshold(const ModelConfig& model) {
-  return model.family == "stable_diffcoder" ? kStableDiffCoderThreshold : kSdarThreshold;
+// Of block-causal models, by their authors' programs.
+double usual_threshold(const ModelConfig& model) {
+  const bool is_cautious = model.family == "llada2_moe" || model.family == "stable_diffcoder";
+  return is_cautious ? kCautiousThreshold : kSdarThreshold;
 }
 
 // What a strategy compares, and how it chooses.
@@ -121,7 +122,7 @@ void set_remasking(Remasking remasking, const ModelConfig& model, const Diffusio
       break;
     case Remasking::LOW_CONFIDENCE_DYNAMIC:
       rule.selection = Selection::kAboveThreshold;
-      rule.threshold = config.threshold.value_or(dynamic_threshold(model));
+      rule.threshold = config.threshold.value_or(usual_threshold(model));
       return;
     case Remasking::ENTROPY_BOUNDED:
       settings.sampler.wants_entropy = true;
@@ -269,7 +270,7 @@ DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
     config.remasking = default_remasking(model, decoder);
   }
   if (decoder == DecoderKind::kBlockCausal) {
-    config.threshold = dynamic_threshold(model);
+    config.threshold = usual_threshold(model);
   }
   if (decoder == DecoderKind::kBidirectional && !is_dream(model)) {
     config.block_length = kLladaBlock;

@@ -5,6 +5,7 @@
 
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/graph.h"
+#include "graph/decompose_route.h"
 #include "graph/graph_parts.h"
 
 namespace diffulex_edge {
@@ -99,6 +100,15 @@ ValueId block_causal_mask(Graph& graph, const Inputs& in, const BlockCausalMaskA
   return graph.add(Op::kMultiply, {masked, scalar(graph, kMaskedScore)});
 }
 
+// sum + routes[:, expert] * y: all tokens are computed, and those that did not choose the expert add 0.
+ValueId combine(Graph& graph, const Inputs& in, const ExpertAttributes& attributes) {
+  const auto axis = static_cast<std::int64_t>(graph.shape(in[1]).size()) - 1;
+  const ValueId weight = graph.add(
+      Op::kSlice, {in[1]}, SliceAttributes{.axis = axis, .begin = attributes.expert, .end = attributes.expert + 1});
+  const ValueId part = graph.add(Op::kMultiply, {in[0], weight});
+  return in.size() == 2 ? part : graph.add(Op::kAdd, {in[2], part});
+}
+
 ValueId decompose_node(Graph& graph, const Node& node, const Inputs& in) {
   switch (node.op) {
     case Op::kEmbedding:
@@ -117,6 +127,12 @@ ValueId decompose_node(Graph& graph, const Node& node, const Inputs& in) {
       return swiglu(graph, in);
     case Op::kBlockCausalMask:
       return block_causal_mask(graph, in, std::get<BlockCausalMaskAttributes>(node.attributes));
+    case Op::kRoute:
+      return decompose_route(graph, in, std::get<RouteAttributes>(node.attributes));
+    case Op::kDispatch:
+      return in[0];
+    case Op::kCombine:
+      return combine(graph, in, std::get<ExpertAttributes>(node.attributes));
     default:
       throw Error(ErrorCode::kInternal, "operator " + std::string(to_string(node.op)), "has no decomposition");
   }

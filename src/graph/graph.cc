@@ -9,7 +9,7 @@
 namespace diffulex_edge {
 
 std::string_view to_string(Op op) {
-  constexpr std::array<std::string_view, 37> kNames = {"input",
+  constexpr std::array<std::string_view, 40> kNames = {"input",
                                                        "weight",
                                                        "constant",
                                                        "positions",
@@ -22,6 +22,9 @@ std::string_view to_string(Op op) {
                                                        "attention",
                                                        "swiglu",
                                                        "block_causal_mask",
+                                                       "route",
+                                                       "dispatch",
+                                                       "combine",
                                                        "add",
                                                        "subtract",
                                                        "multiply",
@@ -49,7 +52,7 @@ std::string_view to_string(Op op) {
   return kNames.at(static_cast<std::size_t>(op));
 }
 
-bool is_composite(Op op) { return op >= Op::kEmbedding && op <= Op::kBlockCausalMask; }
+bool is_composite(Op op) { return op >= Op::kEmbedding && op <= Op::kCombine; }
 
 ValueId Graph::input(std::string name, DType dtype, Shape shape) {
   return append({.op = Op::kInput, .name = std::move(name), .dtype = dtype, .shape = std::move(shape)});

@@ -54,6 +54,17 @@ class Inference {
         expect_inputs(1, 1);
         require(rank(0) == 1, "positions must be [seq]");
         return {DType::kF32, {shape(0)[0], shape(0)[0]}};
+      case Op::kRoute:
+        return route();
+      case Op::kDispatch:
+        expect_inputs(2, 2);
+        require_expert(0);
+        return same_as(0);
+      case Op::kCombine:
+        expect_inputs(2, 3);
+        require_expert(0);
+        require(inputs_.size() == 2 || shape(2) == shape(0), "the sum must have the shape of what is added to it");
+        return same_as(0);
       case Op::kAdd:
       case Op::kSubtract:
       case Op::kMultiply:
@@ -186,6 +197,37 @@ class Inference {
             "heads must be a multiple of kv_heads");
     require(inputs_.size() == 3 || is_mask(shape(3), shape(0)[0]), "the mask must be [seq, seq] behind ones");
     return {DType::kF32, {{.value = 1}, shape(0)[0], {.value = shape(0)[1].value * shape(0)[2].value}}};
+  }
+
+  ValueType route() const {
+    expect_inputs(1, 2);
+    const auto& route = attributes<RouteAttributes>();
+    require(is_of_tokens(0), "the logits must be [seq, experts]");
+    require(inputs_.size() == 1 || shape(1) == Shape{shape(0).back()}, "the bias must have an element for each expert");
+    const std::int64_t experts = shape(0).back().value;
+    require(route.groups >= 1 && experts % route.groups == 0, "the groups must divide the experts");
+    const std::int64_t group = experts / route.groups;
+    require(route.groups_per_token >= 1 && route.groups_per_token <= route.groups && (route.groups == 1 || group >= 2),
+            "the groups must be chosen by two experts or more");
+    require(route.experts_per_token >= 1 && route.experts_per_token <= route.groups_per_token * group,
+            "a token can't choose so many experts");
+    return same_as(0);
+  }
+
+  // [seq, width], behind ones.
+  bool is_of_tokens(std::size_t index) const {
+    const Shape& s = shape(index);
+    return s.size() >= 2 && s[s.size() - 2].is_sequence && !s.back().is_sequence &&
+           std::all_of(s.begin(), s.end() - 2, [](const Dim& dim) { return dim == Dim{.value = 1}; });
+  }
+
+  // Rows of tokens and their routes, the second input.
+  void require_expert(std::size_t rows) const {
+    require(is_of_tokens(rows) && is_of_tokens(1) && rank(rows) == rank(1) &&
+                shape(rows)[rank(rows) - 2] == shape(1)[rank(1) - 2],
+            "tokens and routes must be [seq, ...]");
+    const std::int64_t expert = attributes<ExpertAttributes>().expert;
+    require(expert >= 0 && expert < shape(1).back().value, "there is no such expert");
   }
 
   static bool is_mask(const Shape& mask, const Dim& seq) {

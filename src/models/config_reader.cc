@@ -125,6 +125,15 @@ void ConfigReader::expect(std::string_view key, const nlohmann::json& ordinary,
 
 void ConfigReader::ignore(std::initializer_list<std::string_view> keys) { known_.insert(keys.begin(), keys.end()); }
 
+void ConfigReader::drop_false(std::initializer_list<const char*> keys) {
+  for (const char* key : keys) {
+    const auto found = document_.find(key);
+    if (found != document_.end() && *found == false) {
+      document_.erase(found);
+    }
+  }
+}
+
 void ConfigReader::finish() const {
   std::vector<std::string> unknown;
   for (const auto& [key, value] : document_.items()) {

@@ -44,6 +44,8 @@ class ConfigReader {
   void expect(std::string_view key, const nlohmann::json& ordinary) { expect(key, ordinary, ordinary); }
   // Marks keys as understood without reading them.
   void ignore(std::initializer_list<std::string_view> keys);
+  // A key that is false counts as absent.
+  void drop_false(std::initializer_list<const char*> keys);
   // Keys that the caller declares harmless, here and in nested objects.
   void set_harmless(std::set<std::string, std::less<>> keys) { harmless_ = std::move(keys); }
   // Throws Error{kUnsupported} if keys were neither read nor ignored and are not null; names all of them.

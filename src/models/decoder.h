@@ -17,7 +17,7 @@
 
 namespace diffulex_edge {
 
-// Checkpoint names of a layer's tensors, without ".weight" or ".bias".
+// Checkpoint names of a layer's tensors, without ".weight" or ".bias". Those that a family has not are empty.
 struct LayerNames {
   std::string input_norm;
   std::string q_proj;
@@ -27,6 +27,17 @@ struct LayerNames {
   std::string q_norm;
   std::string k_norm;
   std::string post_attention_norm;
+  std::string gate_proj;
+  std::string up_proj;
+  std::string down_proj;
+  std::string qkv_proj;        // the rows of all queries, keys and values, in place of q_proj, k_proj and v_proj
+  std::string router;          // its weight's
+  std::string router_bias;     // a tensor's whole name
+  std::string experts;         // what stands before an expert's number and ".gate_proj" and so on
+  std::string shared_experts;  // what stands before "gate_proj" and so on
+};
+
+struct MlpNames {
   std::string gate_proj;
   std::string up_proj;
   std::string down_proj;
@@ -76,17 +87,19 @@ class DecoderParts {
   // Keeps references to `config` and `weights`.
   DecoderParts(const ModelConfig& config, ModelWeights& weights, std::int64_t seq_len);
 
-  // First of all: the input ids' rows of the table `name`. `first_query` names the first layer's q_proj, which must
-  // agree with the configuration before rotary tables of its sizes are made.
-  ValueId embed_tokens(const std::string& name, const std::string& first_query);
+  // First of all: the input ids' rows of the table `name`. The first layer's q_proj must agree with the configuration
+  // before rotary tables of its sizes are made.
+  ValueId embed_tokens(const std::string& name, const LayerNames& first_layer);
   ValueId norm(ValueId x, const std::string& name, std::int64_t size, std::string layer);
   ValueId linear(ValueId x, const std::string& name, std::int64_t out, std::int64_t in, bool bias, std::string layer);
   ValueId add(ValueId a, ValueId b);
   // Grouped-query attention with rotary embedding, the block-causal mask and, where the configuration has them, norms
   // of query and key heads.
   ValueId attention(ValueId x, const LayerNames& names, const std::string& layer);
-  // down(silu(gate(x)) * up(x))
-  ValueId gated_mlp(ValueId x, const LayerNames& names, const std::string& layer);
+  // down(silu(gate(x)) * up(x)), with `inner` values between them
+  ValueId gated_mlp(ValueId x, const MlpNames& names, std::int64_t inner, const std::string& layer);
+  // What the layer has between attention and the next one: a plain MLP, or the sum of its experts' weighted outputs.
+  ValueId feed_forward(ValueId x, const LayerNames& names, std::int64_t number, const std::string& layer);
   // For operators of the family's own.
   Graph& graph() { return graph_; }
   // Last of all: the head, which is the embedding's table where the configuration ties the two. Checks that no tensor
@@ -98,7 +111,11 @@ class DecoderParts {
   ValueId reshape(ValueId x, Shape shape);
   ValueId rope_table(ValueId first_half, ValueId second_half);
   void build_position_values(ValueId ids);
-  void check_head_dim(const std::string& first_query) const;
+  void check_head_dim(const LayerNames& first_layer) const;
+  std::int64_t rotary_dim() const { return config_.rotary_dim == 0 ? config_.head_dim : config_.rotary_dim; }
+  ValueId slice(ValueId x, std::int64_t axis, std::int64_t begin, std::int64_t end);
+  ValueId rope(ValueId heads);
+  ValueId experts(ValueId x, const LayerNames& names, const std::string& layer);
 
   const ModelConfig& config_;
   ModelWeights& weights_;
@@ -110,8 +127,8 @@ class DecoderParts {
   ValueId mask_ = -1;
 };
 
-// The decoder that all dense families share: pre-norm layers of attention and a gated MLP.
-Graph build_dense_decoder(const ModelConfig& config, const DecoderNames& names, const Checkpoint& checkpoint,
-                          std::int64_t seq_len);
+// The decoder that all families share: pre-norm layers of attention and a gated MLP, or experts.
+Graph build_decoder(const ModelConfig& config, const DecoderNames& names, const Checkpoint& checkpoint,
+                    std::int64_t seq_len);
 
 }  // namespace diffulex_edge

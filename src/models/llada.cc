@@ -92,13 +92,18 @@ DecoderNames names(const std::string& model) {
                               .post_attention_norm = prefix + "ff_norm",
                               .gate_proj = prefix + "ff_proj",
                               .up_proj = prefix + "up_proj",
-                              .down_proj = prefix + "ff_out"};
+                              .down_proj = prefix + "ff_out",
+                              .qkv_proj = {},
+                              .router = {},
+                              .router_bias = {},
+                              .experts = {},
+                              .shared_experts = {}};
           }};
 }
 
 Graph build_llada(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
   const std::string prefix = prefix_of_names(checkpoint, "transformer.blocks.0.attn_norm.weight");
-  return build_dense_decoder(config, names(prefix), checkpoint, seq_len);
+  return build_decoder(config, names(prefix), checkpoint, seq_len);
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 namespace diffulex_edge {
 
 bool predicts_next_position(const ModelConfig& config) {
-  return config.family == "dream" || config.family == "fast_dllm_v2" || config.family == "open_dcoder";
+  return config.family == "dream" || config.family == "rnd1" || config.family == "fast_dllm_v2" ||
+         config.family == "open_dcoder";
 }
 
 bool is_autoregressive(const ModelConfig& config) { return config.block_length == 1; }

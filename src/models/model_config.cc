@@ -50,7 +50,8 @@ const Architecture& find_architecture(ConfigReader& reader) {
   }
   if (listed != nullptr && !classes.empty()) {
     reader.fail_unsupported("architectures", "is " + listed->dump() + "; of model_type \"" + model_type + "\" only " +
-                                                 join(classes, ", ", " and ") + " is supported");
+                                                 join(classes, ", ", " and ") + (classes.size() == 1 ? " is" : " are") +
+                                                 " supported");
   }
   reader.fail_unsupported("model_type", "is \"" + model_type + "\"; supported are " + join(types, ", ", " and "));
 }
@@ -199,9 +200,10 @@ void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
 }  // namespace
 
 std::span<const Architecture> architectures() {
-  static const std::array kAll = {llada(),           dream(), sdar(),      fast_dllm_v2(), llama(),     open_dcoder(),
-                                  qwen2(),           qwen3(), a2d_llama(), a2d_qwen2(),    a2d_qwen3(), wedlm(),
-                                  stable_diffcoder()};
+  static const std::array kAll = {llada(),     llada_moe(), llada2_moe(),      dream(),     sdar(),
+                                  sdar_moe(),  rnd1(),      fast_dllm_v2(),    llama(),     open_dcoder(),
+                                  qwen2(),     qwen3(),     qwen3_moe(),       a2d_llama(), a2d_qwen2(),
+                                  a2d_qwen3(), wedlm(),     stable_diffcoder()};
   return kAll;
 }
 

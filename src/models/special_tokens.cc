@@ -62,6 +62,14 @@ std::optional<std::int64_t> id_of(const Model& model, const std::optional<std::s
   return tokenizer_files(model.path).empty() ? std::nullopt : Tokenizer(model.path).id_of(*text);
 }
 
+// The mask token that a family's code has where no file names it.
+std::optional<std::string> usual_mask(std::string_view family) {
+  if (family == "fast_dllm_v2") {
+    return "|<MASK>|";
+  }
+  return family == "llada_moe" || family == "llada2_moe" ? std::optional<std::string>("<|mask|>") : std::nullopt;
+}
+
 // A number or a list of them.
 std::vector<std::int64_t> ids_in(const std::optional<nlohmann::json>& value) {
   std::vector<std::int64_t> ids;
@@ -102,8 +110,8 @@ std::optional<std::int64_t> find_mask_token(const Model& model) {
       break;
     }
   }
-  if (!text && model.config.family == "fast_dllm_v2") {
-    text = "|<MASK>|";
+  if (!text) {
+    text = usual_mask(model.config.family);
     where = model.path.string();
   }
   const std::optional<std::int64_t> id = id_of(model, text);

@@ -26,13 +26,18 @@ DecoderNames transformers_names(const std::string& model) {
                               .post_attention_norm = prefix + "post_attention_layernorm",
                               .gate_proj = prefix + "mlp.gate_proj",
                               .up_proj = prefix + "mlp.up_proj",
-                              .down_proj = prefix + "mlp.down_proj"};
+                              .down_proj = prefix + "mlp.down_proj",
+                              .qkv_proj = {},
+                              .router = prefix + "mlp.gate",
+                              .router_bias = {},
+                              .experts = prefix + "mlp.experts.",
+                              .shared_experts = {}};
           }};
 }
 
 Graph build_transformers_decoder(const ModelConfig& config, const Checkpoint& checkpoint, std::int64_t seq_len) {
   const std::string prefix = prefix_of_names(checkpoint, "layers.0.input_layernorm.weight");
-  return build_dense_decoder(config, transformers_names(prefix), checkpoint, seq_len);
+  return build_decoder(config, transformers_names(prefix), checkpoint, seq_len);
 }
 
 namespace {
@@ -50,9 +55,15 @@ void expect_no_window(ConfigReader& reader, std::int64_t layers) {
 }  // namespace
 
 ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_kv_heads) {
+  reader.expect("partial_rotary_factor", 1.0);
+  return read_transformers_sizes(reader, default_kv_heads, "intermediate_size");
+}
+
+ModelConfig read_transformers_sizes(ConfigReader& reader, std::int64_t default_kv_heads,
+                                    std::string_view intermediate_size) {
   ModelConfig config;
   config.hidden_size = reader.require_size("hidden_size");
-  config.intermediate_size = reader.require_size("intermediate_size");
+  config.intermediate_size = reader.require_size(intermediate_size);
   config.num_layers = reader.require_size("num_hidden_layers");
   config.num_heads = reader.require_size("num_attention_heads");
   config.vocab_size = reader.require_size("vocab_size");
@@ -69,7 +80,6 @@ ModelConfig read_transformers_config(ConfigReader& reader, std::int64_t default_
   reader.expect("hidden_act", "silu");
   expect_no_window(reader, config.num_layers);
   reader.expect("use_mrope", false);
-  reader.expect("partial_rotary_factor", 1.0);
   reader.expect("rope_interleaved", false);
   if (const nlohmann::json* layer_types = reader.value("layer_types")) {
     if (!layer_types->is_array()) {

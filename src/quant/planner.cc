@@ -63,6 +63,7 @@ class Planner {
   }
 
   QuantizationResult run() {
+    check_experts();
     for (const Node& node : model_.graph.nodes()) {
       for (std::size_t i = 0; i < node.inputs.size(); ++i) {
         const Node& input = model_.graph.node(node.inputs[i]);
@@ -78,6 +79,16 @@ class Planner {
   }
 
  private:
+  // Targets with integers throughout have none for routes.
+  void check_experts() const {
+    const auto& nodes = model_.graph.nodes();
+    if (result_.plan.is_static_everywhere() &&
+        std::ranges::any_of(nodes, [](const Node& node) { return node.op == Op::kRoute; })) {
+      throw Error(ErrorCode::kUnsupported, model_.config.architecture,
+                  "has routed experts, which this target can't choose in integers", "use --mode weight_only");
+    }
+  }
+
   LayerPlan plan_layer(const Node& node, std::size_t input, const std::string& tensor) {
     const StoredWeight stored = find_stored_weight(*model_.checkpoint, tensor);
     LayerPlan layer;
@@ -121,6 +132,8 @@ class Planner {
         return LayerRole::kNorm;
       case Op::kLinear:
         return input == 1 ? LayerRole::kLinear : LayerRole::kBias;
+      case Op::kRoute:
+        return LayerRole::kBias;
       default:
         throw Error(ErrorCode::kInternal, std::string(to_string(node.op)), "has a weight that no plan covers");
     }
@@ -253,8 +266,12 @@ class Planner {
   }
 
   void check_layer_formats() const {
+    std::set<std::string_view> known;
+    for (const LayerPlan& layer : result_.plan.layers) {
+      known.insert(layer.layer);
+    }
     for (const auto& [name, unused] : config_.layer_formats) {
-      if (std::ranges::find(result_.plan.layers, name, &LayerPlan::layer) == result_.plan.layers.end()) {
+      if (!known.contains(name)) {
         throw Error(ErrorCode::kInvalidArgument, name, "the plan gives it a format, but the model has no such layer",
                     "make the plan for this model");
       }

@@ -43,7 +43,7 @@ Json calibration_json(const CalibrationResult& calibration) {
   if (!calibration.statistics.empty()) {
     Json& layers = json["activations"] = Json::array();
     for (const LayerStatistics& layer : calibration.statistics) {
-      Json entry{{"layer", layer.layer}, {"input", range_json(layer.chosen.input)}};
+      Json entry{{"layer", layer.layer}, {"tokens", layer.tokens}, {"input", range_json(layer.chosen.input)}};
       if (layer.chosen.output != ActivationRange()) {
         entry["output"] = range_json(layer.chosen.output);
       }

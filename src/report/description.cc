@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "checkpoint/hub_cache.h"
+#include "quant/expert_name.h"
 #include "report/text_table.h"
 
 namespace diffulex_edge {
@@ -67,6 +68,10 @@ std::string last_part(const std::filesystem::path& path) {
 }
 
 LayerName parse_layer_name(const std::string& layer) {
+  if (const auto expert = parse_expert_name(layer)) {
+    const LayerName group = parse_layer_name(expert->group);
+    return {.block = group.block, .kind = group.kind + ".*." + expert->role};
+  }
   constexpr std::string_view kPrefix = "layers.";
   if (layer.starts_with(kPrefix)) {
     std::int64_t block = 0;

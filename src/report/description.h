@@ -31,7 +31,8 @@ std::int64_t total(const std::map<std::string, std::int64_t>& counts);
 // The name of a file or folder, a separator at the end or not; ORG/NAME of one in the Hugging Face cache.
 std::string last_part(const std::filesystem::path& path);
 
-// Where a layer stands: "layers.3.q_proj" is q_proj of block 3; "lm_head" has no block.
+// Where a layer stands: "layers.3.q_proj" is q_proj of block 3; "lm_head" has no block. All experts of a block are of
+// one kind, "experts.*.up_proj".
 struct LayerName {
   std::optional<std::int64_t> block;
   std::string kind;

@@ -127,19 +127,46 @@ Json metadata_json(const std::vector<InspectedConstant>& metadata) {
   return json;
 }
 
+Json experts_json(const ExpertConfig& experts) {
+  return {{"count", experts.count},
+          {"per_token", experts.route.experts_per_token},
+          {"intermediate_size", experts.intermediate_size},
+          {"shared_intermediate_size", experts.shared_intermediate_size},
+          {"groups", experts.route.groups},
+          {"groups_per_token", experts.route.groups_per_token}};
+}
+
+// ", experts 64 (8 a token) of intermediate 1024"
+std::string experts_text(const ExpertConfig& experts) {
+  if (experts.count == 0) {
+    return {};
+  }
+  std::string text = ", experts " + std::to_string(experts.count) + " (" +
+                     std::to_string(experts.route.experts_per_token) + " a token) of intermediate " +
+                     std::to_string(experts.intermediate_size);
+  if (experts.shared_intermediate_size > 0) {
+    text += " and a shared one of " + std::to_string(experts.shared_intermediate_size);
+  }
+  return text;
+}
+
 Json config_json(const ModelConfig& config) {
-  return {{"family", config.family},
-          {"architecture", config.architecture},
-          {"hidden_size", config.hidden_size},
-          {"num_layers", config.num_layers},
-          {"num_heads", config.num_heads},
-          {"num_kv_heads", config.num_kv_heads},
-          {"head_dim", config.head_dim},
-          {"intermediate_size", config.intermediate_size},
-          {"vocab_size", config.vocab_size},
-          {"max_positions", config.max_positions},
-          {"block_length", config.block_length},
-          {"tie_word_embeddings", config.tie_word_embeddings}};
+  Json json = {{"family", config.family},
+               {"architecture", config.architecture},
+               {"hidden_size", config.hidden_size},
+               {"num_layers", config.num_layers},
+               {"num_heads", config.num_heads},
+               {"num_kv_heads", config.num_kv_heads},
+               {"head_dim", config.head_dim},
+               {"intermediate_size", config.intermediate_size},
+               {"vocab_size", config.vocab_size},
+               {"max_positions", config.max_positions},
+               {"block_length", config.block_length},
+               {"tie_word_embeddings", config.tie_word_embeddings}};
+  if (config.experts.count > 0) {
+    json["experts"] = experts_json(config.experts);
+  }
+  return json;
 }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -371,8 +398,8 @@ std::string to_text(const Inspection& inspection) {
             " layers, hidden " + std::to_string(config.hidden_size) + ", " + std::to_string(config.num_heads) +
             " heads, " + std::to_string(config.num_kv_heads) + " kv heads, head_dim " +
             std::to_string(config.head_dim) + ", intermediate " + std::to_string(config.intermediate_size) +
-            ", vocabulary " + std::to_string(config.vocab_size) + ", " + format_count(inspection.parameters()) +
-            " parameters\n";
+            experts_text(config.experts) + ", vocabulary " + std::to_string(config.vocab_size) + ", " +
+            format_count(inspection.parameters()) + " parameters\n";
   }
   for (const InspectedMethod& method : inspection.methods) {
     text += "\n" + method_text(method);

@@ -191,8 +191,11 @@ std::string rounding_chart(const std::vector<LayerRounding>& rounding) {
   BarChart others{.title = "Outside the blocks", .x_label = "error (% of round-to-nearest's)", .bars = {}};
   std::map<RoundingMethod, int> methods;
   for (const LayerRounding& layer : rounding) {
-    const double share = 100.0 * layer.error / layer.nearest_error;
     ++methods[layer.method];
+    if (layer.nearest_error == 0.0) {
+      continue;  // nothing was measured, or lost
+    }
+    const double share = 100.0 * layer.error / layer.nearest_error;
     const std::string method = std::string(to_string(layer.method)) + (layer.awq_scaled ? " after awq scaling" : "");
     const std::string tooltip =
         layer.layer + ": " + method + ", " + format_number(share, 1) + "% of the error of round-to-nearest";

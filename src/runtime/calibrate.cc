@@ -15,9 +15,11 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/quantization_session.h"
 #include "quant/arithmetic.h"
+#include "quant/expert_name.h"
 #include "quant/layer_formats.h"
 #include "quant/planner.h"
 #include "runtime/execution_session.h"
+#include "runtime/expert_coverage.h"
 #include "runtime/layer_statistics.h"
 #include "runtime/linear_layers.h"
 #include "runtime/observer.h"
@@ -121,6 +123,7 @@ class ActivationCalibrator {
     if (is_everywhere_) {
       result_.findings.graph = std::move(observed_);
     }
+    widen_missed_experts();
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
   }
@@ -139,16 +142,50 @@ class ActivationCalibrator {
   // Layers that share an input share its statistics.
   const LayerStatistics& statistics_of(const Node& node) {
     const ValueId id = node.inputs[0];
-    if (has_palettes(config_)) {
+    const InputRows rows = session_.input_of(node);
+    coverage_.add(node.name, rows.rows(), rows.width());
+    if (has_palettes(config_) && coverage_.is_reached(node.name)) {
       auto& importance = result_.findings.input_importance;
-      importance[node.name] = id == input_ ? importance.at(last_layer_) : column_importance(session_.input_of(node));
+      importance[node.name] = id == input_ ? importance.at(last_layer_) : column_importance(rows);
       last_layer_ = node.name;
     }
     if (id != input_) {
-      input_statistics_ = measure_input(node.name, session_.input_of(node), masked_, options_, control_);
+      const std::vector<bool> masked = session_.is_routed(id) ? select(masked_, session_.routed_tokens(id)) : masked_;
+      input_statistics_ = measure_input(node.name, rows, masked, options_, control_);
       input_ = id;
     }
     return input_statistics_;
+  }
+
+  // The ranges of an expert that few tokens chose are those of all experts beside it.
+  void widen_missed_experts() {
+    std::map<std::string, LayerActivations> all;  // by group and role
+    const auto key_of = [](const ExpertName& name) { return name.group + " " + name.role; };
+    for (const auto& [layer, chosen] : result_.findings.layers) {
+      if (const auto name = parse_expert_name(layer)) {
+        widen(all[key_of(*name)], chosen);
+      }
+    }
+    for (LayerStatistics& statistics : result_.statistics) {
+      const auto name = parse_expert_name(statistics.layer);
+      if (name && !coverage_.is_reached(statistics.layer)) {
+        statistics.chosen = all.at(key_of(*name));
+        result_.findings.layers[statistics.layer] = statistics.chosen;
+      }
+    }
+    if (config_.mode == QuantizationMode::STATIC) {
+      result_.warnings = coverage_.warnings("their static ranges are those of all experts of the layer");
+    } else if (has_palettes(config_)) {
+      result_.warnings = coverage_.warnings("their palettes are fitted to their weights alone");
+    }
+  }
+
+  static void widen(LayerActivations& target, const LayerActivations& other) {
+    const auto widen_range = [](ActivationRange& range, const ActivationRange& more) {
+      range = {.min = std::min(range.min, more.min), .max = std::max(range.max, more.max)};
+    };
+    widen_range(target.input, other.input);
+    widen_range(target.output, other.output);
   }
 
   void observe_layer(const Node& node) {
@@ -164,12 +201,8 @@ class ActivationCalibrator {
   // A module's layer that runs several times has ranges that cover them all.
   void add_activations(const Node& node, const LayerActivations& chosen) {
     const auto [found, is_new] = result_.findings.layers.emplace(node.name, chosen);
-    const auto widen = [](ActivationRange& range, const ActivationRange& other) {
-      range = {.min = std::min(range.min, other.min), .max = std::max(range.max, other.max)};
-    };
     if (!is_new) {
-      widen(found->second.input, chosen.input);
-      widen(found->second.output, chosen.output);
+      widen(found->second, chosen);
     }
   }
 
@@ -253,6 +286,7 @@ class ActivationCalibrator {
   std::string last_layer_;  // that has this input
   LayerStatistics input_statistics_;
   GraphActivations observed_;  // of the whole graph, if it is wanted
+  ExpertCoverage coverage_;
   CalibrationResult result_;
 };
 
@@ -314,6 +348,8 @@ CalibratedModel calibrate_with(const CalibrationData& data, const Model& model, 
       rounding.statistics = std::move(result.calibration->statistics);
       rounding.seconds += result.calibration->seconds;
       rounding.findings = std::move(result.calibration->findings);
+      rounding.warnings.insert(rounding.warnings.begin(), result.calibration->warnings.begin(),
+                               result.calibration->warnings.end());
     }
     result.calibration = std::move(rounding);
   }

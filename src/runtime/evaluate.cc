@@ -64,7 +64,23 @@ double count_flips(const std::vector<TokenResult>& tokens) {
 struct Noise {
   double signal = 0.0;
   double error = 0.0;
+  std::size_t values = 0;  // that were compared
 };
+
+// Of the last step's routed value, the rows of tokens that chose the expert in `other` too.
+std::vector<float> common_rows(const ExecutionSession& session, const ExecutionSession& other) {
+  const std::vector<std::int64_t> tokens = session.routed_tokens(session.last());
+  const std::vector<std::int64_t> others = other.routed_tokens(other.last());
+  const Activations& made = session.value(session.last());
+  std::vector<float> rows;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (std::ranges::binary_search(others, tokens[i])) {
+      const std::span<const float> row = made.row(static_cast<std::int64_t>(i));
+      rows.insert(rows.end(), row.begin(), row.end());
+    }
+  }
+  return rows;
+}
 
 std::unique_ptr<const ModelLayers> make_layers(const EvaluatedModel& evaluated, const RunControl& control) {
   if (evaluated.arithmetic == QuantizedArithmetic::FAST) {
@@ -237,7 +253,11 @@ class Evaluation {
     const ExecutionSession& session = *runners_[subject].session;
     const ExecutionSession& reference = *reference_runner_->session;
     Noise& noise = findings_[subject].noise[node.name];
-    compare(noise, session.value(session.last()).data, reference.value(reference.last()).data);
+    if (session.is_routed(session.last())) {
+      compare(noise, common_rows(session, reference), common_rows(reference, session));
+    } else {
+      compare(noise, session.value(session.last()).data, reference.value(reference.last()).data);
+    }
     if (!std::isfinite(noise.signal + noise.error)) {
       check_step(runners_[subject].model, node, session, control_);
       check_step(reference_runner_->model, node, reference, control_);
@@ -327,6 +347,7 @@ class Evaluation {
       noise.signal += part.signal;
       noise.error += part.error;
     }
+    noise.values += values.size();
   }
 
   void report(std::int64_t tokens) {
@@ -344,7 +365,9 @@ class Evaluation {
       result.sets.push_back(summarize(sets_[set], findings.sequences[set]));
     }
     for (const Node& node : model.graph.nodes()) {
-      if (const auto found = findings.noise.find(node.name); node.op == Op::kLinear && found != findings.noise.end()) {
+      const auto found = findings.noise.find(node.name);
+      // Nothing is known of an expert that no token chose.
+      if (node.op == Op::kLinear && found != findings.noise.end() && found->second.values > 0) {
         const Noise& noise = found->second;
         const bool is_equal = noise.error == 0.0;
         result.layers.push_back({.layer = node.name,

@@ -42,6 +42,8 @@ bool reads_weight(const Node& user, std::size_t input) {
     case Op::kEmbedding:
     case Op::kGather:
       return input == 0;
+    case Op::kRoute:
+      return input == 1;
     default:
       return false;
   }
@@ -65,11 +67,35 @@ void ExecutionPlan::find_layouts() {
         node.op == Op::kInput || std::ranges::any_of(node.inputs, [&](ValueId input) { return !is_shared(input); });
     if (varies) {
       values_[i].layout = is_token_major(node.shape) ? Layout::kTokens : Layout::kSequences;
+      find_route(i);
     }
     if ((node.op == Op::kEmbedding || node.op == Op::kGather) && graph_.shape(node.inputs[0])[0].value > kMostRows) {
       throw Error(ErrorCode::kUnsupported, node.name.empty() ? std::string(to_string(node.op)) : node.name,
                   "a table of more than " + std::to_string(kMostRows) + " rows is too large for the CPU runtime");
     }
+  }
+}
+
+// Between kDispatch and kCombine, operators take rows by themselves.
+void ExecutionPlan::find_route(std::size_t index) {
+  const Node& node = graph_.nodes()[index];
+  Value& value = values_[index];
+  if (node.op == Op::kDispatch) {
+    value.layout = Layout::kRouted;
+    value.route = static_cast<ValueId>(index);
+    return;
+  }
+  for (const ValueId input : node.inputs) {
+    const ValueId other = route(input);
+    if (other < 0 || node.op == Op::kCombine) {
+      continue;
+    }
+    const bool takes_rows = node.op == Op::kLinear || node.op == Op::kSwiGlu;
+    if (!takes_rows || (value.route >= 0 && value.route != other)) {
+      throw Error(ErrorCode::kInternal, std::string(to_string(node.op)), "can't stand between dispatch and combine");
+    }
+    value.layout = Layout::kRouted;
+    value.route = other;
   }
 }
 
@@ -121,13 +147,17 @@ void ExecutionPlan::add_step(std::size_t index) {
     const Value& source = values_[static_cast<std::size_t>(input)];
     return source.is_made && source.last_use == index && input != graph_.output();
   };
-  step.takes_input = node.op == Op::kReshape && dies(node.inputs[0]);
-  value.buffer = step.takes_input ? values_[static_cast<std::size_t>(node.inputs[0])].buffer
-                                  : take_buffer(element_count(node.shape));
+  if (node.op == Op::kReshape && dies(node.inputs[0])) {
+    step.taken_input = 0;
+  } else if (node.op == Op::kCombine && node.inputs.size() == 3 && dies(node.inputs[2])) {
+    step.taken_input = 2;
+  }
+  const ValueId taken = step.taken_input < 0 ? -1 : node.inputs[static_cast<std::size_t>(step.taken_input)];
+  value.buffer = taken >= 0 ? values_[static_cast<std::size_t>(taken)].buffer : take_buffer(element_count(node.shape));
   for (const ValueId input : node.inputs) {
     if (dies(input) && std::ranges::find(step.last_uses, input) == step.last_uses.end()) {
       step.last_uses.push_back(input);
-      if (!step.takes_input) {
+      if (input != taken) {
         free_buffers_.push_back(values_[static_cast<std::size_t>(input)].buffer);
       }
     }
@@ -175,6 +205,9 @@ void ExecutionPlan::set_size(ValueId value, const Batch& batch, Activations& res
       break;
     case Layout::kTokens:
       result.rows = batch.tokens();
+      result.width = width_of_tokens(shape);
+      break;
+    case Layout::kRouted:
       result.width = width_of_tokens(shape);
       break;
     case Layout::kSequences:

@@ -27,13 +27,15 @@ class ExecutionPlan {
   enum class Layout {
     kShared,     // the same for every sequence: weights, constants, what follows from them
     kTokens,     // the sequence is the first dimension, behind ones: rows of all tokens
+    kRouted,     // rows of the tokens that chose an expert, in their order
     kSequences,  // anything else: whole tensors
   };
 
   struct Step {
     ValueId value = -1;
     Kernel kernel;
-    bool takes_input = false;        // the result is the first input's buffer: a reshape of what nobody else uses
+    // The result is the buffer of this input, which nobody else uses: a reshape, or a sum that is added to. -1: none.
+    int taken_input = -1;
     std::vector<ValueId> last_uses;  // inputs that are dead afterwards
   };
 
@@ -49,20 +51,24 @@ class ExecutionPlan {
 
   Layout layout(ValueId value) const { return values_[static_cast<std::size_t>(value)].layout; }
   bool is_shared(ValueId value) const { return layout(value) == Layout::kShared; }
+  // The kDispatch that says which rows a kRouted value has; -1 for others.
+  ValueId route(ValueId value) const { return values_[static_cast<std::size_t>(value)].route; }
   // The buffer of a value that a step makes; -1 for others.
   int buffer(ValueId value) const { return values_[static_cast<std::size_t>(value)].buffer; }
   std::size_t buffers() const { return buffer_sizes_.size(); }
 
   // Elements of one sequence's tensor.
   std::int64_t elements(ValueId value, std::int64_t length) const;
-  // Rows and width as Activations have them.
+  // Rows and width as Activations have them; a kRouted value's rows are the session's to know.
   void set_size(ValueId value, const Batch& batch, Activations& result) const;
   // Of the sequences' tensors: where each begins, in elements; one more entry than sequences. All 0 for a shared value.
+  // Not of a kRouted one.
   std::vector<std::int64_t> begins(ValueId value, const Batch& batch) const;
 
  private:
   struct Value {
     Layout layout = Layout::kShared;
+    ValueId route = -1;
     int buffer = -1;
     bool is_made = false;      // by a step
     std::size_t last_use = 0;  // node
@@ -70,6 +76,7 @@ class ExecutionPlan {
   };
 
   void find_layouts();
+  void find_route(std::size_t index);
   void find_uses();
   void find_head();
   bool needs_step(std::size_t index) const;

@@ -19,7 +19,9 @@ constexpr std::int64_t kLogitElements = 1LL << 25;  // float32 logits in memory 
 }  // namespace
 
 std::int64_t widest_activation(const ModelConfig& config) {
-  return std::max({config.intermediate_size, config.num_heads * config.head_dim, config.hidden_size});
+  const std::int64_t shared = config.experts.shared_intermediate_size;
+  return std::max({config.intermediate_size, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
+                   config.hidden_size, config.experts.intermediate_size, shared, config.experts.count});
 }
 
 ExecutionSession::ExecutionSession(const ExecutionPlan& plan, const Model& model, const ModelLayers& layers,
@@ -117,13 +119,10 @@ void ExecutionSession::step() {
   if (control_.stop.stop_requested()) {
     throw Error(ErrorCode::kCancelled, {}, "stopped");
   }
-  Activations result;
-  plan_.set_size(step.value, batch_, result);
-  if (step.takes_input) {
-    result.data = std::move(made(plan_.graph().node(step.value).inputs[0]).data);
-  } else {
-    result.data = std::move(buffers_[static_cast<std::size_t>(plan_.buffer(step.value))]);
-    result.data.resize(static_cast<std::size_t>(result.rows * result.width));
+  Activations result = start_result(step);
+  const bool is_moved = plan_.graph().node(step.value).op == Op::kReshape && step.taken_input >= 0;
+  const bool is_empty = is_routed(step.value) && result.rows == 0;
+  if (!is_moved && !is_empty) {
     const OperatorContext context{.plan = plan_,
                                   .batch = batch_,
                                   .values = values_,
@@ -133,21 +132,51 @@ void ExecutionSession::step() {
                                   .cache = cache_ ? &*cache_ : nullptr,
                                   .scores = scores_,
                                   .scratch = scratch_,
-                                  .seq_len = model_.seq_len};
+                                  .seq_len = model_.seq_len,
+                                  .has_taken_input = step.taken_input >= 0};
     step.kernel.run(context, step.value, result);
   }
   round(step.value, result);
-  for (const ValueId input : step.last_uses) {
-    if (!step.takes_input && keeps_buffers_) {
-      buffers_[static_cast<std::size_t>(plan_.buffer(input))] = std::move(made(input).data);
-    }
-    made(input) = {};
-  }
+  drop_last_uses(step);
   last_ = step.value;
   made(step.value) = std::move(result);
   if (++position_ == plan_.steps().size()) {
     finish_cache();
   }
+}
+
+// The step's value with its size, in the buffer that the plan has for it.
+Activations ExecutionSession::start_result(const ExecutionPlan::Step& step) {
+  const Node& node = plan_.graph().node(step.value);
+  Activations result;
+  plan_.set_size(step.value, batch_, result);
+  if (node.op == Op::kDispatch) {
+    const auto& expert = std::get<ExpertAttributes>(node.attributes);
+    result.rows = static_cast<std::int64_t>(chosen_tokens(value(node.inputs[1]), expert.expert).size());
+  } else if (is_routed(step.value)) {
+    result.rows = value(node.inputs[0]).rows;
+  }
+  if (step.taken_input >= 0) {
+    result.data = std::move(made(node.inputs[static_cast<std::size_t>(step.taken_input)]).data);
+  } else {
+    result.data = std::move(buffers_[static_cast<std::size_t>(plan_.buffer(step.value))]);
+    result.data.resize(static_cast<std::size_t>(result.rows * result.width));
+  }
+  return result;
+}
+
+void ExecutionSession::drop_last_uses(const ExecutionPlan::Step& step) {
+  for (const ValueId input : step.last_uses) {
+    if (keeps_buffers_ && plan_.buffer(input) != plan_.buffer(step.value)) {
+      buffers_[static_cast<std::size_t>(plan_.buffer(input))] = std::move(made(input).data);
+    }
+    made(input) = {};
+  }
+}
+
+std::vector<std::int64_t> ExecutionSession::routed_tokens(ValueId id) const {
+  const Node& dispatch = plan_.graph().node(plan_.route(id));
+  return chosen_tokens(value(dispatch.inputs[1]), std::get<ExpertAttributes>(dispatch.attributes).expert);
 }
 
 InputRows ExecutionSession::input_of(const Node& layer) const {
@@ -163,8 +192,8 @@ void ExecutionSession::append_copies(std::size_t sequences) {
     if (values_[i].data.empty() || plan_.is_shared(id)) {
       continue;
     }
-    const std::int64_t count = plan_.begins(id, batch_)[sequences];
     std::vector<float>& data = values_[i].data;
+    const std::int64_t count = first_rows(id, sequences) * values_[i].width;
     const auto old_size = static_cast<std::ptrdiff_t>(data.size());
     data.resize(data.size() + static_cast<std::size_t>(count));
     std::copy_n(data.begin(), count, data.begin() + old_size);
@@ -174,10 +203,20 @@ void ExecutionSession::append_copies(std::size_t sequences) {
     batch_.starts.push_back(batch_.starts[i]);
   }
   for (std::size_t i = 0; i < values_.size(); ++i) {
-    if (!values_[i].data.empty()) {
-      plan_.set_size(static_cast<ValueId>(i), batch_, values_[i]);
+    Activations& value = values_[i];
+    if (!value.data.empty()) {
+      plan_.set_size(static_cast<ValueId>(i), batch_, value);
+      value.rows = static_cast<std::int64_t>(value.data.size()) / std::max<std::int64_t>(value.width, 1);
     }
   }
+}
+
+std::int64_t ExecutionSession::first_rows(ValueId id, std::size_t sequences) const {
+  if (!is_routed(id)) {
+    return plan_.begins(id, batch_)[sequences] / std::max<std::int64_t>(value(id).width, 1);
+  }
+  const std::vector<std::int64_t> tokens = routed_tokens(id);
+  return std::ranges::lower_bound(tokens, batch_.offsets[sequences]) - tokens.begin();
 }
 
 std::span<float> ExecutionSession::mutable_rows(ValueId id, std::int64_t begin, std::int64_t count) {

@@ -56,6 +56,10 @@ class ExecutionSession {
 
   // A value that is alive: made, and still to be used.
   const Activations& value(ValueId id) const { return values_[static_cast<std::size_t>(id)]; }
+  // Whether a value is between kDispatch and kCombine: it has the rows of some tokens only.
+  bool is_routed(ValueId id) const { return plan_.layout(id) == ExecutionPlan::Layout::kRouted; }
+  // The token of each row of such a value, in order.
+  std::vector<std::int64_t> routed_tokens(ValueId id) const;
   // A layer's input as rows of its weight's columns.
   InputRows input_of(const Node& layer) const;
   // The value that the last step made.
@@ -63,6 +67,8 @@ class ExecutionSession {
   // Appends copies of the first sequences, as far as they have come: from here on they go their own way. Keys are not
   // kept.
   void append_copies(std::size_t sequences);
+  // How many of a value's rows are of the first sequences.
+  std::int64_t first_rows(ValueId id, std::size_t sequences) const;
   // Some rows of a value that is alive, for callers that change what later operators see.
   std::span<float> mutable_rows(ValueId id, std::int64_t begin, std::int64_t count);
   // Multiplies the last dimension's columns, for layers that were made to expect it.
@@ -91,6 +97,8 @@ class ExecutionSession {
   void set_sources();
   void check_cache(const Batch& batch) const;
   void finish_cache();
+  Activations start_result(const ExecutionPlan::Step& step);
+  void drop_last_uses(const ExecutionPlan::Step& step);
   void round(ValueId id, Activations& made) const;
 
   const ExecutionPlan& plan_;

@@ -73,6 +73,14 @@ std::vector<bool> masked_tokens(const CalibrationData& data) {
   return all;
 }
 
+std::vector<bool> select(const std::vector<bool>& flags, const std::vector<std::int64_t>& tokens) {
+  std::vector<bool> result;
+  for (std::size_t i = 0; !flags.empty() && i < tokens.size(); ++i) {
+    result.push_back(flags[static_cast<std::size_t>(tokens[i])]);
+  }
+  return result;
+}
+
 ActivationRange observe_values(const std::string& layer, std::span<const float> values,
                                const CalibrationOptions& options) {
   try {
@@ -85,6 +93,7 @@ ActivationRange observe_values(const std::string& layer, std::span<const float> 
 LayerStatistics measure_input(const std::string& layer, const InputRows& x, const std::vector<bool>& masked,
                               const CalibrationOptions& options, const RunControl& control) {
   LayerStatistics statistics;
+  statistics.tokens = x.rows();
   statistics.chosen.input = observe_values(layer, x.data(), options);
   const AffineScale affine = affine_scale(statistics.chosen.input, 8);
   std::vector<RowSums> rows(static_cast<std::size_t>(x.rows()));

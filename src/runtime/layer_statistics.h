@@ -11,6 +11,9 @@ namespace diffulex_edge {
 // One flag for each token of the batch, in the order of the sequences; none for a module's runs, which have no masks.
 std::vector<bool> masked_tokens(const CalibrationData& data);
 
+// The flags of some tokens; none where there are none.
+std::vector<bool> select(const std::vector<bool>& flags, const std::vector<std::int64_t>& tokens);
+
 // Ranges, sizes and the noise of 8-bit integers, kept apart for masked tokens and others; chosen.input is what
 // options.observer takes. Neither the layer's name nor chosen.output is set. Throws Error{kBadFile} naming `layer`
 // where a value is not finite.

@@ -62,6 +62,21 @@ PreparedInput prepare_input(std::span<const float> x, std::int64_t tokens, Input
 
 }  // namespace
 
+// A model with experts has thousands of layers: the search begins where the last one ended.
+const LayerPlan* LinearLayers::plan_of(const Node& user, const std::string& tensor) const {
+  const std::size_t count = plan_ == nullptr ? 0 : plan_->layers.size();
+  const std::size_t begin = last_found_.load(std::memory_order_relaxed);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t place = (begin + i) % count;
+    const LayerPlan& layer = plan_->layers[place];
+    if (layer.layer == user.name && layer.tensor == tensor) {
+      last_found_.store(place, std::memory_order_relaxed);
+      return &layer;
+    }
+  }
+  return find_plan(plan_, user, tensor);
+}
+
 void LinearLayers::load_weight(const Node& user, const std::string& tensor, std::int64_t row_begin, std::int64_t rows,
                                std::span<float> target) const {
   if (const auto found = replaced_.find(tensor); found != replaced_.end()) {
@@ -70,7 +85,7 @@ void LinearLayers::load_weight(const Node& user, const std::string& tensor, std:
     return;
   }
   const StoredWeight source = find_stored_weight(*model_.checkpoint, tensor);
-  const LayerPlan* plan = find_plan(plan_, user, tensor);
+  const LayerPlan* plan = plan_of(user, tensor);
   if (plan == nullptr || plan->format == source.format) {
     load_rows(source, row_begin, rows, target);
   } else {
@@ -116,7 +131,7 @@ void LinearLayers::run(const Node& node, std::span<const float> x, std::span<flo
   const std::string& tensor = graph.tensor(node.inputs[1]);
   const std::int64_t columns = graph.shape(node.inputs[1])[1].value;
   const std::int64_t rows = graph.shape(node.inputs[1])[0].value;
-  const LayerPlan* plan = find_plan(plan_, node, tensor);
+  const LayerPlan* plan = plan_of(node, tensor);
   const InputArithmetic arithmetic = input_arithmetic(plan);
   const PreparedInput input = prepare_input(x, tokens, arithmetic, plan, control);
   const std::vector<float> bias =

@@ -1,6 +1,8 @@
 // Layers whose weights are read from the checkpoint each time they run, in float32 or simulating a target's integers.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -34,11 +36,13 @@ class LinearLayers final : public ModelLayers {
   std::vector<float> load_vector(const std::string& tensor) const override;
 
  private:
+  const LayerPlan* plan_of(const Node& user, const std::string& tensor) const;
   const Codebooks& codebooks(const LayerPlan& plan, const StoredWeight& source, const RunControl& control) const;
 
   const Model& model_;
   const QuantizationPlan* plan_;
   std::map<std::string, std::vector<float>> replaced_;
+  mutable std::atomic<std::size_t> last_found_ = 0;  // among the plan's layers, which run in their order
   // Of layers that have run, fitted when one is first needed.
   mutable std::mutex codebooks_mutex_;
   mutable std::map<const LayerPlan*, Codebooks> codebooks_;

@@ -58,11 +58,12 @@ class WeightLoader {
     const WeightFormat format = packed_format(source, plan);
     const bool has_codebook = plan != nullptr && plan->format.has_codebook();
     const WeightFormat encoded = has_codebook ? plan->format : format;
-    const auto found = std::ranges::find_if(
-        entries_, [&](const Entry& entry) { return entry.tensor == tensor && entry.encoded == encoded; });
-    if (found != entries_.end()) {
-      return static_cast<std::size_t>(found - entries_.begin());
+    std::vector<std::size_t>& uses = by_tensor_[tensor];
+    const auto found = std::ranges::find_if(uses, [&](std::size_t i) { return entries_[i].encoded == encoded; });
+    if (found != uses.end()) {
+      return *found;
     }
+    uses.push_back(entries_.size());
     entries_.push_back({.tensor = tensor,
                         .encoded = encoded,
                         .rows = source.rows,
@@ -162,6 +163,7 @@ class WeightLoader {
 
   const Model& model_;
   std::vector<Entry> entries_;
+  std::map<std::string, std::vector<std::size_t>> by_tensor_;
   std::vector<StreamJob> jobs_;
 };
 
@@ -173,7 +175,7 @@ PackedLayers::PackedLayers(const Model& model, const QuantizationPlan* plan, con
   WeightLoader loader(model);
   std::map<Layer*, std::size_t> numbers;
   for (const Node& node : graph.nodes()) {
-    if (node.op == Op::kRmsNorm) {
+    if (node.op == Op::kRmsNorm || (node.op == Op::kRoute && node.inputs.size() > 1)) {
       const std::string& tensor = graph.tensor(node.inputs[1]);
       vectors_[tensor] = load_tensor(*model.checkpoint, tensor);
     }

@@ -15,6 +15,7 @@
 #include "quant/weight_decoder.h"
 #include "runtime/calibrate.h"
 #include "runtime/execution_session.h"
+#include "runtime/expert_coverage.h"
 #include "runtime/input_statistics.h"
 #include "runtime/layer_input.h"
 #include "runtime/layer_statistics.h"
@@ -58,6 +59,9 @@ class LayerwiseRounder {
       reference_ = std::make_unique<ExecutionSession>(graph_plan_, model, reference_layers_, quiet_);
       reference_->begin(make_batch(model, data));
     }
+    for (const LayerPlan& layer : plan_.layers) {
+      plans_.emplace(std::pair(layer.layer, layer.tensor), &layer);
+    }
     find_consumers();
     const bool scales = is_auto_ || plan.config.method == RoundingMethod::AWQ;
     for (std::size_t i = 0; scales && i < model.graph.nodes().size(); ++i) {
@@ -95,6 +99,9 @@ class LayerwiseRounder {
       }
     }
     writer_->finish(control_);
+    const std::vector<std::string> missed =
+        coverage_.warnings("their weights are rounded by mse, from themselves alone");
+    result_.warnings.insert(result_.warnings.end(), missed.begin(), missed.end());
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
   }
@@ -117,8 +124,7 @@ class LayerwiseRounder {
     const bool holds_out = is_auto_ && batch.sequences() > 1 && !graph_plan_.is_shared(id);
     TokenSplit split;
     if (is_auto_ && !holds_out) {
-      split.held_out.resize(static_cast<std::size_t>(rows));
-      std::iota(split.held_out.begin(), split.held_out.end(), std::int64_t{0});
+      hold_out_all(split, rows);
     }
     if (!holds_out && counts_.empty()) {
       return split;
@@ -137,6 +143,31 @@ class LayerwiseRounder {
     return split;
   }
 
+  // Of the rows of some of the batch's tokens. Where one of the two parts would be empty, all tokens are in both.
+  TokenSplit split_of(const std::vector<std::int64_t>& tokens) const {
+    const Batch& batch = session_.batch();
+    TokenSplit split;
+    for (const std::int64_t token : tokens) {
+      const auto after = std::ranges::upper_bound(batch.offsets, token);
+      const auto sequence = static_cast<std::size_t>(after - batch.offsets.begin()) - 1;
+      const bool held_out = is_auto_ && sequence % kHoldOut == kHoldOut - 1;
+      if (held_out) {
+        split.held_out.push_back(static_cast<std::int64_t>(split.weights.size()));
+      }
+      split.weights.push_back(held_out ? 0.0F : weight_of(sequence, token - batch.offsets[sequence]));
+    }
+    if (is_auto_ && (split.held_out.empty() || split.held_out.size() == tokens.size())) {
+      split.weights.assign(tokens.size(), 1.0F);
+      hold_out_all(split, std::ssize(tokens));
+    }
+    return split;
+  }
+
+  static void hold_out_all(TokenSplit& split, std::int64_t rows) {
+    split.held_out.resize(static_cast<std::size_t>(rows));
+    std::iota(split.held_out.begin(), split.held_out.end(), std::int64_t{0});
+  }
+
   float weight_of(std::size_t sequence, std::int64_t token) const {
     const bool counts = !counts_.empty() && counts_[sequence][static_cast<std::size_t>(token)];
     return counts ? static_cast<float>(options_.mask_weight) : 1.0F;
@@ -144,7 +175,7 @@ class LayerwiseRounder {
 
   // Of a norm or a linear layer.
   const std::string& tensor_of(const Node& node) const { return model_.graph.tensor(node.inputs[1]); }
-  const LayerPlan& plan_of(const Node& node) const { return plan_.at(node.name, tensor_of(node)); }
+  const LayerPlan& plan_of(const Node& node) const { return *plans_.at({node.name, tensor_of(node)}); }
 
   bool is_rounded(const Node& node) const {
     const LayerPlan& plan = plan_of(node);
@@ -299,18 +330,52 @@ class LayerwiseRounder {
   }
 
   const LayerInput& input_of(ValueId id) {
-    if (id != input_id_) {
-      input_.reset();  // before the next one takes its memory
-      const auto rows_of = [&](const ExecutionSession& session) {
-        return InputRows(model_.graph.shape(id).back().value, session.value(id).data);
-      };
-      const InputRows seen = rows_of(session_);
-      input_ = std::make_unique<LayerInput>(seen, reference_ ? std::optional(rows_of(*reference_)) : std::nullopt,
-                                            split_of(id, seen.rows()), quiet_);
-      input_id_ = id;
-      statistics_ = measure_input("calibration", seen, masked_, options_, quiet_);
+    if (id == input_id_) {
+      return *input_;
+    }
+    input_.reset();  // before the next one takes its memory
+    const std::int64_t width = model_.graph.shape(id).back().value;
+    if (session_.is_routed(id)) {
+      const std::vector<std::int64_t> tokens = common_tokens(id);
+      const std::vector<float> seen = rows_of(session_, id, tokens);
+      const std::vector<float> truth = reference_ ? rows_of(*reference_, id, tokens) : std::vector<float>();
+      set_input(id, {width, seen}, reference_ ? std::optional(InputRows(width, truth)) : std::nullopt, split_of(tokens),
+                select(masked_, tokens));
+    } else {
+      const InputRows seen(width, session_.value(id).data);
+      set_input(id, seen, reference_ ? std::optional(InputRows(width, reference_->value(id).data)) : std::nullopt,
+                split_of(id, seen.rows()), masked_);
     }
     return *input_;
+  }
+
+  void set_input(ValueId id, const InputRows& seen, const std::optional<InputRows>& truth, const TokenSplit& split,
+                 const std::vector<bool>& masked) {
+    input_ = std::make_unique<LayerInput>(seen, truth, split, quiet_);
+    input_id_ = id;
+    statistics_ = measure_input("calibration", seen, masked, options_, quiet_);
+  }
+
+  // The tokens that chose an expert here, and in the float32 model, where that runs beside this one.
+  std::vector<std::int64_t> common_tokens(ValueId id) const {
+    std::vector<std::int64_t> tokens = session_.routed_tokens(id);
+    if (reference_) {
+      const std::vector<std::int64_t> others = reference_->routed_tokens(id);
+      std::erase_if(tokens, [&](std::int64_t token) { return !std::ranges::binary_search(others, token); });
+    }
+    return tokens;
+  }
+
+  // A routed value's rows of some of the tokens that it has.
+  static std::vector<float> rows_of(const ExecutionSession& session, ValueId id,
+                                    const std::vector<std::int64_t>& tokens) {
+    const std::vector<std::int64_t> all = session.routed_tokens(id);
+    std::vector<float> rows;
+    for (const std::int64_t token : tokens) {
+      const auto row = session.value(id).row(std::ranges::lower_bound(all, token) - all.begin());
+      rows.insert(rows.end(), row.begin(), row.end());
+    }
+    return rows;
   }
 
   Rounding take_rounding(const Node& node) {
@@ -320,7 +385,27 @@ class LayerwiseRounder {
       return rounding;
     }
     const std::vector<float> weight = load_weight(node);
-    return round(node, weight, input_of(node.inputs[0]), {});
+    const ValueId input = node.inputs[0];
+    if (session_.is_routed(input)) {
+      const std::vector<std::int64_t> tokens = common_tokens(input);
+      coverage_.add(node.name, std::ssize(tokens), plan_of(node).columns);
+      if (!coverage_.is_reached(node.name)) {
+        return round_unseen(node, weight, tokens);
+      }
+    }
+    return round(node, weight, input_of(input), {});
+  }
+
+  // From the weight alone, for an expert of which calibration says too little.
+  Rounding round_unseen(const Node& node, std::span<const float> weight, const std::vector<std::int64_t>& tokens) {
+    const LayerPlan& plan = plan_of(node);
+    Rounding rounding;
+    rounding.weight = round_weight(weight, plan.rows, plan.columns, plan.format, RoundingMethod::MSE, {}, quiet_);
+    rounding.report.layer = node.name;
+    rounding.report.method = RoundingMethod::MSE;
+    const std::vector<float> seen = rows_of(session_, node.inputs[0], tokens);
+    statistics_ = measure_input("calibration", {plan.columns, seen}, select(masked_, tokens), options_, quiet_);
+    return rounding;
   }
 
   void write(const Node& node, Rounding rounding) {
@@ -355,6 +440,7 @@ class LayerwiseRounder {
 
   const Model& model_;
   QuantizationPlan plan_;
+  std::map<std::pair<std::string, std::string>, const LayerPlan*> plans_;  // by layer and tensor
   CalibrationOptions options_;
   std::vector<bool> masked_;
   const RunControl& control_;
@@ -375,6 +461,7 @@ class LayerwiseRounder {
   std::unique_ptr<LayerInput> input_;      // of the layers at hand
   LayerStatistics statistics_;             // of the same
   std::map<std::string, Rounding> ready_;  // by tensor
+  ExpertCoverage coverage_;
   CalibrationResult result_;
 };
 

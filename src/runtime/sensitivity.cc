@@ -14,6 +14,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/sensitivity.h"
 #include "quant/arithmetic.h"
+#include "quant/expert_name.h"
 #include "runtime/execution_session.h"
 #include "runtime/linear_layers.h"
 #include "runtime/prediction.h"
@@ -139,7 +140,8 @@ class UnitFinder {
   UnitFinder(const QuantizationConfig& config, const std::vector<LayerFormat>& formats, const TargetArithmetic& target)
       : config_(config), formats_(formats), target_(target) {}
 
-  // Equal tensors take one format: a checkpoint stores them once.
+  // Equal tensors take one format: a checkpoint stores them once. So do all experts of a layer: how often each is
+  // chosen is the data's matter, and thousands of measurements would be.
   std::vector<Unit> find(const QuantizationPlan& float_plan) const {
     std::vector<Unit> units;
     std::map<std::string, std::size_t> by_tensor;
@@ -151,11 +153,13 @@ class UnitFinder {
         throw Error(ErrorCode::kInvalidArgument, layer.tensor, "is quantized already",
                     "plan from the unquantized checkpoint");
       }
-      const auto [position, is_new] = by_tensor.emplace(layer.tensor, units.size());
+      const auto expert = parse_expert_name(layer.layer);
+      const auto [position, is_new] = by_tensor.emplace(expert ? expert->group : layer.tensor, units.size());
       if (is_new) {
-        units.emplace_back().result.parameters = layer.parameters();
+        units.emplace_back();
       }
       Unit& unit = units[position->second];
+      unit.result.parameters += is_new || expert ? layer.parameters() : 0;
       unit.result.layers.push_back(layer.layer);
       unit.plans.push_back(&layer);
     }
@@ -404,8 +408,8 @@ class SensitivityMeter {
     return effect;
   }
 
-  // The embedding and the head, whose effect nothing but a run of the whole model shows. The output that is compared
-  // is the predictions'.
+  // The embedding, the head and a layer's experts, whose effect a run of the whole model shows. The output that is
+  // compared is the predictions'.
   void measure_whole(Unit& unit) {
     for (FormatEffect& effect : unit.result.formats) {
       QuantizationConfig config = float_config_;

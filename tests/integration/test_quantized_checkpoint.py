@@ -151,7 +151,7 @@ def test_folder_is_complete(tiny: Path, tmp_path: Path) -> None:
     assert config == json.loads((tiny / "config.json").read_text())
     assert note["quant_method"] == "diffulex_edge"
     assert (note["dtype"], note["mode"]) == ("int8", "dynamic")
-    assert note["exclude_layers"] == ["lm_head", "norm", "embedding"]
+    assert note["exclude_layers"] == ["lm_head", "norm", "embedding", "router"]
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8 everywhere", "int4 everywhere", "int4 per channel"])

@@ -70,9 +70,9 @@ def test_defaults_are_those_of_the_library() -> None:
     assert config.dtype == QuantizationDtype.FP32
     assert config.mode == QuantizationMode.WEIGHT_ONLY
     assert config.group_size == 32
-    assert config.exclude_layers == ["lm_head", "norm", "embedding"]
+    assert config.exclude_layers == ["lm_head", "norm", "embedding", "router"]
     config.exclude_layers.append("x")
-    assert QuantizationConfig().exclude_layers == ["lm_head", "norm", "embedding"]
+    assert QuantizationConfig().exclude_layers == ["lm_head", "norm", "embedding", "router"]
 
 
 @pytest.mark.parametrize(

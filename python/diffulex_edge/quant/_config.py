@@ -16,7 +16,7 @@ GROUP_SIZES: Final = (32, 64, 128, 256)
 """INT4: neighbours along the input that share a scale; beside them 0, one scale for each output channel."""
 
 _DEFAULT_GROUP_SIZE: Final = 32
-_DEFAULT_EXCLUSIONS: Final = ("lm_head", "norm", "embedding")
+_DEFAULT_EXCLUSIONS: Final = ("lm_head", "norm", "embedding", "router")
 
 
 class _Names(StrEnum):

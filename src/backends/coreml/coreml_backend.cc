@@ -186,6 +186,7 @@ class CoreMLExport {
 
  private:
   void check(const BackendConfig& config) const {
+    check_no_experts(model_, "Core ML");
     check_rank(model_, kMaxRank, "Core ML");
     check_takes_integers(config, has_static_layer(quantization_.plan), "Core ML");
     const auto has_table = [](const LayerPlan& layer) { return layer.format.has_codebook(); };

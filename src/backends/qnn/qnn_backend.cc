@@ -84,6 +84,7 @@ void check_lengths(const BackendConfig& config, const Model& model) {
 }
 
 qnn::LoweringSettings settings_for(const Model& model, const BackendConfig& config, const qnn::Options& options) {
+  check_no_experts(model, "QNN");
   qnn::LoweringSettings settings = choose_settings(config, options);
   settings.cache = qnn::parse_cache(config, model, is_static(config));
   return settings;

@@ -123,6 +123,9 @@ class Lowering {
         return current.op == Op::kAttention ? cache_->attention(value) : cache_->mask(value);
       case Op::kRope:
       case Op::kSwiGlu:
+      case Op::kRoute:
+      case Op::kDispatch:
+      case Op::kCombine:
         break;
     }
     throw Error(ErrorCode::kInternal, std::string(to_string(current.op)), "was not decomposed");

@@ -42,6 +42,10 @@ Kernel find_kernel(const ExecutionPlan& plan, ValueId id) {
       return operators::matrix_kernel(plan, id);
     case Op::kAttention:
       return operators::attention_kernel(plan, id);
+    case Op::kRoute:
+    case Op::kDispatch:
+    case Op::kCombine:
+      return operators::expert_kernel(node);
     case Op::kAdd:
     case Op::kSubtract:
     case Op::kMultiply:

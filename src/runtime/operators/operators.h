@@ -31,6 +31,7 @@ struct OperatorContext {
   std::optional<ActivationRange>& scores;    // where they are observed: of this step
   std::vector<std::vector<float>>& scratch;  // of each thread
   std::int64_t seq_len;
+  bool has_taken_input = false;  // the result begins as the input that the plan lets it take
 
   const Node& node(ValueId id) const { return plan.graph().node(id); }
   const Activations& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
@@ -45,6 +46,9 @@ Kernel find_kernel(const ExecutionPlan& plan, ValueId id);
 void for_each_row(std::int64_t rows, std::int64_t width, const RunControl& control,
                   const std::function<void(std::int64_t row)>& work);
 
+// The tokens whose route to the expert is not 0, in order. `routes` is what a kRoute made.
+std::vector<std::int64_t> chosen_tokens(const Activations& routes, std::int64_t expert);
+
 namespace operators {
 
 Kernel row_kernel(const Node& node);  // norms, activation functions, softmax, ...: each row of the last dimension
@@ -52,6 +56,7 @@ Kernel pair_kernel(const ExecutionPlan& plan, ValueId id);    // the four of two
 Kernel shape_kernel(const Node& node);                        // what moves elements, and makes positions
 Kernel matrix_kernel(const ExecutionPlan& plan, ValueId id);  // linear layers, tables, matrix products
 Kernel attention_kernel(const ExecutionPlan& plan, ValueId id);
+Kernel expert_kernel(const Node& node);  // who computes which tokens, and what becomes of the results
 
 }  // namespace operators
 }  // namespace diffulex_edge

@@ -54,7 +54,7 @@ TEST_P(PlanOf, SharesBuffersOfDeadValuesOnly) {
         }
       }
       const auto last = owner.find(plan.buffer(step.value));
-      if (step.takes_input) {
+      if (step.taken_input >= 0) {
         EXPECT_EQ(last->second, graph.node(step.value).inputs[0]);
       } else if (last != owner.end()) {
         for (const ValueId input : graph.node(step.value).inputs) {

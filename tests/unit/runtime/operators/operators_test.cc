@@ -310,6 +310,73 @@ TEST(Operators, Composites) {
   }
 }
 
+std::vector<RouteAttributes> routes_of_families() {
+  using Score = RouteAttributes::Score;
+  return {{.experts_per_token = 3, .normalizes = true},
+          {.experts_per_token = 3},
+          {.experts_per_token = 1, .normalizes = true},
+          {.experts_per_token = 8},
+          {.experts_per_token = 2, .has_biased_weights = true, .scale = 0.5F},
+          {.score = Score::kSigmoid, .experts_per_token = 4, .normalizes = true, .scale = 2.5F},
+          {.score = Score::kSigmoid,
+           .experts_per_token = 3,
+           .groups = 4,
+           .groups_per_token = 2,
+           .normalizes = true,
+           .scale = 2.5F}};
+}
+
+TEST(Operators, Routes) {
+  for (const RouteAttributes& attributes : routes_of_families()) {
+    for (const bool has_bias : {false, true}) {
+      for (const Shape& shape : {Shape{kOne, kSeq, fixed(8)}, Shape{kSeq, fixed(8)}}) {
+        Builder b;
+        std::vector<ValueId> inputs = {b.values(shape)};
+        if (has_bias) {
+          inputs.push_back(b.weight({8}));
+        }
+        check(b, b.add(Op::kRoute, inputs, attributes));
+      }
+    }
+  }
+}
+
+TEST(Operators, RoutesOfEqualScoresAreTheFirst) {
+  for (const std::int64_t groups : {1, 4}) {
+    Builder b;
+    const ValueId x = b.values({kOne, kSeq, fixed(8)});
+    const ValueId zero = b.add(Op::kSubtract, {x, x});
+    const RouteAttributes attributes{.experts_per_token = 3, .groups = groups, .groups_per_token = groups == 1 ? 1 : 2};
+    check(b, b.add(Op::kRoute, {zero}, attributes));
+    const auto found = run(b.graph, b.weights, {{1, 2}}, false, 1);
+    EXPECT_EQ(found[0],
+              (std::vector<float>{0.125F, 0.125F, 0.125F, 0, 0, 0, 0, 0, 0.125F, 0.125F, 0.125F, 0, 0, 0, 0, 0}));
+  }
+}
+
+// Gated MLPs of the tokens that chose them, some of which nobody chooses; the sum begins with nothing or something.
+TEST(Operators, Experts) {
+  for (const bool has_sum : {false, true}) {
+    for (const std::int64_t experts : {2, 16}) {
+      Builder b;
+      const ValueId x = b.values({kOne, kSeq, fixed(6)});
+      const ValueId logits = b.add(Op::kLinear, {x, b.weight({experts, 6})});
+      const ValueId routes = b.add(Op::kRoute, {logits}, RouteAttributes{.experts_per_token = 2, .normalizes = true});
+      ValueId sum = has_sum ? x : -1;
+      for (std::int64_t i = 0; i < experts; ++i) {
+        const ExpertAttributes expert{.expert = i};
+        const ValueId chosen = b.add(Op::kDispatch, {x, routes}, expert);
+        const ValueId gate = b.add(Op::kLinear, {chosen, b.weight({5, 6})});
+        const ValueId up = b.add(Op::kLinear, {chosen, b.weight({5, 6})});
+        const ValueId inner = b.add(Op::kSwiGlu, {gate, up});
+        const ValueId y = b.add(Op::kLinear, {inner, b.weight({6, 5})});
+        sum = sum < 0 ? b.add(Op::kCombine, {y, routes}, expert) : b.add(Op::kCombine, {y, routes, sum}, expert);
+      }
+      check(b, b.add(Op::kAdd, {x, sum}));
+    }
+  }
+}
+
 TEST(Operators, Attention) {
   for (const std::int64_t kv_heads : {1, 2, 4}) {
     for (const int mask : {0, 1, 2}) {  // none, block-causal, any
