@@ -184,8 +184,8 @@ def test_packed_weights_of_others_are_known_by_their_tensors(make: Any, method: 
         weights |= make(name, 3)
     save_file(weights, model / "model.safetensors")
     refused(model, UNSUPPORTED, "q_proj.qweight", f"by {method}", "unquantized")
-    edit_config(model, quantization_config={"quant_method": method.lower(), "bits": 4, "group_size": 32})
-    refused(model, UNSUPPORTED, "quantization_config", method.lower(), "unquantized")
+    edit_config(model, quantization_config={"quant_method": "hqq"})
+    refused(model, UNSUPPORTED, "quantization_config", "hqq", "unquantized")
 
 
 # --- The hub's cache.
