@@ -15,7 +15,6 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxSteps = 64;  // each costs time for every text
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 std::string joined(const std::vector<std::string>& tokens) {
@@ -123,7 +122,7 @@ auto suffix_step(const Fields& fields) {
 
 std::uint64_t read_count(const Fields& fields, const char* key) {
   const nlohmann::json& value = fields.require(key);
-  if (!value.is_number_unsigned()) {
+  if (!value.is_number_integer() || value < 0) {
     fields.fail("'" + std::string(key) + "' is " + value.dump() + ", which is no number of characters");
   }
   return value.get<std::uint64_t>();

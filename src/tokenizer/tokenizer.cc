@@ -96,13 +96,13 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
       continue;
     }
     const bool is_first = raw.text.data() == utf8.data();
-    const std::string normalized = parts_->normalizer.apply(raw.text);
+    const auto [normalized, start_bytes] = parts_->normalizer.apply(raw.text);
     for (const Section& section : parts_->added.in_normalized_text().cut(normalized)) {
       if (section.id) {
         ids.push_back(*section.id);
         continue;
       }
-      const bool begins_input = is_first && section.text.data() == normalized.data();
+      const bool begins_input = is_first && start_bytes > 0 && section.text.data() == normalized.data();
       for (const std::string& piece : parts_->pre_tokenizer.cut(section.text, begins_input)) {
         words.encode(piece, ids);
       }
