@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import BAD_FILE, COMMAND, PATIENCE, SANITIZED_COMMAND, UNSUPPORTED, run, tiny_llada
+from command import COMMAND, PATIENCE, SANITIZED_COMMAND, tiny_llada
 from test_tokenizer import _TOOL, AWKWARD, random_texts, run_tool
 from tokenizer_kinds import FOLDERS, LLAMA, TOKENIZERS, has_one_meaning, write_dream, write_json, write_sentencepiece
 from tokenizers import Tokenizer
@@ -103,9 +103,7 @@ def test_a_damaged_file_is_a_sentence(main: str, write: Callable[[Path], None], 
 
 
 def encode_error(folder: Path) -> str:
-    process = subprocess.run(
-        [_TOOL, folder], input="", capture_output=True, text=True, check=False, timeout=PATIENCE
-    )
+    process = subprocess.run([_TOOL, folder], input="", capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert process.returncode == 1
     return process.stderr
 

@@ -194,7 +194,10 @@ def write_vocabulary_and_merges(folder: Path) -> int:
     """vocab.json and merges.txt, byte-level as Qwen2's; returns the number of tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(QWEN2), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
@@ -234,7 +237,13 @@ def write_old_qwen2(folder: Path) -> None:
     special = {
         "additional_special_tokens": ["<|im_end|>"],
         "eos_token": "<|endoftext|>",
-        "mask_token": {"content": "<|mask|>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False},
+        "mask_token": {
+            "content": "<|mask|>",
+            "lstrip": True,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+        },
         "pad_token": "<|pad|>",
     }
     write_json(folder / "special_tokens_map.json", special)
