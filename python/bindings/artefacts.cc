@@ -1,7 +1,9 @@
 // Where artefacts lie that nobody named a place for, and how they are copied.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <optional>
 #include <string>
 
 #include "bindings.h"
