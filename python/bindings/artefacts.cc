@@ -1,7 +1,9 @@
 // Where models lie, and artefacts that nobody named a place for, and how these are copied.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <optional>
 #include <string>
 
 #include "bindings.h"

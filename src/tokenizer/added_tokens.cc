@@ -111,7 +111,7 @@ AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens, const Vocabulary
     if (!ids_.emplace(token.content, token.id).second) {
       fail("the token '" + token.content + "' is there twice");
     }
-    std::string pattern = token.normalized ? normalizer.apply(token.content) : token.content;
+    std::string pattern = token.normalized ? normalizer.apply(token.content).text : token.content;
     if (pattern.empty()) {
       fail("nothing is left of the token '" + token.content + "' when it is normalized");
     }

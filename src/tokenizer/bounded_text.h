@@ -7,6 +7,9 @@
 
 namespace diffulex_edge {
 
+// Of a normalizer, a pre-tokenizer or a decoder: each costs time for every text.
+inline constexpr std::size_t kMaxSteps = 64;
+
 // What a text of so many bytes may become, in bytes.
 std::size_t longest_result(std::size_t bytes);
 

@@ -11,7 +11,8 @@ ByteTokens::ByteTokens(const Vocabulary& vocabulary) {
   constexpr std::string_view kDigits = "0123456789ABCDEF";
   for (std::size_t byte = 0; byte < ids_.size(); ++byte) {
     const std::string token = {'<', '0', 'x', kDigits[byte >> 4U], kDigits[byte & 0xFU], '>'};
-    ids_[byte] = vocabulary.id_of(token).value_or(-1);
+    const std::optional<std::uint32_t> id = vocabulary.id_of(token);
+    ids_[byte] = id ? std::int64_t{*id} : -1;
   }
 }
 

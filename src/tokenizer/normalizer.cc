@@ -1,5 +1,6 @@
 #include "tokenizer/normalizer.h"
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -11,11 +12,10 @@
 #include "tokenizer/replacement.h"
 #include "tokenizer/text_cleaning.h"
 #include "tokenizer/unicode_forms.h"
+#include "tokenizer/utf8.h"
 
 namespace diffulex_edge {
 namespace {
-
-constexpr std::size_t kMaxSteps = 64;  // each costs time for every text
 
 std::optional<NormalForm> normal_form(const std::string& type) {
   constexpr std::array<std::pair<std::string_view, NormalForm>, 4> kForms = {
@@ -30,9 +30,30 @@ std::optional<NormalForm> normal_form(const std::string& type) {
 
 using PlainStep = std::function<std::string(std::string_view)>;
 
-// A step that makes texts longer by a few times at most.
+std::string_view start_of(const Normalizer::Result& result) {
+  return std::string_view(result.text).substr(0, result.start_bytes);
+}
+
+// A step that does the same to each character, and makes texts longer by a few times at most.
 auto plain(PlainStep step) {
-  return [step = std::move(step)](std::string_view text, std::size_t /*limit*/) { return step(text); };
+  return [step = std::move(step)](Normalizer::Result& result, std::size_t /*limit*/) {
+    result.start_bytes = step(start_of(result)).size();
+    result.text = step(result.text);
+  };
+}
+
+// What the start becomes; the original loses count of what becomes nothing, and takes the next character for it.
+std::size_t mapped_start(const CharacterMap& map, const Normalizer::Result& result, std::size_t limit) {
+  std::size_t bytes = map.apply(start_of(result), limit).size();
+  for (std::size_t i = result.start_bytes, length = 0; i > 0 && bytes == 0 && i < result.text.size(); i += length) {
+    length = character_length(result.text[i]);
+    bytes = map.apply(std::string_view(result.text).substr(i, length), limit).size();
+  }
+  return bytes;
+}
+
+void take_from_start(std::size_t bytes, Normalizer::Result& result) {
+  result.start_bytes -= std::min(bytes, result.start_bytes);
 }
 
 PlainStep simple_step(const std::string& type) {
@@ -80,26 +101,34 @@ void Normalizer::add(const nlohmann::json& value, const std::string& where) {
     }
   } else if (const std::optional<NormalForm> form = normal_form(type)) {
     steps_.emplace_back(
-        [form = *form](std::string text, std::size_t /*limit*/) { return to_normal_form(std::move(text), form); });
+        plain([form = *form](std::string_view text) { return to_normal_form(std::string(text), form); }));
   } else if (auto step = simple_step(type)) {
     steps_.emplace_back(plain(std::move(step)));
   } else if (type == "Prepend") {
-    steps_.emplace_back([prefix = fields.text("prepend")](std::string_view text, std::size_t /*limit*/) {
-      return text.empty() ? std::string() : prefix + std::string(text);
+    steps_.emplace_back([prefix = fields.text("prepend")](Result& result, std::size_t /*limit*/) {
+      if (!result.text.empty()) {
+        result.text.insert(0, prefix);
+        result.start_bytes += result.start_bytes == 0 ? 0 : prefix.size();
+      }
     });
   } else if (type == "Replace") {
-    steps_.emplace_back([replacement = Replacement(fields)](std::string_view text, std::size_t limit) {
-      return replacement.apply(text, limit);
-    });
+    add_replace(fields);
   } else if (type == "Strip") {
     const bool left = fields.flag("strip_left", true);
     const bool right = fields.flag("strip_right", true);
-    steps_.emplace_back(plain([left, right](std::string_view text) { return strip_spaces(text, left, right); }));
+    steps_.emplace_back([left, right](Result& result, std::size_t /*limit*/) {
+      const std::size_t length = result.text.size();
+      result.text = strip_spaces(result.text, left, false);
+      take_from_start(length - result.text.size(), result);
+      result.text = strip_spaces(result.text, false, right);
+    });
   } else if (type == "Precompiled") {
     const std::string place = where + ": 'precompiled_charsmap'";
     auto map = std::make_shared<const CharacterMap>(read_bytes(fields, "precompiled_charsmap", place), place);
-    steps_.emplace_back(
-        [map = std::move(map)](std::string_view text, std::size_t limit) { return map->apply(text, limit); });
+    steps_.emplace_back([map = std::move(map)](Result& result, std::size_t limit) {
+      result.start_bytes = mapped_start(*map, result, limit);
+      result.text = map->apply(result.text, limit);
+    });
   } else if (type == "BertNormalizer") {
     add_bert(fields);
   } else {
@@ -107,6 +136,20 @@ void Normalizer::add(const nlohmann::json& value, const std::string& where) {
                             "' is not supported; supported are NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, "
                             "Strip, StripAccents, Nmt, Precompiled, BertNormalizer, ByteLevel and Sequence");
   }
+}
+
+void Normalizer::add_replace(const Fields& fields) {
+  steps_.emplace_back([replacement = Replacement(fields)](Result& result, std::size_t limit) {
+    const std::size_t removed = replacement.bytes_removed_from_start(result.text);
+    if (removed > 0) {
+      take_from_start(removed, result);
+    } else if (result.start_bytes > 0) {
+      const std::size_t length = replacement.apply(start_of(result), limit).size();
+      result.start_bytes = std::max(length, std::size_t{1});
+    }
+    result.text = replacement.apply(result.text, limit);
+    result.start_bytes = std::min(result.start_bytes, result.text.size());
+  });
 }
 
 void Normalizer::add_bert(const Fields& fields) {
@@ -125,12 +168,12 @@ void Normalizer::add_bert(const Fields& fields) {
   }
 }
 
-std::string Normalizer::apply(std::string_view text) const {
-  std::string result(text);
+Normalizer::Result Normalizer::apply(std::string_view text) const {
+  Result result{.text = std::string(text), .start_bytes = text.empty() ? 0 : character_length(text.front())};
   const std::size_t limit = longest_result(text.size());
   for (const Step& step : steps_) {
-    result = step(std::move(result), limit);
-    check_length(result.size(), limit);
+    step(result, limit);
+    check_length(result.text.size(), limit);
   }
   return result;
 }

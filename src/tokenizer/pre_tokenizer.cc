@@ -14,8 +14,6 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxSteps = 64;  // each costs time for every text
-
 // What happens to a match and to the text around it.
 enum class Behavior { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
 

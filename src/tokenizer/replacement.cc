@@ -24,6 +24,17 @@ Replacement::Replacement(const Fields& fields) : content_(fields.text("content")
   }
 }
 
+std::size_t Replacement::bytes_removed_from_start(std::string_view text) const {
+  if (!content_.empty() || text.empty()) {
+    return 0;
+  }
+  if (!pattern_) {
+    return text.starts_with(literal_) ? literal_.size() : 0;
+  }
+  const Span first = pattern_->cut(text).front();
+  return first.is_match ? first.end : 0;
+}
+
 std::string Replacement::apply(std::string_view text, std::size_t limit) const {
   if (!pattern_) {
     return replace_all(text, literal_, content_, limit);

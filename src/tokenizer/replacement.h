@@ -17,6 +17,9 @@ class Replacement {
  public:
   explicit Replacement(const Fields& fields);
 
+  // How much of what `text` begins with is replaced by nothing.
+  std::size_t bytes_removed_from_start(std::string_view text) const;
+
   // Throws what append_within() does.
   std::string apply(std::string_view text, std::size_t limit) const;
 

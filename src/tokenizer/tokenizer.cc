@@ -7,9 +7,9 @@
 
 #include "diffulex_edge/error.h"
 #include "tokenizer/added_tokens.h"
-#include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/token_decoder.h"
 #include "tokenizer/token_model.h"
 #include "tokenizer/tokenizer_files.h"
 #include "tokenizer/tokenizer_source.h"
@@ -58,7 +58,7 @@ struct Tokenizer::Parts {
         added(source.added_tokens, model->vocabulary(), normalizer, source.where + ": 'added_tokens'"),
         begin_ids(std::move(source.begin_ids)) {}
 
-  std::string decode(std::span<const std::int64_t> ids, Decoder::Part part) const {
+  std::string decode(std::span<const std::int64_t> ids, TokenDecoder::Part part) const {
     std::vector<std::string> tokens;
     tokens.reserve(ids.size());
     for (const std::int64_t id : ids) {
@@ -74,7 +74,7 @@ struct Tokenizer::Parts {
   std::unique_ptr<TokenModel> model;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
-  Decoder decoder;
+  TokenDecoder decoder;
   AddedTokens added;
   std::vector<std::int64_t> begin_ids;
 };
@@ -96,13 +96,13 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
       continue;
     }
     const bool is_first = raw.text.data() == utf8.data();
-    const std::string normalized = parts_->normalizer.apply(raw.text);
+    const auto [normalized, start_bytes] = parts_->normalizer.apply(raw.text);
     for (const Section& section : parts_->added.in_normalized_text().cut(normalized)) {
       if (section.id) {
         ids.push_back(*section.id);
         continue;
       }
-      const bool begins_input = is_first && section.text.data() == normalized.data();
+      const bool begins_input = is_first && start_bytes > 0 && section.text.data() == normalized.data();
       for (const std::string& piece : parts_->pre_tokenizer.cut(section.text, begins_input)) {
         words.encode(piece, ids);
       }

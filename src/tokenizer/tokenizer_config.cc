@@ -179,8 +179,11 @@ TokenizerConfig read_tokenizer_config(const fs::path& folder) {
   if (config.class_name.ends_with("Fast")) {
     config.class_name.resize(config.class_name.size() - 4);
   }
-  const nlohmann::json model = read_object(folder / "config.json");
-  config.model_type = Fields(model, (folder / "config.json").string()).text_or("model_type", "");
+  if (config.class_name.empty()) {
+    const fs::path model = folder / "config.json";
+    const nlohmann::json values = read_object(model);
+    config.model_type = Fields(values, model.string()).text_or("model_type", "");
+  }
   read_flags(document, config);
   read_special_tokens(document, config.where, config);
   if (fields.has("added_tokens_decoder")) {

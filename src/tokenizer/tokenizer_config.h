@@ -19,7 +19,7 @@ namespace diffulex_edge {
 struct TokenizerConfig {
   std::string where;                     // tokenizer_config.json, or the folder where there is none: for messages
   std::string class_name;                // the "tokenizer_class" without "Fast"; empty: none is said
-  std::string model_type;                // config.json's; empty: none is said
+  std::string model_type;                // config.json's, where no class is said; empty: nor is this
   std::vector<AddedToken> added_tokens;  // with their ids, which rise
   // By name, "eos_token"; their ids are not known. No value: the files say that there is none.
   std::map<std::string, std::optional<AddedToken>, std::less<>> special_tokens;

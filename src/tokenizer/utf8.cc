@@ -7,7 +7,7 @@
 namespace diffulex_edge {
 namespace {
 
-struct Piece {
+struct Utf8Piece {
   std::size_t length = 0;
   bool valid = false;
 };
@@ -36,7 +36,7 @@ ByteRange second_byte_range(std::uint8_t lead) {
 }
 
 // The character at `position`, or the longest beginning of one (Unicode standard, table 3-7).
-Piece piece_at(std::string_view text, std::size_t position) {
+Utf8Piece piece_at(std::string_view text, std::size_t position) {
   const std::uint8_t lead = byte_at(text, position);
   if (lead < 0x80) {
     return {1, true};
@@ -60,7 +60,7 @@ bool within(char32_t character, char32_t first, char32_t last) { return characte
 
 std::optional<std::size_t> invalid_utf8(std::string_view text) {
   for (std::size_t i = 0; i < text.size();) {
-    const Piece piece = piece_at(text, i);
+    const Utf8Piece piece = piece_at(text, i);
     if (!piece.valid) {
       return i;
     }
@@ -72,7 +72,7 @@ std::optional<std::size_t> invalid_utf8(std::string_view text) {
 std::string replace_invalid_utf8(std::string_view bytes) {
   std::string result;
   for (std::size_t i = 0; i < bytes.size();) {
-    const Piece piece = piece_at(bytes, i);
+    const Utf8Piece piece = piece_at(bytes, i);
     result += piece.valid ? bytes.substr(i, piece.length) : "\xEF\xBF\xBD";
     i += piece.length;
   }
@@ -84,7 +84,7 @@ std::size_t unfinished_bytes(std::string_view bytes) {
   for (std::size_t length = std::min(bytes.size(), kMost); length > 0; --length) {
     const std::size_t begin = bytes.size() - length;
     const bool begins_character = byte_at(bytes, begin) >= 0xC2 && byte_at(bytes, begin) <= 0xF4;
-    const Piece piece = piece_at(bytes, begin);
+    const Utf8Piece piece = piece_at(bytes, begin);
     if (begins_character && !piece.valid && piece.length == length) {
       return length;
     }

@@ -159,6 +159,34 @@ def test_inspect_knows_it(tmp_path: Path) -> None:
     run_json("inspect", tmp_path / "b", "--no-hash")
 
 
+def split_tokenizer(source: Path, target: Path) -> None:
+    """A copy of the model whose tokenizer is vocab.json and merges.txt: the same, as GPT-2's class reads it."""
+    shutil.copytree(source, target)
+    model = json.loads((target / "tokenizer.json").read_text())["model"]
+    (target / "tokenizer.json").unlink()
+    (target / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (target / "merges.txt").write_text("#version: 0.2\n" + "".join(merge + "\n" for merge in merges))
+    config = json.loads((target / "tokenizer_config.json").read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
+    (target / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_it_carries_the_files_of_any_tokenizer(tmp_path: Path) -> None:
+    split_tokenizer(tiny_sdar(), tmp_path / "model")
+    prompt = ("--prompt", "In the beginning", "--max-new-tokens", 12)
+    written = run_json("generate", tiny_sdar(), *prompt)
+    assert run_json("generate", tmp_path / "model", *prompt)["text"] == written["text"]
+    bundle(tmp_path / "model", tmp_path / "b", "--dtype", "int8", *CACHE)
+    found = files(tmp_path / "b")
+    names = ["merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"]
+    assert set(found) == {"model.pte", "generation.json", "README.md", *names}
+    lines = "".join(f"{hashlib.sha256(found[name]).hexdigest()}  {name}\n" for name in names)
+    assert generation(tmp_path / "b")["model"]["tokenizer_sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+    bundle(tmp_path / "model", tmp_path / "b", "--dtype", "int8", *CACHE)  # it is a bundle, and may be replaced
+    (tmp_path / "b" / "merges.txt").write_text("#version: 0.2\n")
+    assert_fails(run("inspect", tmp_path / "b"), BAD_FILE, "vocab.json", "a file beside it is damaged")
+
+
 def test_refusals(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     target = tmp_path / "b"
     assert_fails(run("export", tiny_sdar()), USAGE_ERROR, "--output", "--bundle")

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/temporary_folder.h"
+#include "tokenizer/tokenizer_source.h"
 
 namespace diffulex_edge {
 namespace {
@@ -65,6 +66,34 @@ TEST_F(TextStreamTest, EndsBeforeAStop) {
   EXPECT_EQ(pieces({0, 1}, {"bc"}), (Texts{"a", "", "b"}));
   EXPECT_FALSE(is_stopped_);
   EXPECT_EQ(pieces({0, 1, 2}, {"c", "b"}), (Texts{"a", "", "", ""})) << "the first in the text";
+}
+
+// Byte fallback writes a run of bytes as text or as U+FFFD, all of it: the byte behind it decides.
+TEST(TextStreamOfByteFallback, HoldsARunOfBytesBack) {
+  TokenizerSource source{.where = "memory"};
+  BpeSource bpe;
+  const std::vector<std::string> tokens = {"▁a", "▁", "<0xC3>", "<0xA9>"};
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    bpe.vocabulary.add(tokens[i], static_cast<std::int64_t>(i));
+  }
+  source.model = std::move(bpe);
+  source.decoder = nlohmann::json::parse(R"({"type": "Sequence", "decoders": [
+    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    {"type": "Strip", "content": " ", "start": 1, "stop": 0}]})");
+  const Tokenizer tokenizer(std::move(source));
+  const auto pieces = [&](const std::vector<std::int64_t>& ids) {
+    TextStream stream(tokenizer, {}, {});
+    Texts texts;
+    for (std::size_t i = 1; i <= ids.size(); ++i) {
+      texts.push_back(stream.take(std::span(ids).first(i)));
+    }
+    texts.push_back(stream.finish());
+    EXPECT_EQ(stream.text(), tokenizer.decode(ids));
+    return texts;
+  };
+  EXPECT_EQ(pieces({0, 2, 3, 0}), (Texts{"a", "", "", "é a", ""}));
+  EXPECT_EQ(pieces({0, 2, 3}), (Texts{"a", "", "", "é"}));
+  EXPECT_EQ(pieces({2, 3, 2, 0}), (Texts{"", "", "", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD a", ""}));
 }
 
 TEST_F(TextStreamTest, KnowsWhatBeginsASequence) {

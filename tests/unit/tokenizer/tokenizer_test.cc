@@ -112,13 +112,11 @@ TEST_F(TokenizerTest, RefusesTextThatIsNotUtf8) {
 
 TEST_F(TokenizerTest, NamesAComponentThatItDoesNotKnow) {
   const auto unsupported = ErrorCode::kUnsupported;
-  expect_refused_with(unsupported, "/model/type", "Unigram", "'Unigram'");
-  expect_refused_with(unsupported, "/model/byte_fallback", true, "'byte_fallback'");
+  expect_refused_with(unsupported, "/model/type", "WordLevel", "'WordLevel'");
   expect_refused_with(unsupported, "/model/dropout", 0.1, "'dropout'");
-  expect_refused_with(unsupported, "/model/continuing_subword_prefix", "##", "'continuing_subword_prefix'");
-  expect_refused_with(unsupported, "/normalizer", {{"type", "BertNormalizer"}}, "'BertNormalizer'");
-  expect_refused_with(unsupported, "/pre_tokenizer", {{"type", "Metaspace"}}, "'Metaspace'");
-  expect_refused_with(unsupported, "/decoder", {{"type", "WordPiece"}}, "'WordPiece'");
+  expect_refused_with(unsupported, "/normalizer", {{"type", "Odd"}}, "'Odd'");
+  expect_refused_with(unsupported, "/pre_tokenizer", {{"type", "UnicodeScripts"}}, "'UnicodeScripts'");
+  expect_refused_with(unsupported, "/decoder", {{"type", "CTC"}}, "'CTC'");
   const json odd = {{"type", "Split"}, {"pattern", {{"String", "a"}}}, {"behavior", "Odd"}};
   expect_refused_with(unsupported, "/pre_tokenizer", odd, "'Odd'");
 }

@@ -1,4 +1,4 @@
-#include "tokenizer/decoder.h"
+#include "tokenizer/token_decoder.h"
 
 #include <array>
 #include <optional>
@@ -15,7 +15,6 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxSteps = 64;  // each costs time for every text
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 std::string joined(const std::vector<std::string>& tokens) {
@@ -26,7 +25,7 @@ std::string joined(const std::vector<std::string>& tokens) {
   return text;
 }
 
-void decode_byte_level(std::vector<std::string>& tokens, Decoder::Part part) {
+void decode_byte_level(std::vector<std::string>& tokens, TokenDecoder::Part part) {
   std::string bytes;
   for (const std::string& token : tokens) {
     bytes += from_byte_characters(token).value_or(token);
@@ -38,7 +37,7 @@ void decode_byte_level(std::vector<std::string>& tokens, Decoder::Part part) {
 }
 
 // Tokens of bytes that stand side by side are text together, or none of them is.
-void decode_byte_fallback(std::vector<std::string>& tokens, Decoder::Part part) {
+void decode_byte_fallback(std::vector<std::string>& tokens, TokenDecoder::Part part) {
   std::vector<std::string> texts;
   std::string bytes;
   const auto close_run = [&] {
@@ -85,7 +84,7 @@ std::string cleaned_up(std::string text, std::size_t limit) {
 auto word_piece_step(const Fields& fields) {
   const std::string prefix = fields.text_or("prefix", "##");
   const bool cleans_up = fields.flag("cleanup", true);
-  return [prefix, cleans_up](std::vector<std::string>& tokens, Decoder::Part part, std::size_t limit) {
+  return [prefix, cleans_up](std::vector<std::string>& tokens, TokenDecoder::Part part, std::size_t limit) {
     bool is_first = part.is_start;
     for (std::string& token : tokens) {
       if (!is_first) {
@@ -100,7 +99,7 @@ auto word_piece_step(const Fields& fields) {
 auto metaspace_step(const Fields& fields) {
   const std::string replacement = read_character(fields, "replacement");
   const bool has_prefix = read_metaspace_prefix(fields) != MetaspacePrefix::kNever;
-  return [replacement, has_prefix](std::vector<std::string>& tokens, Decoder::Part part, std::size_t limit) {
+  return [replacement, has_prefix](std::vector<std::string>& tokens, TokenDecoder::Part part, std::size_t limit) {
     bool is_first = part.is_start && has_prefix;
     for (std::string& token : tokens) {
       token = replace_all(token, replacement, is_first ? "" : " ", limit);
@@ -114,7 +113,7 @@ auto suffix_step(const Fields& fields) {
   if (suffix.empty()) {
     fields.fail_unsupported("an empty 'suffix' is not supported");
   }
-  return [suffix](std::vector<std::string>& tokens, Decoder::Part /*part*/, std::size_t limit) {
+  return [suffix](std::vector<std::string>& tokens, TokenDecoder::Part /*part*/, std::size_t limit) {
     for (std::string& token : tokens) {
       token = replace_all(token, suffix, &token == &tokens.back() ? "" : " ", limit);
     }
@@ -123,7 +122,7 @@ auto suffix_step(const Fields& fields) {
 
 std::uint64_t read_count(const Fields& fields, const char* key) {
   const nlohmann::json& value = fields.require(key);
-  if (!value.is_number_unsigned()) {
+  if (!value.is_number_integer() || value < 0) {
     fields.fail("'" + std::string(key) + "' is " + value.dump() + ", which is no number of characters");
   }
   return value.get<std::uint64_t>();
@@ -142,7 +141,7 @@ std::string strip_characters(std::string_view text, const std::string& content, 
 
 }  // namespace
 
-Decoder::Decoder(const nlohmann::json& value, const std::string& where) {
+TokenDecoder::TokenDecoder(const nlohmann::json& value, const std::string& where) {
   if (!value.is_null()) {
     add(value, where);
     return;
@@ -154,7 +153,7 @@ Decoder::Decoder(const nlohmann::json& value, const std::string& where) {
   });
 }
 
-void Decoder::add(const nlohmann::json& value, const std::string& where) {
+void TokenDecoder::add(const nlohmann::json& value, const std::string& where) {
   const Fields fields(value, where);
   if (steps_.size() > kMaxSteps) {
     fields.fail("it has more than " + std::to_string(kMaxSteps) + " steps");
@@ -194,7 +193,7 @@ void Decoder::add(const nlohmann::json& value, const std::string& where) {
 }
 
 // Of tokens that were put together, what is at the beginning belongs to the first one of the whole text.
-void Decoder::add_strip(const Fields& fields) {
+void TokenDecoder::add_strip(const Fields& fields) {
   const std::string content = read_character(fields, "content");
   const std::uint64_t start = read_count(fields, "start");
   const std::uint64_t stop = read_count(fields, "stop");
@@ -206,7 +205,7 @@ void Decoder::add_strip(const Fields& fields) {
   });
 }
 
-std::string Decoder::decode(std::vector<std::string> tokens, Part part) const {
+std::string TokenDecoder::decode(std::vector<std::string> tokens, Part part) const {
   std::size_t bytes = 0;
   for (const std::string& token : tokens) {
     bytes += token.size();

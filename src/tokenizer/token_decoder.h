@@ -10,7 +10,7 @@
 
 namespace diffulex_edge {
 
-class Decoder {
+class TokenDecoder {
  public:
   // Which part of a text the tokens are.
   struct Part {
@@ -19,7 +19,7 @@ class Decoder {
   };
 
   // `value` may be null: tokens are put together with spaces.
-  Decoder(const nlohmann::json& value, const std::string& where);
+  TokenDecoder(const nlohmann::json& value, const std::string& where);
 
   // Valid UTF-8. Throws what append_within() does.
   std::string decode(std::vector<std::string> tokens, Part part) const;
