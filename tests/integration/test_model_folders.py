@@ -254,6 +254,29 @@ def test_every_command_takes_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run("chat", "org/tiny", "--max-new-tokens", 4, input="the\n").returncode == 0
 
 
+@pytest.mark.parametrize(
+    "command", ["export", "inspect", "quantize", "evaluate", "plan", "generate", "chat", "serve", "bench"]
+)
+def test_every_command_lets_a_key_pass(command: str, model: Path) -> None:
+    edit_config(model, somebodys_note=1)
+    needed: dict[str, tuple[object, ...]] = {
+        "export": ("-o", model / "x.pte", "--dry-run"),
+        "quantize": ("-o", model / "quantized"),
+        "evaluate": ("--data", model / "absent.npy"),
+        "plan": ("-o", model / "plan.json", "--calibration", model / "absent.npy", "--max-loss", 1),
+        "generate": ("--prompt-ids", model / "absent.npy"),
+        "serve": ("--port", 0, "--capacity", 10**6),
+        "bench": ("--tokens", 1, "--contexts", 10**6),
+    }
+    (model / "chat_template.jinja").write_text("x")
+    words = (command, model, *needed.get(command, ()))
+    refused = run(*words, input="")
+    assert "'somebodys_note'" in refused.stderr
+    assert "--ignore-config-key somebodys_note" in refused.stderr
+    taken = run(*words, "--ignore-config-key", "somebodys_note", input="")
+    assert "somebodys_note" not in taken.stderr
+
+
 def test_incomplete_download_is_named(
     checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
