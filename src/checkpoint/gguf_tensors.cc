@@ -29,12 +29,14 @@ struct HeadRows {
 
 class GgufWeight final : public RowDecoder {
  public:
-  GgufWeight(TensorView view, const GgufBlockType& type, HeadRows rows)
+  GgufWeight(const TensorView& view, const GgufBlockType& type, HeadRows rows)
       : RowDecoder(view.name, view.shape, what_of(type),
                    std::vector<Part>{{.view = view, .layout = RowLayout::kConsecutive}}),
         type_(type),
         // One-dimensional tensors of heads are one row of as many columns.
         order_(rows) {}
+
+  bool is_quantized() const override { return !type_.plain; }
 
   void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const override {
     const std::int64_t blocks = columns() / type_.elements;

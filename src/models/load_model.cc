@@ -60,8 +60,10 @@ std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& fold
                                                std::vector<std::string>& warnings) {
   auto checkpoint = std::make_shared<Checkpoint>(folder);
   if (parsed.prequantized) {
-    const PrequantizedLayouts layouts = read_prequantized(*checkpoint, *parsed.prequantized);
-    warnings.push_back(describe(layouts, *parsed.prequantized));
+    read_prequantized(*checkpoint, *parsed.prequantized);
+  }
+  if (const PrequantizedLayouts layouts = quantized_layouts(*checkpoint); !layouts.empty()) {
+    warnings.push_back(describe(layouts, parsed.prequantized && parsed.prequantized->ignores_activations));
   }
   return checkpoint;
 }
