@@ -83,7 +83,7 @@ std::span<const std::byte> bytes_of(const GgufFile& file, const GgufTensor& tens
          "has rows of " + std::to_string(tensor.shape.back()) + " elements, which do not fill the " +
              std::string(type.name) + " blocks of " + std::to_string(type.elements));
   }
-  std::optional<std::int64_t> bytes = tensor.shape.back() / type.elements * type.bytes;
+  std::optional<std::int64_t> bytes = checked_multiply(tensor.shape.back() / type.elements, type.bytes);
   for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) {
     bytes = bytes ? checked_multiply(*bytes, tensor.shape[i]) : bytes;
   }
