@@ -131,11 +131,11 @@ void refuse_other_file(const fs::path& path, const std::vector<ArtefactReader>& 
   if ((file.bytes().size() > 8 && file.bytes()[8] == std::byte{'{'}) || path.extension() == ".safetensors") {
     return;
   }
-  std::string known = "a safetensors file nor a GGUF file";
+  std::string known = "a safetensors file";
   for (const ArtefactReader& reader : readers) {
     known += reader.is_folder ? "" : " nor " + reader.what;
   }
-  throw Error(ErrorCode::kBadFile, path.string(), "is neither " + known);
+  throw Error(ErrorCode::kBadFile, path.string(), "is neither " + known + " nor a GGUF file");
 }
 
 // Of all files but the artefact's.

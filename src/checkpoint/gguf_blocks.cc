@@ -18,9 +18,9 @@ float half_at(const std::byte* data) {
   return float_from_f16(bits);
 }
 
-unsigned byte_at(const std::byte* data, int index) { return std::to_integer<unsigned>(data[index]); }
+unsigned byte_at(const std::byte* data, std::ptrdiff_t index) { return std::to_integer<unsigned>(data[index]); }
 
-int signed_at(const std::byte* data, int index) { return static_cast<std::int8_t>(byte_at(data, index)); }
+int signed_at(const std::byte* data, std::ptrdiff_t index) { return static_cast<std::int8_t>(byte_at(data, index)); }
 
 // Element i of 32 has the low nibble of byte i where i < 16, else the high one of byte i - 16.
 int nibble_at(const std::byte* data, int index) {
@@ -87,7 +87,7 @@ struct ScaleAndMinimum {
 
 // Scales and minima of 8 groups have 6 bits each, in 12 bytes: the lower 4 groups in 4 + 4 bytes, and the upper ones'
 // low nibbles in 4 more, their two high bits above those of the lower groups.
-ScaleAndMinimum group_scale(const std::byte* packed, int group) {
+ScaleAndMinimum packed_scale(const std::byte* packed, int group) {
   if (group < 4) {
     return {byte_at(packed, group) & 63U, byte_at(packed, group + 4) & 63U};
   }
@@ -101,7 +101,7 @@ void decode_q4_or_q5_k(const std::byte* block, const std::byte* high, const std:
   const float scale = half_at(block);
   const float minimum = half_at(block + 2);
   for (int group = 0; group < 8; ++group) {
-    const ScaleAndMinimum packed = group_scale(block + 4, group);
+    const ScaleAndMinimum packed = packed_scale(block + 4, group);
     const float group_scale = scale * static_cast<float>(packed.scale);
     const float group_minimum = minimum * static_cast<float>(packed.minimum);
     for (int i = 0; i < kSmall; ++i) {
@@ -124,10 +124,10 @@ void decode_q5_k(const std::byte* block, float* target) { decode_q4_or_q5_k(bloc
 void decode_q6_k(const std::byte* block, float* target) {
   const std::byte* scales = block + 192;
   const float scale = half_at(block + 208);
-  for (int half = 0; half < 2; ++half) {
+  for (std::ptrdiff_t half = 0; half < 2; ++half) {
     const std::byte* low = block + half * 64;
     const std::byte* high = block + 128 + half * 32;
-    for (int run = 0; run < 4; ++run) {
+    for (std::ptrdiff_t run = 0; run < 4; ++run) {
       for (int i = 0; i < kSmall; ++i) {
         const unsigned byte = byte_at(low, run % 2 * kSmall + i);
         const unsigned nibble = run < 2 ? byte & 0xFU : byte >> 4U;

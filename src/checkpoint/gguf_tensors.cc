@@ -29,12 +29,14 @@ struct HeadRows {
 
 class GgufWeight final : public RowDecoder {
  public:
-  GgufWeight(TensorView view, const GgufBlockType& type, HeadRows rows)
+  GgufWeight(const TensorView& view, const GgufBlockType& type, HeadRows rows)
       : RowDecoder(view.name, view.shape, what_of(type),
                    std::vector<Part>{{.view = view, .layout = RowLayout::kConsecutive}}),
         type_(type),
         // One-dimensional tensors of heads are one row of as many columns.
         order_(rows) {}
+
+  bool is_quantized() const override { return !type_.plain; }
 
   void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const override {
     const std::int64_t blocks = columns() / type_.elements;
@@ -81,7 +83,7 @@ std::span<const std::byte> bytes_of(const GgufFile& file, const GgufTensor& tens
          "has rows of " + std::to_string(tensor.shape.back()) + " elements, which do not fill the " +
              std::string(type.name) + " blocks of " + std::to_string(type.elements));
   }
-  std::optional<std::int64_t> bytes = tensor.shape.back() / type.elements * type.bytes;
+  std::optional<std::int64_t> bytes = checked_multiply(tensor.shape.back() / type.elements, type.bytes);
   for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) {
     bytes = bytes ? checked_multiply(*bytes, tensor.shape[i]) : bytes;
   }

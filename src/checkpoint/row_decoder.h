@@ -37,6 +37,8 @@ class RowDecoder {
   const std::string& name() const { return name_; }
   const std::vector<std::int64_t>& shape() const { return shape_; }
   const std::string& what() const { return what_; }
+  // False where only the order of the rows is another program's.
+  virtual bool is_quantized() const { return true; }
   std::int64_t rows() const { return shape_.size() == 2 ? shape_.front() : 1; }
   std::int64_t columns() const { return shape_.back(); }
   std::span<const Part> parts() const { return parts_; }

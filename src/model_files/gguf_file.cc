@@ -275,7 +275,7 @@ std::optional<double> GgufFile::number(std::string_view key) const {
     return std::nullopt;
   }
   const bool is_real = !value->is_array && (value->type == GgufType::kF32 || value->type == GgufType::kF64);
-  return is_real ? as_number(value->type, value->bytes.data()) : static_cast<double>(*integer(key));
+  return is_real ? as_number(value->type, value->bytes.data()) : static_cast<double>(integer(key).value_or(0));
 }
 
 std::optional<bool> GgufFile::boolean(std::string_view key) const {

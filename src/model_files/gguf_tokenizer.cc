@@ -105,7 +105,7 @@ json sequence_of(std::string_view member, json steps) { return {{"type", "Sequen
 
 // A pre-tokenizer that llama.cpp knows by name.
 struct PreTokenizerRule {
-  std::string_view pattern = {};  // cut by this; empty: by ByteLevel's own
+  std::string_view pattern;  // cut by this; empty: by ByteLevel's own
   bool digits_apart = false;
   bool composes = false;  // text is normalized to NFC
   bool ignores_merges = false;
@@ -120,7 +120,7 @@ constexpr std::string_view kQwen2Pattern =
 constexpr PreTokenizerRule kLlama3{.pattern = kLlama3Pattern, .ignores_merges = true, .begins_with_bos = true};
 constexpr PreTokenizerRule kQwen2{.pattern = kQwen2Pattern, .composes = true};
 constexpr PreTokenizerRule kGpt2{};
-constexpr PreTokenizerRule kSmolLm{.digits_apart = true};
+constexpr PreTokenizerRule kSmolLm{.pattern = {}, .digits_apart = true};
 
 constexpr std::array kPreTokenizers = {
     std::pair<std::string_view, PreTokenizerRule>{"llama-bpe", kLlama3},
@@ -163,7 +163,7 @@ json post_processor(const GgufFile& file, const Vocabulary& vocabulary, bool fal
   const json first = {{"SpecialToken", {{"id", *bos}, {"type_id", 0}}}};
   const json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
   const json second = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-  const json ids = json::array({static_cast<std::uint64_t>(*file.integer("tokenizer.ggml.bos_token_id"))});
+  const json ids = json::array({static_cast<std::uint64_t>(file.integer("tokenizer.ggml.bos_token_id").value_or(0))});
   return {{"type", "TemplateProcessing"},
           {"single", json::array({first, text})},
           {"pair", json::array({first, text, second})},
@@ -200,7 +200,7 @@ struct Merge {
   std::string_view left;
   std::string_view right;
   float score = 0.0F;
-  std::size_t order = 0;  // among those of one token, by the ids of the parts
+  std::size_t order = 0;  // by the ids of token and parts
 };
 
 // SentencePiece merges the pair whose token has the best score. As a list, best first: what Hugging Face's converter
@@ -218,21 +218,23 @@ json merges_by_score(const Vocabulary& vocabulary, const std::vector<float>& sco
       const auto left = ids.find(token.substr(0, cut));
       const auto right = left == ids.end() ? left : ids.find(token.substr(cut));
       if (left != ids.end() && right != ids.end()) {
-        parts.emplace_back(left->second, right->second, Merge{left->first, right->first, scores[id]});
+        parts.emplace_back(left->second, right->second,
+                           Merge{.left = left->first, .right = right->first, .score = scores[id]});
       }
     }
     std::ranges::sort(parts, {}, [](const auto& part) { return std::pair(std::get<0>(part), std::get<1>(part)); });
     for (const auto& [left, right, merge] : parts) {
       merges.push_back(merge);
+      merges.back().order = merges.size();
     }
   }
   const auto characters = [](std::string_view text) {
     return std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; });
   };
-  // Of equal scores the longer part comes first, as in a stable sort in reverse.
-  std::ranges::stable_sort(merges, [&](const Merge& a, const Merge& b) {
-    return std::tuple(b.score, characters(b.left), characters(b.right)) <
-           std::tuple(a.score, characters(a.left), characters(a.right));
+  // Of equal scores the one of longer parts comes first.
+  std::ranges::sort(merges, [&](const Merge& a, const Merge& b) {
+    return std::tuple(b.score, characters(b.left), characters(b.right), a.order) <
+           std::tuple(a.score, characters(a.left), characters(a.right), b.order);
   });
   json list = json::array();
   for (const Merge& merge : merges) {
@@ -282,7 +284,7 @@ json chat_templates(const GgufFile& file) {
   json named = json::array();
   for (const std::string& key : file.keys()) {
     if (key.starts_with(std::string(kPrefix) + ".")) {
-      named.push_back({{"name", key.substr(kPrefix.size() + 1)}, {"template", *file.text(key)}});
+      named.push_back({{"name", key.substr(kPrefix.size() + 1)}, {"template", file.text(key).value_or("")}});
     }
   }
   if (named.empty() || !usual) {

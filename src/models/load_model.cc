@@ -88,11 +88,13 @@ std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& fold
   if (!is_gguf(folder)) {
     note_other_names(folder, warnings);
   }
-  if (!parsed.prequantized) {
-    refuse_foreign_weights(*checkpoint);
+  if (parsed.prequantized) {
+    read_prequantized(*checkpoint, *parsed.prequantized);
   } else {
-    const PrequantizedLayouts layouts = read_prequantized(*checkpoint, *parsed.prequantized);
-    warnings.push_back(describe(layouts, *parsed.prequantized));
+    refuse_foreign_weights(*checkpoint);
+  }
+  if (const PrequantizedLayouts layouts = quantized_layouts(*checkpoint); !layouts.empty()) {
+    warnings.push_back(describe(layouts, parsed.prequantized && parsed.prequantized->ignores_activations));
   }
   return checkpoint;
 }

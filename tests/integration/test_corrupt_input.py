@@ -548,7 +548,7 @@ OTHER_MODELS: Final[dict[str, dict[str, Any]]] = {
     "partial rotation": {"partial_rotary_factor": 0.5},
     "sliding window": {"use_sliding_window": True},
     "sliding layers": {"layer_types": ["sliding_attention"]},
-    "quantized by others": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    "quantized by others": {"quantization_config": {"quant_method": "quip", "bits": 4}},
 }
 
 

@@ -68,6 +68,8 @@ def test_every_architecture_computes_as_its_checkpoint(family: str, tmp_path: Pa
     ours = simulated_logits(tmp_path / "model.gguf", ids, tmp_path)
     assert torch.equal(ours, simulated_logits(reference, ids, tmp_path))
     assert compare(ours, Reference(reference).logits(ids)[0])["max_abs"] < 1e-3
+    report = run_json("export", tmp_path / "model.gguf", "-o", tmp_path / "x.pte", "--dry-run")
+    assert any("GGUF Q8_0: dequantized" in warning for warning in report["warnings"])
     report = run_json("inspect", tmp_path / "model.gguf")
     assert report["kind"] == "gguf"
     assert {tensor["name"] for tensor in report["tensors"]} == set(values)

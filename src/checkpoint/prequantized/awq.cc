@@ -60,8 +60,8 @@ class AwqWeight final : public RowDecoder {
 
 }  // namespace
 
-PrequantizedLayouts read_awq(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
-  PrequantizedLayouts layouts;
+std::int64_t read_awq(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
+  std::int64_t count = 0;
   for (const std::string& prefix : prefixes_of(checkpoint, ".qweight")) {
     const LayerTensors layer(checkpoint, prefix);
     const TensorView& qweight = layer.require(".qweight", {DType::kI32});
@@ -84,9 +84,9 @@ PrequantizedLayouts read_awq(Checkpoint& checkpoint, const PrequantizedScheme& s
                            std::vector<RowDecoder::Part>{{.view = qweight, .layout = RowLayout::kInterleaved},
                                                          {.view = qzeros, .layout = RowLayout::kTable},
                                                          {.view = scales, .layout = RowLayout::kTable}}));
-    ++layouts[what];
+    ++count;
   }
-  return layouts;
+  return count;
 }
 
 }  // namespace diffulex_edge

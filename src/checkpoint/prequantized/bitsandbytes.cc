@@ -116,8 +116,8 @@ void require_elements(const TensorView& view, std::int64_t count) {
 
 }  // namespace
 
-PrequantizedLayouts read_bitsandbytes(Checkpoint& checkpoint, const PrequantizedScheme& /*scheme*/) {
-  PrequantizedLayouts layouts;
+std::int64_t read_bitsandbytes(Checkpoint& checkpoint, const PrequantizedScheme& /*scheme*/) {
+  std::int64_t count = 0;
   for (const std::string type : {"nf4", "fp4"}) {
     const std::string state_name = ".quant_state.bitsandbytes__" + type;
     for (const std::string& name : prefixes_of(checkpoint, state_name)) {
@@ -151,10 +151,10 @@ PrequantizedLayouts read_bitsandbytes(Checkpoint& checkpoint, const Prequantized
       checkpoint.replace(
           layer.present({"", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", state_name}),
           std::move(weight));
-      ++layouts[what];
+      ++count;
     }
   }
-  return layouts;
+  return count;
 }
 
 }  // namespace diffulex_edge

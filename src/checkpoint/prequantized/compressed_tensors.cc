@@ -160,7 +160,7 @@ void check_zeros(const TensorView& zeros, const TensorView& scales, const Packed
   }
 }
 
-std::string read_packed(Checkpoint& checkpoint, const std::string& prefix) {
+void read_packed(Checkpoint& checkpoint, const std::string& prefix) {
   const LayerTensors layer(checkpoint, prefix);
   const TensorView& values = layer.require(".weight_packed", {DType::kI32});
   const TensorView& scales = layer.require(".weight_scale", kScaleTypes);
@@ -185,10 +185,9 @@ std::string read_packed(Checkpoint& checkpoint, const std::string& prefix) {
       layer.present({".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx",
                      ".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point"}),
       std::move(weight));
-  return what;
 }
 
-std::string read_bytes(Checkpoint& checkpoint, const std::string& prefix, const PrequantizedScheme& scheme) {
+void read_bytes(Checkpoint& checkpoint, const std::string& prefix, const PrequantizedScheme& scheme) {
   const LayerTensors layer(checkpoint, prefix);
   const TensorView& values = *layer.find(".weight");
   const TensorView& scales = layer.require(".weight_scale", kScaleTypes);
@@ -207,23 +206,24 @@ std::string read_bytes(Checkpoint& checkpoint, const std::string& prefix, const 
   checkpoint.replace(layer.present({".weight", ".weight_scale", ".weight_zero_point", ".input_scale",
                                     ".input_zero_point", ".output_scale", ".output_zero_point"}),
                      make_scaled_weight(values, scales, zeros, blocks, what));
-  return what;
 }
 
 }  // namespace
 
-PrequantizedLayouts read_compressed_tensors(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
-  PrequantizedLayouts layouts;
+std::int64_t read_compressed_tensors(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
+  std::int64_t count = 0;
   for (const std::string& prefix : prefixes_of(checkpoint, ".weight_packed")) {
-    ++layouts[read_packed(checkpoint, prefix)];
+    read_packed(checkpoint, prefix);
+    ++count;
   }
   constexpr std::array kByteTypes = {DType::kI8, DType::kF8E4M3, DType::kF8E5M2};
   for (const std::string& prefix : prefixes_of(checkpoint, ".weight")) {
     if (std::ranges::find(kByteTypes, checkpoint.at(prefix + ".weight").dtype) != kByteTypes.end()) {
-      ++layouts[read_bytes(checkpoint, prefix, scheme)];
+      read_bytes(checkpoint, prefix, scheme);
+      ++count;
     }
   }
-  return layouts;
+  return count;
 }
 
 }  // namespace diffulex_edge

@@ -11,8 +11,8 @@
 
 namespace diffulex_edge {
 
-PrequantizedLayouts read_fp8(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
-  PrequantizedLayouts layouts;
+std::int64_t read_fp8(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
+  std::int64_t count = 0;
   for (const std::string& prefix : prefixes_of(checkpoint, ".weight")) {
     const LayerTensors layer(checkpoint, prefix);
     const TensorView& values = *layer.find(".weight");
@@ -31,9 +31,9 @@ PrequantizedLayouts read_fp8(Checkpoint& checkpoint, const PrequantizedScheme& s
     const std::vector<std::string> replaced =
         layer.present({".weight", ".weight_scale_inv", ".weight_scale", ".input_scale", ".activation_scale"});
     checkpoint.replace(replaced, make_scaled_weight(TensorView(values), TensorView(scales), nullptr, blocks, what));
-    ++layouts[what];
+    ++count;
   }
-  return layouts;
+  return count;
 }
 
 }  // namespace diffulex_edge

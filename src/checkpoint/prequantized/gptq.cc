@@ -140,8 +140,8 @@ bool is_reordered(const TensorView& indices, const GptqShape& shape) {
 
 }  // namespace
 
-PrequantizedLayouts read_gptq(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
-  PrequantizedLayouts layouts;
+std::int64_t read_gptq(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
+  std::int64_t count = 0;
   for (const std::string& prefix : prefixes_of(checkpoint, ".qweight")) {
     const LayerTensors layer(checkpoint, prefix);
     const TensorView& qweight = layer.require(".qweight", {DType::kI32});
@@ -162,9 +162,9 @@ PrequantizedLayouts read_gptq(Checkpoint& checkpoint, const PrequantizedScheme& 
     const std::vector<std::string> replaced = layer.present({".qweight", ".qzeros", ".scales", ".g_idx"});
     checkpoint.replace(replaced, std::make_unique<const GptqWeight>(prefix + ".weight", shape, what, std::move(parts),
                                                                     scheme.zeros_less_one));
-    ++layouts[what];
+    ++count;
   }
-  return layouts;
+  return count;
 }
 
 }  // namespace diffulex_edge

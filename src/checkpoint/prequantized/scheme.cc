@@ -1,13 +1,14 @@
 #include "checkpoint/prequantized/scheme.h"
 
 #include "checkpoint/prequantized/methods.h"
+#include "checkpoint/row_decoder.h"
 #include "core/join.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 namespace {
 
-PrequantizedLayouts read_method(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
+std::int64_t read_method(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
   switch (scheme.method) {
     case PrequantizedMethod::kGptq:
       return read_gptq(checkpoint, scheme);
@@ -25,24 +26,32 @@ PrequantizedLayouts read_method(Checkpoint& checkpoint, const PrequantizedScheme
 
 }  // namespace
 
-PrequantizedLayouts read_prequantized(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
-  PrequantizedLayouts layouts = read_method(checkpoint, scheme);
-  if (layouts.empty()) {
+void read_prequantized(Checkpoint& checkpoint, const PrequantizedScheme& scheme) {
+  if (read_method(checkpoint, scheme) == 0) {
     throw Error(ErrorCode::kBadFile, checkpoint.path().string(),
                 "holds no weight in the layout that config.json's 'quantization_config' announces",
                 "if its weights are plain, remove the key");
   }
+}
+
+PrequantizedLayouts quantized_layouts(const Checkpoint& checkpoint) {
+  PrequantizedLayouts layouts;
+  for (const auto& [name, view] : checkpoint.tensors()) {
+    if (view.decoder != nullptr && view.decoder->is_quantized()) {
+      ++layouts[view.decoder->what()];
+    }
+  }
   return layouts;
 }
 
-std::string describe(const PrequantizedLayouts& layouts, const PrequantizedScheme& scheme) {
+std::string describe(const PrequantizedLayouts& layouts, bool ignores_activations) {
   std::vector<std::string> kinds;
   for (const auto& [what, count] : layouts) {
     kinds.push_back(std::to_string(count) + (count == 1 ? " weight is " : " weights are ") + what);
   }
   return join(kinds, ", ", " and ", [](const std::string& kind) { return kind; }) +
          ": dequantized as they are read; quantizing them again adds to their loss" +
-         (scheme.ignores_activations ? "; that activations were quantized too has no effect here" : "");
+         (ignores_activations ? "; that activations were quantized too has no effect here" : "");
 }
 
 }  // namespace diffulex_edge

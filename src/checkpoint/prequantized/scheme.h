@@ -27,12 +27,15 @@ struct PrequantizedScheme {
 // How many weights were found in which layout ("GPTQ INT4 in groups of 128").
 using PrequantizedLayouts = std::map<std::string, std::int64_t>;
 
+// Of the weights that have a decoder already, as those of a GGUF file.
+PrequantizedLayouts quantized_layouts(const Checkpoint& checkpoint);
+
 // Replaces the tensors of every quantized weight by the weight NAME.weight, in float32, decoded as it is read. Throws
 // Error{kBadFile} for tensors that are missing or do not fit together, kUnsupported for a layout that is not read, and
 // kBadFile where no weight is quantized.
-PrequantizedLayouts read_prequantized(Checkpoint& checkpoint, const PrequantizedScheme& scheme);
+void read_prequantized(Checkpoint& checkpoint, const PrequantizedScheme& scheme);
 
 // The warning for people: "225 weights are GPTQ INT4 in groups of 128: ...".
-std::string describe(const PrequantizedLayouts& layouts, const PrequantizedScheme& scheme);
+std::string describe(const PrequantizedLayouts& layouts, bool ignores_activations);
 
 }  // namespace diffulex_edge

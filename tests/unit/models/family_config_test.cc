@@ -104,7 +104,7 @@ TEST_F(FamilyConfig, RefusesByNameWhatChangesTheMathematics) {
       {"scale_logits", true},
       {"input_emb_norm", true},
       {"block_group_size", 2},
-      {"quantization_config", {{"quant_method", "gptq"}}},
+      {"quantization_config", {{"quant_method", "quip"}}},
   };
   for (const auto& [key, value] : kLlada) {
     expect_refused(ErrorCode::kUnsupported, "llada", key, value);
@@ -118,7 +118,7 @@ TEST_F(FamilyConfig, RefusesByNameWhatChangesTheMathematics) {
       {"layer_types", {"full_attention", "sliding_attention"}},
       {"layer_types", {"linear_attention"}},
       {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}},
-      {"quantization_config", {{"quant_method", "awq"}}},
+      {"quantization_config", {{"quant_method", "awq"}, {"version", "gemv"}}},
   };
   for (const char* family : kTransformersFamilies) {
     for (const auto& [key, value] : kTransformers) {

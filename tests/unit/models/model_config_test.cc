@@ -85,7 +85,7 @@ TEST_F(ReadModelConfig, RefusesTransformersValuesThatChangeTheMathematics) {
                                                  {"use_mrope", true},
                                                  {"partial_rotary_factor", 0.5},
                                                  {"layer_types", {"full_attention", "sliding_attention"}},
-                                                 {"quantization_config", {{"quant_method", "gptq"}}}};
+                                                 {"quantization_config", {{"quant_method", "quip"}}}};
   for (const auto& [key, value] : kCases) {
     Json config = transformers_config("qwen3", "Qwen3ForCausalLM");
     config[key] = value;
