@@ -43,7 +43,7 @@ struct Candidate {
 
 class Bpe final : public TokenModel {
  public:
-  Bpe(BpeSource source, const std::string& where);
+  Bpe(BpeSource source, std::string where);
 
   // The piece's characters, where at each step the pair of lowest rank, leftmost first, is put together. O(n log n).
   void encode(std::string_view piece, std::vector<std::int64_t>& ids) const override;
@@ -56,7 +56,7 @@ class Bpe final : public TokenModel {
   std::string spelled(std::string_view piece, std::size_t begin, std::size_t length) const;
   std::vector<std::int64_t> characters_of(std::string_view piece) const;
   std::vector<Symbol> symbols_of(std::string_view piece) const;
-  std::int64_t unknown_for(std::string_view text) const;
+  std::int64_t unknown_for(std::string_view text, const std::string& unknown_token) const;
 
   std::string where_;
   Vocabulary vocabulary_;
@@ -69,8 +69,8 @@ class Bpe final : public TokenModel {
   bool ignores_merges_;
 };
 
-Bpe::Bpe(BpeSource source, const std::string& where)
-    : where_(where),
+Bpe::Bpe(BpeSource source, std::string where)
+    : where_(std::move(where)),
       vocabulary_(std::move(source.vocabulary)),
       continuing_prefix_(std::move(source.continuing_prefix)),
       end_suffix_(std::move(source.end_suffix)),
@@ -121,8 +121,8 @@ std::string Bpe::spelled(std::string_view piece, std::size_t begin, std::size_t 
   return begin + length == piece.size() ? text + end_suffix_ : text;
 }
 
-std::int64_t Bpe::unknown_for(std::string_view text) const {
-  const std::optional<std::uint32_t> id = vocabulary_.id_of(*unknown_token_);
+std::int64_t Bpe::unknown_for(std::string_view text, const std::string& unknown_token) const {
+  const std::optional<std::uint32_t> id = vocabulary_.id_of(unknown_token);
   if (!id) {  // an error only for a text that needs it, since byte-level BPE never does
     throw Error(ErrorCode::kBadFile, where_,
                 "'" + std::string(text) + "' is not in 'vocab', and neither is the 'unk_token'");
@@ -153,7 +153,7 @@ std::vector<std::int64_t> Bpe::characters_of(std::string_view piece) const {
       continue;
     } else if (unknown_token_ && !(waiting && fuses_unknown_)) {
       put_waiting();
-      waiting = unknown_for(character);
+      waiting = unknown_for(character, *unknown_token_);
     }
   }
   put_waiting();

@@ -1,6 +1,7 @@
 #include "tokenizer/character_map.h"
 
 #include <cstddef>
+#include <utility>
 
 #include "diffulex_edge/error.h"
 #include "tokenizer/bounded_text.h"
@@ -34,7 +35,7 @@ std::optional<std::uint32_t> sextet_of(char letter) {
 
 }  // namespace
 
-CharacterMap::CharacterMap(std::string_view blob, const std::string& where) : where_(where) {
+CharacterMap::CharacterMap(std::string_view blob, std::string where) : where_(std::move(where)) {
   const std::size_t size = blob.size() < kUnitBytes ? 0 : little_endian(blob);
   if (size < kUnitBytes || size % kUnitBytes != 0 || size > blob.size() - kUnitBytes) {
     throw Error(ErrorCode::kBadFile, where_,

@@ -13,7 +13,7 @@ class CharacterMap {
  public:
   // The size of a trie, the trie (a double array of 32-bit units, as Darts-clone writes it), and texts that end with a
   // zero byte. Throws Error{kBadFile}, naming `where`.
-  CharacterMap(std::string_view blob, const std::string& where);
+  CharacterMap(std::string_view blob, std::string where);
 
   // Grapheme clusters of up to five bytes are looked up as a whole, others by character, as Hugging Face does. Of a
   // cluster that begins with an entry, the entry's text takes the place of all. Throws Error{kBadFile} where the table

@@ -15,7 +15,7 @@ struct Range {
 
 PieceTrie::PieceTrie(std::vector<Entry> entries) {
   std::erase_if(entries, [](const Entry& entry) { return entry.first.empty(); });
-  std::ranges::stable_sort(entries, {}, [](const Entry& entry) { return entry.first; });
+  std::ranges::sort(entries);
   labels_ = {0};
   numbers_ = {kNoNumber};
   first_children_.clear();

@@ -17,7 +17,7 @@ class PieceTrie {
   using Entry = std::pair<std::string_view, std::uint32_t>;
 
   PieceTrie() = default;
-  // Of equal strings the last counts. The empty string is left out.
+  // Of equal strings the largest number counts. The empty string is left out.
   explicit PieceTrie(std::vector<Entry> entries);
 
   // Calls `found(length, number)` for each string that `text` begins with, the shortest first.

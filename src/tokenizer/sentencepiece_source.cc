@@ -56,7 +56,7 @@ Merges merges_by_score(const SentencePieceModel& model) {
   const auto is_special = [&](std::size_t id) { return model.pieces[id].kind != Kind::kNormal; };
   std::vector<std::size_t> ids = ids_of(model);
   std::erase_if(ids, is_special);
-  std::ranges::stable_sort(ids, std::greater<>(), [&](std::size_t id) { return model.pieces[id].score; });
+  std::ranges::sort(ids, {}, [&](std::size_t id) { return std::pair(-model.pieces[id].score, id); });
   Vocabulary normal;
   for (const std::size_t id : ids) {
     normal.add(model.pieces[id].text, static_cast<std::int64_t>(id));
@@ -156,7 +156,7 @@ std::string user_defined_pattern(const SentencePieceModel& model) {
       pieces.push_back(piece.text);
     }
   }
-  std::ranges::stable_sort(pieces, std::greater<>(), count_characters);
+  std::ranges::sort(pieces, std::greater<>(), count_characters);
   std::string pattern;
   for (const std::string& piece : pieces) {
     pattern += (pattern.empty() ? "" : "|") + escaped(piece);

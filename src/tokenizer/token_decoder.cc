@@ -88,7 +88,11 @@ auto word_piece_step(const Fields& fields) {
     bool is_first = part.is_start;
     for (std::string& token : tokens) {
       if (!is_first) {
-        token = token.starts_with(prefix) ? token.substr(prefix.size()) : " " + token;
+        if (token.starts_with(prefix)) {
+          token.erase(0, prefix.size());
+        } else {
+          token.insert(0, " ");
+        }
       }
       is_first = false;
       token = cleans_up ? cleaned_up(std::move(token), limit) : std::move(token);
@@ -148,7 +152,9 @@ TokenDecoder::TokenDecoder(const nlohmann::json& value, const std::string& where
   }
   steps_.emplace_back([](std::vector<std::string>& tokens, Part part, std::size_t /*limit*/) {
     for (std::string& token : tokens) {
-      token = &token == tokens.data() && part.is_start ? token : " " + token;
+      if (&token != tokens.data() || !part.is_start) {
+        token.insert(0, " ");
+      }
     }
   });
 }

@@ -18,6 +18,8 @@ class TokenModel {
   virtual ~TokenModel() = default;
   TokenModel(const TokenModel&) = delete;
   TokenModel& operator=(const TokenModel&) = delete;
+  TokenModel(TokenModel&&) = delete;
+  TokenModel& operator=(TokenModel&&) = delete;
 
   // Appends the ids of a piece, which is valid UTF-8. Throws Error{kBadFile} for a character that is no token where
   // there is no unknown token either.

@@ -42,7 +42,8 @@ std::optional<AddedToken> read_token(const nlohmann::json& value, const std::str
 
 void read_special_tokens(const nlohmann::json& document, const std::string& where, TokenizerConfig& config) {
   for (const auto& [key, value] : document.items()) {
-    const std::string place = where + ": '" + key + "'";
+    std::string place = where;
+    place.append(": '").append(key).append("'");
     const bool is_list = key == "additional_special_tokens" || key == "extra_special_tokens";
     if (is_list && (value.is_array() || value.is_object())) {
       for (const nlohmann::json& entry : value) {

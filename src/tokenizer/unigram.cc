@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <ranges>
 #include <string>
 #include <utility>
 
@@ -18,7 +19,7 @@ constexpr double kUnknownPenalty = 10.0;  // below the lowest score, as Sentence
 
 class Unigram final : public TokenModel {
  public:
-  Unigram(UnigramSource source, const std::string& where);
+  Unigram(UnigramSource source, std::string where);
 
   // Viterbi's algorithm over the piece's bytes: O(n) for tokens of bounded length.
   void encode(std::string_view piece, std::vector<std::int64_t>& ids) const override;
@@ -57,7 +58,7 @@ class Unigram final : public TokenModel {
   std::optional<ByteTokens> byte_tokens_;
 };
 
-Unigram::Unigram(UnigramSource source, const std::string& where) : where_(where) {
+Unigram::Unigram(UnigramSource source, std::string where) : where_(std::move(where)) {
   if (source.tokens.empty()) {
     throw Error(ErrorCode::kBadFile, where_, "'vocab' has no tokens");
   }
@@ -144,8 +145,8 @@ std::vector<Unigram::Cut> Unigram::best_cuts(std::string_view piece) const {
 
 void Unigram::encode(std::string_view piece, std::vector<std::int64_t>& ids) const {
   const std::vector<Cut> cuts = best_cuts(piece);
-  for (auto cut = cuts.rbegin(); cut != cuts.rend(); ++cut) {
-    const std::string_view text = piece.substr(cut->begin, cut->end - cut->begin);
+  for (const Cut& cut : std::views::reverse(cuts)) {
+    const std::string_view text = piece.substr(cut.begin, cut.end - cut.begin);
     if (const auto id = vocabulary_.id_of(text)) {
       ids.push_back(*id);
     } else if (!byte_tokens_ || !byte_tokens_->append(text, ids)) {

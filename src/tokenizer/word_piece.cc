@@ -13,7 +13,7 @@ namespace {
 
 class WordPiece final : public TokenModel {
  public:
-  WordPiece(WordPieceSource source, const std::string& where);
+  WordPiece(WordPieceSource source, std::string where);
 
   void encode(std::string_view piece, std::vector<std::int64_t>& ids) const override;
   const Vocabulary& vocabulary() const override { return vocabulary_; }
@@ -30,8 +30,8 @@ class WordPiece final : public TokenModel {
   std::uint64_t max_word_characters_;
 };
 
-WordPiece::WordPiece(WordPieceSource source, const std::string& where)
-    : where_(where),
+WordPiece::WordPiece(WordPieceSource source, std::string where)
+    : where_(std::move(where)),
       vocabulary_(std::move(source.vocabulary)),
       unknown_token_(std::move(source.unknown_token)),
       max_word_characters_(source.max_word_characters) {
