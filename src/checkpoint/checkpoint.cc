@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "checkpoint/model_folder.h"
 #include "checkpoint/gguf_tensors.h"
+#include "checkpoint/model_folder.h"
 #include "checkpoint/row_decoder.h"
 #include "checkpoint/tensor_source.h"
 #include "core/json.h"

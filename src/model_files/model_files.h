@@ -13,8 +13,8 @@ namespace diffulex_edge {
 // Throws Error{kBadFile} for a link to nothing.
 bool has_document(const std::filesystem::path& path);
 
-// With Python's NaN and Infinity as the numbers that they are. Errors: as read_json_file; kBadFile and kUnsupported for keys of a GGUF file that are absent, broken, or have no
-// place in the document. `max_bytes` bounds a file.
+// With Python's NaN and Infinity as the numbers that they are. Errors: as read_json_file; kBadFile and kUnsupported for
+// keys of a GGUF file that are absent, broken, or have no place in the document. `max_bytes` bounds a file.
 nlohmann::json read_document(const std::filesystem::path& path, std::size_t max_bytes);
 
 // Its text: a file's bytes. Errors: as read_document, and kBadFile for a file that can't be read.
