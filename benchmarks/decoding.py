@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from bench import MeasurementError, machine, parse_shape_options, run_benchmark, run_measured
-from gguf import ARRAY, F32, I32, STRING, U32, GgufTensor, Value, write_gguf
 from make_checkpoint import make_checkpoint
+from random_gguf import ARRAY, F32, I32, STRING, U32, GgufTensor, Value, write_gguf
 
 CACHES = ("none", "prefix", "dual")
 BLOCK = 32

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, parse_shape_options, run_benchmark, run_measured
-from gguf import F32, STRING, U32, GgufTensor, write_gguf
 from make_checkpoint import SHAPES, make_checkpoint
+from random_gguf import F32, STRING, U32, GgufTensor, write_gguf
 
 
 def gguf_tensors(config: dict[str, Any]) -> list[GgufTensor]:
