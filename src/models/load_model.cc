@@ -90,9 +90,8 @@ std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& fold
   }
   if (parsed.prequantized) {
     read_prequantized(*checkpoint, *parsed.prequantized);
-  } else {
-    refuse_foreign_weights(*checkpoint);
   }
+  refuse_foreign_weights(*checkpoint);  // that are left
   if (const PrequantizedLayouts layouts = quantized_layouts(*checkpoint); !layouts.empty()) {
     warnings.push_back(describe(layouts, parsed.prequantized && parsed.prequantized->ignores_activations));
   }
