@@ -135,11 +135,12 @@ std::vector<std::int64_t> Bpe::characters_of(std::string_view piece) const {
   const bool is_plain = continuing_prefix_.empty() && end_suffix_.empty();
   std::vector<std::int64_t> ids;
   ids.reserve(piece.size());
-  std::optional<std::int64_t> waiting;
+  constexpr std::int64_t kNothing = -1;
+  std::int64_t waiting = kNothing;
   const auto put_waiting = [&] {
-    if (waiting) {
-      ids.push_back(*waiting);
-      waiting.reset();
+    if (waiting != kNothing) {
+      ids.push_back(waiting);
+      waiting = kNothing;
     }
   };
   for (std::size_t i = 0, length = 0; i < piece.size(); i += length) {
@@ -151,7 +152,7 @@ std::vector<std::int64_t> Bpe::characters_of(std::string_view piece) const {
       ids.push_back(*id);
     } else if (byte_tokens_ && byte_tokens_->append(character, ids)) {
       continue;
-    } else if (unknown_token_ && !(waiting && fuses_unknown_)) {
+    } else if (unknown_token_ && (waiting == kNothing || !fuses_unknown_)) {
       put_waiting();
       waiting = unknown_for(character, *unknown_token_);
     }
