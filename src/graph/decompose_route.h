@@ -8,8 +8,8 @@
 
 namespace diffulex_edge {
 
-// Adds what kRoute with these inputs means to the graph; values of [seq, E, E] are alive in between. The addition of the
-// bias has the node's `name`.
+// Adds what kRoute with these inputs means to the graph; values of [seq, E, E] are alive in between. The addition of
+// the bias has the node's `name`.
 ValueId decompose_route(Graph& graph, const std::vector<ValueId>& in, const RouteAttributes& attributes,
                         const std::string& name);
 

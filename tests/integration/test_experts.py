@@ -14,7 +14,7 @@ import torch
 from command import BAD_FILE, UNSUPPORTED, assert_fails, export, run, run_json
 from expert_families import EXPERT_FAMILIES, ExpertReference, make_expert_checkpoint, make_expert_config
 from families import OMIT
-from program import Program, random_ids
+from program import Program, cut_into_steps, random_ids
 from safetensors.torch import load_file, save_file
 from test_runtime import forward
 from torch import Tensor
@@ -259,6 +259,18 @@ def test_xnnpack_computes_all_experts_and_weighs_them(
     program = Program(tmp_path / "model.pte")
     for ids, logits in zip(sequences(), forward(model, sequences()), strict=True):
         assert (torch.as_tensor(program.logits(ids)).reshape(logits.shape) - logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["sdar_moe", "llada2_moe"])
+def test_steps_of_a_program_with_a_cache_give_the_logits_of_the_whole(
+    family: str, experts: MakeExperts, tmp_path: Path
+) -> None:
+    model = experts(family)
+    export(model, tmp_path / "steps.pte", "--cache", 128, "--cache-dtype", "fp32")
+    ids = random_ids(100, 1001)
+    steps = cut_into_steps(Program(tmp_path / "steps.pte").step, ids, (64, 36))
+    expected = ExpertReference(model).logits(ids)
+    torch.testing.assert_close(steps, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["coreml", "qnn"])
