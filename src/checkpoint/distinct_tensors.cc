@@ -1,9 +1,28 @@
 #include "checkpoint/distinct_tensors.h"
 
+#include <algorithm>
+#include <cstddef>
+
 #include "checkpoint/row_decoder.h"
 #include "checkpoint/same_bytes.h"
+#include "core/mapped_file.h"
 
 namespace diffulex_edge {
+namespace {
+
+// Equal for equal tensors: type, shape, and the first bytes.
+std::string beginning_of(const TensorView& view) {
+  constexpr std::size_t kBytes = 64;
+  const auto first = view.bytes.first(std::min(kBytes, view.bytes.size()));
+  std::string key = std::to_string(static_cast<int>(view.dtype)) + " " + to_string(static_shape(view.shape)) + " ";
+  for (const std::byte byte : first) {
+    key += static_cast<char>(byte);
+  }
+  MappedFile::release(first);
+  return key;
+}
+
+}  // namespace
 
 const std::string& DistinctTensors::content_of(const std::string& tensor) {
   const auto known = content_.find(tensor);
@@ -28,11 +47,12 @@ const std::string& DistinctTensors::content_of(const std::string& tensor) {
     return (scales == nullptr) == (other_scales == nullptr) &&
            (scales == nullptr || same_bytes(*scales, *other_scales));
   };
-  for (const auto& [other, content] : content_) {
-    if (other == content && equals(other)) {
-      return content_[tensor] = other;
-    }
+  std::vector<std::string>& originals = originals_[beginning_of(view)];
+  const auto found = std::ranges::find_if(originals, equals);
+  if (found != originals.end()) {
+    return content_[tensor] = *found;
   }
+  originals.push_back(tensor);
   return content_[tensor] = tensor;
 }
 

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "diffulex_edge/checkpoint.h"
 
@@ -19,6 +20,8 @@ class DistinctTensors {
  private:
   const Checkpoint& checkpoint_;
   std::map<std::string, std::string> content_;
+  // Tensors that are no copies, by what is cheap to compare: a model with experts has thousands of one shape.
+  std::map<std::string, std::vector<std::string>> originals_;
 };
 
 }  // namespace diffulex_edge

@@ -223,6 +223,10 @@ void run(const EvaluateArguments& arguments, std::stop_token stop) {
 
   std::vector<std::string> warnings = original.warnings;
   warnings.insert(warnings.end(), quantized.warnings.begin(), quantized.warnings.end());
+  if (session.calibration()) {
+    const std::vector<std::string>& found = session.calibration()->warnings;
+    warnings.insert(warnings.end(), found.begin(), found.end());
+  }
   const EvaluationReport report{.model = original,
                                 .plan = plan,
                                 .backend = arguments.target.backend.name(),

@@ -128,7 +128,7 @@ ValueId decompose_node(Graph& graph, const Node& node, const Inputs& in) {
     case Op::kBlockCausalMask:
       return block_causal_mask(graph, in, std::get<BlockCausalMaskAttributes>(node.attributes));
     case Op::kRoute:
-      return decompose_route(graph, in, std::get<RouteAttributes>(node.attributes));
+      return decompose_route(graph, in, std::get<RouteAttributes>(node.attributes), node.name);
     case Op::kDispatch:
       return in[0];
     case Op::kCombine:

@@ -16,7 +16,8 @@ constexpr float kLeastSum = 1e-20F;  // as the CPU runtime's
 
 class RouteBuilder {
  public:
-  RouteBuilder(Graph& graph, const RouteAttributes& attributes) : graph_(graph), attributes_(attributes) {}
+  RouteBuilder(Graph& graph, const RouteAttributes& attributes, const std::string& name)
+      : graph_(graph), attributes_(attributes), name_(name) {}
 
   ValueId run(const std::vector<ValueId>& in) {
     tokens_ = graph_.shape(in[0]);
@@ -24,7 +25,7 @@ class RouteBuilder {
     tokens_.pop_back();
     const Op score = attributes_.score == RouteAttributes::Score::kSigmoid ? Op::kSigmoid : Op::kSoftmax;
     const ValueId scores = graph_.add(score, {in[0]});
-    const ValueId biased = in.size() == 1 ? scores : graph_.add(Op::kAdd, {scores, in[1]});
+    const ValueId biased = in.size() == 1 ? scores : graph_.add(Op::kAdd, {scores, in[1]}, NoAttributes{}, name_);
     ValueId reachable = biased;
     if (attributes_.groups != attributes_.groups_per_token) {
       const ValueId missing = plus(best_groups(biased, experts), -1.0F);
@@ -100,13 +101,15 @@ class RouteBuilder {
 
   Graph& graph_;
   const RouteAttributes& attributes_;
+  const std::string& name_;
   Shape tokens_;  // of a value without its last dimension
 };
 
 }  // namespace
 
-ValueId decompose_route(Graph& graph, const std::vector<ValueId>& in, const RouteAttributes& attributes) {
-  return RouteBuilder(graph, attributes).run(in);
+ValueId decompose_route(Graph& graph, const std::vector<ValueId>& in, const RouteAttributes& attributes,
+                        const std::string& name) {
+  return RouteBuilder(graph, attributes, name).run(in);
 }
 
 }  // namespace diffulex_edge

@@ -56,6 +56,13 @@ Json calibration_json(const CalibrationResult& calibration) {
   return json;
 }
 
+std::vector<std::string> with_calibration(std::vector<std::string> warnings, const CalibrationResult* calibration) {
+  if (calibration != nullptr) {
+    warnings.insert(warnings.end(), calibration->warnings.begin(), calibration->warnings.end());
+  }
+  return warnings;
+}
+
 std::string calibration_text(const CalibrationResult& calibration) {
   std::string text = "calibration: " + format_count(calibration.sequences) + " sequences, " +
                      format_count(calibration.tokens) + " tokens, " + format_count(calibration.masked_tokens) +

@@ -98,7 +98,7 @@ std::string to_html(const ExportReport& report) {
   HtmlPage page(last_part(report.output), subtitle_of(report));
   page.verdict(verdict(report));
   page.tiles(tiles_of(metadata));
-  page.warnings(metadata.warnings);
+  page.warnings(with_calibration(metadata.warnings, report.calibration));
   std::vector<SizedLayer> layers;
   for (const StoredLayer& layer : metadata.layers) {
     layers.push_back({.plan = &layer.plan, .bytes = layer.stored_bytes});

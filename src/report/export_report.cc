@@ -31,7 +31,7 @@ void add_end(Json& json, const CalibrationResult* calibration, const std::vector
   if (calibration != nullptr) {
     json["calibration"] = calibration_json(*calibration);
   }
-  json["warnings"] = warnings;
+  json["warnings"] = with_calibration(warnings, calibration);
 }
 
 template <typename Layers>
@@ -148,7 +148,7 @@ std::string to_text(const ExportReport& report) {
   if (report.calibration != nullptr) {
     text += calibration_text(*report.calibration);
   }
-  return printable_lines(text + warning_text(metadata.warnings));
+  return printable_lines(text + warning_text(with_calibration(metadata.warnings, report.calibration)));
 }
 
 std::string to_json(const QuantizeReport& report) {
@@ -175,7 +175,7 @@ std::string to_text(const QuantizeReport& report) {
                          sizes_text(result) + format_number(report.seconds, 3) + " s, peak RSS " +
                          format_bytes(report.peak_rss_bytes) + "\n" +
                          (report.calibration == nullptr ? std::string() : calibration_text(*report.calibration)) +
-                         warning_text(result.warnings));
+                         warning_text(with_calibration(result.warnings, report.calibration)));
 }
 
 }  // namespace diffulex_edge

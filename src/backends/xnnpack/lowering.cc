@@ -169,9 +169,14 @@ class Lowering {
   }
 
   void binary(ValueId value, NodeUnion kind, std::uint32_t flags = 0) {
-    const DType type = values_.common_type(values_.node(value));
-    const XnnId a = values_.get(values_.node(value).inputs[0], type);
-    const XnnId b = values_.get(values_.node(value).inputs[1], type);
+    const Node& current = values_.node(value);
+    const DType type = values_.common_type(current);
+    const auto operand = [&](ValueId input) {
+      return values_.node(input).op == Op::kWeight ? values_.vector_operand(current, input, type)
+                                                   : values_.get(input, type);
+    };
+    const XnnId a = operand(current.inputs[0]);
+    const XnnId b = operand(current.inputs[1]);
     values_.delegate().binary(kind, a, b, values_.define(value, type), flags);
   }
 

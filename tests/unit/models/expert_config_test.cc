@@ -159,7 +159,8 @@ TEST_F(ExpertConfigFile, RefusesWhatCannotBe) {
   expect_refused(ErrorCode::kBadFile, llada2_config(), "n_group", 3);
   expect_refused(ErrorCode::kBadFile, llada2_config(), "n_group", 8);
   expect_refused(ErrorCode::kBadFile, llada2_config(), "topk_group", 5);
-  expect_refused(ErrorCode::kBadFile, llada2_config(), "num_experts_per_tok", 5);
+  testing::expect_error(ErrorCode::kBadFile, {"config.json", "topk_group", "can't choose 5 experts"},
+                        [&] { with(llada2_config(), "num_experts_per_tok", 5); });
   expect_refused(ErrorCode::kBadFile, llada2_config(), "first_k_dense_replace", -1);
   expect_refused(ErrorCode::kBadFile, llada2_config(), "num_shared_experts", -1);
   expect_refused(ErrorCode::kBadFile, llada2_config(), "moe_shared_expert_intermediate_size", 48);
