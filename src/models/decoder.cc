@@ -229,10 +229,10 @@ ValueId DecoderParts::experts(ValueId x, const LayerNames& names, const std::str
   for (std::int64_t i = 0; i < config.count; ++i) {
     const ExpertAttributes expert{.expert = i};
     const std::string number = std::to_string(i) + ".";
+    const std::string name = "experts." + number;
     const ValueId chosen = graph_.add(Op::kDispatch, {x, routes}, expert);
     std::vector<ValueId> parts = {
-        gated_mlp(chosen, mlp_of(names.experts + number), config.intermediate_size, layer + "experts." + number),
-        routes};
+        gated_mlp(chosen, mlp_of(names.experts + number), config.intermediate_size, layer + name), routes};
     parts.insert(parts.end(), sum.begin(), sum.end());
     sum = {graph_.add(Op::kCombine, std::move(parts), expert)};
   }

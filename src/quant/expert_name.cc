@@ -12,7 +12,7 @@ std::optional<ExpertName> parse_expert_name(std::string_view layer) {
     return std::nullopt;
   }
   ExpertName name{.group = std::string(layer.substr(0, found + kGroup.size()))};
-  const std::string_view rest = layer.substr(name.group.size() + 1);
+  const std::string rest(layer.substr(name.group.size() + 1));
   const char* end = rest.data() + rest.size();
   const auto [stopped, error] = std::from_chars(rest.data(), end, name.number);
   if (error != std::errc() || stopped == end || *stopped != '.') {

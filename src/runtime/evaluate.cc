@@ -67,11 +67,11 @@ struct Noise {
   std::size_t values = 0;  // that were compared
 };
 
-// Of the last step's routed value, the rows of tokens that chose the expert in `other` too.
-std::vector<float> common_rows(const ExecutionSession& session, const ExecutionSession& other) {
-  const std::vector<std::int64_t> tokens = session.routed_tokens(session.last());
-  const std::vector<std::int64_t> others = other.routed_tokens(other.last());
-  const Activations& made = session.value(session.last());
+// Of the last step's routed value, the rows of tokens that chose the expert in both.
+std::vector<float> common_rows(const ExecutionSession& mine, const ExecutionSession& theirs) {
+  const std::vector<std::int64_t> tokens = mine.routed_tokens(mine.last());
+  const std::vector<std::int64_t> others = theirs.routed_tokens(theirs.last());
+  const Activations& made = mine.value(mine.last());
   std::vector<float> rows;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (std::ranges::binary_search(others, tokens[i])) {

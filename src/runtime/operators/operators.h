@@ -31,7 +31,7 @@ struct OperatorContext {
   std::optional<ActivationRange>& scores;    // where they are observed: of this step
   std::vector<std::vector<float>>& scratch;  // of each thread
   std::int64_t seq_len;
-  bool has_taken_input = false;  // the result begins as the input that the plan lets it take
+  bool has_taken_input;  // the result begins as the input that the plan lets it take
 
   const Node& node(ValueId id) const { return plan.graph().node(id); }
   const Activations& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
