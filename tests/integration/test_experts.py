@@ -58,7 +58,14 @@ VARIANTS: Final[list[tuple[str, dict[str, Any]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "options"), VARIANTS, ids=lambda value: str(value))
+def variant_name(value: str | dict[str, Any]) -> str:
+    """The same in every process that runs the tests."""
+    if isinstance(value, str):
+        return value
+    return " ".join(f"{key}={'absent' if option is OMIT else option}" for key, option in value.items()) or "usual"
+
+
+@pytest.mark.parametrize(("family", "options"), VARIANTS, ids=variant_name)
 def test_logits_are_those_of_the_reference(family: str, options: dict[str, Any], experts: MakeExperts) -> None:
     model = experts(family, **options)
     reference = (
@@ -250,7 +257,7 @@ def test_a_plan_gives_all_experts_of_a_layer_one_format(experts: MakeExperts, tm
         assert found[f"layers.{layer}.router"]["dtype"] == "fp32"
 
 
-@pytest.mark.parametrize(("family", "options"), VARIANTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("family", "options"), VARIANTS, ids=variant_name)
 def test_xnnpack_computes_all_experts_and_weighs_them(
     family: str, options: dict[str, Any], experts: MakeExperts, tmp_path: Path
 ) -> None:
