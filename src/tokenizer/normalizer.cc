@@ -34,11 +34,21 @@ std::string_view start_of(const Normalizer::Result& result) {
   return std::string_view(result.text).substr(0, result.start_bytes);
 }
 
+// Bytes of the first characters that hold `bytes`: normal forms join and reorder what the start was cut from.
+std::size_t whole_characters(std::string_view text, std::size_t bytes) {
+  std::size_t end = 0;
+  while (end < std::min(bytes, text.size())) {
+    end += character_length(text[end]);
+  }
+  return end;
+}
+
 // A step that does the same to each character, and makes texts longer by a few times at most.
 auto plain(PlainStep step) {
   return [step = std::move(step)](Normalizer::Result& result, std::size_t /*limit*/) {
-    result.start_bytes = step(start_of(result)).size();
+    const std::size_t start = step(start_of(result)).size();
     result.text = step(result.text);
+    result.start_bytes = whole_characters(result.text, start);
   };
 }
 
