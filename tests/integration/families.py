@@ -191,13 +191,17 @@ class Architecture:
 def make_config(family: str, dtype: str = "float32", **overrides: Any) -> dict[str, Any]:
     """The config.json of a small model of `family`, with some of the family's own keys overridden (see `OMIT`).
 
-    `embedding_size` follows an overridden `vocab_size`, and `layer_types` the number of layers, unless given.
+    `embedding_size` and `mask_token_id` follow an overridden `vocab_size`, and `layer_types` the number of layers,
+    unless given.
     """
     config = dict(_CONFIGS[family], torch_dtype=dtype, transformers_version="4.52.4") | overrides
     if family == "llada" and "embedding_size" not in overrides and config["vocab_size"] is not OMIT:
         config["embedding_size"] = config["vocab_size"]
     if "layer_types" in config and "layer_types" not in overrides:
         config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
+    mask, vocab = config.get("mask_token_id"), config["vocab_size"]
+    if "mask_token_id" not in overrides and isinstance(mask, int) and isinstance(vocab, int):
+        config["mask_token_id"] = min(mask, max(vocab - 1, 0))
     return {key: value for key, value in config.items() if value is not OMIT}
 
 

@@ -35,8 +35,7 @@ TYPES: Final = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q
 
 
 def checkpoint(folder: Path, family: str, **more: Any) -> Path:
-    sizes = LLADA_SIZES if family == "llada" else SIZES | ({"mask_token_id": 159} if family == "dream" else {})
-    config = make_config(family, **(sizes | more))
+    config = make_config(family, **((LLADA_SIZES if family == "llada" else SIZES) | more))
     return write_checkpoint(folder / "original", config, make_weights(config))
 
 

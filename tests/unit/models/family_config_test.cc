@@ -389,7 +389,7 @@ TEST_F(FamilyConfig, ChoosesTheFamilyByTypeAndArchitecture) {
 }
 
 TEST_F(FamilyConfig, NamesAFolderThatIsNone) {
-  testing::expect_error(ErrorCode::kBadFile, {"absent", "is not a folder"},
+  testing::expect_error(ErrorCode::kBadFile, {"absent", "is neither a folder nor a GGUF file"},
                         [&] { read_model_config(folder_ / "absent"); });
   testing::expect_error(ErrorCode::kBadFile, {"config.json", "is not there"},
                         [&] { read_model_config(folder_.path()); });

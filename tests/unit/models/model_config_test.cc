@@ -103,7 +103,7 @@ TEST_F(ReadModelConfig, RefusesUnknownKeysUnlessDeclaredHarmless) {
 
 TEST_F(ReadModelConfig, RefusesOtherArchitecturesOfAKnownType) {
   Json config = llada_config();
-  config["architectures"] = {"LLaDAMoEModelLM"};
+  config["architectures"] = {"LLaDAForTokenClassification"};
   expect_error(ErrorCode::kUnsupported, config, "architectures");
   config["model_type"] = "mamba";
   expect_error(ErrorCode::kUnsupported, config, "model_type");
