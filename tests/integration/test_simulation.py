@@ -101,8 +101,9 @@ def test_what_can_not_be_is_one_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["eval.safetensors"]
 
 
-def test_logits_of_text_are_refused(tiny: Path, tmp_path: Path) -> None:
-    result = run("evaluate", tiny, "--data", tiny / "calibration.txt", "--logits", tmp_path / "x.safetensors")
+def test_logits_of_text_whose_last_sequence_is_shorter_are_refused(tiny: Path, tmp_path: Path) -> None:
+    data = ("--data", tiny / "calibration.txt", "--sequences", 0)
+    result = run("evaluate", tiny, *data, "--logits", tmp_path / "x.safetensors")
     assert_fails(result, USAGE_ERROR, "--logits", "one length")
     assert not list(tmp_path.iterdir())
 
