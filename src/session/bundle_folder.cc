@@ -81,8 +81,7 @@ std::string readme(const Model& model, const BackendDescription& backend, const 
           " --bundle FOLDER`, with the options that `diffulex-edge inspect .` shows.\n";
   text +=
       "`generation.json` says what a program has to know of the model, and the artefact's SHA-256; the tokenizer's "
-      "files "
-      "make text of tokens.\n\n";
+      "files make text of tokens.\n\n";
   if (fs::path(bundle.artefact.name).extension() == ".pte" && backend.name == "xnnpack") {
     text +=
         "To run it in this folder, with the C++ runner or in Python:\n\n"

@@ -2,7 +2,6 @@
 #include "tokenizer/tokenizer_files.h"
 
 #include <array>
-#include <optional>
 #include <string_view>
 #include <system_error>
 

@@ -6,7 +6,6 @@
 
 #include "bundle/bundle.h"
 #include "diffulex_edge/error.h"
-#include "model_files/model_files.h"
 #include "models/logit_positions.h"
 #include "models/special_tokens.h"
 

@@ -328,8 +328,8 @@ void CachedAttention::attention(ValueId value) {
     return in_type(view, plan_.dtype, type);
   };
   std::array<XnnId, 2> greatest = {kNoValue, kNoValue};
-  for (const std::size_t part : {0U, 1U}) {
-    if (is_quantized()) {
+  if (is_quantized()) {
+    for (const std::size_t part : {0U, 1U}) {
       greatest[part] = magnitudes(layer[part], kv_heads, type);
     }
   }
