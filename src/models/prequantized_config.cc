@@ -33,8 +33,8 @@ std::int64_t read_group_size(ConfigReader& quantization) {
 
 int read_bits(ConfigReader& quantization) {
   const std::int64_t bits = quantization.integer("bits").value_or(quantization.integer("w_bit").value_or(4));
-  if (bits != 2 && bits != 4 && bits != 8) {
-    refuse(quantization, "has weights of " + std::to_string(bits) + " bits; those of 2, 4 and 8 bits are read");
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
+    refuse(quantization, "has weights of " + std::to_string(bits) + " bits; those of 2, 3, 4 and 8 bits are read");
   }
   return static_cast<int>(bits);
 }
@@ -63,10 +63,11 @@ PrequantizedScheme read_awq_scheme(ConfigReader& quantization) {
   scheme.group_size = read_group_size(quantization);
   const std::string version =
       lower(quantization.text("version").value_or(quantization.text("format").value_or("gemm")));
-  if (scheme.bits != 4 || version != "gemm") {
+  if (scheme.bits != 4 || (version != "gemm" && version != "gemv")) {
     refuse(quantization, "is AWQ of " + std::to_string(scheme.bits) + " bits in the layout \"" + version +
-                             "\"; 4 bits in \"gemm\" are read");
+                             "\"; 4 bits in \"gemm\" and \"gemv\" are read");
   }
+  scheme.packs_inputs = version == "gemv";
   return scheme;
 }
 
@@ -138,12 +139,14 @@ PrequantizedScheme read_compressed_tensors_scheme(ConfigReader& quantization) {
 }
 
 PrequantizedScheme read_bitsandbytes_scheme(ConfigReader& quantization) {
-  const bool in_4_bits =
-      quantization.boolean("load_in_4bit").value_or(quantization.boolean("_load_in_4bit").value_or(false));
-  if (!in_4_bits) {
-    refuse(quantization, "is bitsandbytes with 8 bits, whose outliers are computed apart; NF4 and FP4 are read");
+  const auto is_set = [&](const std::string& key) {
+    return quantization.boolean(key).value_or(false) || quantization.boolean("_" + key).value_or(false);
+  };
+  const bool in_8_bits = is_set("load_in_8bit");
+  if (!in_8_bits && !is_set("load_in_4bit")) {
+    refuse(quantization, "is bitsandbytes with neither load_in_4bit nor load_in_8bit");
   }
-  return {.method = PrequantizedMethod::kBitsAndBytes};
+  return {.method = PrequantizedMethod::kBitsAndBytes, .ignores_activations = in_8_bits};
 }
 
 }  // namespace
@@ -165,7 +168,7 @@ PrequantizedScheme read_prequantized_scheme(ConfigReader& quantization, std::str
     return read_bitsandbytes_scheme(quantization);
   }
   refuse(quantization, "has the quant_method \"" + std::string(method) +
-                           "\"; read are gptq, awq, compressed-tensors, fp8 and bitsandbytes with 4 bits");
+                           "\"; read are gptq, awq, compressed-tensors, fp8 and bitsandbytes");
 }
 
 }  // namespace diffulex_edge

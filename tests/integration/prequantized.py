@@ -1,8 +1,9 @@
 """Checkpoints in the layouts of other quantizers, packed here from the layouts' own descriptions.
 
 Each class makes one weight [out, in] of random integers: the tensors that the quantizer stores for it, and the float32
-values that they stand for. Layouts: AutoGPTQ's and GPTQModel's QuantLinear, AutoAWQ's WQLinear_GEMM,
-compressed-tensors' pack_quantized and naive_quantized, DeepSeek-V3's FP8 weights, bitsandbytes' QuantState.
+values that they stand for. Layouts: AutoGPTQ's and GPTQModel's QuantLinear, AutoAWQ's WQLinear_GEMM
+and WQLinear_GEMV, compressed-tensors' pack_quantized and naive_quantized, DeepSeek-V3's FP8 weights, bitsandbytes'
+QuantState and Int8Params.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ def _words(values: Tensor, bits: int, dim: int) -> Tensor:
     packed = (values << (bits * torch.arange(per_word))).sum(-1)
     packed = torch.where(packed >= 1 << 31, packed - (1 << 32), packed).to(torch.int32)
     return packed.movedim(-1, dim).contiguous()
+
+
+def _stream(values: Tensor, bits: int, dim: int) -> Tensor:
+    """Unsigned integers along `dim` as one stream of bits in int32 words, the first in the lowest bits."""
+    values = values.movedim(dim, -1).to(torch.int64)
+    all_bits = (values[..., None] >> torch.arange(bits) & 1).flatten(-2)
+    return _words(all_bits, 1, -1).movedim(-1, dim).contiguous()
 
 
 def _scales(shape: tuple[int, ...], columns: int, levels: int, generator: torch.Generator) -> Tensor:
@@ -70,8 +78,8 @@ class Gptq:
         if self.reordered:
             index = index[torch.randperm(columns, generator=generator)]
         tensors = {
-            "qweight": _words(integers.T, self.bits, 0),
-            "qzeros": _words(zeros.T - (2 - self.version), self.bits, 1),
+            "qweight": _stream(integers.T, self.bits, 0),
+            "qzeros": _stream(zeros.T - (2 - self.version), self.bits, 1),
             "scales": scales.T.contiguous(),
             "g_idx": index.to(torch.int32),
             "bias": torch.zeros(rows, dtype=torch.float16),
@@ -82,11 +90,12 @@ class Gptq:
 @dataclass(frozen=True)
 class Awq:
     group_size: int = 32
+    version: str = "gemm"
 
     def config(self) -> dict[str, Any]:
         return {
-            "quant_method": "awq", "bits": 4, "group_size": self.group_size, "version": "gemm", "zero_point": True,
-            "modules_to_not_convert": None,
+            "quant_method": "awq", "bits": 4, "group_size": self.group_size, "version": self.version,
+            "zero_point": True, "modules_to_not_convert": None,
         }  # fmt: skip
 
     def pack(self, rows: int, columns: int, generator: torch.Generator) -> Packed:
@@ -96,6 +105,18 @@ class Awq:
         scales = _scales((rows, groups), columns, 16, generator).half()
         index = torch.arange(columns) // self.group_size
 
+        values = (integers - zeros[:, index]).float() * scales.float()[:, index]
+        if self.version == "gemv":
+            # Room for whole words of zero points: of 4 words with groups of 32, 2 with 64.
+            whole = max(1, 128 // self.group_size) * 8
+            filled = torch.nn.functional.pad(zeros, (0, -groups % whole))
+            tensors = {
+                "qweight": _words(integers, 4, 1),
+                "qzeros": _words(filled, 4, 1),
+                "scales": torch.nn.functional.pad(scales, (0, -groups % whole)),
+            }
+            return tensors, values
+
         def ordered(values: Tensor) -> Tensor:
             return values.T.unflatten(1, (-1, 8))[:, :, list(AWQ_ORDER)].flatten(1)
 
@@ -104,7 +125,7 @@ class Awq:
             "qzeros": _words(ordered(zeros), 4, 1),
             "scales": scales.T.contiguous(),
         }
-        return tensors, (integers - zeros[:, index]).float() * scales.float()[:, index]
+        return tensors, values
 
 
 def _compressed_config(form: str, weights: dict[str, Any], **group: Any) -> dict[str, Any]:
@@ -251,7 +272,22 @@ class Nf4:
         return tensors, values.reshape(rows, columns)
 
 
-Layout = Gptq | Awq | PackedIntegers | Bytes | BlockFp8 | Nf4
+@dataclass(frozen=True)
+class LlmInt8:
+    def config(self) -> dict[str, Any]:
+        return {
+            "quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True, "llm_int8_threshold": 6.0,
+            "llm_int8_skip_modules": None, "llm_int8_has_fp16_weight": False,
+        }  # fmt: skip
+
+    def pack(self, rows: int, columns: int, generator: torch.Generator) -> Packed:
+        integers = torch.randint(-127, 128, (rows, columns), generator=generator).to(torch.int8)
+        magnitudes = 127 * _scales((rows,), columns, 256, generator)
+        tensors = {"weight": integers, "SCB": magnitudes, "weight_format": torch.zeros((), dtype=torch.uint8)}
+        return tensors, integers * magnitudes[:, None] * 7.874015718698502e-3
+
+
+Layout = LlmInt8 | Gptq | Awq | PackedIntegers | Bytes | BlockFp8 | Nf4
 
 LAYOUTS: Final[dict[str, Layout]] = {
     "gptq": Gptq(),
@@ -259,8 +295,12 @@ LAYOUTS: Final[dict[str, Layout]] = {
     "gptq-reordered": Gptq(reordered=True, symmetric=False),
     "gptq-v2": Gptq(version=2, symmetric=False),
     "gptq-8-bits-per-channel": Gptq(bits=8, group_size=-1),
+    "gptq-3-bits": Gptq(bits=3, symmetric=False),
+    "gptq-3-bits-reordered": Gptq(bits=3, reordered=True),
     "gptq-own-file": Gptq(own_file=True),
     "awq": Awq(),
+    "awq-gemv": Awq(version="gemv"),
+    "awq-gemv-64": Awq(group_size=64, version="gemv"),
     "packed-int4": PackedIntegers(),
     "packed-int4-asymmetric": PackedIntegers(symmetric=False),
     "packed-int4-reordered": PackedIntegers(reordered=True),
@@ -273,6 +313,7 @@ LAYOUTS: Final[dict[str, Layout]] = {
     "fp8-blocks": BlockFp8(),
     "nf4": Nf4(nested=False),
     "nf4-nested": Nf4(),
+    "llm-int8": LlmInt8(),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from command import BAD_FILE, UNSUPPORTED, assert_fails, run, run_json
 from families import make_config, make_weights, write_checkpoint
-from prequantized import LAYOUTS, Awq, Gptq, Layout, Nf4, PackedIntegers, quantized
+from prequantized import LAYOUTS, Awq, Gptq, Layout, LlmInt8, Nf4, PackedIntegers, quantized
 from safetensors.torch import load_file, save_file
 from simulation import simulated_logits
 from torch import Tensor
@@ -77,10 +77,10 @@ def test_inspect_shows_the_weights_not_their_parts(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"quant_method": "quip"}, ["\"quip\"", "compressed-tensors", "unquantized checkpoint"]),
-        ({"bits": 3}, ["3 bits"]),
+        ({"bits": 5}, ["5 bits"]),
         ({"checkpoint_format": "marlin"}, ["\"marlin\""]),
-        ({"quant_method": "awq", "version": "gemv"}, ["\"gemv\""]),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, ["8 bits"]),
+        ({"quant_method": "awq", "version": "gemv_fast"}, ["\"gemv_fast\""]),
+        ({"quant_method": "bitsandbytes"}, ["neither load_in_4bit nor load_in_8bit"]),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, ["marlin-24"]),
         (
             {"quant_method": "compressed-tensors", "format": "pack-quantized",
@@ -123,7 +123,12 @@ BROKEN: Final[list[tuple[Layout, dict[str, Tensor | None], list[str]]]] = [
     (Gptq(), {"g_idx": torch.full((192,), 99, dtype=torch.int32)}, ["o_proj.g_idx", "group 99 of 6"]),
     (Gptq(), {"g_idx": torch.full((192,), -1, dtype=torch.int32)}, ["o_proj.g_idx", "group -1 of 6"]),
     (Gptq(), {"bias": torch.ones(192)}, ["o_proj.bias", "has no place"]),
+    (Gptq(bits=3), {"qweight": torch.zeros(19, 192, dtype=torch.int32)}, ["o_proj.qweight", "19 words of 3 bits"]),
     (Awq(), {"qzeros": torch.zeros(6, 3, dtype=torch.int32)}, ["o_proj.qzeros", "[6, 3]"]),
+    (Awq(version="gemv"), {"qzeros": torch.zeros(192, 0, dtype=torch.int32)}, ["o_proj.qzeros", "no room for 6"]),
+    (Awq(version="gemv"), {"scales": torch.zeros(192, 6)}, ["o_proj.scales", "[192, 6]"]),
+    (LlmInt8(), {"SCB": torch.zeros(100)}, ["o_proj.SCB", "100 elements"]),
+    (LlmInt8(), {"weight_format": torch.ones((), dtype=torch.uint8)}, ["o_proj.weight_format", "one kind of GPU"]),
     (PackedIntegers(), {"weight_shape": torch.tensor([1 << 40, 192])}, ["o_proj.weight_shape", "1099511627776"]),
     (PackedIntegers(), {"weight_shape": torch.tensor([192, 100])}, ["o_proj.weight_packed", "24 words"]),
     (PackedIntegers(), {"weight_scale": torch.ones(192, 5)}, ["o_proj.weight_scale", "[192, 5]"]),
@@ -139,7 +144,7 @@ def test_damaged_tensors_are_named(
 ) -> None:
     packed, _, _ = write_models(tmp_path, layout)
     rewrite(packed, **changes)
-    code = UNSUPPORTED if "has no place" in words or "24 words" in words else BAD_FILE
+    code = UNSUPPORTED if {"has no place", "24 words", "one kind of GPU"} & set(words) else BAD_FILE
     target = tmp_path / "x.pte"
     assert_fails(run("export", packed, "-o", target, "--dtype", "int8"), code, *words)
     assert not target.exists()

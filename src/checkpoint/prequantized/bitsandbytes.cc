@@ -7,6 +7,12 @@
 //   NAME.weight.nested_absmax float32
 //   NAME.weight.quant_state.bitsandbytes__nf4    JSON: shape, block sizes, offset
 // value = quant_map[index] * (nested_quant_map[absmax] * nested_absmax + offset), each step rounded to float32.
+//
+// With 8 bits (LLM.int8):
+//   NAME.weight int8 [out, in]
+//   NAME.SCB float32 [out]                       the largest magnitude of each row
+//   NAME.weight_format uint8                     0: rows lie one behind the other
+// value = element * SCB * (1 / 127), each step rounded to float32.
 
 #include <algorithm>
 #include <cmath>
@@ -63,6 +69,25 @@ class TableWeight final : public RowDecoder {
   BlockState state_;
 };
 
+class ByteWeight final : public RowDecoder {
+ public:
+  ByteWeight(const TensorView& values, const TensorView& magnitudes)
+      : RowDecoder(values.name, values.shape, "bitsandbytes INT8 per channel",
+                   {{.view = values, .layout = RowLayout::kConsecutive},
+                    {.view = magnitudes, .layout = RowLayout::kConsecutive}}) {}
+
+  void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const override {
+    constexpr float kUnit = 1.0F / 127.0F;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float magnitude = element_at<float>(part(1), row_begin + i);
+      for (std::int64_t j = 0; j < columns(); ++j) {
+        const auto element = static_cast<float>(element_at<std::int8_t>(part(0), (row_begin + i) * columns() + j));
+        target[static_cast<std::size_t>(i * columns() + j)] = element * magnitude * kUnit;
+      }
+    }
+  }
+};
+
 [[noreturn]] void fail_state(const TensorView& view, std::string_view key) {
   fail_tensor(view, "has no '" + std::string(key) + "' that fits its weight");
 }
@@ -114,10 +139,36 @@ void require_elements(const TensorView& view, std::int64_t count) {
   }
 }
 
+std::int64_t read_bytes(Checkpoint& checkpoint) {
+  std::int64_t count = 0;
+  for (const std::string& prefix : prefixes_of(checkpoint, ".SCB")) {
+    const LayerTensors layer(checkpoint, prefix);
+    const TensorView& values = layer.require(".weight", {DType::kI8});
+    const TensorView& magnitudes = layer.require(".SCB", {DType::kF32});
+    if (values.shape.size() != 2) {
+      fail_tensor(values, "has the shape " + shape_string(values) + ", not two dimensions");
+    }
+    require_elements(magnitudes, values.shape[0]);
+    if (layer.find(".weight_format") != nullptr) {
+      const TensorView& format = layer.require(".weight_format", {DType::kU8});
+      require_elements(format, 1);
+      if (element_at<std::uint8_t>(format, 0) != 0) {
+        throw Error(ErrorCode::kUnsupported, format.where(),
+                    "says that the weight is in an order of one kind of GPU; rows one behind the other are read",
+                    "save it again with a newer bitsandbytes");
+      }
+    }
+    checkpoint.replace(layer.present({".weight", ".SCB", ".weight_format"}),
+                       std::make_unique<const ByteWeight>(TensorView(values), TensorView(magnitudes)));
+    ++count;
+  }
+  return count;
+}
+
 }  // namespace
 
 std::int64_t read_bitsandbytes(Checkpoint& checkpoint, const PrequantizedScheme& /*scheme*/) {
-  std::int64_t count = 0;
+  std::int64_t count = read_bytes(checkpoint);
   for (const std::string type : {"nf4", "fp4"}) {
     const std::string state_name = ".quant_state.bitsandbytes__" + type;
     for (const std::string& name : prefixes_of(checkpoint, state_name)) {

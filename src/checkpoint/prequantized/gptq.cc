@@ -1,11 +1,13 @@
-// GPTQ, as AutoGPTQ and GPTQModel write it. Of a weight [out, in] with B bits, N = 32 / B integers in a word:
-//   qweight int32 [in / N, out]        integers of N neighbouring inputs, the first in the lowest bits
-//   qzeros  int32 [groups, out / N]    zero points of N neighbouring outputs, minus 1 in version 1 of the format
+// GPTQ, as AutoGPTQ and GPTQModel write it. Of a weight [out, in] with B bits:
+//   qweight int32 [in * B / 32, out]        each column is a stream of integers, the first in the lowest bits
+//   qzeros  int32 [groups, out * B / 32]    each row is a stream of zero points, minus 1 in version 1 of the format
 //   scales  float [groups, out]
 //   g_idx   int32 [in]                 each input's group; absent: input / group_size
 // value = (integer - zero) * scale
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -25,7 +27,10 @@ struct GptqShape {
   std::int64_t groups = 0;
   std::int64_t group_size = 0;
 
-  int per_word() const { return 32 / bits; }
+  // A unit is the fewest words that hold a whole number of integers: one, or three with 32 integers of 3 bits.
+  std::int64_t unit_words() const { return bits == 3 ? 3 : 1; }
+  std::int64_t unit_values() const { return unit_words() * 32 / bits; }
+  std::int64_t zero_words() const { return rows / unit_values() * unit_words(); }
 };
 
 class GptqWeight final : public RowDecoder {
@@ -42,15 +47,19 @@ class GptqWeight final : public RowDecoder {
     std::vector<float> zeros;
     std::vector<float> scales;
     load_groups(row_begin, count, zeros, scales);
-    const int per_word = shape_.per_word();
-    for (std::int64_t word_row = 0; word_row < shape_.columns / per_word; ++word_row) {
-      const std::int64_t first = word_row * per_word;
+    const std::int64_t unit_words = shape_.unit_words();
+    std::array<std::uint32_t, 3> words{};
+    for (std::int64_t unit = 0; unit < shape_.columns / shape_.unit_values(); ++unit) {
+      const std::int64_t first = unit * shape_.unit_values();
       for (std::int64_t i = 0; i < count; ++i) {
-        const auto word = element_at<std::uint32_t>(part(0), word_row * shape_.rows + row_begin + i);
+        for (std::int64_t word = 0; word < unit_words; ++word) {
+          words[static_cast<std::size_t>(word)] =
+              element_at<std::uint32_t>(part(0), (unit * unit_words + word) * shape_.rows + row_begin + i);
+        }
         float* values = target.data() + i * shape_.columns + first;
-        for (int k = 0; k < per_word; ++k) {
+        for (std::int64_t k = 0; k < shape_.unit_values(); ++k) {
           const auto at = static_cast<std::size_t>(groups[static_cast<std::size_t>(first + k)] * count + i);
-          values[k] = (static_cast<float>(unpack(word, k, shape_.bits)) - zeros[at]) * scales[at];
+          values[k] = (static_cast<float>(unpack_stream(words, k, shape_.bits)) - zeros[at]) * scales[at];
         }
       }
     }
@@ -60,12 +69,12 @@ class GptqWeight final : public RowDecoder {
   // Of these rows, [groups, count].
   void load_groups(std::int64_t row_begin, std::int64_t count, std::vector<float>& zeros,
                    std::vector<float>& scales) const {
-    const int per_word = shape_.per_word();
+    std::vector<std::uint32_t> words(static_cast<std::size_t>(shape_.zero_words()));
     for (std::int64_t group = 0; group < shape_.groups; ++group) {
+      std::memcpy(words.data(), part(1).bytes.data() + static_cast<std::size_t>(group) * words.size() * 4,
+                  words.size() * 4);
       for (std::int64_t row = row_begin; row < row_begin + count; ++row) {
-        const auto word = element_at<std::uint32_t>(part(1), group * (shape_.rows / per_word) + row / per_word);
-        const std::uint32_t stored = unpack(word, static_cast<int>(row % per_word), shape_.bits);
-        zeros.push_back(static_cast<float>(stored + zero_offset_));
+        zeros.push_back(static_cast<float>(unpack_stream(words, row, shape_.bits) + zero_offset_));
         scales.push_back(float_at(part(2), group * shape_.rows + row));
       }
     }
@@ -90,8 +99,8 @@ class GptqWeight final : public RowDecoder {
 };
 
 // Of tensors that agree with one another: the bits follow from the zero points, the inputs from the bits.
-GptqShape shape_of(const TensorView& qweight, const TensorView& qzeros, const TensorView& scales,
-                   const PrequantizedScheme& scheme) {
+GptqShape shape_of(const GroupedTensors& tensors, const PrequantizedScheme& scheme) {
+  const auto& [qweight, qzeros, scales] = tensors;
   if (qweight.shape.size() != 2 || qzeros.shape.size() != 2 || scales.shape.size() != 2 || qweight.bytes.empty() ||
       qzeros.bytes.empty()) {
     fail_tensor(qweight, "and its zero points and scales have the shapes " + shape_string(qweight) + ", " +
@@ -101,17 +110,20 @@ GptqShape shape_of(const TensorView& qweight, const TensorView& qzeros, const Te
   if (scheme.differs_by_layer) {
     shape.bits = static_cast<int>(std::min<std::int64_t>(32, qzeros.shape[1] * 32 / shape.rows));
   }
-  if (shape.bits != 2 && shape.bits != 4 && shape.bits != 8) {
+  if (shape.bits != 2 && shape.bits != 3 && shape.bits != 4 && shape.bits != 8) {
     throw Error(ErrorCode::kUnsupported, qweight.where(),
-                "is GPTQ with " + std::to_string(shape.bits) + " bits; those of 2, 4 and 8 bits are read",
+                "is GPTQ with " + std::to_string(shape.bits) + " bits; those of 2, 3, 4 and 8 bits are read",
                 "start from the unquantized checkpoint");
   }
-  const int per_word = shape.per_word();
-  shape.columns = qweight.shape[0] * per_word;
-  if (shape.rows % per_word != 0) {
+  if (qweight.shape[0] % shape.unit_words() != 0) {
+    fail_tensor(qweight, "has " + std::to_string(qweight.shape[0]) + " words of " + std::to_string(shape.bits) +
+                             " bits for each output, which hold no whole number of inputs");
+  }
+  shape.columns = qweight.shape[0] / shape.unit_words() * shape.unit_values();
+  if (shape.rows % shape.unit_values() != 0) {
     fail_tensor(qweight, "has " + std::to_string(shape.rows) + " outputs, which do not fill the words of zero points");
   }
-  require_shape(qzeros, {shape.groups, shape.rows / per_word});
+  require_shape(qzeros, {shape.groups, shape.zero_words()});
   require_shape(scales, {shape.groups, shape.rows});
   shape.group_size = scheme.group_size > 0 ? scheme.group_size : shape.columns;
   if (scheme.differs_by_layer) {
@@ -144,13 +156,9 @@ std::int64_t read_gptq(Checkpoint& checkpoint, const PrequantizedScheme& scheme)
   std::int64_t count = 0;
   for (const std::string& prefix : prefixes_of(checkpoint, ".qweight")) {
     const LayerTensors layer(checkpoint, prefix);
-    const TensorView& qweight = layer.require(".qweight", {DType::kI32});
-    const TensorView& qzeros = layer.require(".qzeros", {DType::kI32});
-    const TensorView& scales = layer.require(".scales", {DType::kF16, DType::kBF16, DType::kF32});
-    const GptqShape shape = shape_of(qweight, qzeros, scales, scheme);
-    std::vector<RowDecoder::Part> parts = {{.view = qweight, .layout = RowLayout::kInterleaved},
-                                           {.view = qzeros, .layout = RowLayout::kTable},
-                                           {.view = scales, .layout = RowLayout::kTable}};
+    const GroupedTensors tensors(layer);
+    const GptqShape shape = shape_of(tensors, scheme);
+    std::vector<RowDecoder::Part> parts = tensors.parts(RowLayout::kInterleaved, RowLayout::kTable);
     bool reordered = false;
     if (layer.find(".g_idx") != nullptr) {
       const TensorView& indices = layer.require(".g_idx", {DType::kI32});

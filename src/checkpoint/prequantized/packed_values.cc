@@ -58,6 +58,16 @@ std::vector<std::string> LayerTensors::present(std::initializer_list<std::string
   return result;
 }
 
+GroupedTensors::GroupedTensors(const LayerTensors& layer)
+    : qweight(layer.require(".qweight", {DType::kI32})),
+      qzeros(layer.require(".qzeros", {DType::kI32})),
+      scales(layer.require(".scales", {DType::kF16, DType::kBF16, DType::kF32})) {}
+
+std::vector<RowDecoder::Part> GroupedTensors::parts(RowLayout integers, RowLayout groups) const {
+  return {
+      {.view = qweight, .layout = integers}, {.view = qzeros, .layout = groups}, {.view = scales, .layout = groups}};
+}
+
 std::vector<std::string> prefixes_of(const Checkpoint& checkpoint, std::string_view ending) {
   std::vector<std::string> prefixes;
   for (const auto& [name, view] : checkpoint.tensors()) {

@@ -6,10 +6,12 @@
 #include <cstring>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/row_decoder.h"
 #include "diffulex_edge/checkpoint.h"
 
 namespace diffulex_edge {
@@ -28,6 +30,19 @@ bool is_float(DType dtype);
 // `bits` divide 32.
 inline std::uint32_t unpack(std::uint32_t word, int index, int bits) {
   return (word >> static_cast<unsigned>(index * bits)) & ((1U << static_cast<unsigned>(bits)) - 1U);
+}
+
+// Value `index` of a stream of values of `bits` bits (1 to 8), the first in the lowest bits of the first word. A value
+// may lie across two words.
+inline std::uint32_t unpack_stream(std::span<const std::uint32_t> words, std::int64_t index, int bits) {
+  const std::int64_t bit = index * bits;
+  const auto word = static_cast<std::size_t>(bit / 32);
+  std::uint64_t window = words[word];
+  if (bit % 32 + bits > 32) {
+    window |= std::uint64_t{words[word + 1]} << 32U;
+  }
+  return static_cast<std::uint32_t>(window >> static_cast<unsigned>(bit % 32)) &
+         ((1U << static_cast<unsigned>(bits)) - 1U);
 }
 
 // "[128, 64]"
@@ -52,6 +67,18 @@ class LayerTensors {
  private:
   const Checkpoint& checkpoint_;
   std::string prefix_;
+};
+
+// What GPTQ and AWQ store of a layer: integers, zero points and scales. The views outlive the names' places in the
+// checkpoint. Throws as `require` does.
+struct GroupedTensors {
+  explicit GroupedTensors(const LayerTensors& layer);
+
+  std::vector<RowDecoder::Part> parts(RowLayout integers, RowLayout groups) const;
+
+  TensorView qweight;
+  TensorView qzeros;
+  TensorView scales;
 };
 
 // Prefixes of all tensors whose name ends so: "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.qweight".

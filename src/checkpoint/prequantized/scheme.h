@@ -19,6 +19,7 @@ struct PrequantizedScheme {
   std::int64_t group_size = 0;    // GPTQ, AWQ; 0: a whole row
   bool differs_by_layer = false;  // GPTQ: "dynamic" gives layers other bits or groups
   bool zeros_less_one = true;     // GPTQ: version 1 stores zero points minus 1
+  bool packs_inputs = false;      // AWQ: the layout "gemv", whose words hold neighbouring inputs
   std::int64_t block_rows = 0;    // FP8 with block scales
   std::int64_t block_columns = 0;
   bool ignores_activations = false;  // activations were quantized too, which the weights say nothing of
