@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,10 +40,20 @@ struct TensorView {
   std::string where() const;
 };
 
-// The folder of a model that has this name: `name` itself where it is there, or else the main revision of ORG/NAME in
+// Where a model is.
+struct ModelPlace {
+  std::filesystem::path folder;
+  std::filesystem::path adapter;  // the folder of what fine-tuning added to it; empty: nothing
+};
+
+// The model that has this name: the folder `name` itself where it is there, or else the main revision of ORG/NAME in
 // the Hugging Face cache ($HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/huggingface/hub). A repository's folder in that cache
-// stands for its main revision, and other names for themselves. Throws Error{kBadFile} saying how to download it where
-// ORG/NAME is in neither place, or its download is incomplete.
+// stands for its main revision, and other names for themselves. The folder of an adapter (adapter_config.json, no
+// weights of a model) stands for the model that it names, with the adapter. Throws Error{kBadFile} saying how to
+// download it where ORG/NAME is in neither place, or its download is incomplete, and where an adapter's model is not
+// there.
+ModelPlace find_model(const std::filesystem::path& name);
+// The folder only, which has the configuration and the tokenizer.
 std::filesystem::path find_model_folder(const std::filesystem::path& name);
 
 // All tensors of a model, by name: of a folder with `model.safetensors`, or with the shards that
@@ -71,9 +82,15 @@ class Checkpoint {
   // Throws Error{kBadFile} naming the tensor where it is absent.
   const TensorView& at(std::string_view name) const;
   std::int64_t total_bytes() const;
+  // All that the tensors are read from, in order; none for memory.
+  std::set<std::filesystem::path> files() const;
 
   // Puts a weight in the place of tensors that it is stored in; views of them stay valid.
   void replace(std::span<const std::string> tensors, std::unique_ptr<const RowDecoder> weight);
+  // Puts a tensor of another checkpoint, which this one keeps, in the place of one of its own.
+  void put(const std::string& name, TensorView view);
+  // Takes over what another checkpoint has opened, so that its views live as long as this one.
+  void keep(Checkpoint other);
 
  private:
   struct State;

@@ -82,6 +82,9 @@ struct ModelOptions {
   std::optional<std::int64_t> mask_token_id;
   // config.json keys that this library does not know and the caller declares harmless.
   std::vector<std::string> ignored_config_keys;
+  // The folder of an adapter of the peft library, or its ORG/NAME in the Hugging Face cache: what it adds to weights is
+  // added while they are read. A model that is named by its adapter's folder has it already.
+  std::optional<std::filesystem::path> adapter;
 };
 
 // What `diffulex-edge quantize` noted in config.json: the defaults for exporting that checkpoint.

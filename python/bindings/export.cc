@@ -347,15 +347,17 @@ void bind_export(nb::module_& module) {
   module.def(
       "export_checkpoint",
       [](const std::string& folder, std::optional<std::int64_t> seq_len, std::optional<std::int64_t> block_length,
-         std::optional<std::int64_t> mask_token_id, std::vector<std::string> ignored_config_keys, std::string backend,
-         nb::object quant_config, std::optional<std::string> plan, std::optional<std::string> activation_dtype,
+         std::optional<std::int64_t> mask_token_id, std::vector<std::string> ignored_config_keys,
+         std::optional<std::string> adapter, std::string backend, nb::object quant_config,
+         std::optional<std::string> plan, std::optional<std::string> activation_dtype,
          std::optional<std::string> input_lengths, std::map<std::string, std::string> options, nb::object calibration,
          std::optional<std::string> target, int threads, nb::object progress, std::optional<double> max_memory_mb) {
         BackendRegistry::instance().describe(backend);  // an unknown one shows before the model is read
         ModelOptions model_options{.seq_len = seq_len,
                                    .block_length = block_length,
                                    .mask_token_id = mask_token_id,
-                                   .ignored_config_keys = std::move(ignored_config_keys)};
+                                   .ignored_config_keys = std::move(ignored_config_keys),
+                                   .adapter = std::move(adapter)};
         if (input_lengths) {
           model_options.seq_len = parse_input_lengths(*input_lengths).longest();
         }
@@ -374,8 +376,8 @@ void bind_export(nb::module_& module) {
                            .progress = std::move(progress)});
       },
       nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("mask_token_id").none(),
-      nb::arg("ignored_config_keys"), nb::arg("backend"), nb::arg("quant_config").none(), nb::arg("plan").none(),
-      nb::arg("activation_dtype").none(), nb::arg("input_lengths").none(), nb::arg("options"),
+      nb::arg("ignored_config_keys"), nb::arg("adapter").none(), nb::arg("backend"), nb::arg("quant_config").none(),
+      nb::arg("plan").none(), nb::arg("activation_dtype").none(), nb::arg("input_lengths").none(), nb::arg("options"),
       nb::arg("calibration").none(), nb::arg("target").none(), nb::arg("threads"), nb::arg("progress").none(),
       nb::arg("max_memory_mb") = nb::none());
   module.def(

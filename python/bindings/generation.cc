@@ -260,8 +260,9 @@ void bind_generation(nb::module_& module) {
           "__init__",
           [](TextModel* self, const std::string& folder, std::optional<std::int64_t> seq_len,
              std::optional<std::int64_t> block_length, std::optional<std::int64_t> mask_token_id,
-             std::vector<std::string> ignored_config_keys, const std::string& backend, const nb::object& quant_config,
-             const std::string& pack_cache, int threads, const nb::object& progress) {
+             std::vector<std::string> ignored_config_keys, std::optional<std::string> adapter,
+             const std::string& backend, const nb::object& quant_config, const std::string& pack_cache, int threads,
+             const nb::object& progress) {
             std::optional<QuantizationConfig> wanted;
             if (!quant_config.is_none()) {
               wanted = to_cpp(quant_config);
@@ -269,7 +270,8 @@ void bind_generation(nb::module_& module) {
             const ModelOptions options{.seq_len = seq_len,
                                        .block_length = block_length,
                                        .mask_token_id = mask_token_id,
-                                       .ignored_config_keys = std::move(ignored_config_keys)};
+                                       .ignored_config_keys = std::move(ignored_config_keys),
+                                       .adapter = std::move(adapter)};
             run_stoppable(threads, progress, [&](const RunControl& control) {
               new (self) TextModel(
                   folder, options, [&](const Model& model) { return quantization_request(model, backend, wanted); },
@@ -277,8 +279,8 @@ void bind_generation(nb::module_& module) {
             });
           },
           nb::arg("folder"), nb::arg("seq_len").none(), nb::arg("block_length").none(), nb::arg("mask_token_id").none(),
-          nb::arg("ignored_config_keys"), nb::arg("backend"), nb::arg("quant_config").none(), nb::arg("pack_cache"),
-          nb::arg("threads"), nb::arg("progress").none())
+          nb::arg("ignored_config_keys"), nb::arg("adapter").none(), nb::arg("backend"), nb::arg("quant_config").none(),
+          nb::arg("pack_cache"), nb::arg("threads"), nb::arg("progress").none())
       .def("generate", &generate, nb::arg("prompt").none(), nb::arg("prompt_ids").none(), nb::arg("suffix"),
            nb::arg("options"), nb::arg("stops"), nb::arg("on_text").none(), nb::arg("threads"))
       .def_prop_ro("family", [](const TextModel& self) { return self.engine().config().family; })

@@ -222,21 +222,23 @@ class DiffusionEngine:
         block_length: int | None = None,
         mask_token_id: int | None = None,
         ignored_config_keys: Sequence[str] = (),
+        adapter: str | PathLike[str] | None = None,
         pack_cache: str | PathLike[str] = "",
         threads: int = 0,
         progress: Callable[[int, int, str], object] | None = None,
     ) -> DiffusionEngine:
         """From a Hugging Face model folder; `quant_config=None` takes the weights as they are stored.
 
-        `folder` may be ORG/NAME, which is in the Hugging Face cache. `seq_len`: the most tokens of a prompt and its
+        `folder` may be ORG/NAME, which is in the Hugging Face cache, or the folder of a LoRA adapter. `adapter`: the
+        folder of one to merge while the model is read. `seq_len`: the most tokens of a prompt and its
         answer (default: the model's). `block_length`: of a block-causal model's blocks. `pack_cache`: a folder that
         keeps the packed weights, from which the next start maps them in no time. `threads`: 0 for one for each
         processor. `progress(done_bytes, total_bytes, stage)` is called while weights are read. Errors: those of the
         library (`diffulex_edge.Error`).
         """
         model = _core.TextModel(
-            str(folder), seq_len, block_length, mask_token_id, list(ignored_config_keys), backend, quant_config,
-            str(pack_cache), threads, progress,
+            str(folder), seq_len, block_length, mask_token_id, list(ignored_config_keys),
+            None if adapter is None else str(adapter), backend, quant_config, str(pack_cache), threads, progress,
         )  # fmt: skip
         return cls(model, threads)
 

@@ -10,6 +10,7 @@
 
 #include "backends/package_contents.h"
 #include "bundle/bundle.h"
+#include "checkpoint/lora.h"
 #include "checkpoint/row_decoder.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
@@ -17,6 +18,7 @@
 #include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 #include "model_files/gguf_file.h"
+#include "models/adapter_config.h"
 #include "models/parsed_config.h"
 
 namespace diffulex_edge {
@@ -54,7 +56,8 @@ std::string kind_of(const fs::path& path) {
   return is_gguf(path) ? "gguf" : "safetensors";
 }
 
-Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& options, const RunControl& control) {
+Inspection inspect_checkpoint(const ModelPlace& place, const InspectOptions& options, const RunControl& control) {
+  const fs::path& path = place.folder;
   Checkpoint checkpoint(path);
   Inspection inspection{.kind = kind_of(path), .path = path};
   const bool is_folder = inspection.kind == "checkpoint";
@@ -65,6 +68,10 @@ Inspection inspect_checkpoint(const fs::path& path, const InspectOptions& option
     inspection.config = parsed.config;
     if (parsed.prequantized) {
       read_prequantized(checkpoint, *parsed.prequantized);
+    }
+    if (!place.adapter.empty()) {
+      merge_lora(checkpoint, Checkpoint(find_adapter_weights(place.adapter)),
+                 read_adapter_config(place.adapter, options.ignored_config_keys), parsed.config.tie_word_embeddings);
     }
   }
   std::vector<std::span<const std::byte>> bytes;
@@ -182,7 +189,8 @@ std::vector<ArtefactReader> artefact_readers() {
 }
 
 Inspection inspect(const fs::path& path, const InspectOptions& options, const RunControl& control) {
-  const fs::path place = find_model_folder(path);
+  const ModelPlace model = find_model(path);
+  const fs::path& place = model.folder;
   const std::vector<ArtefactReader> readers = artefact_readers();
   std::error_code error;
   const bool is_folder = fs::is_directory(place, error);
@@ -195,7 +203,7 @@ Inspection inspect(const fs::path& path, const InspectOptions& options, const Ru
   if (!is_folder) {
     refuse_other_file(place, readers);
   }
-  return inspect_checkpoint(place, options, control);
+  return inspect_checkpoint(model, options, control);
 }
 
 }  // namespace diffulex_edge

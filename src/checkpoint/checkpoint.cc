@@ -55,6 +55,7 @@ struct Checkpoint::State {
   fs::path path;
   std::vector<std::unique_ptr<const TensorSource>> sources;
   std::vector<std::unique_ptr<const RowDecoder>> decoders;
+  std::vector<Checkpoint> kept;
   std::map<std::string, TensorView, std::less<>> tensors;
 
   void add(std::unique_ptr<const TensorSource> source) {
@@ -161,6 +162,31 @@ std::int64_t Checkpoint::total_bytes() const {
   }
   return total;
 }
+
+std::set<fs::path> Checkpoint::files() const {
+  std::set<fs::path> files;
+  const auto add = [&](const TensorView& view) {
+    if (view.file != nullptr) {
+      files.insert(view.file->path());
+    }
+  };
+  for (const auto& [name, view] : state_->tensors) {
+    add(view);
+    if (view.decoder != nullptr) {
+      for (const RowDecoder::Part& part : view.decoder->parts()) {
+        add(part.view);
+      }
+    }
+  }
+  return files;
+}
+
+void Checkpoint::put(const std::string& name, TensorView view) {
+  view.name = name;
+  state_->tensors.insert_or_assign(name, std::move(view));
+}
+
+void Checkpoint::keep(Checkpoint other) { state_->kept.push_back(std::move(other)); }
 
 void Checkpoint::replace(std::span<const std::string> tensors, std::unique_ptr<const RowDecoder> weight) {
   for (const std::string& tensor : tensors) {

@@ -8,7 +8,6 @@
 
 #include "core/links.h"
 #include "core/mapped_file.h"
-#include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -117,7 +116,7 @@ std::optional<std::string> cached_repository(const fs::path& folder) {
 
 std::string download_advice(const std::string& repository) { return "run `hf download " + repository + "`"; }
 
-fs::path find_model_folder(const fs::path& name) {
+fs::path find_folder(const fs::path& name) {
   std::error_code error;
   if (fs::exists(fs::symlink_status(name, error))) {
     return is_repository(name) ? main_snapshot(name) : name;

@@ -10,6 +10,7 @@
 #include "core/join.h"
 #include "core/json.h"
 #include "core/links.h"
+#include "diffulex_edge/checkpoint.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -58,19 +59,35 @@ std::string listed(const std::vector<std::string>& names) {
 }
 
 // Parameter-efficient fine-tuning keeps what it added to another model.
-void refuse_adapter(const fs::path& folder) {
-  if (!is_present(folder / kAdapterConfig)) {
-    return;
+bool is_adapter(const fs::path& folder) {
+  return is_present(folder / kAdapterConfig) && !is_present(folder / kWeights) && !is_present(folder / kIndex);
+}
+
+// The folder of the model that an adapter was trained on, which is no adapter itself.
+fs::path find_base(const fs::path& adapter) {
+  const fs::path path = adapter / kAdapterConfig;
+  const nlohmann::json config = read_json_file(path, kMaxConfigBytes, JsonNumbers::kPython);
+  const auto found = config.is_object() ? config.find("base_model_name_or_path") : config.end();
+  const std::string advice = "name the model it was trained on, and say --adapter " + adapter.string();
+  if (found == config.end() || !found->is_string() || found->get<std::string>().empty()) {
+    throw Error(ErrorCode::kBadFile, path.string(), "this is an adapter, and does not say of which model", advice);
   }
-  const nlohmann::json config = read_json_file(folder / kAdapterConfig, kMaxConfigBytes, JsonNumbers::kPython);
-  const auto text = [&](const char* key, const char* fallback) {
-    const auto found = config.is_object() ? config.find(key) : config.end();
-    return found != config.end() && found->is_string() ? found->get<std::string>() : std::string(fallback);
-  };
-  throw Error(ErrorCode::kBadFile, (folder / kAdapterConfig).string(),
-              "this is an adapter (" + text("peft_type", "of an unknown kind") + ") of the model " +
-                  text("base_model_name_or_path", "that it was trained on") + ", not a model",
-              "merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER)");
+  const auto name = found->get<std::string>();
+  const std::string what = "this is an adapter of the model " + name;
+  fs::path base;
+  try {
+    base = find_folder(name);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kBadFile, path.string(), what + ", which " + error.problem(), error.advice());
+  }
+  std::error_code error;
+  if (!fs::exists(base, error)) {
+    throw Error(ErrorCode::kBadFile, path.string(), what + ", which is not there", advice);
+  }
+  if (is_adapter(base)) {
+    throw Error(ErrorCode::kUnsupported, path.string(), what + ", which is an adapter too", "merge that one first");
+  }
+  return base;
 }
 
 // A folder of the hub's cache has all that was downloaded.
@@ -85,7 +102,6 @@ void refuse_incomplete_download(const fs::path& folder, const std::string& missi
 bool is_shard(const std::string& name) { return name.find("-of-") != std::string::npos; }
 
 [[noreturn]] void fail_without_weights(const fs::path& folder, const std::vector<std::string>& names) {
-  refuse_adapter(folder);
   const std::vector<std::string> files = names_with(names, ".safetensors");
   if (std::ranges::any_of(files, is_shard)) {
     throw Error(ErrorCode::kBadFile, folder.string(), "has " + listed(files) + ", but no " + std::string(kIndex),
@@ -107,6 +123,14 @@ bool is_shard(const std::string& name) { return name.find("-of-") != std::string
 }
 
 }  // namespace
+
+ModelPlace find_model(const fs::path& name) {
+  const fs::path folder = find_folder(name);
+  return is_adapter(folder) ? ModelPlace{.folder = find_base(folder), .adapter = folder}
+                            : ModelPlace{.folder = folder, .adapter = {}};
+}
+
+fs::path find_model_folder(const fs::path& name) { return find_model(name).folder; }
 
 bool WeightFiles::is_usual() const { return file.filename() == kWeights || index.filename() == kIndex; }
 
@@ -130,7 +154,6 @@ WeightFiles find_weight_files(const fs::path& folder) {
 }
 
 void fail_without_config(const fs::path& folder) {
-  refuse_adapter(folder);
   const std::string missing = "has no config.json";
   refuse_incomplete_download(folder, missing);
   if (const auto pickled = pickled_in(names_in(folder))) {

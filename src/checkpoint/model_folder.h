@@ -1,4 +1,5 @@
-// Which files of a model's folder hold its weights, and what a folder is that has none or no configuration.
+// Which files of a model's folder hold its weights, and what a folder is that has none or no configuration. find_model
+// is in diffulex_edge/checkpoint.h.
 #pragma once
 
 #include <filesystem>
@@ -16,8 +17,7 @@ struct WeightFiles {
 };
 
 // model.safetensors or model.safetensors.index.json; else the folder's only file of that kind, whatever its name.
-// Throws Error{kBadFile} that says what the folder is: several files, pickled weights, an adapter, a download that is
-// incomplete.
+// Throws Error{kBadFile} that says what the folder is: several files, pickled weights, a download that is incomplete.
 WeightFiles find_weight_files(const std::filesystem::path& folder);
 
 // For a folder without config.json, likewise.

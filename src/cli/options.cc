@@ -45,10 +45,14 @@ void ModelArguments::add_to(CLI::App& command) {
 
 void ModelArguments::add_without_blocks_to(CLI::App& command) {
   command
-      .add_option("MODEL", path,
-                  "Model folder with config.json and safetensors files, or ORG/NAME in the Hugging Face cache")
+      .add_option(
+          "MODEL", path,
+          "Model folder with config.json and safetensors files, or ORG/NAME in the Hugging Face cache; also a GGUF "
+          "file, or the folder of a LoRA adapter")
       ->required();
   command.add_option("--mask-token-id", mask_token_id, "The token that masks others (default: the model's)");
+  command.add_option("--adapter", adapter,
+                     "Folder of a LoRA adapter to merge while the model is read, or its ORG/NAME");
   add_ignored_config_keys(command, ignored_config_keys);
 }
 
@@ -56,7 +60,8 @@ ModelOptions ModelArguments::options() const {
   return {.seq_len = {},
           .block_length = block_length,
           .mask_token_id = mask_token_id,
-          .ignored_config_keys = ignored_config_keys};
+          .ignored_config_keys = ignored_config_keys,
+          .adapter = adapter};
 }
 
 void QuantizationArguments::add_to(CLI::App& command) {

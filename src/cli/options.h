@@ -39,6 +39,7 @@ struct ModelArguments {
   std::optional<std::int64_t> block_length;
   std::optional<std::int64_t> mask_token_id;
   std::vector<std::string> ignored_config_keys;
+  std::optional<std::string> adapter;
 
   void add_to(CLI::App& command);
   // All but --block-length, for commands that decode by blocks.

@@ -2,18 +2,13 @@
 
 #include <set>
 
-#include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 
 void refuse_input_as_target(const Model& model, const std::filesystem::path& target) {
   std::set<std::filesystem::path> inputs = {model.path / "config.json"};
-  for (const auto& [name, view] : model.checkpoint->tensors()) {
-    if (view.file != nullptr) {
-      inputs.insert(view.file->path());
-    }
-  }
+  inputs.merge(model.checkpoint->files());
   for (const std::filesystem::path& input : inputs) {
     std::error_code error;
     if (std::filesystem::equivalent(input, target, error)) {

@@ -5,10 +5,15 @@
 #include <utility>
 
 #include "checkpoint/foreign_weights.h"
+#include "checkpoint/hub_cache.h"
+#include "checkpoint/lora.h"
 #include "checkpoint/model_folder.h"
+#include "core/links.h"
+#include "core/mapped_file.h"
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/model.h"
 #include "model_files/gguf_file.h"
+#include "models/adapter_config.h"
 #include "models/architecture.h"
 #include "models/parsed_config.h"
 
@@ -82,8 +87,47 @@ void note_other_names(const std::filesystem::path& folder, std::vector<std::stri
   }
 }
 
-std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& folder, const ParsedConfig& parsed,
-                                               std::vector<std::string>& warnings) {
+// Where the model of this name is, with the caller's adapter or the one that it is named by.
+ModelPlace find_place(const std::filesystem::path& name, const ModelOptions& options) {
+  ModelPlace place = find_model(name);
+  if (!options.adapter) {
+    return place;
+  }
+  if (!place.adapter.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, name.string(), "is an adapter itself",
+                "name the model that both were trained on, and merge one of them first");
+  }
+  place.adapter = find_folder(*options.adapter);
+  return place;
+}
+
+bool have_same_file(const std::filesystem::path& a, const std::filesystem::path& b, const char* name) {
+  if (!is_present(a / name) || !is_present(b / name)) {
+    return true;
+  }
+  const MappedFile first(a / name);
+  const MappedFile second(b / name);
+  return std::ranges::equal(first.bytes(), second.bytes());
+}
+
+void add_adapter(Checkpoint& checkpoint, const ModelPlace& place, const ModelConfig& config,
+                 const ModelOptions& options, std::vector<std::string>& warnings) {
+  const LoraScheme scheme = read_adapter_config(place.adapter, options.ignored_config_keys);
+  const MergedLora merged =
+      merge_lora(checkpoint, Checkpoint(find_adapter_weights(place.adapter)), scheme, config.tie_word_embeddings);
+  warnings.push_back("the adapter " + place.adapter.string() + " is merged while weights are read: " +
+                     describe(merged) + " of the model " + place.folder.string());
+  if (!have_same_file(place.adapter, place.folder, "tokenizer.json") ||
+      !have_same_file(place.adapter, place.folder, "tokenizer_config.json") ||
+      !have_same_file(place.adapter, place.folder, "chat_template.jinja")) {
+    warnings.push_back(
+        "the adapter's folder has another tokenizer or chat template than the model, which are not used");
+  }
+}
+
+std::shared_ptr<const Checkpoint> open_weights(const ModelPlace& place, const ParsedConfig& parsed,
+                                               const ModelOptions& options, std::vector<std::string>& warnings) {
+  const std::filesystem::path& folder = place.folder;
   auto checkpoint = std::make_shared<Checkpoint>(folder);
   if (!is_gguf(folder)) {
     note_other_names(folder, warnings);
@@ -95,20 +139,24 @@ std::shared_ptr<const Checkpoint> open_weights(const std::filesystem::path& fold
   if (const PrequantizedLayouts layouts = quantized_layouts(*checkpoint); !layouts.empty()) {
     warnings.push_back(describe(layouts, parsed.prequantized && parsed.prequantized->ignores_activations));
   }
+  if (!place.adapter.empty()) {
+    add_adapter(*checkpoint, place, parsed.config, options, warnings);
+  }
   return checkpoint;
 }
 
 }  // namespace
 
 Model load_model(const std::filesystem::path& name, const ModelOptions& options) {
-  const std::filesystem::path folder = find_model_folder(name);
+  const ModelPlace place = find_place(name, options);
+  const std::filesystem::path& folder = place.folder;
   const ParsedConfig parsed = parse_config(folder, options);
   refuse_to_guess(parsed, folder, options);
   Model model{.path = folder, .config = parsed.config};
   model.config.mask_token_id = choose_mask_token(parsed.config, folder, options);
   model.seq_len = choose_seq_len(parsed.config, options, model.warnings);
   model.stored_quantization = parsed.quantization;
-  model.checkpoint = open_weights(folder, parsed, model.warnings);
+  model.checkpoint = open_weights(place, parsed, options, model.warnings);
   model.graph = parsed.architecture->build(model.config, *model.checkpoint, model.seq_len);
   check_activations(model);
   return model;

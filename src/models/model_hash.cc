@@ -17,10 +17,7 @@ constexpr std::size_t kPiece = std::size_t{4} << 20U;
 bool is_in_memory(const Model& model) { return model.checkpoint->path().empty(); }
 
 std::vector<std::filesystem::path> files_of(const Model& model) {
-  std::set<std::filesystem::path> weights;
-  for (const auto& [name, view] : model.checkpoint->tensors()) {
-    weights.insert(view.file->path());
-  }
+  std::set<std::filesystem::path> weights = model.checkpoint->files();
   const std::filesystem::path config = document_file(model.path / "config.json");
   weights.erase(config);  // of a GGUF file, which is both
   std::vector<std::filesystem::path> files = {config};

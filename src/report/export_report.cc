@@ -77,6 +77,12 @@ std::vector<Summary> summarize(const std::vector<StoredLayer>& layers) {
   return rows;
 }
 
+std::vector<std::string> warnings_of(const QuantizeReport& report) {
+  std::vector<std::string> warnings = report.model.warnings;
+  warnings.insert(warnings.end(), report.result.warnings.begin(), report.result.warnings.end());
+  return warnings;
+}
+
 std::string warning_text(const std::vector<std::string>& warnings) {
   std::string text;
   for (const std::string& warning : warnings) {
@@ -162,7 +168,7 @@ std::string to_json(const QuantizeReport& report) {
   add_sizes(json, result);
   json["seconds"] = report.seconds;
   json["peak_rss_bytes"] = report.peak_rss_bytes;
-  add_end(json, report.calibration, result.warnings);
+  add_end(json, report.calibration, warnings_of(report));
   add_layers(json, result.plan.layers);
   return dump(json);
 }
@@ -175,7 +181,7 @@ std::string to_text(const QuantizeReport& report) {
                          sizes_text(result) + format_number(report.seconds, 3) + " s, peak RSS " +
                          format_bytes(report.peak_rss_bytes) + "\n" +
                          (report.calibration == nullptr ? std::string() : calibration_text(*report.calibration)) +
-                         warning_text(with_calibration(result.warnings, report.calibration)));
+                         warning_text(with_calibration(warnings_of(report), report.calibration)));
 }
 
 }  // namespace diffulex_edge

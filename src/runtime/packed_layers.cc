@@ -145,14 +145,11 @@ class WeightLoader {
                (job.saturate_fp16 ? " saturated " : " ") + to_string(content_digest({std::as_bytes(job.importance)})) +
                "\n";
     }
-    std::set<std::filesystem::path> files;
-    for (const auto& [name, view] : model_.checkpoint->tensors()) {
-      if (view.file == nullptr) {
-        throw Error(ErrorCode::kInvalidArgument, "pack cache", "is for models in files", "leave it out");
-      }
-      files.insert(view.file->path());
+    const auto& tensors = model_.checkpoint->tensors();
+    if (std::ranges::any_of(tensors, [](const auto& tensor) { return tensor.second.file == nullptr; })) {
+      throw Error(ErrorCode::kInvalidArgument, "pack cache", "is for models in files", "leave it out");
     }
-    for (const std::filesystem::path& file : files) {
+    for (const std::filesystem::path& file : model_.checkpoint->files()) {
       std::error_code ignored;
       const auto time = std::filesystem::last_write_time(file, ignored).time_since_epoch().count();
       lines += std::filesystem::weakly_canonical(file, ignored).string() + " " +
