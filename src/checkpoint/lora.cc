@@ -11,6 +11,7 @@
 
 #include "checkpoint/prequantized/packed_values.h"
 #include "checkpoint/row_decoder.h"
+#include "core/kernels/matrix_kernels.h"
 #include "core/links.h"
 #include "diffulex_edge/error.h"
 
@@ -55,22 +56,14 @@ class LoraWeight final : public RowDecoder {
     } else {
       std::ranges::copy(floats_of(base_, row_begin * columns(), count * columns()), target.begin());
     }
+    const std::int64_t rank = factors_.rank();
+    const std::vector<float> left = left_factor(row_begin, count);
     const std::vector<float> right = right_factor();
-    std::vector<float> sum(static_cast<std::size_t>(columns()));
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto row = target.subspan(static_cast<std::size_t>(i * columns()), sum.size());
-      std::ranges::fill(sum, 0.0F);
-      for (std::int64_t k = 0; k < factors_.rank(); ++k) {
-        const float left = left_factor(row_begin + i, k);
-        const float* values = right.data() + k * columns();
-        for (std::size_t j = 0; j < sum.size(); ++j) {
-          sum[j] += left * values[j];
-        }
-      }
-      for (std::size_t j = 0; j < sum.size(); ++j) {
-        row[j] += scale_ * sum[j];
-      }
-      if (magnitude_) {
+    kernels::multiply_matrices({.m = count, .n = columns(), .k = rank}, scale_, {.data = left.data(), .stride = rank},
+                               {.data = right.data(), .stride = columns()}, 1.0F, target.data(), columns());
+    if (magnitude_) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto row = target.subspan(static_cast<std::size_t>(i * columns()), static_cast<std::size_t>(columns()));
         set_magnitude(row, float_at(*magnitude_, row_begin + i));
       }
     }
@@ -109,9 +102,19 @@ class LoraWeight final : public RowDecoder {
     }
   }
 
-  float left_factor(std::int64_t row, std::int64_t k) const {
-    return factors_.is_embedding ? float_at(factors_.a, k * rows() + row)
-                                 : float_at(factors_.b, row * factors_.rank() + k);
+  // [count, rank]
+  std::vector<float> left_factor(std::int64_t row_begin, std::int64_t count) const {
+    const std::int64_t rank = factors_.rank();
+    if (!factors_.is_embedding) {
+      return floats_of(factors_.b, row_begin * rank, count * rank);
+    }
+    std::vector<float> values(static_cast<std::size_t>(count * rank));
+    for (std::int64_t i = 0; i < count; ++i) {
+      for (std::int64_t k = 0; k < rank; ++k) {
+        values[static_cast<std::size_t>(i * rank + k)] = float_at(factors_.a, k * rows() + row_begin + i);
+      }
+    }
+    return values;
   }
 
   // [rank, columns]

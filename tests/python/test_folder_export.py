@@ -9,10 +9,13 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pytest
 from checkpoints import COMMAND
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from diffulex_edge import BadFileError, InvalidArgumentError
+from diffulex_edge import BadFileError, DiffusionEngine, InvalidArgumentError
 from diffulex_edge.backends import BackendConfig, Calibration, CoreMLBackend, XNNPACKBackend
 from diffulex_edge.quant import QuantizationConfig
 
@@ -39,6 +42,28 @@ def test_a_checkpoint_that_is_cut_while_it_is_read(dtype: str, tmp_path: Path) -
 
     shutil.copyfile(TINY / "model.safetensors", weights)
     assert backend.export_model(tmp_path / "model", tmp_path / "x.pte").success
+
+
+def test_an_adapter_is_merged_as_the_command_does(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 2}))
+    name = "model.transformer.blocks.0.q_proj"
+    with safe_open(TINY / "model.safetensors", framework="np") as file:
+        rows, columns = file.get_slice(f"{name}.weight").get_shape()
+    factors = {"A": np.ones((1, columns), np.float32), "B": np.ones((rows, 1), np.float32)}
+    save_file(
+        {f"base_model.model.{name}.lora_{key}.weight": value for key, value in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    assert XNNPACKBackend().export_model(TINY, tmp_path / "a.pte", adapter=adapter).success
+    command = [COMMAND, "export", TINY, "--adapter", adapter, "-o", tmp_path / "b.pte", "--quiet"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert XNNPACKBackend().export_model(TINY, tmp_path / "c.pte").success
+    assert (tmp_path / "a.pte").read_bytes() == (tmp_path / "b.pte").read_bytes()
+    assert (tmp_path / "a.pte").read_bytes() != (tmp_path / "c.pte").read_bytes()
+    engine = DiffusionEngine.from_model(TINY, adapter=adapter)
+    assert engine.generate([1, 2, 3], steps=2, max_tokens=2)
 
 
 def test_what_a_progress_callback_raises_comes_out_unchanged(tmp_path: Path) -> None:

@@ -123,12 +123,12 @@ class EdgeBackend:
         """Exports a model's folder, as `diffulex-edge export` does: without PyTorch, in memory that does not grow.
 
         `folder`: with config.json and safetensors files, of a family in the user guide's list, or ORG/NAME in the
-        Hugging Face cache, or the folder of a LoRA adapter. `seq_len`: the longest input, in tokens, or the lengths as the command takes them ("64,128",
-        "8..512"); default: the config's max_seq_len, or what the model was made for, at most 1024. `block_length`:
-        overrides the model's block-causal mask; 0: fully bidirectional. `mask_token_id`: overrides the one of
-        config.json.
-        `ignored_config_keys`: keys of config.json that are not known and declared harmless. `adapter`: the
-        folder of a LoRA adapter to merge while the model is read. `calibration`: for mode static and the methods gptq, awq, auto, also for mse: a `Calibration`, or only its data. `plan`: a file that
+        Hugging Face cache, or the folder of a LoRA adapter. `seq_len`: the longest input, in tokens, or the lengths as
+        the command takes them ("64,128", "8..512"); default: the config's max_seq_len, or what the model was made for,
+        at most 1024. `block_length`: overrides the model's block-causal mask; 0: fully bidirectional. `mask_token_id`:
+        overrides the one of config.json. `ignored_config_keys`: keys of config.json that are not known and declared
+        harmless. `adapter`: the folder of a LoRA adapter to merge while the model is read. `calibration`: for mode
+        static and the methods gptq, awq, auto, also for mse: a `Calibration`, or only its data. `plan`: a file that
         `diffulex-edge plan` wrote, in place of quant_config. `progress`: as in `export`.
 
         Never raises the library's `Error`: failures come back in the result, and `path` is then as it was before. What
