@@ -63,7 +63,7 @@ def test_an_adapter_is_merged_as_the_command_does(tmp_path: Path) -> None:
     assert (tmp_path / "a.pte").read_bytes() == (tmp_path / "b.pte").read_bytes()
     assert (tmp_path / "a.pte").read_bytes() != (tmp_path / "c.pte").read_bytes()
     engine = DiffusionEngine.from_model(TINY, adapter=adapter)
-    assert engine.generate([1, 2, 3], steps=2, max_tokens=2)
+    assert engine.generate([1, 2, 3], steps=2, max_new_tokens=2)
 
 
 def test_what_a_progress_callback_raises_comes_out_unchanged(tmp_path: Path) -> None:
