@@ -29,6 +29,9 @@ struct RopeConfig {
   double beta_slow = 1.0;         // yarn
   bool truncate = true;           // yarn
   double attention_factor = 1.0;  // yarn: multiplies cos and sin
+  // Llama 4's scaling of queries (1 + beta * log(1 + floor(position / this))) is 1 before this position, and not built
+  // beyond it; 0: the model has none.
+  std::int64_t unscaled_positions = 0;
 };
 
 // Layers with routed experts: MLPs of which each token computes a few, chosen by a router.

@@ -48,6 +48,7 @@ Architecture sdar_moe();
 Architecture rnd1();
 Architecture llada_moe();
 Architecture llada2_moe();
+Architecture nemotron_diffusion();
 
 // --- What the Qwen-like families share.
 

@@ -32,6 +32,11 @@ std::int64_t choose_seq_len(const ModelConfig& config, const ModelOptions& optio
   if (seq_len < 1 || seq_len > kMaxSeqLen) {
     throw Error(ErrorCode::kInvalidArgument, "sequence length", std::to_string(seq_len) + " is not in 1..1048576");
   }
+  if (config.rope.unscaled_positions > 0 && seq_len > config.rope.unscaled_positions) {
+    throw Error(ErrorCode::kUnsupported, "sequence length",
+                std::to_string(seq_len) + " reaches positions whose queries this model scales (llama_4_scaling_beta)",
+                "take at most " + std::to_string(config.rope.unscaled_positions));
+  }
   if (seq_len > config.max_positions) {
     warnings.push_back("the sequence length " + std::to_string(seq_len) + " is beyond the " +
                        std::to_string(config.max_positions) + " positions that the model was made for");

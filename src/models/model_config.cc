@@ -200,10 +200,25 @@ void check_consistency(const ConfigReader& reader, const ModelConfig& config) {
 }  // namespace
 
 std::span<const Architecture> architectures() {
-  static const std::array kAll = {llada(),     llada_moe(), llada2_moe(),      dream(),     sdar(),
-                                  sdar_moe(),  rnd1(),      fast_dllm_v2(),    llama(),     open_dcoder(),
-                                  qwen2(),     qwen3(),     qwen3_moe(),       a2d_llama(), a2d_qwen2(),
-                                  a2d_qwen3(), wedlm(),     stable_diffcoder()};
+  static const std::array kAll = {llada(),
+                                  llada_moe(),
+                                  llada2_moe(),
+                                  dream(),
+                                  sdar(),
+                                  sdar_moe(),
+                                  rnd1(),
+                                  fast_dllm_v2(),
+                                  llama(),
+                                  open_dcoder(),
+                                  qwen2(),
+                                  qwen3(),
+                                  qwen3_moe(),
+                                  a2d_llama(),
+                                  a2d_qwen2(),
+                                  a2d_qwen3(),
+                                  wedlm(),
+                                  stable_diffcoder(),
+                                  nemotron_diffusion()};
   return kAll;
 }
 

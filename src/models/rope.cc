@@ -23,6 +23,9 @@ void read_scaling(ConfigReader& reader, RopeConfig& rope, std::int64_t max_posit
   reader.ignore({"rope_type", "type"});
   rope.theta = reader.positive("rope_theta", rope.theta);
   reader.expect("partial_rotary_factor", 1.0);
+  if (reader.number("llama_4_scaling_beta").value_or(0.0) != 0.0) {
+    rope.unscaled_positions = reader.size("original_max_position_embeddings").value_or(max_positions);
+  }
   if (type == "default") {
     reader.ignore({"factor", "original_max_position_embeddings"});
   } else if (type == "linear" || type == "llama3" || type == "yarn") {

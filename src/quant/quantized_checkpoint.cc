@@ -1,9 +1,10 @@
 #include "quant/quantized_checkpoint.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "checkpoint/safetensors_writer.h"
 #include "core/json.h"
@@ -13,6 +14,7 @@
 #include "diffulex_edge/quantization.h"
 #include "model_files/model_files.h"
 #include "quant/weight_stream.h"
+#include "tokenizer/tokenizer_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -135,10 +137,9 @@ void refuse_lfs_pointer(const fs::path& path) {
 }
 
 void copy_tokenizer(const fs::path& source, const fs::path& target) {
-  constexpr std::array kNames = {
-      "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",   "vocab.json",
-      "merges.txt",     "generation_config.json", "tokenizer.model",         "chat_template.jinja", "vocab.txt"};
-  for (const char* name : kNames) {
+  std::vector<std::string> names = tokenizer_file_names();
+  names.insert(names.end(), {"generation_config.json", "chat_template.jinja"});
+  for (const std::string& name : names) {
     const fs::path path = source / name;
     const bool is_file = document_file(path) == path;
     std::error_code ignored;

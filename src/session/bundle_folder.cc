@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "checkpoint/hub_cache.h"
 #include "diffulex_edge/error.h"
@@ -13,6 +15,7 @@
 #include "diffusion/bundled_generation.h"
 #include "model_files/model_files.h"
 #include "session/bundle_facts.h"
+#include "tokenizer/tokenizer_files.h"
 
 namespace diffulex_edge {
 namespace {
@@ -24,9 +27,6 @@ constexpr std::string_view kToolTemplates = "additional_chat_templates";
 constexpr std::array<std::string_view, 5> kModelFiles = {"tokenizer_config.json", "special_tokens_map.json",
                                                          "chat_template.json", "chat_template.jinja",
                                                          "additional_chat_templates/tool_use.jinja"};
-// Of any tokenizer.
-constexpr std::array<std::string_view, 7> kTokenizerFiles = {
-    "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "added_tokens.json", "config.json"};
 
 std::int64_t bytes_of(const fs::path& path) {
   if (document_file(path) != path) {
@@ -107,12 +107,13 @@ bool is_only_a_bundle(const fs::path& folder) {
   } catch (const Error&) {
     return false;  // also one of another version: its files may have other names
   }
+  const std::vector<std::string> tokenizer = tokenizer_file_names();
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     const bool is_ours = name == kBundleFile || name == kBundleReadme || name == kToolTemplates || name == artefact ||
-                         std::ranges::find(kModelFiles, name) != kModelFiles.end() ||
-                         std::ranges::find(kTokenizerFiles, name) != kTokenizerFiles.end();
+                         std::ranges::find(kModelFiles, name) != kModelFiles.end() || name == "config.json" ||
+                         std::ranges::find(tokenizer, name) != tokenizer.end();
     if (!is_ours) {
       return false;
     }

@@ -65,6 +65,22 @@ bool names_class(const fs::path& folder) {
 
 }  // namespace
 
+std::vector<std::string> tokenizer_file_names() {
+  std::vector<std::string> names;
+  for (const MainFile& file : kMainFiles) {
+    names.emplace_back(file.name);
+    if (!file.companion.empty()) {
+      names.emplace_back(file.companion);
+    }
+  }
+  for (const std::string_view name : kTokenizerConfigFiles) {
+    if (name != "config.json") {
+      names.emplace_back(name);
+    }
+  }
+  return names;
+}
+
 std::vector<fs::path> tokenizer_files(const fs::path& folder) {
   std::vector<fs::path> files;
   const MainFile* main = find_main_file(folder);

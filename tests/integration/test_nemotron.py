@@ -1,0 +1,131 @@
+"""Nemotron-Labs-Diffusion: small models with the 8B model's own keys, and transformers' Ministral3 to compare with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+from command import UNSUPPORTED, assert_fails, run, run_json
+from families import attention_mask
+from program import random_ids
+from safetensors.torch import save_file
+from simulation import simulated_logits
+from test_runtime import forward
+from transformers import Ministral3Config, Ministral3ForCausalLM
+
+ROPE: Final = {
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "factor": 16.0,
+    "llama_4_scaling_beta": 0.1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 1000000.0,
+    "rope_type": "yarn",
+}
+SIZES: Final = {
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 1001,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-05,
+    "tie_word_embeddings": False,
+}
+CONFIG: Final[dict[str, Any]] = {
+    "ar_loss_weight": 1.0,
+    "architectures": ["NemotronLabsDiffusionModel"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_implementation": "sdpa",
+    "auto_map": {
+        "AutoConfig": "configuration_nemotron_labs_diffusion.NemotronLabsDiffusionConfig",
+        "AutoModel": "modeling_nemotron_labs_diffusion.NemotronLabsDiffusionModel",
+    },
+    "block_size": 32,
+    "bos_token_id": 1,
+    "dlm_loss_weight": None,
+    "dlm_paradigm": "bidirectional",
+    "dp_varying_mask_ratio": False,
+    "eos_token_id": 11,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "mask_token_id": 100,
+    "mlp_bias": False,
+    "model_type": "nemotron_labs_diffusion",
+    "rope_parameters": ROPE,
+    "sliding_window": None,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "5.0.0",
+    "use_cache": False,
+} | SIZES
+
+
+def ministral(rope: dict[str, Any]) -> Ministral3ForCausalLM:
+    """Transformers' model of the same arithmetic, with random weights that are no trivial ones."""
+    torch.manual_seed(0)
+    config = Ministral3Config(**SIZES, rope_parameters=rope, attn_implementation="eager", sliding_window=None)
+    network = Ministral3ForCausalLM(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            spread = torch.randn_like(parameter)
+            parameter.copy_(1.0 + 0.2 * spread if "norm" in name else spread * parameter.shape[-1] ** -0.5)
+    return network
+
+
+def write_nemotron(folder: Path, network: Ministral3ForCausalLM, **changes: Any) -> Path:
+    """Its checkpoint under the names of Nemotron-Labs-Diffusion's."""
+    folder.mkdir()
+    renamed = {}
+    for name, tensor in network.state_dict().items():
+        new = "diffusion_head.weight" if name == "lm_head.weight" else name.replace("model.", "encoder.", 1)
+        renamed[new] = tensor.clone()
+    save_file(renamed, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    return folder
+
+
+def logits_of(network: Ministral3ForCausalLM, ids: list[int], block_length: int) -> torch.Tensor:
+    allowed = attention_mask(len(ids), block_length)[None, None]
+    bias = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        return network(torch.tensor([ids]), attention_mask=bias).logits[0]
+
+
+def assert_close(logits: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("factor", [16.0, 0.25])  # of 8B and of 3B-Base
+def test_logits_are_ministrals(factor: float, tmp_path: Path) -> None:
+    rope = ROPE | {"factor": factor}
+    network = ministral(rope)
+    model = write_nemotron(tmp_path / "model", network, rope_parameters=rope)
+    sequences = [random_ids(length, 1001).tolist() for length in (1, 7, 33, 64)]
+    for ids, logits in zip(sequences, forward(model, sequences), strict=True):
+        assert_close(logits, logits_of(network, ids, 0))
+    causal = simulated_logits(model, torch.tensor(sequences[2]), tmp_path, "--block-length", 1)
+    assert_close(causal, logits_of(network, sequences[2], 1))
+
+
+def test_positions_whose_queries_are_scaled_are_refused(tmp_path: Path) -> None:
+    """From original_max_position_embeddings on, Llama 4's scaling changes the logits."""
+    network = ministral(ROPE)
+    model = write_nemotron(tmp_path / "model", network)
+    assert run_json("inspect", model, "--no-hash")["config"]["max_positions"] == 64
+    result = run("export", model, "-o", tmp_path / "a.pte", "--seq-len", 65)
+    assert_fails(result, UNSUPPORTED, "65", "llama_4_scaling_beta", "at most 64")
+    run_json("export", model, "-o", tmp_path / "a.pte", "--seq-len", 64)
+
+
+@pytest.mark.parametrize("paradigm", ["block_diff", "sbd_block_diff"])
+def test_training_with_blocks_in_the_mask_is_refused(paradigm: str, tmp_path: Path) -> None:
+    model = write_nemotron(tmp_path / "model", ministral(ROPE), dlm_paradigm=paradigm)
+    assert_fails(run("inspect", model), UNSUPPORTED, "dlm_paradigm", paradigm)
