@@ -60,6 +60,12 @@ DiffusionGenerationConfig generation_config(nb::handle options) {
   read(options, "threshold", config.threshold);
   read(options, "factor", config.factor);
   read(options, "eb_threshold", config.eb_threshold);
+  read(options, "editing_threshold", config.editing_threshold);
+  read(options, "max_post_steps", config.max_post_steps);
+  read(options, "expand_id", config.expand_id);
+  read(options, "initial_masks", config.initial_masks);
+  read(options, "expand_budget", config.expand_budget);
+  read(options, "pad_delete_to_right", config.pad_delete_to_right);
   read(options, "temperature", config.temperature);
   read(options, "top_k", config.top_k);
   read(options, "top_p", config.top_p);

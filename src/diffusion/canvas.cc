@@ -51,4 +51,21 @@ void Canvas::set(std::int64_t position, std::int64_t token) {
   masked_[static_cast<std::size_t>(position)] = false;
 }
 
+void Canvas::mask(std::int64_t position) {
+  tokens_[static_cast<std::size_t>(position)] = mask_;
+  masked_[static_cast<std::size_t>(position)] = true;
+}
+
+void Canvas::insert_mask(std::int64_t position) {
+  tokens_.insert(tokens_.begin() + position, mask_);
+  masked_.insert(masked_.begin() + position, true);
+  ++end_;
+}
+
+void Canvas::erase(std::int64_t position) {
+  tokens_.erase(tokens_.begin() + position);
+  masked_.erase(masked_.begin() + position);
+  --end_;
+}
+
 }  // namespace diffulex_edge

@@ -24,11 +24,12 @@ struct Pass {
   std::int64_t sees = 0;
   std::vector<std::int64_t> positions;  // of the canvas, whose tokens are to be sampled; may be none
   bool is_greedy = false;               // the most probable tokens, whatever the temperature
+  std::int64_t banned = -1;             // a token that has no probability in this pass; -1: none
 };
 
 class Decoder {
  public:
-  // Keeps its own copies. Tokens of the canvas that are not masked never change.
+  // Keeps its own copies. Tokens of the canvas that are not masked at first never change.
   Decoder(DecodingSettings settings, Canvas canvas) : settings_(std::move(settings)), canvas_(std::move(canvas)) {}
   virtual ~Decoder() = default;
   Decoder(const Decoder&) = delete;
@@ -46,6 +47,9 @@ class Decoder {
   virtual std::int64_t reuse(std::int64_t /*tokens*/) { return 0; }
   // The first tokens of the canvas whose keys and values are in the cache, and the same whatever comes behind them.
   virtual std::int64_t clean_tokens() const { return 0; }
+
+  // New tokens, from the first one on, that no later pass changes.
+  virtual std::int64_t final_tokens() const { return canvas_.written(); }
 
   const DecodingSettings& settings() const { return settings_; }
   const Canvas& canvas() const { return canvas_; }
@@ -71,6 +75,12 @@ std::unique_ptr<Decoder> bidirectional_decoder(DecodingSettings settings, Canvas
 // SDAR, and autoregressive models: blocks at multiples of their length; finished ones are computed once more, as they
 // are, together with the next block, and then kept.
 std::unique_ptr<Decoder> block_causal_decoder(DecodingSettings settings, Canvas canvas);
+// LLaDA 2.1: as block_causal_decoder(), and placed tokens of the block that is decoded may become others.
+std::unique_ptr<Decoder> editing_decoder(DecodingSettings settings, Canvas canvas);
+// Open-dCoder's p2: a pass may mask again what an earlier one has placed.
+std::unique_ptr<Decoder> p2_decoder(DecodingSettings settings, Canvas canvas);
+// DreamOn: the canvas grows and shrinks while it is filled in.
+std::unique_ptr<Decoder> expanding_decoder(DecodingSettings settings, Canvas canvas);
 // Fast-dLLM v2: blocks at multiples of their length, decoded by sub-blocks; a finished block's pass gives the next
 // one's first token.
 std::unique_ptr<Decoder> fast_dllm_v2_decoder(DecodingSettings settings, Canvas canvas);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "diffulex_edge/generation.h"
@@ -20,6 +21,22 @@ enum class Schedule : std::uint8_t {
 
 enum class DecoderKind : std::uint8_t { kBidirectional, kBlockCausal, kAutoregressive, kFastDllmV2 };
 
+// LLaDA 2.1: placed tokens become others that are more probable than the threshold.
+struct EditingSettings {
+  double threshold = 0.0;
+  std::int64_t post_steps = 0;  // passes of a block whose masks are gone, at most
+};
+
+// DreamOn: masks become two or none.
+struct ExpansionSettings {
+  std::int64_t expand_token = -1;
+  std::vector<std::int64_t> delete_tokens;
+  std::int64_t initial_masks = 0;      // new ones; 0: those of the prompt
+  std::int64_t room = 0;               // tokens by which the canvas may become longer
+  std::optional<std::int64_t> budget;  // masks that may be added; absent: twice what the longest has behind the prompt
+  bool deletes_to_right = false;
+};
+
 struct DecodingSettings {
   DecoderKind decoder = DecoderKind::kBidirectional;
   bool is_shifted = false;  // a token's logits are those of the position before it
@@ -31,6 +48,9 @@ struct DecodingSettings {
   bool has_share_limit = false;
   double eps = 1e-3;
   SelectionRule rule;
+  std::optional<EditingSettings> editing;
+  std::optional<ExpansionSettings> expansion;
+  bool masks_again = false;  // Open-dCoder's p2
   SamplerSettings sampler;
   double cfg_scale = 0.0;
   CacheKind cache = CacheKind::NONE;  // never AUTO

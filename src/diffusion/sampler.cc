@@ -11,9 +11,6 @@
 namespace diffulex_edge {
 namespace {
 
-// In place of minus infinity, which arithmetic would make NaN of: exp() of its distance to anything is 0.
-constexpr float kNever = -1e30F;
-
 // The first of equal ones.
 std::int64_t most_probable(std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); }
 

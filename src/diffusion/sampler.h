@@ -9,6 +9,10 @@
 
 namespace diffulex_edge {
 
+// The logit of a token that is not to be written, in place of minus infinity, which arithmetic would make NaN of: exp()
+// of its distance to anything is 0.
+inline constexpr float kNever = -1e30F;
+
 // What a position is compared with others by.
 enum class Confidence : std::uint8_t {
   kProbability,  // of the token

@@ -101,6 +101,14 @@ void read_config(const RequestFields& fields, DiffusionGenerationConfig& config)
   override_with(config.threshold, fields.number("threshold"));
   override_with(config.factor, fields.number("factor"));
   override_with(config.eb_threshold, fields.number("eb_threshold"));
+  override_with(config.editing_threshold, fields.number("editing_threshold"));
+  override_with(config.max_post_steps, fields.integer("max_post_steps", 0));
+  override_with(config.initial_masks, fields.integer("initial_masks", 1));
+  override_with(config.expand_budget, fields.integer("expand_budget", 0));
+  override_with(config.pad_delete_to_right, fields.boolean("pad_delete_to_right"));
+  if (fields.boolean("fixed_length").value_or(false)) {
+    config.expand_id.reset();
+  }
   override_with(config.temperature, fields.number("temperature"));
   override_with(config.top_k, fields.integer("top_k", 0));
   override_with(config.top_p, fields.number("top_p"));
