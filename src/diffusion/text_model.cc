@@ -27,6 +27,7 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   Model model = load_model(folder, options);
   eos_ids_ = find_eos_ids(model);
   expand_id_ = find_expand_id(model);
+  bos_id_ = find_bos_id(model);
   const QuantizationRequest asked = request(model);
   QuantizationSession session(std::move(model), options, asked);
   session.calibrate(control);
@@ -35,6 +36,18 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   warnings_.insert(warnings_.end(), quantized.warnings.begin(), quantized.warnings.end());
   engine_ = std::make_unique<DiffusionEngine>(
       session.model(), changes_layers(quantized.plan) ? &quantized.plan : nullptr, control, packs);
+}
+
+void TextModel::frame(GenerationRequest& request) const {
+  if (!request.config.expand_id) {
+    return;
+  }
+  if (bos_id_ && (request.prompt.empty() || request.prompt.front() != *bos_id_)) {
+    request.prompt.insert(request.prompt.begin(), *bos_id_);
+  }
+  if (!eos_ids_.empty() && (request.suffix.empty() || request.suffix.back() != eos_ids_.front())) {
+    request.suffix.push_back(eos_ids_.front());
+  }
 }
 
 }  // namespace diffulex_edge

@@ -185,6 +185,12 @@ std::vector<std::int64_t> read_ids(const nlohmann::json& list, const ServedModel
   return ids;
 }
 
+// A text, or a list with one.
+bool is_text(const nlohmann::json* prompt) {
+  return prompt != nullptr &&
+         (prompt->is_string() || (prompt->is_array() && !prompt->empty() && prompt->front().is_string()));
+}
+
 // A text or its tokens; or a list with one of them.
 std::vector<std::int64_t> read_prompt(const RequestFields& fields, const ServedModel& model) {
   const nlohmann::json* prompt = fields.find("prompt");
@@ -311,6 +317,9 @@ OpenAiRequest read_completion(std::string_view body, const ServedModel& model) {
                    "unsupported_value");
     }
     request.generation.suffix = model.text.tokenizer().encode(suffix);
+  }
+  if (is_text(fields.find("prompt"))) {
+    model.text.frame(request.generation);
   }
   set_length(fields, 0, model, "prompt", request.generation);
   return request;
