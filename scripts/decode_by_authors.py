@@ -65,10 +65,11 @@ PROGRAMS: Final = {
     "editing": "dllm/dllm/pipelines/llada21/models/modeling_llada21_moe.py",
     "p2": "Open-dLLM/veomni/models/transformers/qwen2/generation_utils.py",
     "dreamon": "DreamOn/eval/generator.py",
+    "wedlm": "WeDLM/wedlm/engine/wedlm_decoder.py",
     "transformers": "transformers GenerationMixin.generate",
 }
 
-NEWER: Final = ("editing", "p2", "dreamon")
+NEWER: Final = ("editing", "p2", "dreamon", "wedlm")
 """Programs whose models are `families.Reference`."""
 
 END: Final = 0
@@ -115,6 +116,8 @@ class Decisions(TorchFunctionMode):
                 self._token(values, result)
             else:
                 self._best(values)
+        elif name == "argmin":
+            self._best(-args[0])
         elif name == "max" and kwargs.get("dim") == -1:
             self._token(args[0].log(), result.indices)
         elif name == "topk":
@@ -354,6 +357,18 @@ class Authors:
         stand_in("omegaconf", OmegaConf=None)
         return load_file_as("authors_dreamon", self.folder / PROGRAMS["dreamon"])
 
+    @cached_property
+    def wedlm(self) -> types.ModuleType:
+        """The engine's decoder on this machine's CPU."""
+        folder = self.folder / "WeDLM/wedlm"
+        stand_in("wedlm")
+        stand_in("wedlm.engine")
+        load_file_as("wedlm.sampling_params", folder / "sampling_params.py")
+        load_file_as("wedlm.engine.sequence", folder / "engine/sequence.py")
+        load_file_as("wedlm.engine.sampler", folder / "engine/sampler.py")
+        cpu = {'"cuda"': '"cpu"', ", pin_memory=True": "", ".cuda(non_blocking=True)": ""}
+        return load_file_as("wedlm.engine.wedlm_decoder", self.folder / PROGRAMS["wedlm"], cpu)
+
     def llada(self, eos_id: int, eot_id: int) -> types.ModuleType:
         """LLaDA's generate.py has the ids of EOS and EoT as numbers."""
         return load_file_as(
@@ -531,7 +546,7 @@ class Runner:
             if program == "dreamon":  # positions behind the canvas are there, and nothing sees them
                 assert mask is not None
                 seen = int(mask[0, 0, 0].sum())
-            logits = reference.logits(ids[:, :seen])
+            logits = reference.logits(ids[:, :seen], positions=more.get("positions"))
             missing = ids.shape[1] - seen
             return types.SimpleNamespace(logits=torch.nn.functional.pad(logits, (0, 0, 0, missing)))
 
@@ -787,6 +802,38 @@ class Runner:
         )
         written, count = generator.batch_generate_with_expand_as_token(torch.cat((ids, masks, suffix), dim=1))
         return written[:, : ids.shape[1] + count]
+
+    def run_wedlm(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        """The engine's steps without its cache: each pass computes the prompt and what is written again."""
+        module = self.authors.wedlm
+        sequence_class = sys.modules["wedlm.engine.sequence"].Sequence
+        sequence_class.block_size = 4096
+        prompt = ids[0].tolist()
+        sequence = sequence_class(
+            prompt,
+            sys.modules["wedlm.sampling_params"].SamplingParams(
+                temperature=0.0,
+                max_tokens=options["max_new_tokens"],
+                stop_token_ids=options.get("eos_ids"),
+                wedlm_entropy_threshold=options["entropy_threshold"],
+                wedlm_pos_penalty_factor=options["pos_penalty_factor"],
+            ),
+        )
+        sequence.block_table = [0]
+        sequence.kv_budget = 4096 - 2 * options["window_size"]
+        decoder = module.WeDLMDecoder(
+            options["mask_token_id"], 4096, options["window_size"], sys.modules["wedlm.engine.sampler"].Sampler()
+        )
+        decoder.initialize_states([sequence])
+        while (prepared := decoder.prepare_decode_inputs([sequence])) is not None:
+            before = sequence.token_ids
+            tokens = torch.cat((torch.tensor(before), prepared.input_ids))[None]
+            positions = [*range(len(before)), *prepared.positions.tolist()]
+            logits = model.forward(tokens, positions=positions).logits[0, len(before) :]
+            for token in decoder.process_decode_outputs([sequence], prepared, logits)[0] or []:
+                if sequence.num_completion_tokens < options["max_new_tokens"]:
+                    sequence.append_token(token)
+        return torch.tensor([sequence.token_ids])
 
     def check(self, program: str, model: Options) -> None:
         """The authors' forward pass gives the logits of `Reference`."""
@@ -1082,6 +1129,27 @@ def dreamon_settings() -> Iterator[Setting]:
     yield decode(3, 18, 3, 4, 24, "entropy", top_k=5)
 
 
+def wedlm_settings() -> Iterator[Setting]:
+    class_name = ["WeDLMForCausalLM"]
+
+    def decode(seed: int, prompt: int, new: int, window: int, entropy: float, penalty: float, **more: Any) -> Setting:
+        model = random_model("qwen3", seed, model_type="wedlm", architectures=class_name, qk_norm=True, mask_token_id=MASK)
+        options = {"max_new_tokens": new, "window_size": window}
+        return "wedlm", model, prompt, options | {"entropy_threshold": entropy, "pos_penalty_factor": penalty} | more
+
+    yield decode(1, 10, 24, 16, 0.4, 0.02)
+    yield decode(2, 33, 32, 16, 1.0, 0.02)
+    yield decode(3, 5, 24, 8, 2.0, 0.05)
+    yield decode(1, 1, 20, 4, 0.4, 1.0)
+    yield decode(2, 17, 24, 6, 0.0, 0.0)  # one token in each pass
+    yield decode(3, 40, 32, 16, 3.0, 0.1)
+    yield decode(4, 12, 9, 16, 1.5, 0.0)  # the window is longer than the answer
+    yield decode(5, 9, 32, 12, 2.5, 0.2)
+    yield decode(4, 8, 1, 16, 0.4, 0.02)
+    yield decode(5, 21, 32, 8, 2.0, 0.02, stop="middle")
+    yield decode(1, 14, 32, 16, 1.0, 0.1, stop="middle")
+
+
 SETTINGS: Final[dict[str, Callable[[], Iterator[Setting]]]] = {
     "llada": llada_settings,
     "sdar": sdar_settings,
@@ -1093,6 +1161,7 @@ SETTINGS: Final[dict[str, Callable[[], Iterator[Setting]]]] = {
     "editing": editing_settings,
     "p2": p2_settings,
     "dreamon": dreamon_settings,
+    "wedlm": wedlm_settings,
 }
 
 
@@ -1136,7 +1205,8 @@ def with_canvas_tokens(runner: Runner, program: str, model: Options, prompt: lis
     return options | {"expand_id": ordered[0], "eos_ids": [ordered[1]]}
 
 
-MATTERS: Final = ("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache", "editing_threshold")
+MATTERS: tuple[str, ...] = ("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache", "editing_threshold")
+MATTERS += ("expand_budget", "pad_delete_to_right")
 """Options without which another answer comes out: a program that forgets one of them writes other tokens."""
 
 

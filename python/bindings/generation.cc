@@ -66,6 +66,9 @@ DiffusionGenerationConfig generation_config(nb::handle options) {
   read(options, "initial_masks", config.initial_masks);
   read(options, "expand_budget", config.expand_budget);
   read(options, "pad_delete_to_right", config.pad_delete_to_right);
+  read(options, "window_size", config.window_size);
+  read(options, "entropy_threshold", config.entropy_threshold);
+  read(options, "pos_penalty_factor", config.pos_penalty_factor);
   read(options, "temperature", config.temperature);
   read(options, "top_k", config.top_k);
   read(options, "top_p", config.top_p);

@@ -43,6 +43,9 @@ class DiffusionGenerationConfig:
     expand_budget: int | None = None  #: DreamOn: masks that may be added
     pad_delete_to_right: bool = False  #: DreamOn: where a mask is deleted, those behind it are as well
     fixed_length: bool = False  #: DreamOn: decode max_new_tokens masks, as Dream
+    window_size: int | None = None  #: WeDLM: masks in a window behind what is written (16); 0: token by token
+    entropy_threshold: float | None = None  #: WeDLM: commits all tokens of less entropy, in nats (0.4)
+    pos_penalty_factor: float | None = None  #: WeDLM: entropy added for each position behind the first mask (0.02)
     temperature: float = 0.0  #: 0: always the most probable token
     top_k: int = 0
     top_p: float = 1.0

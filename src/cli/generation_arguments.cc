@@ -41,6 +41,12 @@ void GenerationArguments::add_without_seed_to(CLI::App& command) {
   command.add_flag("--pad-delete-to-right", config.pad_delete_to_right,
                    "DreamOn: where a mask is deleted, those behind it are as well");
   command.add_flag("--fixed-length", fixed_length, "DreamOn: decode --max-new-tokens masks, as Dream");
+  command.add_option("--window-size", config.window_size,
+                     "WeDLM: masks in a window behind what is written (default 16); 0: token by token");
+  command.add_option("--entropy-threshold", config.entropy_threshold,
+                     "WeDLM: commit all tokens of less entropy, in nats, and always the best (default 0.4)");
+  command.add_option("--pos-penalty-factor", config.pos_penalty_factor,
+                     "WeDLM: entropy added for each position behind the first mask (default 0.02)");
   command.add_option("--temperature", config.temperature, "0 (default): always the most probable token");
   command.add_option("--top-k", config.top_k, "Only the k most probable tokens; 0 (default): all");
   command.add_option("--top-p", config.top_p, "Only the most probable tokens that have p together (default 1)");

@@ -26,8 +26,10 @@ Canvas::Canvas(std::span<const std::int64_t> prompt, std::int64_t new_tokens, st
   }
 }
 
-void Canvas::fill_block(std::int64_t block) {
-  const auto length = static_cast<std::size_t>(round_up(size(), block));
+void Canvas::fill_block(std::int64_t block) { extend(round_up(size(), block) - size()); }
+
+void Canvas::extend(std::int64_t masks) {
+  const auto length = static_cast<std::size_t>(size() + masks);
   tokens_.resize(length, mask_);
   masked_.resize(length, true);
 }

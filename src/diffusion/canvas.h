@@ -16,6 +16,8 @@ class Canvas {
 
   // Masks behind all that is there, up to a length that `block` divides.
   void fill_block(std::int64_t block);
+  // So many masks behind all that is there.
+  void extend(std::int64_t masks);
 
   std::int64_t size() const { return static_cast<std::int64_t>(tokens_.size()); }
   const std::vector<std::int64_t>& tokens() const { return tokens_; }

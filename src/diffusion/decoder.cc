@@ -20,8 +20,11 @@ std::unique_ptr<Decoder> make_decoder(DecodingSettings settings, Canvas canvas) 
       if (settings.editing) {
         return editing_decoder(std::move(settings), std::move(canvas));
       }
-      [[fallthrough]];
+      return block_causal_decoder(std::move(settings), std::move(canvas));
     case DecoderKind::kAutoregressive:
+      if (settings.window) {
+        return window_decoder(std::move(settings), std::move(canvas));
+      }
       return block_causal_decoder(std::move(settings), std::move(canvas));
     case DecoderKind::kFastDllmV2:
       break;

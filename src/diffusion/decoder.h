@@ -2,6 +2,7 @@
 // whoever runs its passes and samples their positions, drives it, here or on a phone.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -17,13 +18,14 @@
 namespace diffulex_edge {
 
 // One forward pass: tokens [begin, end) of the canvas, whose keys and values go into the cache, while attention sees
-// the positions before `sees`.
+// the positions before `sees`. With an `order`, these are places: the tokens are those of other positions.
 struct Pass {
   std::int64_t begin = 0;
   std::int64_t end = 0;
   std::int64_t sees = 0;
   std::vector<std::int64_t> positions;  // of the canvas, whose tokens are to be sampled; may be none
   bool is_greedy = false;               // the most probable tokens, whatever the temperature
+  std::vector<std::int64_t> order;      // of the canvas, the positions of the tokens that are computed; empty: from begin on
   std::int64_t banned = -1;             // a token that has no probability in this pass; -1: none
 };
 
@@ -56,6 +58,9 @@ class Decoder {
   // The row of the pass that predicts a position: the one before it where logits are shifted. The first row of a pass
   // has none before it and stands for itself, as the published programs have it.
   std::int64_t row_of(const Pass& pass, std::int64_t position) const {
+    if (!pass.order.empty()) {
+      return std::ranges::find(pass.order, position) - pass.order.begin();
+    }
     return settings_.is_shifted && position > pass.begin ? position - 1 - pass.begin : position - pass.begin;
   }
 
@@ -77,6 +82,8 @@ std::unique_ptr<Decoder> bidirectional_decoder(DecodingSettings settings, Canvas
 std::unique_ptr<Decoder> block_causal_decoder(DecodingSettings settings, Canvas canvas);
 // LLaDA 2.1: as block_causal_decoder(), and placed tokens of the block that is decoded may become others.
 std::unique_ptr<Decoder> editing_decoder(DecodingSettings settings, Canvas canvas);
+// WeDLM: a window of masks behind what is written; what is placed in it comes before all masks.
+std::unique_ptr<Decoder> window_decoder(DecodingSettings settings, Canvas canvas);
 // Open-dCoder's p2: a pass may mask again what an earlier one has placed.
 std::unique_ptr<Decoder> p2_decoder(DecodingSettings settings, Canvas canvas);
 // DreamOn: the canvas grows and shrinks while it is filled in.

@@ -18,6 +18,9 @@ constexpr double kSdarThreshold = 0.85;
 constexpr double kCautiousThreshold = 0.95;  // of LLaDA 2 and Stable-DiffCoder
 constexpr double kFastDllmV2Threshold = 1.0;
 constexpr std::int64_t kPostSteps = 16;     // of LLaDA 2.1's editing
+constexpr std::int64_t kWindow = 16;            // of WeDLM
+constexpr double kWindowEntropy = 0.4;
+constexpr double kWindowPenalty = 0.02;
 constexpr std::int64_t kInitialMasks = 4;  // of DreamOn
 
 [[noreturn]] void refuse(const std::string& option, const std::string& what, const std::string& advice = {}) {
@@ -66,6 +69,9 @@ void check_ranges(const DiffusionGenerationConfig& config) {
   check_range("max_post_steps", static_cast<double>(config.max_post_steps.value_or(0)), 0.0, double{kMost});
   check_positive("initial_masks", config.initial_masks);
   check_range("expand_budget", static_cast<double>(config.expand_budget.value_or(0)), 0.0, double{kMost});
+  check_range("window_size", static_cast<double>(config.window_size.value_or(0)), 0.0, 4096.0);
+  check_range("entropy_threshold", config.entropy_threshold.value_or(0.0), 0.0, kAny);
+  check_range("pos_penalty_factor", config.pos_penalty_factor.value_or(0.0), 0.0, kAny);
   if (config.max_post_steps && !config.editing_threshold) {
     refuse("max_post_steps", "is a part of editing", "give editing_threshold");
   }
@@ -75,6 +81,20 @@ void check_ranges(const DiffusionGenerationConfig& config) {
   if (config.threshold && config.factor) {
     refuse("threshold", "is given beside factor", "give one of them");
   }
+}
+
+// Token by token where the window has no mask.
+std::optional<WindowSettings> window_settings(const ModelConfig& model, const DiffusionGenerationConfig& config) {
+  const std::int64_t size = has_window(model) ? config.window_size.value_or(kWindow) : 0;
+  if (size == 0) {
+    if (config.entropy_threshold || config.pos_penalty_factor) {
+      refuse("entropy_threshold", "and pos_penalty_factor are for windows", "leave them out, or give a window_size");
+    }
+    return std::nullopt;
+  }
+  return WindowSettings{.size = size,
+                        .entropy_threshold = config.entropy_threshold.value_or(kWindowEntropy),
+                        .penalty = config.pos_penalty_factor.value_or(kWindowPenalty)};
 }
 
 DecoderKind decoder_kind(const ModelConfig& model) {
@@ -195,6 +215,8 @@ void refuse_foreign(const DiffusionGenerationConfig& config, const ModelConfig& 
   refuse_if(config.editing_threshold && decoder != DecoderKind::kBlockCausal, "editing_threshold",
             "block-causal models, such as LLaDA 2.1");
   refuse_if(config.expand_id && !is_dream(model), "expand_id", "DreamOn");
+  const bool is_window = config.window_size || config.entropy_threshold || config.pos_penalty_factor;
+  refuse_if(is_window && !has_window(model), "window_size", "WeDLM");
 }
 
 // What contradicts p2: it chooses among all tokens of the answer, in each pass.
@@ -274,8 +296,10 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   refuse_foreign(config, model, settings.decoder);
   const bool is_bidirectional = settings.decoder == DecoderKind::kBidirectional;
   const bool is_time_step = is_dream(model);
-  settings.is_shifted = has_shifted_logits(model);
-  settings.mask_token = settings.decoder == DecoderKind::kAutoregressive ? -1 : mask_token(model);
+  settings.window = window_settings(model, config);
+  settings.is_shifted = has_shifted_logits(model) && !settings.window;
+  const bool has_masks = settings.decoder != DecoderKind::kAutoregressive || settings.window;
+  settings.mask_token = has_masks ? mask_token(model) : -1;
 
   const bool is_whole = is_time_step || config.remasking == Remasking::P2;
   const std::int64_t usual_block = is_whole ? new_tokens : kLladaBlock;
@@ -314,6 +338,8 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   sampler.top_p_first = is_time_step;
   sampler.confidence_before_filters = settings.decoder == DecoderKind::kFastDllmV2;
   sampler.mask = settings.mask_token;
+  sampler.wants_entropy = settings.window.has_value();
+  sampler.temperature_last = settings.window.has_value();
   if (config.logits_eos_inf) {
     sampler.never = config.eos_ids;
   }
@@ -350,6 +376,8 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   }
   return settings;
 }
+
+bool has_window(const ModelConfig& model) { return model.family == "wedlm"; }
 
 DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
   DiffusionGenerationConfig config;

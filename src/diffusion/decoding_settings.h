@@ -37,6 +37,13 @@ struct ExpansionSettings {
   bool deletes_to_right = false;
 };
 
+// WeDLM
+struct WindowSettings {
+  std::int64_t size = 1;  // masks
+  double entropy_threshold = 0.0;
+  double penalty = 0.0;  // for each position behind the first mask, in nats
+};
+
 struct DecodingSettings {
   DecoderKind decoder = DecoderKind::kBidirectional;
   bool is_shifted = false;  // a token's logits are those of the position before it
@@ -50,6 +57,7 @@ struct DecodingSettings {
   SelectionRule rule;
   std::optional<EditingSettings> editing;
   std::optional<ExpansionSettings> expansion;
+  std::optional<WindowSettings> window;
   bool masks_again = false;  // Open-dCoder's p2
   SamplerSettings sampler;
   double cfg_scale = 0.0;
@@ -62,6 +70,9 @@ struct DecodingSettings {
 // contradict each other, are out of range, or that the family does not have, and for a model without a mask token.
 DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
                                    std::int64_t new_tokens);
+
+// Whether the family's authors decode in a window (WeDLM).
+bool has_window(const ModelConfig& model);
 
 // The options by which the family's authors decode, where they don't depend on the text: asking for them changes
 // nothing.

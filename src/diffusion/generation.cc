@@ -75,8 +75,15 @@ std::vector<Window> Generation::windows() {
   samples_.assign(pass_.positions.size(), {});
   find_present();
   const std::vector<std::int64_t>& tokens = decoder_->canvas().tokens();
-  Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}};
-  window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
+  Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}, .positions = {}};
+  if (pass_.order.empty()) {
+    window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
+  } else {
+    for (const std::int64_t position : pass_.order) {
+      window.tokens.push_back(decoder_->canvas().token(position));
+    }
+    window.positions = pass_.order;
+  }
   for (const std::int64_t position : pass_.positions) {
     window.rows.push_back(decoder_->row_of(pass_, position));
   }

@@ -35,6 +35,7 @@ struct SamplerSettings {
   bool confidence_before_filters = false;  // Fast-dLLM v2: the probability before top-k and its kin
   Confidence confidence = Confidence::kProbability;
   bool wants_entropy = false;
+  bool temperature_last = false;  // WeDLM: filters before the temperature, and entropy before both
   // The mask token: it is not written, however probable, but has its part in the others' probabilities, as in the
   // published programs, where nothing keeps it from being written. -1: there is none.
   std::int64_t mask = -1;

@@ -109,6 +109,9 @@ void read_config(const RequestFields& fields, DiffusionGenerationConfig& config)
   if (fields.boolean("fixed_length").value_or(false)) {
     config.expand_id.reset();
   }
+  override_with(config.window_size, fields.integer("window_size", 0));
+  override_with(config.entropy_threshold, fields.number("entropy_threshold"));
+  override_with(config.pos_penalty_factor, fields.number("pos_penalty_factor"));
   override_with(config.temperature, fields.number("temperature"));
   override_with(config.top_k, fields.integer("top_k", 0));
   override_with(config.top_p, fields.number("top_p"));

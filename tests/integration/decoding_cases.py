@@ -17,8 +17,8 @@ from families import FAMILIES
 
 _FOLDER: Final = Path(__file__).parent / "decoding"
 
-CHANGING: Final = ("editing", "p2", "dreamon")
-"""Ways of decoding in which a placed token may change or vanish: file names beside the families' own."""
+CHANGING: Final = ("editing", "p2", "dreamon", "wedlm")
+"""Ways of decoding beside the families' own, by file name: placed tokens change, vanish, or come before the masks."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class DecodingCase:
 def _name(family: str, number: int, options: dict[str, Any]) -> str:
     words = [family, str(number)]
     words += [str(options[key]) for key in ("remasking", "cache") if options.get(key, "none") != "none"]
-    named = ("threshold", "factor", "eb_threshold", "cfg_scale", "editing_threshold", "max_post_steps")
+    named: tuple[str, ...] = ("threshold", "factor", "eb_threshold", "cfg_scale", "editing_threshold", "max_post_steps")
+    named += ("expand_budget", "window_size", "entropy_threshold")
     words += [f"{key}-{options[key]}" for key in named if key in options]
     return "-".join(words)
 

@@ -302,6 +302,9 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     model_type = config["model_type"]
     if model_type == "llada":
         return _read_llada(config)
+    if model_type == "wedlm":  # its larger model is Qwen3's network
+        _only(config, "qk_norm", False, [True])
+        return _read_qwen_like("qwen3", {**config, "architectures": _CONFIGS["qwen3"]["architectures"]})
     families = {_CONFIGS[family]["model_type"]: family for family in FAMILIES}
     if model_type not in families:
         raise ValueError(f"config.json: unknown model_type {model_type!r}")

@@ -72,7 +72,9 @@ def test_a_canvas_that_changes_does_so_in_the_passes_of_the_authors_program(
     )
     assert report["tokens"] == case.tokens
     assert report["prompt_tokens"] == len(case.prompt)
-    if report["stopped"] == "length":
+    if case.family == "wedlm":  # its engine learns in a pass more that nothing is left
+        assert report["forward_passes"] == case.forward_passes - 1
+    elif report["stopped"] == "length":
         assert report["forward_passes"] == case.forward_passes
     else:  # blocks behind the end are not computed
         assert report["stopped"] == "end"
