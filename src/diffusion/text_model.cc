@@ -38,16 +38,4 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
       session.model(), changes_layers(quantized.plan) ? &quantized.plan : nullptr, control, packs);
 }
 
-void TextModel::frame(GenerationRequest& request) const {
-  if (!request.config.expand_id) {
-    return;
-  }
-  if (bos_id_ && (request.prompt.empty() || request.prompt.front() != *bos_id_)) {
-    request.prompt.insert(request.prompt.begin(), *bos_id_);
-  }
-  if (!eos_ids_.empty() && (request.suffix.empty() || request.suffix.back() != eos_ids_.front())) {
-    request.suffix.push_back(eos_ids_.front());
-  }
-}
-
 }  // namespace diffulex_edge

@@ -32,9 +32,8 @@ class TextModel : public TextTokens {
   const DiffusionEngine& engine() const { return *engine_; }
   const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
   std::optional<std::int64_t> expand_id() const { return expand_id_; }
-  // Of a request made of texts: where the canvas grows (DreamOn), its authors put the token that begins a text before
-  // the prompt and one that ends it behind the suffix.
-  void frame(GenerationRequest& request) const;
+  // diffulex_edge::frame() with the model's tokens.
+  void frame(GenerationRequest& request) const { diffulex_edge::frame(request, bos_id_, eos_ids_); }
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
