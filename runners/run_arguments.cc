@@ -50,6 +50,8 @@ constexpr std::array kDecoding = {
                    [](Config& c, Text o, Text t) { c.seed = number_of<std::uint64_t>(o, t); }},
     DecodingOption{"--threshold", "X          commit all tokens at least this probable",
                    [](Config& c, Text o, Text t) { c.threshold = number_of<double>(o, t); }},
+    DecodingOption{"--editing-threshold", "X  replace placed tokens of the block by others more probable (LLaDA 2.1)",
+                   [](Config& c, Text o, Text t) { c.editing_threshold = number_of<double>(o, t); }},
     DecodingOption{"--steps-per-block", "N",
                    [](Config& c, Text o, Text t) { c.steps_per_block = number_of<std::int64_t>(o, t); }},
     DecodingOption{"--cache", "KIND           auto, none, exact, prefix or dual",

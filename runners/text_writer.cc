@@ -59,11 +59,15 @@ std::vector<std::int64_t> TextWriter::tokens_of(const TextRequest& request) cons
 WrittenText TextWriter::write(const TextRequest& request, const std::function<bool(std::string_view)>& give) {
   TextStream stream = tokens_.stream({});
   const auto give_new = [&](const std::string& text) { return text.empty() || give(text); };
+  GenerationRequest generation{.prompt = tokens_of(request), .suffix = {}, .config = request.config};
+  if (!request.is_chat) {
+    frame(generation, bundle_.model.bos_id, bundle_.model.eos_ids);
+  }
   WrittenText written;
   written.result = generate(
       artefact_facts(bundle_.model),
       [&](const ForwardStep& step, std::span<float> logits) { model_->step(step, logits); },
-      {.prompt = tokens_of(request), .suffix = {}, .config = request.config},
+      std::move(generation),
       [&](const GenerationState& state) {
         return give_new(stream.take(
             state.tokens.subspan(static_cast<std::size_t>(state.begin), static_cast<std::size_t>(state.written))));

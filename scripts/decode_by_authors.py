@@ -5,7 +5,7 @@
     /tmp/old/bin/python scripts/decode_by_authors.py --authors DIR --output tests/integration/decoding
 
 DIR holds their repositories under the names that `PROGRAMS` says. They were written for transformers 4.5x, which has to
-be installed here.
+be installed here; those of `NEWER` run with any.
 Models are FP32: the authors' own modeling files wherever they were published, else `families.Reference`. Nothing is
 random: temperature is 0, and where a program divides by it, `torch.multinomial` takes the most probable token.
 
@@ -19,6 +19,7 @@ and one in which token 0 is written, which ends a text by the models' config.jso
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import importlib.util
 import io
@@ -28,9 +29,11 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import pairwise
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Optional
 
 import torch
 import transformers
@@ -59,8 +62,15 @@ PROGRAMS: Final = {
     "rnd1": "RND1/rnd/sampling.py",
     "sdar": "SDAR/generate.py",
     "fast_dllm_v2": "fast_dllm_v2/generate.py",
+    "editing": "dllm/dllm/pipelines/llada21/models/modeling_llada21_moe.py",
+    "p2": "Open-dLLM/veomni/models/transformers/qwen2/generation_utils.py",
+    "dreamon": "DreamOn/eval/generator.py",
+    "wedlm": "WeDLM/wedlm/engine/wedlm_decoder.py",
     "transformers": "transformers GenerationMixin.generate",
 }
+
+NEWER: Final = ("editing", "p2", "dreamon", "wedlm")
+"""Programs whose models are `families.Reference`."""
 
 END: Final = 0
 MASK: Final = 1000
@@ -106,12 +116,19 @@ class Decisions(TorchFunctionMode):
                 self._token(values, result)
             else:
                 self._best(values)
+        elif name == "argmin":
+            self._best(-args[0])
         elif name == "max" and kwargs.get("dim") == -1:
             self._token(args[0].log(), result.indices)
         elif name == "topk":
             self._rank(args[0], int(args[1] if len(args) > 1 else kwargs["k"]))
         elif name == "sort":
             self._order(args[0])
+        elif name == "argsort":
+            for row in args[0].reshape(-1, args[0].shape[-1]):
+                ordered = row[row.isfinite()].sort().values
+                if len(ordered) > 1:
+                    self._add(ordered.diff().min().item())
         elif name in ("gt", "lt", "ge", "le", "__gt__", "__lt__", "__ge__", "__le__"):
             self._compare(args[0], args[1])
         return result
@@ -262,23 +279,95 @@ class Authors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if any((folder / name).is_dir() for name in ("LLaDA", "Fast-dLLM", "SDAR")):
+            self._stand_in_for_flash_attention()
+
+    def _stand_in_for_flash_attention(self) -> None:
         stand_in("flash_attn", flash_attn_func=attention_of_all, flash_attn_varlen_func=None)
         stand_in("flash_attn.bert_padding", index_first_axis=None, pad_input=None, unpad_input=None)
         stand_in("flash_attn.ops")
         stand_in("flash_attn.ops.triton")
         stand_in("flash_attn.ops.triton.layer_norm", rms_norm_fn=rms_norm)
-        self.llada_model = load_package("authors_llada", folder / "Fast-dLLM/llada/model")
-        sys.modules["model"] = self.llada_model
+
+    @cached_property
+    def llada_model(self) -> types.ModuleType:
+        package = load_package("authors_llada", self.folder / "Fast-dLLM/llada/model")
+        sys.modules["model"] = package
         sys.modules["model.modeling_llada"] = sys.modules["authors_llada.modeling_llada"]
-        self.fast_llada = load_file_as("authors_fast_llada", folder / PROGRAMS["fast_llada"])
-        self.fast_dream = load_package("authors_fast_dream", folder / "Fast-dLLM/dream/model")
-        self.fast_dream_block = importlib.import_module("authors_fast_dream.generation_utils_block")
-        self.dream = load_package("authors_dream", folder / "dllm/dllm/pipelines/dream/models")
-        self.rnd1 = load_file_as("authors_rnd1", folder / PROGRAMS["rnd1"])
-        self.sdar = load_file_as("authors_sdar_generate", folder / PROGRAMS["sdar"])
-        self.sdar_model = self._sdar_model(folder / "SDAR/training/model/SDAR-8B-Chat")
-        self.v2 = load_file_as("authors_fast_dllm_v2", folder / PROGRAMS["fast_dllm_v2"])
-        self.factor = self._factor(folder / PROGRAMS["factor"])
+        return package
+
+    @cached_property
+    def fast_llada(self) -> types.ModuleType:
+        _ = self.llada_model  # it imports that
+        return load_file_as("authors_fast_llada", self.folder / PROGRAMS["fast_llada"])
+
+    @cached_property
+    def fast_dream(self) -> types.ModuleType:
+        return load_package("authors_fast_dream", self.folder / "Fast-dLLM/dream/model")
+
+    @cached_property
+    def fast_dream_block(self) -> types.ModuleType:
+        _ = self.fast_dream
+        return importlib.import_module("authors_fast_dream.generation_utils_block")
+
+    @cached_property
+    def dream(self) -> types.ModuleType:
+        return load_package("authors_dream", self.folder / "dllm/dllm/pipelines/dream/models")
+
+    @cached_property
+    def rnd1(self) -> types.ModuleType:
+        return load_file_as("authors_rnd1", self.folder / PROGRAMS["rnd1"])
+
+    @cached_property
+    def sdar(self) -> types.ModuleType:
+        return load_file_as("authors_sdar_generate", self.folder / PROGRAMS["sdar"])
+
+    @cached_property
+    def sdar_model(self) -> types.ModuleType:
+        return self._sdar_model(self.folder / "SDAR/training/model/SDAR-8B-Chat")
+
+    @cached_property
+    def v2(self) -> types.ModuleType:
+        return load_file_as("authors_fast_dllm_v2", self.folder / PROGRAMS["fast_dllm_v2"])
+
+    @cached_property
+    def factor(self) -> types.ModuleType:
+        return self._factor(self.folder / PROGRAMS["factor"])
+
+    @cached_property
+    def editing(self) -> type:
+        """LLaDA 2.1's model class without its network: `generate` and what it calls."""
+        tree = ast.parse((self.folder / PROGRAMS["editing"]).read_text())
+        [model] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "LLaDA2MoeModelLM"]
+        functions = [node for node in model.body if isinstance(node, ast.FunctionDef)]
+        wanted = ("generate", "_sample_with_temperature_topk_topp", "_top_k_logits", "_top_p_logits")
+        model.body = [node for node in functions if node.name in wanted]
+        model.bases, model.decorator_list = [], []
+        names: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "Optional": Optional}
+        exec(compile(ast.Module([model], []), PROGRAMS["editing"], "exec"), names)
+        found: type = names["LLaDA2MoeModelLM"]
+        return found
+
+    @cached_property
+    def p2(self) -> types.ModuleType:
+        return load_file_as("authors_p2", self.folder / PROGRAMS["p2"])
+
+    @cached_property
+    def dreamon(self) -> types.ModuleType:
+        stand_in("omegaconf", OmegaConf=None)
+        return load_file_as("authors_dreamon", self.folder / PROGRAMS["dreamon"])
+
+    @cached_property
+    def wedlm(self) -> types.ModuleType:
+        """The engine's decoder on this machine's CPU."""
+        folder = self.folder / "WeDLM/wedlm"
+        stand_in("wedlm")
+        stand_in("wedlm.engine")
+        load_file_as("wedlm.sampling_params", folder / "sampling_params.py")
+        load_file_as("wedlm.engine.sequence", folder / "engine/sequence.py")
+        load_file_as("wedlm.engine.sampler", folder / "engine/sampler.py")
+        cpu = {'"cuda"': '"cpu"', ", pin_memory=True": "", ".cuda(non_blocking=True)": ""}
+        return load_file_as("wedlm.engine.wedlm_decoder", self.folder / PROGRAMS["wedlm"], cpu)
 
     def llada(self, eos_id: int, eot_id: int) -> types.ModuleType:
         """LLaDA's generate.py has the ids of EOS and EoT as numbers."""
@@ -440,9 +529,30 @@ class Runner:
             made = load_module(folder, authors.sdar_model.SDARForCausalLM, authors.sdar_model.SDARConfig)
         elif program == "fast_dllm_v2":
             return FastDLLM2(folder)
+        elif program in NEWER:
+            return self._network(program, Reference(folder))
         else:
             made = transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
         return made
+
+    def _network(self, program: str, reference: Reference) -> Any:
+        """What a program calls, with the logits of `reference`."""
+        network = self.authors.editing() if program == "editing" else types.SimpleNamespace()
+
+        def forward(ids: Tensor | None = None, mask: Tensor | None = None, *_: Tensor, **more: Any) -> Any:
+            if ids is None:
+                ids = more["input_ids"]
+            seen = ids.shape[1]
+            if program == "dreamon":  # positions behind the canvas are there, and nothing sees them
+                assert mask is not None
+                seen = int(mask[0, 0, 0].sum())
+            logits = reference.logits(ids[:, :seen], positions=more.get("positions"))
+            missing = ids.shape[1] - seen
+            return types.SimpleNamespace(logits=torch.nn.functional.pad(logits, (0, 0, 0, missing)))
+
+        network.device = torch.device("cpu")
+        network.forward = forward
+        return network
 
     def run(self, program: str, model: Options, prompt: list[int], options: Options) -> Options:
         """The case, or RejectedError."""
@@ -617,8 +727,118 @@ class Runner:
             pad_token_id=0,
         )
 
+    def run_editing(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        written = model.generate(
+            ids,
+            block_length=options["block_length"],
+            steps=options["block_length"],
+            gen_length=options["max_new_tokens"],
+            threshold=options["threshold"],
+            editing_threshold=options.get("editing_threshold", 2.0),
+            max_post_steps=options.get("max_post_steps", 16),
+            top_p=options.get("top_p"),
+            top_k=options.get("top_k"),
+            eos_id=(options.get("eos_ids") or [-1])[0],
+            mask_id=options["mask_token_id"],
+        )
+        return torch.cat((ids, written), dim=1)
+
+    def run_p2(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        module = self.authors.p2
+
+        class Model(module.MDMGenerationMixin):  # type: ignore[name-defined, misc]
+            device = torch.device("cpu")
+            config = types.SimpleNamespace(pad_token_id=None)
+
+            def __call__(self, **arguments: Any) -> Any:
+                return model.forward(arguments["input_ids"])
+
+        written = Model()._mdm_sample(
+            torch.nn.functional.pad(ids, (0, options["max_new_tokens"]), value=options["mask_token_id"]),
+            None,
+            types.SimpleNamespace(
+                max_length=ids.shape[1] + options["max_new_tokens"],
+                mask_token_id=options["mask_token_id"],
+                steps=options["steps"],
+                eps=1e-3,
+                alg=options["remasking"],
+                alg_temp=0.5,
+                temperature=0.0,
+                top_p=options.get("top_p"),
+                top_k=options.get("top_k"),
+                output_history=True,
+                return_dict_in_generate=True,
+            ),
+        )
+        masked = [step[0] == options["mask_token_id"] for step in written.history]
+        if not any(bool((~before & after).any()) for before, after in pairwise(masked)):
+            raise RejectedError("nothing is masked again")
+        return written.sequences
+
+    def run_dreamon(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        suffix = torch.tensor([options.get("suffix", [])], dtype=torch.long)
+        masks = torch.full((1, options["initial_masks"]), options["mask_token_id"])
+        longest = ids.shape[1] + options["max_new_tokens"] + suffix.shape[1]
+        generator = object.__new__(self.authors.dreamon.MDMGenerator)
+        generator.__dict__.update(
+            model=model.forward,
+            tokenizer=types.SimpleNamespace(eos_id=options["eos_ids"][0]),
+            device=torch.device("cpu"),
+            mask_id=options["mask_token_id"],
+            expand_id=options["expand_id"],
+            max_tokens=longest,
+            max_gen_len=options["max_new_tokens"],
+            min_gen_len=options["initial_masks"],
+            expand_budget=options.get("expand_budget", 2 * (longest - ids.shape[1])),
+            steps=10000,
+            alg=options["remasking"],
+            alg_temp=0.0,
+            temperature=0.0,
+            top_p=options.get("top_p"),
+            top_k=options.get("top_k"),
+            delete_eos_token=True,
+            pad_eos_to_right=options.get("pad_delete_to_right", False),
+            show_progress=False,
+        )
+        written, count = generator.batch_generate_with_expand_as_token(torch.cat((ids, masks, suffix), dim=1))
+        return written[:, : ids.shape[1] + count]
+
+    def run_wedlm(self, model: Any, ids: Tensor, options: Options) -> Tensor:
+        """The engine's steps without its cache: each pass computes the prompt and what is written again."""
+        module = self.authors.wedlm
+        sequence_class = sys.modules["wedlm.engine.sequence"].Sequence
+        sequence_class.block_size = 4096
+        prompt = ids[0].tolist()
+        sequence = sequence_class(
+            prompt,
+            sys.modules["wedlm.sampling_params"].SamplingParams(
+                temperature=0.0,
+                max_tokens=options["max_new_tokens"],
+                stop_token_ids=options.get("eos_ids"),
+                wedlm_entropy_threshold=options["entropy_threshold"],
+                wedlm_pos_penalty_factor=options["pos_penalty_factor"],
+            ),
+        )
+        sequence.block_table = [0]
+        sequence.kv_budget = 4096 - 2 * options["window_size"]
+        decoder = module.WeDLMDecoder(
+            options["mask_token_id"], 4096, options["window_size"], sys.modules["wedlm.engine.sampler"].Sampler()
+        )
+        decoder.initialize_states([sequence])
+        while (prepared := decoder.prepare_decode_inputs([sequence])) is not None:
+            before = sequence.token_ids
+            tokens = torch.cat((torch.tensor(before), prepared.input_ids))[None]
+            positions = [*range(len(before)), *prepared.positions.tolist()]
+            logits = model.forward(tokens, positions=positions).logits[0, len(before) :]
+            for token in decoder.process_decode_outputs([sequence], prepared, logits)[0] or []:
+                if sequence.num_completion_tokens < options["max_new_tokens"]:
+                    sequence.append_token(token)
+        return torch.tensor([sequence.token_ids])
+
     def check(self, program: str, model: Options) -> None:
         """The authors' forward pass gives the logits of `Reference`."""
+        if program in NEWER:
+            return
         made = self.model(program, model)
         reference = Reference(self.checkpoint(model))
         ids = torch.randint(2, 900, (1, 32), generator=torch.Generator().manual_seed(0))
@@ -856,6 +1076,80 @@ def autoregressive_settings(family: str) -> Iterator[Setting]:
         yield "transformers", random_model(family, 3, rope_scaling=scaling), 30, {"max_new_tokens": 32}
 
 
+def editing_settings() -> Iterator[Setting]:
+    def decode(
+        seed: int, prompt: int, new: int, block: int, threshold: float, editing_threshold: float, **more: Any
+    ) -> Setting:
+        options = {"max_new_tokens": new, "block_length": block, "threshold": threshold}
+        model = random_model("sdar", seed, block_length=block)
+        return "editing", model, prompt, options | {"editing_threshold": editing_threshold} | more
+
+    yield decode(1, 8, 32, 32, 0.95, 0.9)
+    yield decode(2, 33, 64, 32, 0.7, 0.5)
+    yield decode(3, 17, 48, 16, 0.5, 0.0)
+    yield decode(4, 1, 24, 8, 0.4, 0.3)
+    yield decode(5, 40, 40, 8, 0.95, 0.5)
+    yield decode(6, 13, 21, 8, 0.3, 0.2)  # the last block is not asked for as a whole
+    yield decode(1, 11, 32, 16, 0.5, 0.0, max_post_steps=0)
+    yield decode(2, 9, 32, 16, 0.5, 0.0, max_post_steps=1)
+    yield decode(3, 21, 32, 8, 0.3, 0.1, max_post_steps=3)
+    yield decode(4, 16, 32, 16, 0.6, 0.4, stop="middle")
+    yield decode(5, 7, 48, 16, 0.4, 0.0, stop="middle")
+
+
+def p2_settings() -> Iterator[Setting]:
+    def decode(seed: int, prompt: int, new: int, steps: int, **more: Any) -> Setting:
+        options = {"max_new_tokens": new, "steps": steps, "remasking": "p2"}
+        return "p2", random_model("dream", seed), prompt, options | more
+
+    yield decode(1, 10, 16, 16)
+    yield decode(2, 5, 24, 7)
+    yield decode(3, 21, 20, 12)
+    yield decode(1, 33, 16, 40)  # more steps than tokens
+    yield decode(2, 1, 16, 4)
+    yield decode(3, 14, 24, 24)
+    yield decode(4, 8, 32, 20)
+    yield decode(4, 17, 12, 12, top_k=5)
+    yield decode(5, 12, 16, 10, top_p=0.95)
+
+
+def dreamon_settings() -> Iterator[Setting]:
+    def decode(seed: int, prompt: int, behind: int, first: int, new: int, remasking: str, **more: Any) -> Setting:
+        options = {"max_new_tokens": new, "initial_masks": first, "remasking": remasking, "behind": behind}
+        return "dreamon", random_model("dream", seed), prompt, options | {"stop": "canvas"} | more
+
+    for remasking in ("entropy", "maskgit_plus", "topk_margin"):
+        yield decode(1, 10, 5, 4, 16, remasking)
+        yield decode(2, 21, 9, 8, 24, remasking)
+    yield decode(3, 6, 1, 4, 8, "entropy")  # it soon has no room
+    yield decode(4, 12, 7, 4, 32, "entropy", expand_budget=3)
+    yield decode(5, 9, 0, 6, 20, "entropy")
+    yield decode(1, 15, 4, 12, 12, "entropy")  # room only after a mask was deleted
+    yield decode(2, 8, 6, 10, 24, "entropy", pad_delete_to_right=True)
+    yield decode(3, 18, 3, 4, 24, "entropy", top_k=5)
+
+
+def wedlm_settings() -> Iterator[Setting]:
+    class_name = ["WeDLMForCausalLM"]
+
+    def decode(seed: int, prompt: int, new: int, window: int, entropy: float, penalty: float, **more: Any) -> Setting:
+        model = random_model("qwen3", seed, model_type="wedlm", architectures=class_name, qk_norm=True, mask_token_id=MASK)
+        options = {"max_new_tokens": new, "window_size": window}
+        return "wedlm", model, prompt, options | {"entropy_threshold": entropy, "pos_penalty_factor": penalty} | more
+
+    yield decode(1, 10, 24, 16, 0.4, 0.02)
+    yield decode(2, 33, 32, 16, 1.0, 0.02)
+    yield decode(3, 5, 24, 8, 2.0, 0.05)
+    yield decode(1, 1, 20, 4, 0.4, 1.0)
+    yield decode(2, 17, 24, 6, 0.0, 0.0)  # one token in each pass
+    yield decode(3, 40, 32, 16, 3.0, 0.1)
+    yield decode(4, 12, 9, 16, 1.5, 0.0)  # the window is longer than the answer
+    yield decode(5, 9, 32, 12, 2.5, 0.2)
+    yield decode(4, 8, 1, 16, 0.4, 0.02)
+    yield decode(5, 21, 32, 8, 2.0, 0.02, stop="middle")
+    yield decode(1, 14, 32, 16, 1.0, 0.1, stop="middle")
+
+
 SETTINGS: Final[dict[str, Callable[[], Iterator[Setting]]]] = {
     "llada": llada_settings,
     "sdar": sdar_settings,
@@ -864,6 +1158,10 @@ SETTINGS: Final[dict[str, Callable[[], Iterator[Setting]]]] = {
     "llama": lambda: autoregressive_settings("llama"),
     "qwen2": lambda: autoregressive_settings("qwen2"),
     "qwen3": lambda: autoregressive_settings("qwen3"),
+    "editing": editing_settings,
+    "p2": p2_settings,
+    "dreamon": dreamon_settings,
+    "wedlm": wedlm_settings,
 }
 
 
@@ -882,6 +1180,8 @@ def make_prompt(model: Options, length: int, seed: int) -> list[int]:
 def with_stop(runner: Runner, program: str, model: Options, prompt: list[int], options: Options) -> Options:
     """Options whose end tokens are tokens that the answer has without them."""
     kind = options.pop("stop")
+    if kind == "canvas":
+        return with_canvas_tokens(runner, program, model, prompt, options)
     free = {key: value for key, value in options.items() if not key.endswith("_inf")}
     tokens = runner.run(program, model, prompt, free)["tokens"]
     if kind == "middle":
@@ -892,11 +1192,29 @@ def with_stop(runner: Runner, program: str, model: Options, prompt: list[int], o
     return options | {"eos_ids": [ordered[0]], "eot_id": ordered[1]}
 
 
-MATTERS: Final = ("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache")
+def with_canvas_tokens(runner: Runner, program: str, model: Options, prompt: list[int], options: Options) -> Options:
+    """Options whose expand token and end token are tokens that the model writes where there are none."""
+    behind = options.pop("behind")
+    if behind:
+        options["suffix"] = make_prompt(model, behind, 7 * len(prompt) + prompt[0])
+    plain = options | {"expand_id": MASK - 1, "eos_ids": [MASK - 2], "initial_masks": options["max_new_tokens"]}
+    tokens = runner.run(program, model, prompt, plain)["tokens"]
+    ordered = sorted(set(tokens), key=lambda token: (tokens.count(token), token), reverse=True)
+    if len(ordered) < 4:
+        raise RejectedError("too few tokens differ")
+    return options | {"expand_id": ordered[0], "eos_ids": [ordered[1]]}
+
+
+MATTERS: tuple[str, ...] = ("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache", "editing_threshold")
+MATTERS += ("expand_budget", "pad_delete_to_right")
 """Options without which another answer comes out: a program that forgets one of them writes other tokens."""
 
 
 def check_that_options_matter(runner: Runner, case: Options, program: str) -> None:
+    if program == "dreamon":
+        for other in ({"expand_id": MASK - 1}, {"eos_ids": [MASK - 2]}):
+            if runner.run(program, case["model"], case["prompt"], case["options"] | other)["tokens"] == case["tokens"]:
+                raise RejectedError(f"{other} does not matter")
     for name in MATTERS:
         options = dict(case["options"])
         if name in ("top_p", "top_k") and {"top_p", "top_k"} <= options.keys():

@@ -34,6 +34,7 @@ enum class Remasking {
   LOW_CONFIDENCE_STATIC,   // SDAR: the most probable ones, as many as the step's share
   LOW_CONFIDENCE_DYNAMIC,  // SDAR: all above the threshold, at least the step's share
   ENTROPY_BOUNDED,         // as many as keep the sum of entropies, without the largest, within a bound
+  P2,  // Open-dCoder: of all that is written, placed tokens included, the step's share of the most probable stays
 };
 
 std::string_view to_string(Remasking remasking);  // "low_confidence", ...
@@ -69,6 +70,23 @@ struct DiffusionGenerationConfig {
   // Commits the n best while the n-th has a probability of at least 1 - factor / (n + 1). Not beside `threshold`.
   std::optional<double> factor;
   double eb_threshold = 0.35;  // of ENTROPY_BOUNDED, in nats
+
+  // LLaDA 2.1: placed tokens of the block become others whose probability is above this. Absent: what is placed stays.
+  std::optional<double> editing_threshold;
+  std::optional<std::int64_t> max_post_steps;  // of editing: passes of a block whose masks are gone, at most (16)
+
+  // DreamOn: a mask that becomes this token is two masks in the next pass, and one that becomes an end token is none.
+  // Absent: the canvas keeps its length.
+  std::optional<std::int64_t> expand_id;
+  std::optional<std::int64_t> initial_masks;  // that the canvas begins with, at most max_new_tokens (4)
+  std::optional<std::int64_t> expand_budget;  // masks that may be added (twice the most that there is room for)
+  bool pad_delete_to_right = false;           // a mask that becomes an end token takes those behind it with it
+
+  // WeDLM: masks in a window behind what is written (16). All that are certain enough become tokens, at least one: those
+  // whose entropy, and a penalty for each position behind the first mask, is below the threshold, in nats (0.4, 0.02).
+  std::optional<std::int64_t> window_size;  // 0: token by token
+  std::optional<double> entropy_threshold;
+  std::optional<double> pos_penalty_factor;
 
   double temperature = 0.0;  // 0: the most probable token
   std::int64_t top_k = 0;    // 0: all
@@ -108,7 +126,7 @@ struct GenerationState {
   const std::vector<bool>& masked;       // of each token: still to be written
   std::int64_t begin = 0;                // the first new token
   std::int64_t end = 0;                  // behind the last one
-  std::int64_t written = 0;              // new tokens from `begin` on without a mask between them: they are final
+  std::int64_t written = 0;              // new tokens from `begin` on that no later pass changes
   std::int64_t forward_passes = 0;
 };
 

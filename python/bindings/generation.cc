@@ -60,6 +60,15 @@ DiffusionGenerationConfig generation_config(nb::handle options) {
   read(options, "threshold", config.threshold);
   read(options, "factor", config.factor);
   read(options, "eb_threshold", config.eb_threshold);
+  read(options, "editing_threshold", config.editing_threshold);
+  read(options, "max_post_steps", config.max_post_steps);
+  read(options, "expand_id", config.expand_id);
+  read(options, "initial_masks", config.initial_masks);
+  read(options, "expand_budget", config.expand_budget);
+  read(options, "pad_delete_to_right", config.pad_delete_to_right);
+  read(options, "window_size", config.window_size);
+  read(options, "entropy_threshold", config.entropy_threshold);
+  read(options, "pos_penalty_factor", config.pos_penalty_factor);
   read(options, "temperature", config.temperature);
   read(options, "top_k", config.top_k);
   read(options, "top_p", config.top_p);
@@ -122,10 +131,14 @@ struct Wanted {
   std::vector<std::string> stops;
   nb::object on_text;
   std::vector<std::int64_t> eos_ids;
+  std::optional<std::int64_t> expand_id;
 };
 
-nb::dict write_text(const TextTokens& model, Wanted wanted, int threads, const Write& write) {
-  auto& [prompt, prompt_ids, suffix, options, stops, on_text, eos_ids] = wanted;
+// What remains to be done with a request whose prompt is a text.
+using Frame = std::function<void(GenerationRequest&)>;
+
+nb::dict write_text(const TextTokens& model, Wanted wanted, int threads, const Write& write, const Frame& frame = {}) {
+  auto& [prompt, prompt_ids, suffix, options, stops, on_text, eos_ids, expand_id] = wanted;
   Call call{.request = {.prompt = {}, .suffix = {}, .config = generation_config(options)}, .text = {}, .result = {}};
   call.request.prompt = prompt_ids ? std::move(*prompt_ids) : model.encode_prompt(prompt.value_or(""));
   if (!suffix.empty()) {
@@ -133,6 +146,16 @@ nb::dict write_text(const TextTokens& model, Wanted wanted, int threads, const W
   }
   if (options.attr("eos_ids").is_none()) {
     call.request.config.eos_ids = std::move(eos_ids);
+  }
+  if (nb::cast<bool>(options.attr("fixed_length"))) {
+    if (call.request.config.expand_id) {
+      throw Error(ErrorCode::kInvalidArgument, "expand_id", "is given beside fixed_length", "give one of them");
+    }
+  } else if (!call.request.config.expand_id) {
+    call.request.config.expand_id = expand_id;
+  }
+  if (prompt && frame) {
+    frame(call.request);
   }
   if (model.has_tokenizer() || !stops.empty()) {
     call.text.emplace(model.stream(std::move(stops)));
@@ -178,10 +201,14 @@ nb::dict generate(const TextModel& model, std::optional<std::string> prompt,
                 .options = std::move(options),
                 .stops = std::move(stops),
                 .on_text = std::move(on_text),
-                .eos_ids = model.eos_ids()};
-  return write_text(model, std::move(wanted), threads,
-                    [&](const GenerationRequest& request, const GenerationCallback& callback,
-                        const RunControl& control) { return model.engine().generate(request, callback, control); });
+                .eos_ids = model.eos_ids(),
+                .expand_id = model.expand_id()};
+  return write_text(
+      model, std::move(wanted), threads,
+      [&](const GenerationRequest& request, const GenerationCallback& callback, const RunControl& control) {
+        return model.engine().generate(request, callback, control);
+      },
+      [&](GenerationRequest& request) { model.frame(request); });
 }
 
 // Text with an artefact that Python executes.
@@ -222,7 +249,8 @@ class TextArtefact : public TextTokens {
                   .options = std::move(options),
                   .stops = std::move(stops),
                   .on_text = std::move(on_text),
-                  .eos_ids = eos_ids_};
+                  .eos_ids = eos_ids_,
+                  .expand_id = {}};
     try {
       return write_text(
           *this, std::move(wanted), 1,

@@ -36,6 +36,16 @@ class DiffusionGenerationConfig:
     threshold: float | None = None  #: commits all tokens at least this probable
     factor: float | None = None
     eb_threshold: float = 0.35
+    editing_threshold: float | None = None  #: LLaDA 2.1: placed tokens become others more probable than this
+    max_post_steps: int | None = None  #: of editing: passes of a block after its last mask, at most (16)
+    expand_id: int | None = None  #: DreamOn: the token that stands for two masks; default: the model's
+    initial_masks: int | None = None  #: DreamOn: masks that the text begins with (4)
+    expand_budget: int | None = None  #: DreamOn: masks that may be added
+    pad_delete_to_right: bool = False  #: DreamOn: where a mask is deleted, those behind it are as well
+    fixed_length: bool = False  #: DreamOn: decode max_new_tokens masks, as Dream
+    window_size: int | None = None  #: WeDLM: masks in a window behind what is written (16); 0: token by token
+    entropy_threshold: float | None = None  #: WeDLM: commits all tokens of less entropy, in nats (0.4)
+    pos_penalty_factor: float | None = None  #: WeDLM: entropy added for each position behind the first mask (0.02)
     temperature: float = 0.0  #: 0: always the most probable token
     top_k: int = 0
     top_p: float = 1.0

@@ -48,6 +48,10 @@ struct BundledDecoding {
   std::optional<double> threshold;
   std::optional<std::int64_t> block_length;
   std::optional<std::int64_t> sub_block_length;
+  std::optional<double> editing_threshold;
+  std::optional<std::int64_t> max_post_steps;
+  std::optional<std::int64_t> expand_id;  // a reader that does not know it would write at a fixed length: version 2
+  std::optional<std::int64_t> initial_masks;
 };
 
 struct Bundle {

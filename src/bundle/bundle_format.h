@@ -7,6 +7,7 @@
 namespace diffulex_edge {
 
 inline constexpr std::string_view kBundleFormat = "diffulex-edge bundle";
-inline constexpr std::int64_t kBundleVersion = 1;
+inline constexpr std::int64_t kBundleVersion = 2;  // the newest that this program reads
+inline constexpr std::int64_t kPlainVersion = 1;   // of a bundle that has nothing newer
 
 }  // namespace diffulex_edge

@@ -179,6 +179,12 @@ BundledDecoding read_decoding(const Members& members) {
   }
   decoding.block_length = members.number_if_given("block_length", 1, kMostTokens);
   decoding.sub_block_length = members.number_if_given("sub_block_length", 1, kMostTokens);
+  if (members.has("editing_threshold")) {
+    decoding.editing_threshold = members.real("editing_threshold");
+  }
+  decoding.max_post_steps = members.number_if_given("max_post_steps", 0, kMostTokens);
+  decoding.expand_id = members.number_if_given("expand_id", 0, kMostTokens);
+  decoding.initial_masks = members.number_if_given("initial_masks", 1, kMostTokens);
   return decoding;
 }
 
@@ -201,10 +207,10 @@ Bundle read_bundle(const std::filesystem::path& folder) {
     members.fail("format", "is not '" + std::string(kBundleFormat) + "'");
   }
   const std::int64_t version = members.number("version", 0, kMostTokens);
-  if (version != kBundleVersion) {
+  if (version < kPlainVersion || version > kBundleVersion) {
     throw Error(
         ErrorCode::kUnsupported, path.string(),
-        "is of version " + std::to_string(version) + ", this program reads version " + std::to_string(kBundleVersion),
+        "is of version " + std::to_string(version) + ", this program reads up to " + std::to_string(kBundleVersion),
         "make the bundle anew, or use the program of its version");
   }
   return {.folder = folder,

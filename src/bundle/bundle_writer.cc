@@ -37,6 +37,10 @@ Json decoding_json(const BundledDecoding& decoding) {
   add_if_given(json, "threshold", decoding.threshold);
   add_if_given(json, "block_length", decoding.block_length);
   add_if_given(json, "sub_block_length", decoding.sub_block_length);
+  add_if_given(json, "editing_threshold", decoding.editing_threshold);
+  add_if_given(json, "max_post_steps", decoding.max_post_steps);
+  add_if_given(json, "expand_id", decoding.expand_id);
+  add_if_given(json, "initial_masks", decoding.initial_masks);
   return json;
 }
 
@@ -45,7 +49,7 @@ Json decoding_json(const BundledDecoding& decoding) {
 std::string to_json(const Bundle& bundle) {
   const BundledArtefact& artefact = bundle.artefact;
   const Json json{{"format", kBundleFormat},
-                  {"version", kBundleVersion},
+                  {"version", bundle.decoding.expand_id ? kBundleVersion : kPlainVersion},
                   {"artefact",
                    {{"name", artefact.name},
                     {"backend", artefact.backend},

@@ -224,7 +224,7 @@ void run(const ChatArguments& arguments, std::stop_token stop) {
   ChatSession::Options options{.system = arguments.system,
                                .template_variables = arguments.template_variables,
                                .stops = arguments.stops,
-                               .config = arguments.generation.parsed(model.eos_ids()),
+                               .config = arguments.generation.parsed(model.eos_ids(), model.expand_id()),
                                .capacity = cache_capacity(arguments.capacity, model.engine())};
   options.config.block_length = arguments.model.block_length;
   static_cast<void>(AnswerView(arguments, model));  // says what is wrong before the first turn

@@ -38,6 +38,7 @@ struct GenerateArguments {
   std::optional<std::string> prompt_ids;
   std::optional<std::string> canvas;
   std::string suffix;
+  std::optional<std::string> suffix_ids;
   bool chat = false;
   std::string system;
   std::string template_variables;
@@ -87,8 +88,11 @@ void check_arguments(const GenerateArguments& arguments) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", prompts == 0 ? "is missing" : "is given more than once",
                 "give one of --prompt, --prompt-ids and --canvas");
   }
-  if (arguments.canvas && !arguments.suffix.empty()) {
+  if (arguments.canvas && (arguments.suffix_ids || !arguments.suffix.empty())) {
     throw Error(ErrorCode::kInvalidArgument, "--suffix", "is given beside --canvas", "put it into the canvas");
+  }
+  if (arguments.suffix_ids && !arguments.suffix.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--suffix", "is given beside --suffix-ids", "leave one out");
   }
   if (arguments.visual && arguments.output_options.json) {
     throw Error(ErrorCode::kInvalidArgument, "--visual", "is given beside --json", "leave one out");
@@ -120,7 +124,9 @@ std::vector<std::int64_t> chat_prompt(const GenerateArguments& arguments, const 
 }
 
 GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
-  GenerationRequest request{.prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids())};
+  GenerationRequest request{.prompt = {},
+                            .suffix = {},
+                            .config = arguments.generation.parsed(model.eos_ids(), model.expand_id())};
   request.config.block_length = arguments.model.block_length;
   if (arguments.prompt_ids) {
     request.prompt = read_ids(*arguments.prompt_ids);
@@ -132,8 +138,13 @@ GenerationRequest make_request(const GenerateArguments& arguments, const TextMod
     const std::string text = read_text(arguments.prompt.value_or(""));
     request.prompt = arguments.chat ? chat_prompt(arguments, model, text) : model.encode_prompt(text);
   }
-  if (!arguments.suffix.empty()) {
+  if (arguments.suffix_ids) {
+    request.suffix = read_ids(*arguments.suffix_ids);
+  } else if (!arguments.suffix.empty()) {
     request.suffix = model.tokenizer().encode(arguments.suffix);
+  }
+  if (arguments.prompt && !arguments.chat && !arguments.suffix_ids) {
+    model.frame(request);
   }
   return request;
 }
@@ -321,6 +332,7 @@ Command add_generate(CLI::App& app) {
   command->add_option("--template-variables", arguments->template_variables,
                       "--chat: a JSON object of what the template may ask for, such as {\"enable_thinking\": false}");
   command->add_option("--suffix", arguments->suffix, "What comes behind the new text (bidirectional models)");
+  command->add_option("--suffix-ids", arguments->suffix_ids, "Token ids in its place: integers [1, tokens] (.npy)");
   command->add_option("--stop", arguments->stops, "Ends the text where it appears (repeatable)")
       ->allow_extra_args(false);
   arguments->model.add_block_length_to(*command);

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "diffulex_edge/error.h"
+
 namespace diffulex_edge::cli {
 
 void GenerationArguments::add_to(CLI::App& command) {
@@ -17,7 +19,7 @@ void GenerationArguments::add_without_seed_to(CLI::App& command) {
                      "Fast-dLLM v2: tokens decoded together (default 8)");
   command.add_option("--remasking", remasking,
                      "Which tokens a step commits: low_confidence (default of LLaDA) or random; entropy (default of "
-                     "Dream), maskgit_plus, topk_margin or origin; low_confidence_dynamic (default of SDAR), "
+                     "Dream), maskgit_plus, topk_margin, origin or p2; low_confidence_dynamic (default of SDAR), "
                      "low_confidence_static, sequential or entropy_bounded");
   command.add_option("--threshold", config.threshold,
                      "Commit all tokens at least this probable, and always the best: fewer passes (default: SDAR 0.85, "
@@ -26,6 +28,25 @@ void GenerationArguments::add_without_seed_to(CLI::App& command) {
       "--factor", config.factor,
       "Commit the n most probable tokens while the n-th has 1 - factor / (n + 1); not beside --threshold");
   command.add_option("--eb-threshold", config.eb_threshold, "entropy_bounded: the bound, in nats (default 0.35)");
+  command.add_option("--editing-threshold", config.editing_threshold,
+                     "LLaDA 2.1: replace placed tokens of the block by others more probable than this (default: none)");
+  command.add_option("--max-post-steps", config.max_post_steps,
+                     "--editing-threshold: passes of a block after its last mask, at most (default 16)");
+  command.add_option("--expand-id", config.expand_id,
+                     "DreamOn: the token that stands for two masks (default: the model's)");
+  command.add_option("--initial-masks", config.initial_masks,
+                     "DreamOn: masks that the text begins with; it grows up to --max-new-tokens (default 4)");
+  command.add_option("--expand-budget", config.expand_budget,
+                     "DreamOn: masks that may be added (default: twice what fits behind the prompt)");
+  command.add_flag("--pad-delete-to-right", config.pad_delete_to_right,
+                   "DreamOn: where a mask is deleted, those behind it are as well");
+  command.add_flag("--fixed-length", fixed_length, "DreamOn: decode --max-new-tokens masks, as Dream");
+  command.add_option("--window-size", config.window_size,
+                     "WeDLM: masks in a window behind what is written (default 16); 0: token by token");
+  command.add_option("--entropy-threshold", config.entropy_threshold,
+                     "WeDLM: commit all tokens of less entropy, in nats, and always the best (default 0.4)");
+  command.add_option("--pos-penalty-factor", config.pos_penalty_factor,
+                     "WeDLM: entropy added for each position behind the first mask (default 0.02)");
   command.add_option("--temperature", config.temperature, "0 (default): always the most probable token");
   command.add_option("--top-k", config.top_k, "Only the k most probable tokens; 0 (default): all");
   command.add_option("--top-p", config.top_p, "Only the most probable tokens that have p together (default 1)");
@@ -49,7 +70,8 @@ void GenerationArguments::add_without_seed_to(CLI::App& command) {
   command.add_option("--cache-dtype", cache_dtype, "Keys and values as fp32 (default), fp16 or int8");
 }
 
-DiffusionGenerationConfig GenerationArguments::parsed(const std::vector<std::int64_t>& eos_ids) const {
+DiffusionGenerationConfig GenerationArguments::parsed(const std::vector<std::int64_t>& eos_ids,
+                                                      std::optional<std::int64_t> expand_id) const {
   DiffusionGenerationConfig result = config;
   if (remasking) {
     result.remasking = parse_remasking(*remasking);
@@ -58,6 +80,12 @@ DiffusionGenerationConfig GenerationArguments::parsed(const std::vector<std::int
   result.cache_dtype = parse_cache_dtype(cache_dtype);
   if (result.eos_ids.empty()) {
     result.eos_ids = eos_ids;
+  }
+  if (fixed_length && result.expand_id) {
+    throw Error(ErrorCode::kInvalidArgument, "--expand-id", "is given beside --fixed-length", "give one of them");
+  }
+  if (!fixed_length && !result.expand_id) {
+    result.expand_id = expand_id;
   }
   return result;
 }

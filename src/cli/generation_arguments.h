@@ -16,13 +16,15 @@ struct GenerationArguments {
   std::optional<std::string> remasking;
   std::string cache = "auto";
   std::string cache_dtype = "fp32";
+  bool fixed_length = false;
 
   // All options but --block-length, which the model needs too.
   void add_to(CLI::App& command);
   // The same without --seed, for a command that has one.
   void add_without_seed_to(CLI::App& command);
-  // Throws Error{kInvalidArgument} for an unknown name. `eos_ids` count where none were given.
-  DiffusionGenerationConfig parsed(const std::vector<std::int64_t>& eos_ids) const;
+  // Throws Error{kInvalidArgument} for an unknown name. The model's own tokens count where none were given.
+  DiffusionGenerationConfig parsed(const std::vector<std::int64_t>& eos_ids,
+                                   std::optional<std::int64_t> expand_id) const;
 };
 
 }  // namespace diffulex_edge::cli

@@ -62,7 +62,7 @@ ServedModel make_served_model(const ServeArguments& arguments, const TextModel& 
   ServedModel served{.name = model_name(arguments),
                      .text = model,
                      .chat_template = ChatTemplate::find(find_model_folder(arguments.model.model.path)),
-                     .defaults = arguments.generation.parsed(model.eos_ids()),
+                     .defaults = arguments.generation.parsed(model.eos_ids(), model.expand_id()),
                      .capacity = cache_capacity(arguments.capacity, model.engine()),
                      .sequences = arguments.sequences};
   served.defaults.block_length = arguments.model.block_length;

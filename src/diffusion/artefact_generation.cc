@@ -13,6 +13,10 @@ namespace diffulex_edge {
 namespace {
 
 void check_artefact(const ArtefactFacts& artefact, const GenerationRequest& request, const DecodingSettings& settings) {
+  if (settings.window) {
+    throw Error(ErrorCode::kUnsupported, "window_size", "an execution of an artefact takes tokens one behind the other",
+                "leave it out: it then writes token by token");
+  }
   if (settings.cfg_scale > 0.0) {
     throw Error(ErrorCode::kUnsupported, "cfg_scale", "an artefact has one sequence, guidance needs two",
                 "leave it out");
@@ -86,6 +90,9 @@ GenerationResult generate(const ArtefactFacts& artefact, const StepFunction& ste
                           const GenerationCallback& callback, const RunControl& control) {
   if (!artefact.has_cache && request.config.cache == CacheKind::AUTO) {
     request.config.cache = CacheKind::NONE;
+  }
+  if (has_window(artefact.config) && !request.config.window_size) {
+    request.config.window_size = 0;  // check_artefact() says why
   }
   const DecodingSettings settings = checked_settings(artefact.config, artefact.max_tokens, request);
   check_artefact(artefact, request, settings);

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "diffusion/block_decoder.h"
-#include "diffusion/schedule.h"
 
 namespace diffulex_edge {
 namespace {
@@ -15,7 +14,7 @@ class BlockCausalDecoder final : public BlockDecoder {
   void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) override {
     keep_clean(pass);
     if (!pass.positions.empty()) {
-      commit(pass, samples, share(), random);
+      commit(pass, samples, share_of(step_), random);
       ++step_;
     }
   }
@@ -36,14 +35,6 @@ class BlockCausalDecoder final : public BlockDecoder {
     }
     pass.sees = pass.end;
     return pass;
-  }
-
-  StepShare share() const {
-    const std::int64_t steps = settings_.steps_per_block;
-    const std::int64_t even = step_ < steps ? even_share(settings_.block_length, steps, step_) : settings_.block_length;
-    return {.tokens = std::max<std::int64_t>(1, even),
-            .probability = static_cast<double>(commit_probability(steps, step_, settings_.eps)),
-            .is_last = step_ >= steps - 1};
   }
 
   std::int64_t step_ = 0;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "diffusion/decoder.h"
+#include "diffusion/schedule.h"
 
 namespace diffulex_edge {
 
@@ -18,7 +19,7 @@ class BlockDecoder : public Decoder {
   }
 
   std::optional<Pass> next() final {
-    const std::int64_t first = canvas_.first_mask();
+    const std::int64_t first = first_open();
     if (first >= canvas_.end()) {
       return std::nullopt;
     }
@@ -50,6 +51,15 @@ class BlockDecoder : public Decoder {
   std::int64_t clean_tokens() const final { return settings_.cache == CacheKind::NONE ? 0 : clean_; }
 
  protected:
+  // What a step of the block may commit.
+  StepShare share_of(std::int64_t step) const {
+    const std::int64_t steps = settings_.steps_per_block;
+    const std::int64_t even = step < steps ? even_share(settings_.block_length, steps, step) : settings_.block_length;
+    return {.tokens = std::max<std::int64_t>(1, even),
+            .probability = static_cast<double>(commit_probability(steps, step, settings_.eps)),
+            .is_last = step >= steps - 1};
+  }
+
   // What a pass computed of tokens that are final.
   void keep_clean(const Pass& pass) { clean_ = std::max(clean_, std::min(pass.end, block_begin_)); }
 
@@ -57,8 +67,10 @@ class BlockDecoder : public Decoder {
   std::int64_t block_begin_ = -1;  // of the block that is decoded
 
  private:
+  // A position of the block that is to be decoded; the canvas's end or more once all are.
+  virtual std::int64_t first_open() const { return canvas_.first_mask(); }
   virtual void begin_block() = 0;
-  // The pass that writes in the block whose first mask this is.
+  // The pass that writes in the block; `first` is what first_open() gave.
   virtual Pass pass_for(std::int64_t first) = 0;
 };
 

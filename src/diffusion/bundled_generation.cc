@@ -38,6 +38,10 @@ DiffusionGenerationConfig generation_config(const Bundle& bundle) {
   config.threshold = decoding.threshold;
   config.block_length = decoding.block_length;
   config.sub_block_length = decoding.sub_block_length;
+  config.editing_threshold = decoding.editing_threshold;
+  config.max_post_steps = decoding.max_post_steps;
+  config.expand_id = decoding.expand_id;
+  config.initial_masks = decoding.initial_masks;
   if (decoding.remasking) {
     config.remasking = parse_remasking(*decoding.remasking);
   }

@@ -26,8 +26,10 @@ Canvas::Canvas(std::span<const std::int64_t> prompt, std::int64_t new_tokens, st
   }
 }
 
-void Canvas::fill_block(std::int64_t block) {
-  const auto length = static_cast<std::size_t>(round_up(size(), block));
+void Canvas::fill_block(std::int64_t block) { extend(round_up(size(), block) - size()); }
+
+void Canvas::extend(std::int64_t masks) {
+  const auto length = static_cast<std::size_t>(size() + masks);
   tokens_.resize(length, mask_);
   masked_.resize(length, true);
 }
@@ -49,6 +51,23 @@ std::int64_t Canvas::written() const { return std::clamp(first_mask(begin_), beg
 void Canvas::set(std::int64_t position, std::int64_t token) {
   tokens_[static_cast<std::size_t>(position)] = token;
   masked_[static_cast<std::size_t>(position)] = false;
+}
+
+void Canvas::mask(std::int64_t position) {
+  tokens_[static_cast<std::size_t>(position)] = mask_;
+  masked_[static_cast<std::size_t>(position)] = true;
+}
+
+void Canvas::insert_mask(std::int64_t position) {
+  tokens_.insert(tokens_.begin() + position, mask_);
+  masked_.insert(masked_.begin() + position, true);
+  ++end_;
+}
+
+void Canvas::erase(std::int64_t position) {
+  tokens_.erase(tokens_.begin() + position);
+  masked_.erase(masked_.begin() + position);
+  --end_;
 }
 
 }  // namespace diffulex_edge

@@ -16,6 +16,8 @@ class Canvas {
 
   // Masks behind all that is there, up to a length that `block` divides.
   void fill_block(std::int64_t block);
+  // So many masks behind all that is there.
+  void extend(std::int64_t masks);
 
   std::int64_t size() const { return static_cast<std::int64_t>(tokens_.size()); }
   const std::vector<std::int64_t>& tokens() const { return tokens_; }
@@ -31,10 +33,14 @@ class Canvas {
   std::int64_t first_mask(std::int64_t from = 0) const;
   // Masked positions in [begin, end), ascending.
   std::vector<std::int64_t> masks(std::int64_t begin, std::int64_t end) const;
-  // New tokens before the first mask: they are final.
+  // New tokens before the first mask.
   std::int64_t written() const;
 
   void set(std::int64_t position, std::int64_t token);
+  void mask(std::int64_t position);
+  // Of a new token: what is behind it moves.
+  void insert_mask(std::int64_t position);
+  void erase(std::int64_t position);
 
  private:
   std::vector<std::int64_t> tokens_;

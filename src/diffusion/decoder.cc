@@ -11,9 +11,20 @@ void Decoder::commit(const Pass& pass, std::span<const SampleOutput> samples, co
 std::unique_ptr<Decoder> make_decoder(DecodingSettings settings, Canvas canvas) {
   switch (settings.decoder) {
     case DecoderKind::kBidirectional:
-      return bidirectional_decoder(std::move(settings), std::move(canvas));
+      if (settings.expansion) {
+        return expanding_decoder(std::move(settings), std::move(canvas));
+      }
+      return settings.masks_again ? p2_decoder(std::move(settings), std::move(canvas))
+                                  : bidirectional_decoder(std::move(settings), std::move(canvas));
     case DecoderKind::kBlockCausal:
+      if (settings.editing) {
+        return editing_decoder(std::move(settings), std::move(canvas));
+      }
+      return block_causal_decoder(std::move(settings), std::move(canvas));
     case DecoderKind::kAutoregressive:
+      if (settings.window) {
+        return window_decoder(std::move(settings), std::move(canvas));
+      }
       return block_causal_decoder(std::move(settings), std::move(canvas));
     case DecoderKind::kFastDllmV2:
       break;

@@ -17,6 +17,11 @@ constexpr std::int64_t kFastDllmV2SubBlock = 8;
 constexpr double kSdarThreshold = 0.85;
 constexpr double kCautiousThreshold = 0.95;  // of LLaDA 2 and Stable-DiffCoder
 constexpr double kFastDllmV2Threshold = 1.0;
+constexpr std::int64_t kPostSteps = 16;     // of LLaDA 2.1's editing
+constexpr std::int64_t kWindow = 16;            // of WeDLM
+constexpr double kWindowEntropy = 0.4;
+constexpr double kWindowPenalty = 0.02;
+constexpr std::int64_t kInitialMasks = 4;  // of DreamOn
 
 [[noreturn]] void refuse(const std::string& option, const std::string& what, const std::string& advice = {}) {
   throw Error(ErrorCode::kInvalidArgument, option, what, advice);
@@ -60,12 +65,36 @@ void check_ranges(const DiffusionGenerationConfig& config) {
   check_range("alg_temp", config.alg_temp, 0.0, kAny);
   check_range("cfg_scale", config.cfg_scale, 0.0, kAny);
   check_range("cache_refresh", static_cast<double>(config.cache_refresh), 0.0, kAny);
+  check_range("editing_threshold", config.editing_threshold.value_or(0.0), 0.0, 1.0);
+  check_range("max_post_steps", static_cast<double>(config.max_post_steps.value_or(0)), 0.0, double{kMost});
+  check_positive("initial_masks", config.initial_masks);
+  check_range("expand_budget", static_cast<double>(config.expand_budget.value_or(0)), 0.0, double{kMost});
+  check_range("window_size", static_cast<double>(config.window_size.value_or(0)), 0.0, 4096.0);
+  check_range("entropy_threshold", config.entropy_threshold.value_or(0.0), 0.0, kAny);
+  check_range("pos_penalty_factor", config.pos_penalty_factor.value_or(0.0), 0.0, kAny);
+  if (config.max_post_steps && !config.editing_threshold) {
+    refuse("max_post_steps", "is a part of editing", "give editing_threshold");
+  }
   if (config.steps && config.steps_per_block) {
     refuse("steps", "is given beside steps_per_block", "give one of them");
   }
   if (config.threshold && config.factor) {
     refuse("threshold", "is given beside factor", "give one of them");
   }
+}
+
+// Token by token where the window has no mask.
+std::optional<WindowSettings> window_settings(const ModelConfig& model, const DiffusionGenerationConfig& config) {
+  const std::int64_t size = has_window(model) ? config.window_size.value_or(kWindow) : 0;
+  if (size == 0) {
+    if (config.entropy_threshold || config.pos_penalty_factor) {
+      refuse("entropy_threshold", "and pos_penalty_factor are for windows", "leave them out, or give a window_size");
+    }
+    return std::nullopt;
+  }
+  return WindowSettings{.size = size,
+                        .entropy_threshold = config.entropy_threshold.value_or(kWindowEntropy),
+                        .penalty = config.pos_penalty_factor.value_or(kWindowPenalty)};
 }
 
 DecoderKind decoder_kind(const ModelConfig& model) {
@@ -128,9 +157,12 @@ void set_remasking(Remasking remasking, const ModelConfig& model, const Diffusio
       settings.sampler.wants_entropy = true;
       rule.selection = Selection::kEntropyBounded;
       break;
+    case Remasking::P2:
+      settings.masks_again = true;
+      break;
   }
   if (config.threshold || config.factor) {
-    if (rule.selection != Selection::kBest) {
+    if (rule.selection != Selection::kBest || settings.masks_again) {
       refuse("remasking", std::string(to_string(remasking)) + " has no threshold and no factor", "leave one out");
     }
     // Thresholds are of probabilities.
@@ -179,6 +211,75 @@ void refuse_foreign(const DiffusionGenerationConfig& config, const ModelConfig& 
             "diffusion models");
   refuse_if((config.remasking || config.factor) && decoder == DecoderKind::kFastDllmV2, "remasking",
             "other models, this one commits by threshold");
+  refuse_if(config.remasking == Remasking::P2 && !is_bidirectional, "remasking p2", "bidirectional models");
+  refuse_if(config.editing_threshold && decoder != DecoderKind::kBlockCausal, "editing_threshold",
+            "block-causal models, such as LLaDA 2.1");
+  refuse_if(config.expand_id && !is_dream(model), "expand_id", "DreamOn");
+  const bool is_window = config.window_size || config.entropy_threshold || config.pos_penalty_factor;
+  refuse_if(is_window && !has_window(model), "window_size", "WeDLM");
+}
+
+// What contradicts p2: it chooses among all tokens of the answer, in each pass.
+void check_p2(const DiffusionGenerationConfig& config, std::int64_t new_tokens, const DecodingSettings& settings) {
+  if (config.block_length && *config.block_length < new_tokens) {
+    refuse("block_length", "is for decoding block by block, and p2 decodes the answer as a whole", "leave it out");
+  }
+  if (settings.cache != CacheKind::NONE) {
+    refuse("cache", std::string(to_string(settings.cache)) + " keeps what p2 may still change", "take none");
+  }
+}
+
+EditingSettings editing_settings(const DiffusionGenerationConfig& config, double threshold,
+                                 const DecodingSettings& settings) {
+  if (settings.sampler.confidence != Confidence::kProbability) {
+    refuse("editing_threshold", "compares probabilities, and this remasking something else",
+           "take low_confidence_dynamic, low_confidence_static or sequential");
+  }
+  return {.threshold = threshold, .post_steps = config.max_post_steps.value_or(kPostSteps)};
+}
+
+ExpansionSettings expansion_settings(const DiffusionGenerationConfig& config, std::int64_t expand_token,
+                                     std::int64_t vocab_size, const DecodingSettings& settings) {
+  if (expand_token < 0 || expand_token >= vocab_size) {
+    refuse("expand_id", std::to_string(expand_token) + " is not in the vocabulary of " + std::to_string(vocab_size));
+  }
+  const auto refuse_if = [](bool is_given, const std::string& option) {
+    if (is_given) {
+      refuse(option, "is for a canvas of a fixed length: DreamOn writes one token in each pass",
+             "leave it out, or decode at a fixed length");
+    }
+  };
+  refuse_if(config.steps.has_value(), "steps");
+  refuse_if(config.steps_per_block.has_value(), "steps_per_block");
+  refuse_if(config.block_length.has_value(), "block_length");
+  refuse_if(config.threshold.has_value(), "threshold");
+  refuse_if(config.factor.has_value(), "factor");
+  refuse_if(config.cfg_scale > 0.0, "cfg_scale");
+  refuse_if(settings.cache != CacheKind::NONE, "cache");
+  if (settings.rule.selection != Selection::kBest || settings.masks_again) {
+    refuse("remasking", "does not say which single token is the best", "take entropy, maskgit_plus or topk_margin");
+  }
+  ExpansionSettings expansion{.expand_token = expand_token,
+                              .delete_tokens = config.eos_ids,
+                              .budget = config.expand_budget,
+                              .deletes_to_right = config.pad_delete_to_right};
+  if (config.ignore_eos) {
+    expansion.delete_tokens.clear();
+  }
+  expansion.initial_masks = std::min(config.initial_masks.value_or(kInitialMasks), config.max_new_tokens);
+  expansion.room = config.max_new_tokens - expansion.initial_masks;
+  return expansion;
+}
+
+void refuse_parts_of_expansion(const DiffusionGenerationConfig& config) {
+  const auto refuse_if = [](bool is_given, const std::string& option) {
+    if (is_given) {
+      refuse(option, "is for a canvas that grows, and there is no token that lets it", "leave it out, or give expand_id");
+    }
+  };
+  refuse_if(config.initial_masks.has_value(), "initial_masks");
+  refuse_if(config.expand_budget.has_value(), "expand_budget");
+  refuse_if(config.pad_delete_to_right, "pad_delete_to_right");
 }
 
 }  // namespace
@@ -195,10 +296,13 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   refuse_foreign(config, model, settings.decoder);
   const bool is_bidirectional = settings.decoder == DecoderKind::kBidirectional;
   const bool is_time_step = is_dream(model);
-  settings.is_shifted = has_shifted_logits(model);
-  settings.mask_token = settings.decoder == DecoderKind::kAutoregressive ? -1 : mask_token(model);
+  settings.window = window_settings(model, config);
+  settings.is_shifted = has_shifted_logits(model) && !settings.window;
+  const bool has_masks = settings.decoder != DecoderKind::kAutoregressive || settings.window;
+  settings.mask_token = has_masks ? mask_token(model) : -1;
 
-  const std::int64_t usual_block = is_time_step ? new_tokens : kLladaBlock;
+  const bool is_whole = is_time_step || config.remasking == Remasking::P2;
+  const std::int64_t usual_block = is_whole ? new_tokens : kLladaBlock;
   settings.block_length = is_bidirectional ? config.block_length.value_or(usual_block) : model.block_length;
   settings.block_length = is_bidirectional ? std::min(settings.block_length, new_tokens) : model.block_length;
   settings.sub_block_length = std::min(config.sub_block_length.value_or(kFastDllmV2SubBlock), settings.block_length);
@@ -234,6 +338,8 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   sampler.top_p_first = is_time_step;
   sampler.confidence_before_filters = settings.decoder == DecoderKind::kFastDllmV2;
   sampler.mask = settings.mask_token;
+  sampler.wants_entropy = settings.window.has_value();
+  sampler.temperature_last = settings.window.has_value();
   if (config.logits_eos_inf) {
     sampler.never = config.eos_ids;
   }
@@ -254,11 +360,24 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   settings.has_share_limit = is_time_step && settings.rule.selection == Selection::kThreshold &&
                              (config.steps || config.steps_per_block) && settings.cache == CacheKind::NONE;
   settings.cache_refresh = config.cache_refresh;
+  if (settings.masks_again) {
+    check_p2(config, new_tokens, settings);
+  }
+  if (config.editing_threshold) {
+    settings.editing = editing_settings(config, *config.editing_threshold, settings);
+  }
+  if (config.expand_id) {
+    settings.expansion = expansion_settings(config, *config.expand_id, model.vocab_size, settings);
+  } else {
+    refuse_parts_of_expansion(config);
+  }
   if (settings.cfg_scale > 0.0 && settings.cache != CacheKind::NONE) {
     refuse("cfg_scale", "needs every token in each pass", "take no cache");
   }
   return settings;
 }
+
+bool has_window(const ModelConfig& model) { return model.family == "wedlm"; }
 
 DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
   DiffusionGenerationConfig config;

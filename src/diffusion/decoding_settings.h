@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "diffulex_edge/generation.h"
@@ -20,6 +21,29 @@ enum class Schedule : std::uint8_t {
 
 enum class DecoderKind : std::uint8_t { kBidirectional, kBlockCausal, kAutoregressive, kFastDllmV2 };
 
+// LLaDA 2.1: placed tokens become others that are more probable than the threshold.
+struct EditingSettings {
+  double threshold = 0.0;
+  std::int64_t post_steps = 0;  // passes of a block whose masks are gone, at most
+};
+
+// DreamOn: masks become two or none.
+struct ExpansionSettings {
+  std::int64_t expand_token = -1;
+  std::vector<std::int64_t> delete_tokens;
+  std::int64_t initial_masks = 0;      // new ones; 0: those of the prompt
+  std::int64_t room = 0;               // tokens by which the canvas may become longer
+  std::optional<std::int64_t> budget;  // masks that may be added; absent: twice what the longest has behind the prompt
+  bool deletes_to_right = false;
+};
+
+// WeDLM
+struct WindowSettings {
+  std::int64_t size = 1;  // masks
+  double entropy_threshold = 0.0;
+  double penalty = 0.0;  // for each position behind the first mask, in nats
+};
+
 struct DecodingSettings {
   DecoderKind decoder = DecoderKind::kBidirectional;
   bool is_shifted = false;  // a token's logits are those of the position before it
@@ -31,6 +55,10 @@ struct DecodingSettings {
   bool has_share_limit = false;
   double eps = 1e-3;
   SelectionRule rule;
+  std::optional<EditingSettings> editing;
+  std::optional<ExpansionSettings> expansion;
+  std::optional<WindowSettings> window;
+  bool masks_again = false;  // Open-dCoder's p2
   SamplerSettings sampler;
   double cfg_scale = 0.0;
   CacheKind cache = CacheKind::NONE;  // never AUTO
@@ -42,6 +70,9 @@ struct DecodingSettings {
 // contradict each other, are out of range, or that the family does not have, and for a model without a mask token.
 DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGenerationConfig& config,
                                    std::int64_t new_tokens);
+
+// Whether the family's authors decode in a window (WeDLM).
+bool has_window(const ModelConfig& model);
 
 // The options by which the family's authors decode, where they don't depend on the text: asking for them changes
 // nothing.

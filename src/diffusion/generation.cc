@@ -42,6 +42,12 @@ void check_finite(std::span<const float> logits, std::int64_t position) {
   }
 }
 
+// An expanding one begins with fewer masks than it may have.
+Canvas first_canvas(const GenerationRequest& request, const DecodingSettings& settings) {
+  const std::int64_t masks = settings.expansion ? settings.expansion->initial_masks : request.config.max_new_tokens;
+  return {request.prompt, masks, request.suffix, settings.mask_token};
+}
+
 }  // namespace
 
 Generation::Generation(const GenerationRequest& request, const DecodingSettings& settings, std::size_t id,
@@ -52,8 +58,7 @@ Generation::Generation(const GenerationRequest& request, const DecodingSettings&
       slot_(place.first),
       is_guided_(settings.cfg_scale > 0.0),
       sampler_(settings.sampler),
-      decoder_(make_decoder(
-          settings, Canvas(request.prompt, request.config.max_new_tokens, request.suffix, settings.mask_token))),
+      decoder_(make_decoder(settings, first_canvas(request, settings))),
       unguided_masked_(decoder_->canvas().masked()),
       cached_tokens_(decoder_->reuse(place.kept)) {}
 
@@ -70,8 +75,15 @@ std::vector<Window> Generation::windows() {
   samples_.assign(pass_.positions.size(), {});
   find_present();
   const std::vector<std::int64_t>& tokens = decoder_->canvas().tokens();
-  Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}};
-  window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
+  Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}, .positions = {}};
+  if (pass_.order.empty()) {
+    window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
+  } else {
+    for (const std::int64_t position : pass_.order) {
+      window.tokens.push_back(decoder_->canvas().token(position));
+    }
+    window.positions = pass_.order;
+  }
   for (const std::int64_t position : pass_.positions) {
     window.rows.push_back(decoder_->row_of(pass_, position));
   }
@@ -101,6 +113,9 @@ void Generation::take_row(std::size_t part, std::size_t row, std::span<float> lo
 }
 
 void Generation::sample(std::size_t row, std::span<float> logits) {
+  if (pass_.banned >= 0) {
+    logits[static_cast<std::size_t>(pass_.banned)] = kNever;
+  }
   samples_[row] = pass_.is_greedy
                       ? sampler_.greedy(logits)
                       : sampler_.sample(logits, present_, random_for(config_.seed, passes_, pass_.positions[row]));
@@ -130,7 +145,7 @@ void Generation::commit(const RunControl& control) {
     return;
   }
   const Canvas& canvas = decoder_->canvas();
-  if (canvas.written() > 0 && first_seconds_ == 0.0) {
+  if (decoder_->final_tokens() > 0 && first_seconds_ == 0.0) {
     first_seconds_ = seconds_since(start_);
   }
   const std::int64_t end = find_end();
@@ -139,7 +154,7 @@ void Generation::commit(const RunControl& control) {
                                                 .masked = canvas.masked(),
                                                 .begin = canvas.begin(),
                                                 .end = canvas.end(),
-                                                .written = end >= 0 ? end : canvas.written(),
+                                                .written = end >= 0 ? end : decoder_->final_tokens(),
                                                 .forward_passes = passes_});
   if (end >= 0) {
     finish(Stopped::END);
@@ -165,13 +180,14 @@ void Generation::find_present() {
   present_.erase(repeated.begin(), repeated.end());
 }
 
-// New tokens up to and with an end token that no mask is before; -1: there is none.
+// Final tokens up to and with an end token; -1: there is none.
 std::int64_t Generation::find_end() const {
   if (config_.ignore_eos) {
     return -1;
   }
   const Canvas& canvas = decoder_->canvas();
-  for (std::int64_t i = 0; i < canvas.written(); ++i) {
+  const std::int64_t final_tokens = decoder_->final_tokens();
+  for (std::int64_t i = 0; i < final_tokens; ++i) {
     if (std::ranges::find(config_.eos_ids, canvas.token(canvas.begin() + i)) != config_.eos_ids.end()) {
       return i + 1;
     }
@@ -193,7 +209,7 @@ GenerationResult Generation::result(std::int64_t cache_bytes) const {
   const Canvas& canvas = decoder_->canvas();
   const std::int64_t end = find_end();
   const auto first = canvas.tokens().begin() + canvas.begin();
-  return {.tokens = {first, first + (end >= 0 ? end : canvas.written())},
+  return {.tokens = {first, first + (end >= 0 ? end : decoder_->final_tokens())},
           .prompt_tokens = canvas.begin(),
           .cached_tokens = cached_tokens_,
           .forward_passes = passes_,

@@ -23,6 +23,7 @@ constexpr std::array kRemaskingNames = {
     RemaskingName{Remasking::LOW_CONFIDENCE_STATIC, "low_confidence_static"},
     RemaskingName{Remasking::LOW_CONFIDENCE_DYNAMIC, "low_confidence_dynamic"},
     RemaskingName{Remasking::ENTROPY_BOUNDED, "entropy_bounded"},
+    RemaskingName{Remasking::P2, "p2"},
 };
 
 using CacheKindName = std::pair<CacheKind, std::string_view>;

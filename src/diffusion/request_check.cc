@@ -58,6 +58,9 @@ void check_request(const ModelConfig& model, std::int64_t max_tokens, const Gene
 std::int64_t canvas_length(const GenerationRequest& request, const DecodingSettings& settings) {
   const auto length =
       static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) + request.config.max_new_tokens;
+  if (settings.window) {
+    return length + settings.window->size - 1;
+  }
   return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
 }
 

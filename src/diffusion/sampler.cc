@@ -11,9 +11,6 @@
 namespace diffulex_edge {
 namespace {
 
-// In place of minus infinity, which arithmetic would make NaN of: exp() of its distance to anything is 0.
-constexpr float kNever = -1e30F;
-
 // The first of equal ones.
 std::int64_t most_probable(std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); }
 
@@ -199,9 +196,17 @@ SampleOutput DiffusionSampler::sample(std::span<float> logits, std::span<const s
     }
   }
   set_all(logits, settings_.never, kNever);
-  if (settings_.temperature > 0.0 && !settings_.gumbel) {
-    const auto temperature = static_cast<float>(settings_.temperature);
-    std::ranges::for_each(logits, [temperature](float& x) { x /= temperature; });
+  const auto divide = [&] {
+    if (settings_.temperature > 0.0 && !settings_.gumbel) {
+      const auto temperature = static_cast<float>(settings_.temperature);
+      std::ranges::for_each(logits, [temperature](float& x) { x /= temperature; });
+    }
+  };
+  SampleOutput output;
+  if (settings_.temperature_last) {
+    output.entropy = settings_.wants_entropy ? entropy(logits) : 0.0;
+  } else {
+    divide();
   }
   std::vector<float> unfiltered;
   if (settings_.confidence_before_filters) {
@@ -213,11 +218,14 @@ SampleOutput DiffusionSampler::sample(std::span<float> logits, std::span<const s
     logits[static_cast<std::size_t>(settings_.mask)] = kNever;
   }
   filter(logits);
-  SampleOutput output{.token = choose(logits, random)};
+  if (settings_.temperature_last) {
+    divide();
+  }
+  output.token = choose(logits, random);
   if (has_mask && !has_filters()) {
     logits[static_cast<std::size_t>(settings_.mask)] = mask_logit;
   }
-  if (settings_.wants_entropy) {
+  if (settings_.wants_entropy && !settings_.temperature_last) {
     output.entropy = entropy(logits);
   }
   output.confidence = confidence_of(unfiltered.empty() ? logits : std::span(unfiltered), output.token, random);

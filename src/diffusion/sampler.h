@@ -9,6 +9,10 @@
 
 namespace diffulex_edge {
 
+// The logit of a token that is not to be written, in place of minus infinity, which arithmetic would make NaN of: exp()
+// of its distance to anything is 0.
+inline constexpr float kNever = -1e30F;
+
 // What a position is compared with others by.
 enum class Confidence : std::uint8_t {
   kProbability,  // of the token
@@ -31,6 +35,7 @@ struct SamplerSettings {
   bool confidence_before_filters = false;  // Fast-dLLM v2: the probability before top-k and its kin
   Confidence confidence = Confidence::kProbability;
   bool wants_entropy = false;
+  bool temperature_last = false;  // WeDLM: filters before the temperature, and entropy before both
   // The mask token: it is not written, however probable, but has its part in the others' probabilities, as in the
   // published programs, where nothing keeps it from being written. -1: there is none.
   std::int64_t mask = -1;

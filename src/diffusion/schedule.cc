@@ -1,5 +1,7 @@
 #include "diffusion/schedule.h"
 
+#include <algorithm>
+
 namespace diffulex_edge {
 namespace {
 
@@ -14,6 +16,11 @@ float time_of(std::int64_t steps, std::int64_t index, float last) {
 
 std::int64_t even_share(std::int64_t tokens, std::int64_t steps, std::int64_t step) {
   return tokens / steps + (step < tokens % steps ? 1 : 0);
+}
+
+std::int64_t masked_share(std::int64_t tokens, std::int64_t steps, std::int64_t step) {
+  const double masked = 1.0 - static_cast<double>(std::min(step + 1, steps)) / static_cast<double>(steps);
+  return static_cast<std::int64_t>(static_cast<float>(tokens) * static_cast<float>(masked));
 }
 
 float commit_probability(std::int64_t steps, std::int64_t step, double eps) {

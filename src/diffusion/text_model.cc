@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "models/special_tokens.h"
 #include "quant/layer_formats.h"
 
 namespace diffulex_edge {
@@ -25,6 +26,8 @@ TextModel::TextModel(const std::filesystem::path& folder, ModelOptions options,
   options = text_model_options(folder, std::move(options));
   Model model = load_model(folder, options);
   eos_ids_ = find_eos_ids(model);
+  expand_id_ = find_expand_id(model);
+  bos_id_ = find_bos_id(model);
   const QuantizationRequest asked = request(model);
   QuantizationSession session(std::move(model), options, asked);
   session.calibrate(control);

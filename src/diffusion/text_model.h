@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,10 +31,15 @@ class TextModel : public TextTokens {
 
   const DiffusionEngine& engine() const { return *engine_; }
   const std::vector<std::int64_t>& eos_ids() const { return eos_ids_; }
+  std::optional<std::int64_t> expand_id() const { return expand_id_; }
+  // diffulex_edge::frame() with the model's tokens.
+  void frame(GenerationRequest& request) const { diffulex_edge::frame(request, bos_id_, eos_ids_); }
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   std::vector<std::int64_t> eos_ids_;
+  std::optional<std::int64_t> expand_id_;
+  std::optional<std::int64_t> bos_id_;
   std::vector<std::string> warnings_;
   std::unique_ptr<const DiffusionEngine> engine_;
 };

@@ -16,6 +16,18 @@ ChatTemplate required_chat_template(const std::filesystem::path& folder) {
   return *std::move(found);
 }
 
+void frame(GenerationRequest& request, std::optional<std::int64_t> bos_id, const std::vector<std::int64_t>& eos_ids) {
+  if (!request.config.expand_id) {
+    return;
+  }
+  if (bos_id && (request.prompt.empty() || request.prompt.front() != *bos_id)) {
+    request.prompt.insert(request.prompt.begin(), *bos_id);
+  }
+  if (!eos_ids.empty() && (request.suffix.empty() || request.suffix.back() != eos_ids.front())) {
+    request.suffix.push_back(eos_ids.front());
+  }
+}
+
 TextTokens::TextTokens(const std::filesystem::path& folder) : path_(folder.string()) {
   if (!tokenizer_files(folder).empty()) {
     tokenizer_.emplace(folder);

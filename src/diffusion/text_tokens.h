@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "diffulex_edge/chat_template.h"
+#include "diffulex_edge/generation.h"
 #include "diffulex_edge/tokenizer.h"
 #include "diffusion/text_stream.h"
 
@@ -17,6 +18,10 @@ namespace diffulex_edge {
 
 // The folder's chat template. Throws Error{kBadFile} where there is none, and what ChatTemplate::find() does.
 ChatTemplate required_chat_template(const std::filesystem::path& folder);
+
+// Of a request made of texts: where the canvas grows (DreamOn), its authors put the token that begins a text before the
+// prompt and one that ends it behind the suffix.
+void frame(GenerationRequest& request, std::optional<std::int64_t> bos_id, const std::vector<std::int64_t>& eos_ids);
 
 // The tokenizer of a folder, if there is one.
 class TextTokens {

@@ -11,7 +11,7 @@ ModelConfig read_dream(ConfigReader& reader) {
   config.qkv_bias = true;  // fixed in the model's code
   config.block_length = 0;
   reader.expect("head_dim", config.head_dim);
-  reader.ignore({"attention_bias"});
+  reader.ignore({"attention_bias", "expand_token_id"});  // the latter is DreamOn's: find_expand_id() reads it
   return config;
 }
 

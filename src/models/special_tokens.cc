@@ -131,4 +131,25 @@ std::optional<std::int64_t> find_bos_id(const Model& model) {
   return ids.empty() ? std::nullopt : std::optional(ids.front());
 }
 
+std::optional<std::int64_t> find_expand_id(const Model& model) {
+  if (model.config.family != "dream") {
+    return std::nullopt;
+  }
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const std::filesystem::path file = model.path / name;
+    const std::vector<std::int64_t> ids = ids_in(value_in(file, "expand_token_id"));
+    if (ids.empty()) {
+      continue;
+    }
+    if (ids.front() < 0 || ids.front() >= model.config.vocab_size) {
+      throw Error(ErrorCode::kBadFile, file.string() + ": 'expand_token_id'",
+                  std::to_string(ids.front()) + " is not in the vocabulary of " +
+                      std::to_string(model.config.vocab_size),
+                  "give --fixed-length");
+    }
+    return ids.front();
+  }
+  return std::nullopt;
+}
+
 }  // namespace diffulex_edge

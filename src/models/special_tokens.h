@@ -17,4 +17,8 @@ std::optional<std::int64_t> find_mask_token(const Model& model);
 // The token that begins a text, by the files that find_eos_ids reads; nothing where none says. Errors as above.
 std::optional<std::int64_t> find_bos_id(const Model& model);
 
+// The token that stands for two masks: `expand_token_id` of config.json or generation_config.json, as DreamOn has it;
+// nothing where it is not there, and for other families. Errors as above, and where it is not in the vocabulary.
+std::optional<std::int64_t> find_expand_id(const Model& model);
+
 }  // namespace diffulex_edge

@@ -54,6 +54,8 @@ struct Batch {
   // attention ends before (empty: with its last token). What lies behind its last token is in the cache already.
   std::vector<std::size_t> cached_as;
   std::vector<std::int64_t> ends;
+  // Of each token, what the graph's positions are (empty: starts[sequence] and those behind it).
+  std::vector<std::int64_t> positions;
   // Of each of the graph's inputs, in the order of its nodes: the elements of all sequences. Integers are exact.
   std::vector<std::vector<float>> inputs;
 
@@ -61,6 +63,10 @@ struct Batch {
   std::int64_t tokens() const { return offsets.back(); }
   std::int64_t length(std::size_t sequence) const { return offsets[sequence + 1] - offsets[sequence]; }
   std::size_t cache_index(std::size_t sequence) const { return cached_as.empty() ? sequence : cached_as[sequence]; }
+  std::int64_t position(std::size_t sequence, std::int64_t index) const {
+    return positions.empty() ? starts[sequence] + index
+                             : positions[static_cast<std::size_t>(offsets[sequence] + index)];
+  }
   std::int64_t end(std::size_t sequence) const {
     return ends.empty() ? starts[sequence] + length(sequence) : ends[sequence];
   }

@@ -41,7 +41,9 @@ void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sin
   std::vector<std::int64_t> starts;
   std::vector<std::size_t> cached_as;
   std::vector<std::int64_t> ends;
+  bool is_reordered = false;
   for (const Window& window : windows) {
+    is_reordered = is_reordered || !window.positions.empty();
     sequences.push_back(window.tokens);
     starts.push_back(window.start);
     cached_as.push_back(window.sequence);
@@ -50,6 +52,14 @@ void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sin
   Batch batch = make_batch(model_, sequences, starts);
   batch.cached_as = std::move(cached_as);
   batch.ends = std::move(ends);
+  if (is_reordered) {
+    for (const Window& window : windows) {
+      for (std::size_t i = 0; i < window.tokens.size(); ++i) {
+        batch.positions.push_back(window.positions.empty() ? window.start + static_cast<std::int64_t>(i)
+                                                           : window.positions[i]);
+      }
+    }
+  }
   session_.begin(std::move(batch));
   session_.run_to_output();
   std::vector<std::int64_t> tokens;

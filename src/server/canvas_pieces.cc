@@ -1,5 +1,7 @@
 #include "server/canvas_pieces.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -7,6 +9,7 @@
 namespace diffulex_edge {
 namespace {
 
+constexpr std::int64_t kMasked = -1;
 constexpr std::string_view kHalfCharacter = "\xEF\xBF\xBD";
 
 struct CanvasPiece {
@@ -22,12 +25,38 @@ void add_piece(nlohmann::ordered_json& pieces, const CanvasPiece& piece) {
 
 }  // namespace
 
+// Where the canvas became longer or shorter, what is before and behind that place is as it was.
+std::vector<bool> CanvasPieces::find_new(const GenerationState& state) {
+  std::vector<std::int64_t> shown;
+  for (std::int64_t i = state.begin; i < state.end; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    shown.push_back(state.masked[at] ? kMasked : state.tokens[at]);
+  }
+  std::vector<bool> is_new(shown.size(), true);
+  std::size_t front = 0;
+  std::size_t back = 0;
+  const std::size_t common = std::min(shown.size(), shown_.size());
+  if (shown.size() == shown_.size()) {
+    for (std::size_t i = 0; i < shown.size(); ++i) {
+      is_new[i] = shown[i] != shown_[i];
+    }
+  } else {
+    while (front < common && shown[front] == shown_[front]) {
+      is_new[front++] = false;
+    }
+    while (back < common - front && shown[shown.size() - 1 - back] == shown_[shown_.size() - 1 - back]) {
+      is_new[shown.size() - 1 - back] = false;
+      ++back;
+    }
+  }
+  shown_ = std::move(shown);
+  return is_new;
+}
+
 nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
   const auto begin = static_cast<std::size_t>(state.begin);
   const auto end = static_cast<std::size_t>(state.end);
-  if (was_masked_.empty()) {
-    was_masked_.assign(end - begin, true);
-  }
+  const std::vector<bool> is_new_token = find_new(state);
   nlohmann::ordered_json pieces = nlohmann::ordered_json::array();
   std::vector<std::int64_t> run;
   std::vector<std::int64_t> part;
@@ -73,12 +102,10 @@ nlohmann::ordered_json CanvasPieces::take(const GenerationState& state) {
       continue;
     }
     close_masks();
-    const bool was_masked = was_masked_[i - begin];
-    if (was_masked != is_new) {
+    if (is_new_token[i - begin] != is_new) {
       close_part(is_new);
-      is_new = was_masked;
+      is_new = is_new_token[i - begin];
     }
-    was_masked_[i - begin] = false;
     if (!model_.special_tokens().contains(state.tokens[i])) {
       part.push_back(state.tokens[i]);
       run.push_back(state.tokens[i]);

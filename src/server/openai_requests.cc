@@ -101,6 +101,17 @@ void read_config(const RequestFields& fields, DiffusionGenerationConfig& config)
   override_with(config.threshold, fields.number("threshold"));
   override_with(config.factor, fields.number("factor"));
   override_with(config.eb_threshold, fields.number("eb_threshold"));
+  override_with(config.editing_threshold, fields.number("editing_threshold"));
+  override_with(config.max_post_steps, fields.integer("max_post_steps", 0));
+  override_with(config.initial_masks, fields.integer("initial_masks", 1));
+  override_with(config.expand_budget, fields.integer("expand_budget", 0));
+  override_with(config.pad_delete_to_right, fields.boolean("pad_delete_to_right"));
+  if (fields.boolean("fixed_length").value_or(false)) {
+    config.expand_id.reset();
+  }
+  override_with(config.window_size, fields.integer("window_size", 0));
+  override_with(config.entropy_threshold, fields.number("entropy_threshold"));
+  override_with(config.pos_penalty_factor, fields.number("pos_penalty_factor"));
   override_with(config.temperature, fields.number("temperature"));
   override_with(config.top_k, fields.integer("top_k", 0));
   override_with(config.top_p, fields.number("top_p"));
@@ -175,6 +186,12 @@ std::vector<std::int64_t> read_ids(const nlohmann::json& list, const ServedModel
     ids.push_back(item.get<std::int64_t>());
   }
   return ids;
+}
+
+// A text, or a list with one.
+bool is_text(const nlohmann::json* prompt) {
+  return prompt != nullptr &&
+         (prompt->is_string() || (prompt->is_array() && !prompt->empty() && prompt->front().is_string()));
 }
 
 // A text or its tokens; or a list with one of them.
@@ -303,6 +320,9 @@ OpenAiRequest read_completion(std::string_view body, const ServedModel& model) {
                    "unsupported_value");
     }
     request.generation.suffix = model.text.tokenizer().encode(suffix);
+  }
+  if (is_text(fields.find("prompt"))) {
+    model.text.frame(request.generation);
   }
   set_length(fields, 0, model, "prompt", request.generation);
   return request;

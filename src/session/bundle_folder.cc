@@ -13,7 +13,9 @@
 #include "diffulex_edge/tokenizer.h"
 #include "diffulex_edge/version.h"
 #include "diffusion/bundled_generation.h"
+#include "diffusion/decoding_settings.h"
 #include "model_files/model_files.h"
+#include "models/special_tokens.h"
 #include "session/bundle_facts.h"
 #include "tokenizer/tokenizer_files.h"
 
@@ -95,6 +97,16 @@ std::string readme(const Model& model, const BackendDescription& backend, const 
   } else {
     text += "It computes whole sequences, without a cache. To look into it: `diffulex-edge inspect .`.\n";
   }
+  if (has_window(model.config)) {
+    text +=
+        "\nIt is written token by token here. The decoding of its authors, in a window, needs tokens at positions of "
+        "their own: `diffulex-edge generate` has it.\n";
+  }
+  if (!bundle.decoding.expand_id && find_expand_id(model)) {
+    text +=
+        "\nIts canvas keeps its length here, since an execution takes certain lengths only: its expand token is not "
+        "followed. `diffulex-edge generate` does that.\n";
+  }
   return text + "\nHow a device runs it: docs/USER_GUIDE.md, docs/ANDROID.md and docs/IOS.md of diffulex-edge.\n";
 }
 
@@ -136,6 +148,9 @@ BundleFolder::BundleFolder(const Model& model, const std::string& backend, const
   ModelConfig known = model.config;
   known.mask_token_id = bundle_.model.mask_token_id;
   bundle_.decoding = bundled_decoding(known);
+  if (bundle_.model.step_sizes.empty()) {  // a canvas that grows has any length
+    bundle_.decoding.expand_id = find_expand_id(model);
+  }
   bundle_.artefact.name = artefact_name(description, config);
   bundle_.artefact.backend = backend;
   readme_ = readme(model, description, config, bundle_);

@@ -17,6 +17,9 @@ from families import FAMILIES
 
 _FOLDER: Final = Path(__file__).parent / "decoding"
 
+CHANGING: Final = ("editing", "p2", "dreamon", "wedlm")
+"""Ways of decoding beside the families' own, by file name: placed tokens change, vanish, or come before the masks."""
+
 
 @dataclass(frozen=True)
 class DecodingCase:
@@ -47,12 +50,14 @@ class DecodingCase:
 def _name(family: str, number: int, options: dict[str, Any]) -> str:
     words = [family, str(number)]
     words += [str(options[key]) for key in ("remasking", "cache") if options.get(key, "none") != "none"]
-    words += [f"{key}-{options[key]}" for key in ("threshold", "factor", "eb_threshold", "cfg_scale") if key in options]
+    named: tuple[str, ...] = ("threshold", "factor", "eb_threshold", "cfg_scale", "editing_threshold", "max_post_steps")
+    named += ("expand_budget", "window_size", "entropy_threshold")
+    words += [f"{key}-{options[key]}" for key in named if key in options]
     return "-".join(words)
 
 
 def decoding_cases(*families: str) -> list[DecodingCase]:
-    """The cases of some families, or of all."""
+    """The cases of some files: of families, or of `CHANGING`; without names, of all families."""
     found = []
     for family in families or FAMILIES:
         entries = json.loads((_FOLDER / f"{family}.json").read_text())

@@ -302,6 +302,9 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     model_type = config["model_type"]
     if model_type == "llada":
         return _read_llada(config)
+    if model_type == "wedlm":  # its larger model is Qwen3's network
+        _only(config, "qk_norm", False, [True])
+        return _read_qwen_like("qwen3", {**config, "architectures": _CONFIGS["qwen3"]["architectures"]})
     families = {_CONFIGS[family]["model_type"]: family for family in FAMILIES}
     if model_type not in families:
         raise ValueError(f"config.json: unknown model_type {model_type!r}")
@@ -501,11 +504,17 @@ class Reference:
                     )
 
     @torch.no_grad()
-    def logits(self, input_ids: Tensor | Sequence[int], block_length: int | None = None) -> Tensor:
+    def logits(
+        self,
+        input_ids: Tensor | Sequence[int],
+        block_length: int | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> Tensor:
         """Logits at every position, float32 [batch, sequence, V]; not shifted, as the published forward passes.
 
         `input_ids` is [sequence] (batch 1) or [batch, sequence]. `block_length` overrides the one from the config or
-        the family: 0 lets every position see every other, 1 is causal.
+        the family: 0 lets every position see every other, 1 is causal. `positions` are those that rotary angles follow
+        from, where they are not 0, 1, 2, ...; the mask goes by the order of the tokens.
         """
         model = self.architecture
         ids = torch.as_tensor(input_ids, dtype=torch.long)
@@ -514,7 +523,8 @@ class Reference:
         batch, length = ids.shape
         mask = attention_mask(length, model.block_length if block_length is None else block_length)
         frequencies, rope_scale = rope_frequencies(model)
-        angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+        places = torch.arange(length) if positions is None else torch.as_tensor(positions)
+        angles = places.float()[:, None] * frequencies
         cos, sin = rope_scale * angles.cos(), rope_scale * angles.sin()
 
         x = self._weight("embedding")[ids] * model.embedding_scale

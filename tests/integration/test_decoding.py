@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import run_json
-from decoding_cases import DecodingCase, decoding_cases
+from decoding_cases import CHANGING, DecodingCase, decoding_cases
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -21,6 +21,8 @@ def option_words(options: dict[str, Any]) -> list[str]:
         flag = "--" + name.replace("_", "-")
         if value is True:
             words.append(flag)
+        elif name == "suffix":
+            continue  # a file, see `generate`
         elif name == "eos_ids":
             words += [word for identifier in value for word in ("--eos-id", str(identifier))]
         elif value is not False:
@@ -32,7 +34,12 @@ def generate(model: Path, prompt: list[int], folder: Path, **options: Any) -> di
     """The command's report of one generation from token ids."""
     ids = folder / "prompt.npy"
     np.save(ids, np.array([prompt], dtype=np.int64))
-    return run_json("generate", model, "--prompt-ids", ids, *option_words(options), "--threads", 1)
+    words = option_words(options)
+    if "suffix" in options:
+        suffix = folder / "suffix.npy"
+        np.save(suffix, np.array([options["suffix"]], dtype=np.int64))
+        words += ["--suffix-ids", str(suffix)]
+    return run_json("generate", model, "--prompt-ids", ids, *words, "--threads", 1)
 
 
 @pytest.mark.parametrize("case", decoding_cases(), ids=str)
@@ -53,3 +60,22 @@ def test_tokens_are_those_of_the_authors_program(
     else:
         assert tokens[-1] in case.options["eos_ids"]
         assert not set(tokens[:-1]) & set(case.options["eos_ids"])
+
+
+@pytest.mark.parametrize("case", decoding_cases(*CHANGING), ids=str)
+def test_a_canvas_that_changes_does_so_in_the_passes_of_the_authors_program(
+    case: DecodingCase, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    has_end = "eos_ids" in case.options
+    report = generate(
+        case.folder(checkpoint), case.prompt, tmp_path, **case.options | ({} if has_end else {"ignore_eos": True})
+    )
+    assert report["tokens"] == case.tokens
+    assert report["prompt_tokens"] == len(case.prompt)
+    if case.family == "wedlm":  # its engine learns in a pass more that nothing is left
+        assert report["forward_passes"] == case.forward_passes - 1
+    elif report["stopped"] == "length":
+        assert report["forward_passes"] == case.forward_passes
+    else:  # blocks behind the end are not computed
+        assert report["stopped"] == "end"
+        assert report["forward_passes"] <= case.forward_passes

@@ -283,8 +283,8 @@ def test_damage_is_one_sentence(damage: Callable[[Path], object], message: str, 
 
 
 def test_other_kinds_of_bundles(changed: Path, tmp_path: Path) -> None:
-    edit(changed, lambda document: document.update(version=2))
-    assert_refuses(run_bundle(changed, "--prompt", "In"), UNSUPPORTED, "version 2")
+    edit(changed, lambda document: document.update(version=3))
+    assert_refuses(run_bundle(changed, "--prompt", "In"), UNSUPPORTED, "version 3")
     bundle(tiny_sdar(), tmp_path / "coreml", "--backend", "coreml", "--seq-len", 64)
     assert_refuses(run_bundle(tmp_path / "coreml", "--prompt", "In"), UNSUPPORTED, "is for coreml")
 

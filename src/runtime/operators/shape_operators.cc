@@ -90,7 +90,7 @@ void positions(const OperatorContext& context, ValueId id, Activations& result) 
   for (std::size_t sequence = 0; sequence < target.count(); ++sequence) {
     for (std::int64_t i = 0; i < target.sizes(sequence)[0]; ++i) {
       result.data[static_cast<std::size_t>(target.begin(sequence) + i)] =
-          static_cast<float>(context.batch.starts[sequence] + i);
+          static_cast<float>(context.batch.position(sequence, i));
     }
   }
 }
@@ -101,8 +101,10 @@ void position_table(const OperatorContext& context, ValueId id, Activations& res
   for (std::size_t sequence = 0; sequence < target.count(); ++sequence) {
     const std::vector<std::int64_t> sizes = target.sizes(sequence);
     const std::int64_t width = dense_strides(sizes)[0];
-    std::copy_n(table.data.begin() + context.batch.starts[sequence] * width, sizes[0] * width,
-                result.data.begin() + target.begin(sequence));
+    for (std::int64_t i = 0; i < sizes[0]; ++i) {
+      std::copy_n(table.data.begin() + context.batch.position(sequence, i) * width, width,
+                  result.data.begin() + target.begin(sequence) + i * width);
+    }
   }
 }
 

@@ -39,7 +39,11 @@ Bundle some_bundle() {
                        .remasking = "sequential",
                        .threshold = 0.9,
                        .block_length = std::nullopt,
-                       .sub_block_length = std::nullopt}};
+                       .sub_block_length = std::nullopt,
+                       .editing_threshold = 0.5,
+                       .max_post_steps = 3,
+                       .expand_id = std::nullopt,
+                       .initial_masks = std::nullopt}};
 }
 
 class BundleTest : public ::testing::Test {
@@ -62,6 +66,19 @@ class BundleTest : public ::testing::Test {
   }
   testing::TemporaryFolder folder_;
 };
+
+TEST_F(BundleTest, ACanvasThatGrowsNeedsAReaderThatKnowsIt) {
+  Bundle bundle = some_bundle();
+  EXPECT_EQ(json::parse(to_json(bundle))["version"], 1);
+  bundle.decoding.expand_id = 7;
+  bundle.decoding.initial_masks = 2;
+  EXPECT_EQ(json::parse(to_json(bundle))["version"], 2);
+  const DiffusionGenerationConfig config = generation_config(read_text(to_json(bundle)));
+  EXPECT_EQ(config.expand_id, 7);
+  EXPECT_EQ(config.initial_masks, 2);
+  EXPECT_EQ(config.editing_threshold, 0.5);
+  EXPECT_EQ(config.max_post_steps, 3);
+}
 
 TEST_F(BundleTest, WhatIsWrittenIsRead) {
   const std::string text = to_json(some_bundle());
@@ -92,7 +109,7 @@ TEST_F(BundleTest, EachValueHasItsBounds) {
       expect_refused(ErrorCode::kBadFile, key, number);
     }
   }
-  expect_refused(ErrorCode::kUnsupported, "/version", 2);
+  expect_refused(ErrorCode::kUnsupported, "/version", 3);
   expect_refused(ErrorCode::kBadFile, "/model/eos_ids", {100});
   expect_refused(ErrorCode::kBadFile, "/model/step_sizes", {4, 33});
   expect_refused(ErrorCode::kBadFile, "/model/max_step_tokens", 65);

@@ -1,0 +1,75 @@
+// DreamOn (https://github.com/DreamLM/DreamOn, https://arxiv.org/abs/2602.01326): each pass writes the token that is
+// most certain. Where that is the expand token, two masks take its place; where it ends a text, nothing does.
+
+#include <algorithm>
+#include <ranges>
+#include <vector>
+
+#include "diffusion/decoder.h"
+
+namespace diffulex_edge {
+namespace {
+
+class ExpandingDecoder final : public Decoder {
+ public:
+  ExpandingDecoder(DecodingSettings settings, Canvas canvas)
+      : Decoder(std::move(settings), std::move(canvas)),
+        longest_(canvas_.size() + settings_.expansion->room),
+        budget_(settings_.expansion->budget.value_or(2 * (longest_ - canvas_.first_mask()))) {}
+
+  std::optional<Pass> next() override {
+    Pass pass{.begin = 0, .end = canvas_.size(), .sees = canvas_.size(), .positions = {}};
+    pass.positions = canvas_.masks(0, canvas_.size());
+    if (pass.positions.empty()) {
+      return std::nullopt;
+    }
+    if (canvas_.size() >= longest_ || budget_ == 0) {
+      pass.banned = settings_.expansion->expand_token;
+    }
+    return pass;
+  }
+
+  void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) override {
+    const std::size_t best = select(settings_.rule, samples, {.tokens = 1}, random).front();
+    const std::int64_t position = pass.positions[best];
+    canvas_.set(position, samples[best].token);
+    if (settings_.expansion->deletes_to_right) {
+      erase_behind_an_end(pass.positions);
+    } else if (ends(samples[best].token)) {
+      canvas_.erase(position);
+    }
+    if (position < canvas_.size() && canvas_.token(position) == settings_.expansion->expand_token) {
+      canvas_.mask(position);
+      canvas_.insert_mask(position);
+      --budget_;
+    }
+  }
+
+ private:
+  bool ends(std::int64_t token) const {
+    return std::ranges::find(settings_.expansion->delete_tokens, token) != settings_.expansion->delete_tokens.end();
+  }
+
+  // Of the positions that were masked. As the published program has it, an end token of the prompt counts too.
+  void erase_behind_an_end(const std::vector<std::int64_t>& positions) {
+    const std::vector<std::int64_t>& tokens = canvas_.tokens();
+    const auto first = std::ranges::find_if(tokens, [this](std::int64_t token) { return ends(token); });
+    const std::int64_t end = first - tokens.begin();
+    for (const std::int64_t position : positions | std::views::reverse) {
+      if (position >= end) {
+        canvas_.erase(position);
+      }
+    }
+  }
+
+  std::int64_t longest_;  // that the canvas may be
+  std::int64_t budget_;   // masks that may still be added
+};
+
+}  // namespace
+
+std::unique_ptr<Decoder> expanding_decoder(DecodingSettings settings, Canvas canvas) {
+  return std::make_unique<ExpandingDecoder>(std::move(settings), std::move(canvas));
+}
+
+}  // namespace diffulex_edge
