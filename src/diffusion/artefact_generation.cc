@@ -17,6 +17,11 @@ void check_artefact(const ArtefactFacts& artefact, const GenerationRequest& requ
     throw Error(ErrorCode::kUnsupported, "window_size", "an execution of an artefact takes tokens one behind the other",
                 "leave it out: it then writes token by token");
   }
+  if (settings.decoder == DecoderKind::kCausalContext) {
+    throw Error(ErrorCode::kUnsupported, "cache",
+                "exact takes passes with a causal mask and without, and an artefact has one of them",
+                "take none, or export it with --block-length 1, which writes token by token");
+  }
   if (settings.cfg_scale > 0.0) {
     throw Error(ErrorCode::kUnsupported, "cfg_scale", "an artefact has one sequence, guidance needs two",
                 "leave it out");
@@ -88,7 +93,7 @@ class Stepper {
 
 GenerationResult generate(const ArtefactFacts& artefact, const StepFunction& step, GenerationRequest request,
                           const GenerationCallback& callback, const RunControl& control) {
-  if (!artefact.has_cache && request.config.cache == CacheKind::AUTO) {
+  if ((!artefact.has_cache || has_causal_context(artefact.config)) && request.config.cache == CacheKind::AUTO) {
     request.config.cache = CacheKind::NONE;
   }
   if (has_window(artefact.config) && !request.config.window_size) {

@@ -26,6 +26,8 @@ std::unique_ptr<Decoder> make_decoder(DecodingSettings settings, Canvas canvas) 
         return window_decoder(std::move(settings), std::move(canvas));
       }
       return block_causal_decoder(std::move(settings), std::move(canvas));
+    case DecoderKind::kCausalContext:
+      return causal_context_decoder(std::move(settings), std::move(canvas));
     case DecoderKind::kFastDllmV2:
       break;
   }

@@ -25,8 +25,11 @@ struct Pass {
   std::int64_t sees = 0;
   std::vector<std::int64_t> positions;  // of the canvas, whose tokens are to be sampled; may be none
   bool is_greedy = false;               // the most probable tokens, whatever the temperature
-  std::vector<std::int64_t> order;      // of the canvas, the positions of the tokens that are computed; empty: from begin on
-  std::int64_t banned = -1;             // a token that has no probability in this pass; -1: none
+  std::vector<std::int64_t>
+      order;                 // of the canvas, the positions of the tokens that are computed; empty: from begin on
+  std::int64_t banned = -1;  // a token that has no probability in this pass; -1: none
+  // Each token sees those before it only, and its logits are those of the next one, in a bidirectional model.
+  bool is_causal = false;
 };
 
 class Decoder {
@@ -61,7 +64,8 @@ class Decoder {
     if (!pass.order.empty()) {
       return std::ranges::find(pass.order, position) - pass.order.begin();
     }
-    return settings_.is_shifted && position > pass.begin ? position - 1 - pass.begin : position - pass.begin;
+    return (settings_.is_shifted || pass.is_causal) && position > pass.begin ? position - 1 - pass.begin
+                                                                             : position - pass.begin;
   }
 
  protected:
@@ -88,6 +92,8 @@ std::unique_ptr<Decoder> window_decoder(DecodingSettings settings, Canvas canvas
 std::unique_ptr<Decoder> p2_decoder(DecodingSettings settings, Canvas canvas);
 // DreamOn: the canvas grows and shrinks while it is filled in.
 std::unique_ptr<Decoder> expanding_decoder(DecodingSettings settings, Canvas canvas);
+// Nemotron-Labs-Diffusion: blocks behind a text that is computed with a causal mask.
+std::unique_ptr<Decoder> causal_context_decoder(DecodingSettings settings, Canvas canvas);
 // Fast-dLLM v2: blocks at multiples of their length, decoded by sub-blocks; a finished block's pass gives the next
 // one's first token.
 std::unique_ptr<Decoder> fast_dllm_v2_decoder(DecodingSettings settings, Canvas canvas);

@@ -17,8 +17,8 @@ constexpr std::int64_t kFastDllmV2SubBlock = 8;
 constexpr double kSdarThreshold = 0.85;
 constexpr double kCautiousThreshold = 0.95;  // of LLaDA 2 and Stable-DiffCoder
 constexpr double kFastDllmV2Threshold = 1.0;
-constexpr std::int64_t kPostSteps = 16;     // of LLaDA 2.1's editing
-constexpr std::int64_t kWindow = 16;            // of WeDLM
+constexpr std::int64_t kPostSteps = 16;  // of LLaDA 2.1's editing
+constexpr std::int64_t kWindow = 16;     // of WeDLM
 constexpr double kWindowEntropy = 0.4;
 constexpr double kWindowPenalty = 0.02;
 constexpr std::int64_t kInitialMasks = 4;  // of DreamOn
@@ -97,12 +97,14 @@ std::optional<WindowSettings> window_settings(const ModelConfig& model, const Di
                         .penalty = config.pos_penalty_factor.value_or(kWindowPenalty)};
 }
 
-DecoderKind decoder_kind(const ModelConfig& model) {
+// Without an exact cache, Nemotron-Labs-Diffusion decodes as LLaDA does, all of whose tokens see one another.
+DecoderKind decoder_kind(const ModelConfig& model, CacheKind cache) {
   if (is_autoregressive(model)) {
     return DecoderKind::kAutoregressive;
   }
   if (model.block_length == 0) {
-    return DecoderKind::kBidirectional;
+    const bool is_exact = cache == CacheKind::AUTO || cache == CacheKind::EXACT;
+    return has_causal_context(model) && is_exact ? DecoderKind::kCausalContext : DecoderKind::kBidirectional;
   }
   return predicts_next_position(model) ? DecoderKind::kFastDllmV2 : DecoderKind::kBlockCausal;
 }
@@ -201,7 +203,8 @@ void refuse_foreign(const DiffusionGenerationConfig& config, const ModelConfig& 
     }
   };
   const bool is_bidirectional = decoder == DecoderKind::kBidirectional;
-  refuse_if(config.block_length && !is_bidirectional && *config.block_length != model.block_length, "block_length",
+  const bool has_own_blocks = !is_bidirectional && decoder != DecoderKind::kCausalContext;
+  refuse_if(config.block_length && has_own_blocks && *config.block_length != model.block_length, "block_length",
             "bidirectional models, others were trained with theirs");
   refuse_if(config.sub_block_length && decoder != DecoderKind::kFastDllmV2, "sub_block_length", "Fast-dLLM v2");
   refuse_if(config.cfg_scale > 0.0 && !is_bidirectional, "cfg_scale", "bidirectional models");
@@ -274,7 +277,8 @@ ExpansionSettings expansion_settings(const DiffusionGenerationConfig& config, st
 void refuse_parts_of_expansion(const DiffusionGenerationConfig& config) {
   const auto refuse_if = [](bool is_given, const std::string& option) {
     if (is_given) {
-      refuse(option, "is for a canvas that grows, and there is no token that lets it", "leave it out, or give expand_id");
+      refuse(option, "is for a canvas that grows, and there is no token that lets it",
+             "leave it out, or give expand_id");
     }
   };
   refuse_if(config.initial_masks.has_value(), "initial_masks");
@@ -292,7 +296,7 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   }
   check_ranges(config);
   DecodingSettings settings;
-  settings.decoder = decoder_kind(model);
+  settings.decoder = decoder_kind(model, config.cache);
   refuse_foreign(config, model, settings.decoder);
   const bool is_bidirectional = settings.decoder == DecoderKind::kBidirectional;
   const bool is_time_step = is_dream(model);
@@ -303,8 +307,9 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
 
   const bool is_whole = is_time_step || config.remasking == Remasking::P2;
   const std::int64_t usual_block = is_whole ? new_tokens : kLladaBlock;
-  settings.block_length = is_bidirectional ? config.block_length.value_or(usual_block) : model.block_length;
-  settings.block_length = is_bidirectional ? std::min(settings.block_length, new_tokens) : model.block_length;
+  const bool has_any_blocks = is_bidirectional || settings.decoder == DecoderKind::kCausalContext;
+  settings.block_length =
+      has_any_blocks ? std::min(config.block_length.value_or(usual_block), new_tokens) : model.block_length;
   settings.sub_block_length = std::min(config.sub_block_length.value_or(kFastDllmV2SubBlock), settings.block_length);
   if (settings.decoder == DecoderKind::kFastDllmV2 && settings.block_length % settings.sub_block_length != 0) {
     refuse("sub_block_length", std::to_string(settings.sub_block_length) + " does not divide the block of " +
@@ -324,7 +329,7 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   settings.eps = config.eps;
   if (is_time_step) {
     settings.schedule = Schedule::kTime;
-  } else if (!is_bidirectional) {
+  } else if (!has_any_blocks) {
     settings.schedule = Schedule::kEvenBlock;
   }
 
@@ -334,7 +339,7 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
   sampler.top_p = config.top_p;
   sampler.min_p = config.min_p;
   sampler.repetition_penalty = config.repetition_penalty;
-  sampler.gumbel = is_bidirectional && !is_time_step;
+  sampler.gumbel = has_any_blocks && !is_time_step;
   sampler.top_p_first = is_time_step;
   sampler.confidence_before_filters = settings.decoder == DecoderKind::kFastDllmV2;
   sampler.mask = settings.mask_token;
@@ -378,10 +383,11 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
 }
 
 bool has_window(const ModelConfig& model) { return model.family == "wedlm"; }
+bool has_causal_context(const ModelConfig& model) { return model.family == "nemotron_diffusion"; }
 
 DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
   DiffusionGenerationConfig config;
-  const DecoderKind decoder = decoder_kind(model);
+  const DecoderKind decoder = decoder_kind(model, CacheKind::AUTO);
   if (decoder == DecoderKind::kFastDllmV2) {
     config.sub_block_length = std::min(kFastDllmV2SubBlock, model.block_length);
     config.threshold = kFastDllmV2Threshold;
@@ -391,7 +397,7 @@ DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
   if (decoder == DecoderKind::kBlockCausal) {
     config.threshold = usual_threshold(model);
   }
-  if (decoder == DecoderKind::kBidirectional && !is_dream(model)) {
+  if (model.block_length == 0 && !is_dream(model)) {
     config.block_length = kLladaBlock;
   }
   return config;

@@ -19,7 +19,7 @@ enum class Schedule : std::uint8_t {
   kEvenBlock,  // SDAR: the block's length, shared evenly, however many of its tokens are masked
 };
 
-enum class DecoderKind : std::uint8_t { kBidirectional, kBlockCausal, kAutoregressive, kFastDllmV2 };
+enum class DecoderKind : std::uint8_t { kBidirectional, kBlockCausal, kAutoregressive, kFastDllmV2, kCausalContext };
 
 // LLaDA 2.1: placed tokens become others that are more probable than the threshold.
 struct EditingSettings {
@@ -73,6 +73,8 @@ DecodingSettings decoding_settings(const ModelConfig& model, const DiffusionGene
 
 // Whether the family's authors decode in a window (WeDLM).
 bool has_window(const ModelConfig& model);
+// Whether its authors' program computes what is written with a causal mask, though the model has none.
+bool has_causal_context(const ModelConfig& model);
 
 // The options by which the family's authors decode, where they don't depend on the text: asking for them changes
 // nothing.

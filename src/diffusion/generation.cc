@@ -75,7 +75,13 @@ std::vector<Window> Generation::windows() {
   samples_.assign(pass_.positions.size(), {});
   find_present();
   const std::vector<std::int64_t>& tokens = decoder_->canvas().tokens();
-  Window window{.sequence = slot_, .start = pass_.begin, .tokens = {}, .end = pass_.sees, .rows = {}, .positions = {}};
+  Window window{.sequence = slot_,
+                .start = pass_.begin,
+                .tokens = {},
+                .end = pass_.sees,
+                .rows = {},
+                .positions = {},
+                .is_causal = pass_.is_causal};
   if (pass_.order.empty()) {
     window.tokens.assign(tokens.begin() + pass_.begin, tokens.begin() + pass_.end);
   } else {

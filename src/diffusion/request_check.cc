@@ -38,7 +38,8 @@ void check_request(const ModelConfig& model, std::int64_t max_tokens, const Gene
   if (!request.suffix.empty() && settings.decoder != DecoderKind::kBidirectional) {
     throw Error(ErrorCode::kUnsupported, "suffix",
                 "what is written does not see what comes later in a model of the family " + model.family,
-                "use a bidirectional model, such as LLaDA or Dream");
+                settings.decoder == DecoderKind::kCausalContext ? "take no cache: all tokens then see one another"
+                                                                : "use a bidirectional model, such as LLaDA or Dream");
   }
   for (const auto& tokens : {std::span(request.prompt), std::span(request.suffix)}) {
     for (const std::int64_t id : tokens) {
@@ -61,7 +62,9 @@ std::int64_t canvas_length(const GenerationRequest& request, const DecodingSetti
   if (settings.window) {
     return length + settings.window->size - 1;
   }
-  return settings.decoder == DecoderKind::kBidirectional ? length : round_up(length, settings.block_length);
+  const bool has_any_blocks =
+      settings.decoder == DecoderKind::kBidirectional || settings.decoder == DecoderKind::kCausalContext;
+  return has_any_blocks ? length : round_up(length, settings.block_length);
 }
 
 DecodingSettings checked_settings(const ModelConfig& model, std::int64_t max_tokens, const GenerationRequest& request) {

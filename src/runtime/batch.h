@@ -54,6 +54,8 @@ struct Batch {
   // attention ends before (empty: with its last token). What lies behind its last token is in the cache already.
   std::vector<std::size_t> cached_as;
   std::vector<std::int64_t> ends;
+  // Of each sequence, whether its tokens see those before them only, in a graph without a mask (empty: of none).
+  std::vector<bool> causal;
   // Of each token, what the graph's positions are (empty: starts[sequence] and those behind it).
   std::vector<std::int64_t> positions;
   // Of each of the graph's inputs, in the order of its nodes: the elements of all sequences. Integers are exact.

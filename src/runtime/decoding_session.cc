@@ -42,16 +42,19 @@ void DecodingSession::run(const std::vector<Window>& windows, const RowSink& sin
   std::vector<std::size_t> cached_as;
   std::vector<std::int64_t> ends;
   bool is_reordered = false;
+  std::vector<bool> causal;
   for (const Window& window : windows) {
     is_reordered = is_reordered || !window.positions.empty();
     sequences.push_back(window.tokens);
     starts.push_back(window.start);
     cached_as.push_back(window.sequence);
     ends.push_back(window.end);
+    causal.push_back(window.is_causal);
   }
   Batch batch = make_batch(model_, sequences, starts);
   batch.cached_as = std::move(cached_as);
   batch.ends = std::move(ends);
+  batch.causal = std::move(causal);
   if (is_reordered) {
     for (const Window& window : windows) {
       for (std::size_t i = 0; i < window.tokens.size(); ++i) {

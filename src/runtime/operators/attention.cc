@@ -27,6 +27,7 @@ struct Sequence {
   float* target = nullptr;
   std::size_t index = 0;   // in the batch
   std::int64_t start = 0;  // position of the first query
+  std::int64_t block = 0;  // of the mask; 0: all keys are seen
   std::int64_t queries = 0;
   std::int64_t keys = 0;
 };
@@ -123,6 +124,8 @@ class Attention {
       sequence.target = result.data.data() + target.begin(i);
       sequence.queries = q.sizes(i)[0];
       sequence.keys = sequence.queries;
+      const bool is_causal = block_ == 0 && !context_.batch.causal.empty() && context_.batch.causal[i];
+      sequence.block = is_causal ? 1 : block_;
       if (mask_ >= 0) {
         sequence.mask = context_.value(mask_).data.data() + Tensors(context_, mask_).begin(i);
       }
@@ -138,7 +141,8 @@ class Attention {
 
   // Keys that a query sees; the rest of them come behind.
   std::int64_t seen_by(const Sequence& sequence, std::int64_t query) const {
-    return block_ == 0 ? sequence.keys : std::min(sequence.keys, ((sequence.start + query) / block_ + 1) * block_);
+    const std::int64_t block = sequence.block;
+    return block == 0 ? sequence.keys : std::min(sequence.keys, ((sequence.start + query) / block + 1) * block);
   }
 
   std::int64_t queries_at_once() const { return std::max<std::int64_t>(1, kAttentionRows / group_); }
