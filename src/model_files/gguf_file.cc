@@ -253,6 +253,14 @@ std::vector<std::string> GgufFile::keys() const {
   return keys;
 }
 
+const GgufValue& GgufFile::value(std::string_view key) const {
+  const GgufValue* value = find(key);
+  if (value == nullptr) {
+    fail(key, "is missing");
+  }
+  return *value;
+}
+
 void GgufFile::fail(std::string_view key, const std::string& what) const {
   throw Error(ErrorCode::kBadFile, path().string() + ": '" + std::string(key) + "'", what);
 }

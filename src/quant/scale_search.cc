@@ -73,6 +73,12 @@ IntegerGrid integer_grid(const WeightFormat& format) {
 }
 
 float storable_scale(float scale, ElementType type) {
+  if (type == ElementType::kF16) {
+    // Only GGUF has such scales, and llama.cpp computes with subnormal ones.
+    constexpr float kLeast = 0x1p-24F;
+    return kernels::scalar::f16_to_f32_one(
+        kernels::scalar::f32_to_f16_one(std::clamp(scale, kLeast, kernels::kMaxFinite16)));
+  }
   const float normal = std::max(scale, std::numeric_limits<float>::min());
   if (type != ElementType::kBF16) {
     return std::min(normal, std::numeric_limits<float>::max());
@@ -226,8 +232,9 @@ void round_row(std::span<const float> weights, std::span<const float> importance
     } else {
       kernels::f32_to_i4_rtn(group.data(), reinterpret_cast<std::uint8_t*>(values + begin / 2), size, scale);
     }
-    if (format.scale_type == ElementType::kBF16) {
-      const std::uint16_t bits = kernels::scalar::f32_to_bf16_one(scale);
+    if (format.scale_bytes() == 2) {
+      const std::uint16_t bits = format.scale_type == ElementType::kBF16 ? kernels::scalar::f32_to_bf16_one(scale)
+                                                                         : kernels::scalar::f32_to_f16_one(scale);
       std::memcpy(scales, &bits, sizeof(bits));
       scales += sizeof(bits);
     } else {
