@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "checkpoint/gguf_blocks.h"
+#include "core/small_floats.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
@@ -126,6 +128,20 @@ void GgufWeight::decode(std::int64_t row_begin, std::int64_t count, std::span<fl
       type_.decode(row.data() + at * type_.bytes, target.data() + i * columns() + block * type_.elements);
     }
   }
+}
+
+bool GgufWeight::read_scales(std::int64_t row, std::int64_t group_size, std::span<float> scales) const {
+  if (type_.name != "Q4_0" || group_size != type_.elements) {
+    return false;
+  }
+  const std::byte* block = blocks(row).data();
+  for (float& scale : scales) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, block, sizeof(bits));
+    scale = std::fabs(float_from_f16(bits));
+    block += type_.bytes;
+  }
+  return true;
 }
 
 GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(std::make_unique<const GgufFile>(path)) {

@@ -43,6 +43,7 @@ class GgufWeight final : public RowDecoder {
 
   bool is_quantized() const override { return !type_.plain; }
   void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const override;
+  bool read_scales(std::int64_t row, std::int64_t group_size, std::span<float> scales) const override;
 
  private:
   const GgufBlockType& type_;

@@ -87,6 +87,16 @@ float storable_scale(float scale, ElementType type) {
   return kernels::scalar::bf16_to_f32_one(std::min(kernels::scalar::f32_to_bf16_one(normal), kLargest));
 }
 
+void store_scale(float scale, ElementType type, std::byte* target) {
+  if (type == ElementType::kF32) {
+    std::memcpy(target, &scale, sizeof(scale));
+    return;
+  }
+  const std::uint16_t bits = type == ElementType::kBF16 ? kernels::scalar::f32_to_bf16_one(scale)
+                                                        : kernels::scalar::f32_to_f16_one(scale);
+  std::memcpy(target, &bits, sizeof(bits));
+}
+
 double squared_error(std::span<const float> weights, std::span<const float> importance, float scale,
                      const IntegerGrid& grid) {
   double sum = 0.0;
@@ -232,15 +242,8 @@ void round_row(std::span<const float> weights, std::span<const float> importance
     } else {
       kernels::f32_to_i4_rtn(group.data(), reinterpret_cast<std::uint8_t*>(values + begin / 2), size, scale);
     }
-    if (format.scale_bytes() == 2) {
-      const std::uint16_t bits = format.scale_type == ElementType::kBF16 ? kernels::scalar::f32_to_bf16_one(scale)
-                                                                         : kernels::scalar::f32_to_f16_one(scale);
-      std::memcpy(scales, &bits, sizeof(bits));
-      scales += sizeof(bits);
-    } else {
-      std::memcpy(scales, &scale, sizeof(scale));
-      scales += sizeof(scale);
-    }
+    store_scale(scale, format.scale_type, scales);
+    scales += format.scale_bytes();
   }
 }
 
