@@ -144,7 +144,7 @@ bool GgufWeight::read_scales(std::int64_t row, std::int64_t group_size, std::spa
   return true;
 }
 
-GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(std::make_unique<const GgufFile>(path)) {
+GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(open_gguf(path)) {
   if (const std::int64_t parts = file_->integer("split.count").value_or(0); parts > 1) {
     throw Error(ErrorCode::kUnsupported, path.string(), "is one of " + std::to_string(parts) + " parts of a model",
                 "join them with `llama-gguf-split --merge`");

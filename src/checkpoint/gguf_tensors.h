@@ -58,7 +58,7 @@ class GgufTensors final : public TensorSource {
   explicit GgufTensors(const std::filesystem::path& path);
 
  private:
-  std::unique_ptr<const GgufFile> file_;
+  std::shared_ptr<const GgufFile> file_;
   std::vector<std::unique_ptr<const RowDecoder>> decoders_;
 };
 

@@ -90,6 +90,10 @@ class GgufFile {
   std::uint64_t alignment_ = 32;
 };
 
+// The file; the same object for all who have it at one time, unless it has changed since it was opened. Errors: those
+// of the constructor.
+std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& path);
+
 // Whether the file begins as GGUF does. False for what is no file.
 bool is_gguf(const std::filesystem::path& path);
 

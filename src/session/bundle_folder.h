@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <functional>
 #include <string>
 #include <vector>
@@ -35,6 +36,7 @@ class BundleFolder {
   Bundle bundle_;
   std::string readme_;
   std::filesystem::path model_folder_;
+  std::shared_ptr<const void> documents_;  // of a GGUF file: made once
   std::vector<std::string> copied_;  // files of the model's folder
 };
 

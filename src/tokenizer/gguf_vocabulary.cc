@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
@@ -307,17 +308,17 @@ void add_special_tokens(const fs::path& folder, const TokenizerSource& source, s
 
 // As another GGUF file has them, its chat template among them.
 void copy_tokenizer_keys(const fs::path& path, std::optional<std::int64_t> mask_token, GgufHeader& header) {
-  const GgufFile file(path);
+  const std::shared_ptr<const GgufFile> file = open_gguf(path);
   const std::string mask = "tokenizer.ggml.mask_token_id";
-  for (const std::string& key : file.keys()) {
+  for (const std::string& key : file->keys()) {
     if (key.starts_with("tokenizer.") && !(mask_token && key == mask)) {
-      header.add_value(key, file.value(key));
+      header.add_value(key, file->value(key));
     }
   }
   if (mask_token) {
     header.add_integer(mask, static_cast<std::uint32_t>(*mask_token));
   }
-  file.file().check();
+  file->file().check();
 }
 
 }  // namespace
