@@ -70,9 +70,8 @@ void print_ids(const llama_model* model, const std::string& text) {
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
     std::vector<llama_token> ids(end - begin + 8);
-    const std::int32_t count =
-        llama_tokenize(vocab, text.data() + begin, static_cast<std::int32_t>(end - begin), ids.data(),
-                       static_cast<std::int32_t>(ids.size()), false, true);
+    const std::int32_t count = llama_tokenize(vocab, text.data() + begin, static_cast<std::int32_t>(end - begin),
+                                              ids.data(), static_cast<std::int32_t>(ids.size()), false, true);
     for (std::int32_t i = 0; i < count; ++i) {
       std::printf("%s%d", i == 0 ? "" : " ", ids[static_cast<std::size_t>(i)]);
     }
@@ -87,11 +86,13 @@ int main(int count, char** arguments) {
   if (count < 4) {
     fail("MODEL.gguf ids FILE.i32 OUT.f32 | MODEL.gguf text FILE.txt");
   }
-  llama_log_set([](ggml_log_level level, const char* text, void*) {
-    if (level == GGML_LOG_LEVEL_ERROR) {
-      std::fputs(text, stderr);
-    }
-  }, nullptr);
+  llama_log_set(
+      [](ggml_log_level level, const char* text, void*) {
+        if (level == GGML_LOG_LEVEL_ERROR) {
+          std::fputs(text, stderr);
+        }
+      },
+      nullptr);
   llama_backend_init();
   llama_model_params parameters = llama_model_default_params();
   const bool is_text = std::string(arguments[2]) == "text";

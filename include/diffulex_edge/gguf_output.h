@@ -41,7 +41,8 @@ class GgufOutput {
   QuantizationResult in_gguf_formats(const Model& model, QuantizationResult result) const;
 
   // Writes the file, which appears when complete; an existing one is replaced. `plan` is of in_gguf_formats for
-  // `model`. Returns its bytes. Errors: kIo; kUnsupported for a scale beyond FP16; otherwise as write_quantized_checkpoint.
+  // `model`. Returns its bytes. Errors: kIo; kUnsupported for a scale beyond FP16; otherwise as
+  // write_quantized_checkpoint.
   std::int64_t write(const Model& model, const QuantizationPlan& plan, const std::filesystem::path& target,
                      const RunControl& control = {}) const;
 

@@ -88,7 +88,8 @@ void split_experts(const GgufFile& file, const GgufTensor& tensor, TensorView vi
   const std::size_t star = view.name.find('*');
   const std::int64_t experts = view.shape.front();
   const std::int64_t known = file.integer(file.text("general.architecture").value_or("") + ".expert_count").value_or(0);
-  if (view.shape.size() != 3 || star == std::string::npos || experts != known) {
+  constexpr std::int64_t kMostExperts = 65536;
+  if (view.shape.size() != 3 || star == std::string::npos || experts != known || experts > kMostExperts) {
     fail(file, tensor.name,
          "has the shape " + to_string(static_shape(view.shape)) + ", which is neither a matrix nor one for each of " +
              std::to_string(known) + " experts");
@@ -197,12 +198,12 @@ constexpr std::array kTopNames = {
 };
 
 constexpr std::array kLayerNames = {
-    Renamed{"attn_norm", "input_layernorm", "attn_norm"},   Renamed{"attn_q", "self_attn.q_proj", "q_proj"},
-    Renamed{"attn_k", "self_attn.k_proj", "k_proj"},        Renamed{"attn_v", "self_attn.v_proj", "v_proj"},
-    Renamed{"attn_output", "self_attn.o_proj", "attn_out"}, Renamed{"attn_q_norm", "self_attn.q_norm", "q_norm"},
-    Renamed{"attn_k_norm", "self_attn.k_norm", "k_norm"},   Renamed{"ffn_norm", "post_attention_layernorm", "ff_norm"},
-    Renamed{"ffn_gate", "mlp.gate_proj", "ff_proj"},        Renamed{"ffn_up", "mlp.up_proj", "up_proj"},
-    Renamed{"ffn_down", "mlp.down_proj", "ff_out"},         Renamed{"ffn_gate_inp", "mlp.gate", ""},
+    Renamed{"attn_norm", "input_layernorm", "attn_norm"},    Renamed{"attn_q", "self_attn.q_proj", "q_proj"},
+    Renamed{"attn_k", "self_attn.k_proj", "k_proj"},         Renamed{"attn_v", "self_attn.v_proj", "v_proj"},
+    Renamed{"attn_output", "self_attn.o_proj", "attn_out"},  Renamed{"attn_q_norm", "self_attn.q_norm", "q_norm"},
+    Renamed{"attn_k_norm", "self_attn.k_norm", "k_norm"},    Renamed{"ffn_norm", "post_attention_layernorm", "ff_norm"},
+    Renamed{"ffn_gate", "mlp.gate_proj", "ff_proj"},         Renamed{"ffn_up", "mlp.up_proj", "up_proj"},
+    Renamed{"ffn_down", "mlp.down_proj", "ff_out"},          Renamed{"ffn_gate_inp", "mlp.gate", ""},
     Renamed{"ffn_gate_exps", "mlp.experts.*.gate_proj", ""}, Renamed{"ffn_up_exps", "mlp.experts.*.up_proj", ""},
     Renamed{"ffn_down_exps", "mlp.experts.*.down_proj", ""},
 };

@@ -17,8 +17,8 @@
 
 namespace diffulex_edge {
 
-// Rows of the query and key projections that are stored for a rotation of neighbours (2i, 2i + 1); ours, as the original
-// checkpoints', is of halves (i, i + D / 2).
+// Rows of the query and key projections that are stored for a rotation of neighbours (2i, 2i + 1); ours, as the
+// original checkpoints', is of halves (i, i + D / 2).
 struct GgufHeadRows {
   std::int64_t head_dim = 0;  // 0: rows are in order
 
@@ -51,8 +51,9 @@ class GgufWeight final : public RowDecoder {
 };
 
 // Tensors of F32, F16 and BF16 as they are, of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K by decoders; of
-// experts' tensors [experts, out, in], each expert's matrix. Throws Error{kBadFile} where a tensor lies outside the file, overlaps another one or does not fill its blocks, and
-// Error{kUnsupported} for other types and for a file that is one part of several.
+// experts' tensors [experts, out, in], each expert's matrix. Throws Error{kBadFile} where a tensor lies outside the
+// file, overlaps another one or does not fill its blocks, and Error{kUnsupported} for other types and for a file that
+// is one part of several.
 class GgufTensors final : public TensorSource {
  public:
   explicit GgufTensors(const std::filesystem::path& path);

@@ -52,9 +52,8 @@ Written write_gguf(QuantizationSession& session, const std::string& output, cons
   OutputFile::check(output);
   const GgufOutput gguf(session.original());
   const QuantizationRequest& request = session.request();
-  gguf.in_gguf_formats(
-      session.original(),
-      quantize_model(session.original(), request.config, session.made_up_findings(), request.target));
+  gguf.in_gguf_formats(session.original(),
+                       quantize_model(session.original(), request.config, session.made_up_findings(), request.target));
   session.calibrate(control);
   Written written{.result = gguf.in_gguf_formats(session.model(), session.quantize())};
   written.bytes = gguf.write(session.model(), written.result.plan, output, control);

@@ -23,10 +23,10 @@ struct Family {
 };
 
 constexpr std::array kFamilies = {
-    Family{"llama", "llama", "LlamaForCausalLM"},           Family{"qwen2", "qwen2", "Qwen2ForCausalLM"},
-    Family{"qwen3", "qwen3", "Qwen3ForCausalLM"},           Family{"dream", "Dream", "DreamModel"},
-    Family{"llada", "llada", "LLaDAModelLM"},               Family{"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM"},
-    Family{"llada-moe", "llada", "LLaDAMoEModelLM"},        Family{"rnd1", "rnd1", "RND1LM"},
+    Family{"llama", "llama", "LlamaForCausalLM"},    Family{"qwen2", "qwen2", "Qwen2ForCausalLM"},
+    Family{"qwen3", "qwen3", "Qwen3ForCausalLM"},    Family{"dream", "Dream", "DreamModel"},
+    Family{"llada", "llada", "LLaDAModelLM"},        Family{"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM"},
+    Family{"llada-moe", "llada", "LLaDAMoEModelLM"}, Family{"rnd1", "rnd1", "RND1LM"},
 };
 // The same networks with a full mask, whose samplers do not shift logits.
 constexpr std::array kA2dFamilies = {
@@ -298,7 +298,8 @@ void check_router(const GgufFile& file, Keys& keys, std::string_view architectur
   }
   expect("expert_gating_func", kSoftmax);
   const bool normalizes = normalizes_experts(architecture);
-  if (keys.number("expert_weights_scale", 1.0) != 1.0 || keys.boolean("expert_weights_norm", normalizes) != normalizes) {
+  if (keys.number("expert_weights_scale", 1.0) != 1.0 ||
+      keys.boolean("expert_weights_norm", normalizes) != normalizes) {
     refuse(file, "scales or normalizes the weights of experts otherwise than llama.cpp's code of " +
                      std::string(architecture) + " does");
   }
@@ -314,9 +315,8 @@ json experts_config(const GgufFile& file, Keys& keys, const Sizes& sizes, const 
     config.erase("intermediate_size");
     config["dense_intermediate_size"] = sizes.intermediate;
     config["expert_intermediate_size"] = width;
-    config["moe_layer_freq"] = std::vector<int>(static_cast<std::size_t>(std::clamp<std::int64_t>(
-                                                    sizes.layers, 0, std::ssize(file.tensors()))),
-                                                1);
+    config["moe_layer_freq"] = std::vector<int>(
+        static_cast<std::size_t>(std::clamp<std::int64_t>(sizes.layers, 0, std::ssize(file.tensors()))), 1);
     config["qk_layernorm"] = true;
   } else {
     config["moe_intermediate_size"] = width;

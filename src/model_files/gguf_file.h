@@ -64,7 +64,7 @@ class GgufFile {
 
   // Values of keys; nullopt where the key is absent. Throw Error{kBadFile} naming file and key for another type.
   bool has(std::string_view key) const { return values_.contains(key); }
-  std::vector<std::string> keys() const;  // all, in order
+  std::vector<std::string> keys() const;               // all, in order
   const GgufValue& value(std::string_view key) const;  // of a key that is there
   std::optional<std::int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;

@@ -167,8 +167,7 @@ bool rotates_neighbours(std::string_view architecture) { return architecture == 
 
 std::string gguf_architecture(const ModelConfig& config) {
   check_common(config);
-  std::string architecture =
-      config.experts.count > 0 ? architecture_with_experts(config) : dense_architecture(config);
+  std::string architecture = config.experts.count > 0 ? architecture_with_experts(config) : dense_architecture(config);
   check_rope(config, architecture);
   return architecture;
 }
@@ -183,8 +182,8 @@ void add_gguf_settings(const ModelConfig& config, GgufHeader& header) {
   add("block_count", config.num_layers);
   add("context_length", config.max_positions);
   add("embedding_length", config.hidden_size);
-  add("feed_forward_length", has_experts && config.intermediate_size == 0 ? config.experts.intermediate_size
-                                                                           : config.intermediate_size);
+  add("feed_forward_length",
+      has_experts && config.intermediate_size == 0 ? config.experts.intermediate_size : config.intermediate_size);
   add("attention.head_count", config.num_heads);
   add("attention.head_count_kv", config.num_kv_heads);
   add("attention.key_length", config.head_dim);
@@ -208,8 +207,7 @@ GgufPlace gguf_place(const ModelConfig& config, std::string_view layer, std::str
     return {.tensor = std::string(gguf_name_of(kOutside, layer)) + ending};
   }
   const std::size_t number_end = layer.find('.', kLayer.size());
-  const std::string block =
-      "blk." + std::string(layer.substr(kLayer.size(), number_end - kLayer.size())) + ".";
+  const std::string block = "blk." + std::string(layer.substr(kLayer.size(), number_end - kLayer.size())) + ".";
   std::string_view name = layer.substr(number_end + 1);
   constexpr std::string_view kExperts = "experts.";
   if (name.starts_with(kExperts)) {

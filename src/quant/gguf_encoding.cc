@@ -131,7 +131,8 @@ std::vector<std::byte> pack_gguf_rows(const LayerPlan& layer, const GgufEncoding
   std::byte* block = target.data();
   const std::byte* source = values.data();
   for (std::int64_t i = 0; i < rows * blocks_per_row; ++i) {
-    const std::int64_t scale = i / blocks_per_row * scales_per_row + i % blocks_per_row * scales_per_row / blocks_per_row;
+    const std::int64_t scale =
+        i / blocks_per_row * scales_per_row + i % blocks_per_row * scales_per_row / blocks_per_row;
     std::memcpy(block, &halves[static_cast<std::size_t>(scale)], kScaleBytes);
     if (format.bits() == 8) {
       std::memcpy(block + kScaleBytes, source, static_cast<std::size_t>(value_bytes));

@@ -16,7 +16,7 @@ namespace diffulex_edge {
 
 struct GgufEncoding {
   const GgufBlockType* type = nullptr;
-  WeightFormat encoded;                 // what the weight is encoded as, before it is packed into blocks
+  WeightFormat encoded;                // what the weight is encoded as, before it is packed into blocks
   const GgufWeight* copied = nullptr;  // whose blocks are taken as they are
 
   std::int64_t row_bytes(std::int64_t columns) const { return columns / type->elements * type->bytes; }

@@ -30,7 +30,7 @@ struct PlacedWeight {
   const LayerPlan* layer = nullptr;
   StoredWeight source;
   GgufEncoding encoding;
-  std::size_t tensor = 0;      // of the file's
+  std::size_t tensor = 0;        // of the file's
   std::int64_t part_offset = 0;  // in the tensor's bytes
   GgufHeadRows rows;
 
@@ -46,8 +46,7 @@ bool is_bias(const LayerPlan& layer) { return layer.role == LayerRole::kBias; }
 
 // A head that shares the embedding's weight in its format is not written: llama.cpp takes the embedding.
 bool is_tied_head(const QuantizationPlan& plan, const LayerPlan& layer) {
-  return layer.layer == "lm_head" && !is_bias(layer) &&
-         std::ranges::any_of(plan.layers, [&](const LayerPlan& other) {
+  return layer.layer == "lm_head" && !is_bias(layer) && std::ranges::any_of(plan.layers, [&](const LayerPlan& other) {
            return other.role == LayerRole::kEmbedding && other.tensor == layer.tensor && other.dtype == layer.dtype &&
                   other.format == layer.format;
          });
@@ -204,15 +203,15 @@ bool is_gguf_name(const fs::path& path) { return path.extension() == ".gguf"; }
 
 struct GgufOutput::State {
   const Model& original;
-  GgufHeader settings;   // of the architecture
+  GgufHeader settings;  // of the architecture
   GgufHeader tokenizer;
   std::vector<std::string> warnings;
 };
 
 GgufOutput::GgufOutput(const Model& original) : state_(new State{.original = original}) {
   add_gguf_settings(original.config, state_->settings);
-  state_->warnings = add_gguf_tokenizer(original.path, original.config.vocab_size, find_mask_token(original),
-                                        state_->tokenizer);
+  state_->warnings =
+      add_gguf_tokenizer(original.path, original.config.vocab_size, find_mask_token(original), state_->tokenizer);
   if (!original.path.empty()) {
     add_templates(original.path, state_->tokenizer);
   }
@@ -239,7 +238,8 @@ QuantizationResult GgufOutput::in_gguf_formats(const Model& model, QuantizationR
     }
   }
   for (const std::string& title : rounded) {
-    result.warnings.push_back(title + " weights have one scale for each row, which GGUF has in each block, rounded to FP16");
+    result.warnings.push_back(title +
+                              " weights have one scale for each row, which GGUF has in each block, rounded to FP16");
   }
   result.warnings.insert(result.warnings.end(), state_->warnings.begin(), state_->warnings.end());
   return result;

@@ -92,8 +92,8 @@ void store_scale(float scale, ElementType type, std::byte* target) {
     std::memcpy(target, &scale, sizeof(scale));
     return;
   }
-  const std::uint16_t bits = type == ElementType::kBF16 ? kernels::scalar::f32_to_bf16_one(scale)
-                                                        : kernels::scalar::f32_to_f16_one(scale);
+  const std::uint16_t bits =
+      type == ElementType::kBF16 ? kernels::scalar::f32_to_bf16_one(scale) : kernels::scalar::f32_to_f16_one(scale);
   std::memcpy(target, &bits, sizeof(bits));
 }
 

@@ -94,8 +94,8 @@ class RowEncoder {
       const float stored = storable_scale(scratch_.scales[i], format_.scale_type);
       std::byte* group_scale = scales + static_cast<std::ptrdiff_t>(i) * format_.scale_bytes();
       if (scratch_.scales[i] > 0.0F &&
-          (!clips(group, stored, grid) || squared_error(group, {}, stored, grid) <
-                                              squared_error(group, {}, load_scale(group_scale), grid))) {
+          (!clips(group, stored, grid) ||
+           squared_error(group, {}, stored, grid) < squared_error(group, {}, load_scale(group_scale), grid))) {
         kernels::f32_to_i4_rtn(group.data(), reinterpret_cast<std::uint8_t*>(values + i * size / 2), size, stored);
         store_scale(stored, format_.scale_type, group_scale);
       }

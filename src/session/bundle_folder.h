@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,7 +37,7 @@ class BundleFolder {
   std::string readme_;
   std::filesystem::path model_folder_;
   std::shared_ptr<const void> documents_;  // of a GGUF file: made once
-  std::vector<std::string> copied_;  // files of the model's folder
+  std::vector<std::string> copied_;        // files of the model's folder
 };
 
 // Whether a folder holds a bundle of this version and nothing else, so that another may take its place.

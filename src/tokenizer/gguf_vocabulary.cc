@@ -26,8 +26,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::size_t kMaxDocumentBytes = std::size_t{32} << 20U;
-constexpr float kScoreOfAdded = -1000.0F;   // of SentencePiece's, as llama.cpp's converter writes it
-constexpr float kScoreOfNone = -10000.0F;   // the same, of ids without a token
+constexpr float kScoreOfAdded = -1000.0F;      // of SentencePiece's, as llama.cpp's converter writes it
+constexpr float kScoreOfNone = -10000.0F;      // the same, of ids without a token
 constexpr const char* kMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
 [[noreturn]] void refuse(const TokenizerSource& source, const std::string& what) {
@@ -140,7 +140,8 @@ std::optional<bool> adds_space(const TokenizerSource& source) {
   if (!steps.is_array() || steps.empty() || !is_space_mark(steps.back())) {
     return std::nullopt;
   }
-  const bool has_prefix = steps.size() == 2 && is_type(steps[0], "Prepend") && steps[0].value("prepend", json()) == kMark;
+  const bool has_prefix =
+      steps.size() == 2 && is_type(steps[0], "Prepend") && steps[0].value("prepend", json()) == kMark;
   return has_prefix || steps.size() == 1 ? std::optional(has_prefix) : std::nullopt;
 }
 
@@ -155,8 +156,8 @@ std::size_t count_pairs(const Vocabulary& vocabulary) {
   return count;
 }
 
-// What llama.cpp merges by: the order in which the list of merges makes each token. That is the list's own order only if
-// it has all ways to put a token together, side by side, as SentencePiece's does.
+// What llama.cpp merges by: the order in which the list of merges makes each token. That is the list's own order only
+// if it has all ways to put a token together, side by side, as SentencePiece's does.
 std::map<std::string, float> scores_by_merges(const TokenizerSource& source, const BpeSource& bpe) {
   if (count_pairs(bpe.vocabulary) != bpe.merges.size()) {
     refuse(source, "has a list of merges that leaves out ways to put its tokens together");
@@ -353,7 +354,7 @@ std::vector<std::string> add_gguf_tokenizer(const fs::path& folder, std::int64_t
           "llama.cpp puts a space after each special token, where this tokenizer puts it before the first word only");
     }
   } else {
-    refuse(source, "is a BPE of neither bytes nor SentencePiece's pieces");
+    refuse(source, "is BPE neither of bytes nor of SentencePiece's pieces");
   }
   add_special_tokens(folder, source, vocab_size, mask_token, header);
   return warnings;
