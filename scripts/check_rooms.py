@@ -45,6 +45,7 @@ PUBLIC = {
     "model_hash": "models",
     "quantization": "quant",
     "mixed_precision": "quant",
+    "gguf_output": "quant",
     "runtime": "runtime",
     "calibration": "runtime",
     "quantization_session": "runtime",

@@ -113,6 +113,7 @@ std::vector<std::pair<std::string, Value>> read_special_tokens(const nlohmann::j
 }  // namespace
 
 std::optional<TemplateFiles> find_template_files(const std::filesystem::path& folder) {
+  const auto documents = hold_documents(folder);
   const std::filesystem::path config_path = folder / "tokenizer_config.json";
   const std::filesystem::path own_path = folder / "chat_template.jinja";
   const std::filesystem::path tools_path = folder / "additional_chat_templates" / "tool_use.jinja";

@@ -2,60 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "checkpoint/gguf_blocks.h"
+#include "core/small_floats.h"
 #include "diffulex_edge/error.h"
 
 namespace diffulex_edge {
 namespace {
-
-// Rows of the query and key projections are stored for a rotation of neighbours (2i, 2i + 1); ours, as the original
-// checkpoints', is of halves (i, i + D / 2).
-struct HeadRows {
-  std::int64_t head_dim = 0;  // 0: rows are in order
-
-  // Where row `row` of the checkpoint is in the file.
-  std::int64_t stored(std::int64_t row) const {
-    if (head_dim == 0) {
-      return row;
-    }
-    const std::int64_t within = row % head_dim;
-    return row - within + within % (head_dim / 2) * 2 + within / (head_dim / 2);
-  }
-};
-
-class GgufWeight final : public RowDecoder {
- public:
-  GgufWeight(const TensorView& view, const GgufBlockType& type, HeadRows rows)
-      : RowDecoder(view.name, view.shape, what_of(type),
-                   std::vector<Part>{{.view = view, .layout = RowLayout::kConsecutive}}),
-        type_(type),
-        // One-dimensional tensors of heads are one row of as many columns.
-        order_(rows) {}
-
-  bool is_quantized() const override { return !type_.plain; }
-
-  void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const override {
-    const std::int64_t blocks = columns() / type_.elements;
-    const bool is_vector = shape().size() == 1;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::int64_t row = is_vector ? 0 : order_.stored(row_begin + i);
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        const std::int64_t at = row * blocks + (is_vector ? order_.stored(block) : block);
-        type_.decode(part(0).bytes.data() + at * type_.bytes, target.data() + i * columns() + block * type_.elements);
-      }
-    }
-  }
-
- private:
-  static std::string what_of(const GgufBlockType& type) { return "GGUF " + std::string(type.name); }
-
-  const GgufBlockType& type_;
-  HeadRows order_;
-};
 
 [[noreturn]] void fail(const GgufFile& file, const std::string& tensor, const std::string& what,
                        const std::string& advice = {}, ErrorCode code = ErrorCode::kBadFile) {
@@ -108,7 +65,7 @@ void check_overlaps(const GgufFile& file, const std::vector<TensorView>& tensors
   }
 }
 
-HeadRows head_rows(const GgufFile& file, const std::string& architecture, const GgufTensor& tensor) {
+GgufHeadRows head_rows(const GgufFile& file, const std::string& architecture, const GgufTensor& tensor) {
   const bool is_rotated = architecture == "llama" || architecture == "llada";
   const bool is_query = tensor.name.find(".attn_q.") != std::string::npos;
   const bool is_key = tensor.name.find(".attn_k.") != std::string::npos;
@@ -126,9 +83,69 @@ HeadRows head_rows(const GgufFile& file, const std::string& architecture, const 
   return {.head_dim = rows / count};
 }
 
+// A tensor of one matrix for each expert as these matrices.
+void split_experts(const GgufFile& file, const GgufTensor& tensor, TensorView view, std::vector<TensorView>& target) {
+  const std::size_t star = view.name.find('*');
+  const std::int64_t experts = view.shape.front();
+  const std::int64_t known = file.integer(file.text("general.architecture").value_or("") + ".expert_count").value_or(0);
+  constexpr std::int64_t kMostExperts = 65536;
+  if (view.shape.size() != 3 || star == std::string::npos || experts != known || experts > kMostExperts) {
+    fail(file, tensor.name,
+         "has the shape " + to_string(static_shape(view.shape)) + ", which is neither a matrix nor one for each of " +
+             std::to_string(known) + " experts");
+  }
+  const std::size_t bytes = view.bytes.size() / static_cast<std::size_t>(experts);
+  for (std::int64_t i = 0; i < experts; ++i) {
+    TensorView expert = view;
+    expert.name.replace(star, 1, std::to_string(i));
+    expert.shape.erase(expert.shape.begin());
+    expert.bytes = view.bytes.subspan(static_cast<std::size_t>(i) * bytes, bytes);
+    target.push_back(std::move(expert));
+  }
+}
+
 }  // namespace
 
-GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(std::make_unique<const GgufFile>(path)) {
+GgufWeight::GgufWeight(const TensorView& view, const GgufBlockType& type, GgufHeadRows rows)
+    : RowDecoder(view.name, view.shape, "GGUF " + std::string(type.name),
+                 std::vector<Part>{{.view = view, .layout = RowLayout::kConsecutive}}),
+      type_(type),
+      order_(rows) {}
+
+std::span<const std::byte> GgufWeight::blocks(std::int64_t row) const {
+  const auto bytes = static_cast<std::size_t>(columns() / type_.elements * type_.bytes);
+  const std::int64_t stored = shape().size() == 1 ? 0 : order_.stored(row);
+  return part(0).bytes.subspan(static_cast<std::size_t>(stored) * bytes, bytes);
+}
+
+void GgufWeight::decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const {
+  const std::int64_t block_count = columns() / type_.elements;
+  const bool is_vector = shape().size() == 1;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::span<const std::byte> row = blocks(row_begin + i);
+    for (std::int64_t block = 0; block < block_count; ++block) {
+      // One-dimensional tensors of heads are one row of as many columns.
+      const std::int64_t at = is_vector ? order_.stored(block) : block;
+      type_.decode(row.data() + at * type_.bytes, target.data() + i * columns() + block * type_.elements);
+    }
+  }
+}
+
+bool GgufWeight::read_scales(std::int64_t row, std::int64_t group_size, std::span<float> scales) const {
+  if (type_.name != "Q4_0" || group_size != type_.elements) {
+    return false;
+  }
+  const std::byte* block = blocks(row).data();
+  for (float& scale : scales) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, block, sizeof(bits));
+    scale = std::fabs(float_from_f16(bits));
+    block += type_.bytes;
+  }
+  return true;
+}
+
+GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(open_gguf(path)) {
   if (const std::int64_t parts = file_->integer("split.count").value_or(0); parts > 1) {
     throw Error(ErrorCode::kUnsupported, path.string(), "is one of " + std::to_string(parts) + " parts of a model",
                 "join them with `llama-gguf-split --merge`");
@@ -136,23 +153,29 @@ GgufTensors::GgufTensors(const std::filesystem::path& path) : file_(std::make_un
   const std::string architecture = file_->text("general.architecture").value_or("");
   for (const GgufTensor& tensor : file_->tensors()) {
     const GgufBlockType& type = type_of(*file_, tensor);
-    const HeadRows order = head_rows(*file_, architecture, tensor);
-    TensorView view{.name = checkpoint_name(architecture, tensor.name),
-                    .dtype = type.plain.value_or(DType::kF32),
-                    .shape = tensor.shape,
-                    .bytes = bytes_of(*file_, tensor, type),
-                    .file = &file_->file()};
-    if (!type.plain || order.head_dim != 0) {
-      if (view.shape.size() > 2) {
-        fail(*file_, tensor.name,
-             "has " + std::to_string(view.shape.size()) + " dimensions: experts in GGUF are not read",
-             "take the checkpoint that the file was made from", ErrorCode::kUnsupported);
-      }
-      decoders_.push_back(std::make_unique<const GgufWeight>(view, type, order));
-      view.dtype = DType::kF32;
-      view.decoder = decoders_.back().get();
+    const GgufHeadRows order = head_rows(*file_, architecture, tensor);
+    TensorView whole{.name = checkpoint_name(architecture, tensor.name),
+                     .dtype = type.plain.value_or(DType::kF32),
+                     .shape = tensor.shape,
+                     .bytes = bytes_of(*file_, tensor, type),
+                     .file = &file_->file()};
+    std::vector<TensorView> views;
+    if (whole.shape.size() == 1 && order.head_dim != 0 && !type.plain) {
+      fail(*file_, tensor.name, "is a bias in blocks of " + std::string(type.name));
     }
-    tensors_.push_back(std::move(view));
+    if (whole.shape.size() > 2) {
+      split_experts(*file_, tensor, std::move(whole), views);
+    } else {
+      views.push_back(std::move(whole));
+    }
+    for (TensorView& view : views) {
+      if (!type.plain || order.head_dim != 0) {
+        decoders_.push_back(std::make_unique<const GgufWeight>(view, type, order));
+        view.dtype = DType::kF32;
+        view.decoder = decoders_.back().get();
+      }
+      tensors_.push_back(std::move(view));
+    }
   }
   std::ranges::sort(tensors_, {}, [](const TensorView& view) { return view.bytes.data(); });
   check_overlaps(*file_, tensors_);
@@ -175,12 +198,14 @@ constexpr std::array kTopNames = {
 };
 
 constexpr std::array kLayerNames = {
-    Renamed{"attn_norm", "input_layernorm", "attn_norm"},   Renamed{"attn_q", "self_attn.q_proj", "q_proj"},
-    Renamed{"attn_k", "self_attn.k_proj", "k_proj"},        Renamed{"attn_v", "self_attn.v_proj", "v_proj"},
-    Renamed{"attn_output", "self_attn.o_proj", "attn_out"}, Renamed{"attn_q_norm", "self_attn.q_norm", "q_norm"},
-    Renamed{"attn_k_norm", "self_attn.k_norm", "k_norm"},   Renamed{"ffn_norm", "post_attention_layernorm", "ff_norm"},
-    Renamed{"ffn_gate", "mlp.gate_proj", "ff_proj"},        Renamed{"ffn_up", "mlp.up_proj", "up_proj"},
-    Renamed{"ffn_down", "mlp.down_proj", "ff_out"},
+    Renamed{"attn_norm", "input_layernorm", "attn_norm"},    Renamed{"attn_q", "self_attn.q_proj", "q_proj"},
+    Renamed{"attn_k", "self_attn.k_proj", "k_proj"},         Renamed{"attn_v", "self_attn.v_proj", "v_proj"},
+    Renamed{"attn_output", "self_attn.o_proj", "attn_out"},  Renamed{"attn_q_norm", "self_attn.q_norm", "q_norm"},
+    Renamed{"attn_k_norm", "self_attn.k_norm", "k_norm"},    Renamed{"ffn_norm", "post_attention_layernorm", "ff_norm"},
+    Renamed{"ffn_gate", "mlp.gate_proj", "ff_proj"},         Renamed{"ffn_up", "mlp.up_proj", "up_proj"},
+    Renamed{"ffn_down", "mlp.down_proj", "ff_out"},          Renamed{"ffn_gate_inp", "mlp.gate", ""},
+    Renamed{"ffn_gate_exps", "mlp.experts.*.gate_proj", ""}, Renamed{"ffn_up_exps", "mlp.experts.*.up_proj", ""},
+    Renamed{"ffn_down_exps", "mlp.experts.*.down_proj", ""},
 };
 
 template <std::size_t N>

@@ -58,6 +58,10 @@ std::span<const std::byte> RowDecoder::part_rows(const Part& part, std::int64_t 
                                  static_cast<std::size_t>(count) * row_bytes);
 }
 
+bool RowDecoder::read_scales(std::int64_t /*row*/, std::int64_t /*group_size*/, std::span<float> /*scales*/) const {
+  return false;
+}
+
 void RowDecoder::will_need(std::int64_t row_begin, std::int64_t count) const {
   for (const Part& part : parts_) {
     MappedFile::will_need(part_rows(part, row_begin, count));

@@ -51,6 +51,10 @@ class RowDecoder {
   // beyond its table.
   virtual void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const = 0;
 
+  // Where the values of row `row` are integers of 4 bits in groups of `group_size`, each times a scale: the scales'
+  // magnitudes, columns / group_size of them. Returns false for any other layout.
+  virtual bool read_scales(std::int64_t row, std::int64_t group_size, std::span<float> scales) const;
+
   // Hints about the pages of these rows, as MappedFile has them. `release` throws as `check`.
   void will_need(std::int64_t row_begin, std::int64_t count) const;
   void release(std::int64_t row_begin, std::int64_t count) const;

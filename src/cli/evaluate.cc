@@ -24,6 +24,7 @@
 #include "diffulex_edge/mixed_precision.h"
 #include "diffulex_edge/quantization_session.h"
 #include "diffulex_edge/report.h"
+#include "model_files/model_files.h"
 #include "quant/layer_formats.h"
 #include "runtime/logits_file.h"
 
@@ -162,6 +163,7 @@ std::optional<FormatComparison> compare_formats_if_wanted(const EvaluateArgument
 void run(const EvaluateArguments& arguments, std::stop_token stop) {
   const QuantizedArithmetic arithmetic = parse_quantized_arithmetic(arguments.arithmetic);
   check_data(arguments);
+  const auto documents = hold_documents(arguments.model.path);
   ModelOptions options = arguments.model.options();
   const std::vector<EvaluationSet> sets = load_sets(arguments, options);
   options.seq_len = needed_length(arguments, options, sets);

@@ -10,6 +10,7 @@
 #include "cli/progress_bar.h"
 #include "diffulex_edge/backend.h"
 #include "diffulex_edge/error.h"
+#include "model_files/model_files.h"
 #include "quant/layer_formats.h"
 
 namespace diffulex_edge::cli {
@@ -68,6 +69,7 @@ void TextModelArguments::add_block_length_to(CLI::App& command) {
 }
 
 TextModel TextModelArguments::open(const OutputOptions& output, std::stop_token stop) const {
+  const auto documents = hold_documents(model.path);
   ProgressBar bar(output.quiet);
   TextModel text(
       model.path, options(), [&](const Model& loaded) { return runtime.request(loaded, {}); },

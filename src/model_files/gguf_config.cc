@@ -23,9 +23,17 @@ struct Family {
 };
 
 constexpr std::array kFamilies = {
-    Family{"llama", "llama", "LlamaForCausalLM"}, Family{"qwen2", "qwen2", "Qwen2ForCausalLM"},
-    Family{"qwen3", "qwen3", "Qwen3ForCausalLM"}, Family{"dream", "Dream", "DreamModel"},
-    Family{"llada", "llada", "LLaDAModelLM"},
+    Family{"llama", "llama", "LlamaForCausalLM"},    Family{"qwen2", "qwen2", "Qwen2ForCausalLM"},
+    Family{"qwen3", "qwen3", "Qwen3ForCausalLM"},    Family{"dream", "Dream", "DreamModel"},
+    Family{"llada", "llada", "LLaDAModelLM"},        Family{"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM"},
+    Family{"llada-moe", "llada", "LLaDAMoEModelLM"}, Family{"rnd1", "rnd1", "RND1LM"},
+};
+// The same networks with a full mask, whose samplers do not shift logits.
+constexpr std::array kA2dFamilies = {
+    Family{"llama", "a2d-llama", "A2DLlamaLMHeadModel"},
+    Family{"qwen2", "a2d-qwen2", "A2DQwen2LMHeadModel"},
+    Family{"dream", "a2d-qwen2", "A2DQwen2LMHeadModel"},
+    Family{"qwen3", "a2d-qwen3", "A2DQwen3LMHeadModel"},
 };
 
 [[noreturn]] void refuse(const GgufFile& file, const std::string& what) {
@@ -61,6 +69,7 @@ class Keys {
     const auto end = std::to_chars(text.data(), text.data() + text.size(), static_cast<float>(value)).ptr;
     return json::parse(text.data(), end);
   }
+  bool boolean(std::string_view key, bool fallback) { return file_.boolean(note(key)).value_or(fallback); }
   std::string text(std::string_view key, const std::string& fallback) {
     return file_.text(note(key)).value_or(fallback);
   }
@@ -101,26 +110,6 @@ std::int64_t vocabulary(const GgufFile& file) {
   return embedding->shape[0];
 }
 
-// What llama.cpp's converter divides each frequency by for Llama 3's rule.
-std::vector<double> llama3_factors(double theta, std::int64_t head_dim, double factor, double original) {
-  constexpr double kLow = 1.0;
-  constexpr double kHigh = 4.0;
-  std::vector<double> factors;
-  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
-    const double wavelength =
-        2.0 * std::numbers::pi * std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
-    if (wavelength < original / kHigh) {
-      factors.push_back(1.0);
-    } else if (wavelength > original / kLow) {
-      factors.push_back(factor);
-    } else {
-      const double smooth = (original / wavelength - kLow) / (kHigh - kLow);
-      factors.push_back(1.0 / ((1.0 - smooth) / factor + smooth));
-    }
-  }
-  return factors;
-}
-
 // The file has the factors of the frequencies, not the rule that made them: Llama 3's, with the settings of every
 // published model, or none that is known.
 json frequencies_by_rule(const GgufFile& file, const GgufTensor& tensor, double theta, std::int64_t head_dim,
@@ -136,7 +125,8 @@ json frequencies_by_rule(const GgufFile& file, const GgufTensor& tensor, double 
   std::vector<float> factors(count);
   std::memcpy(factors.data(), data.data() + tensor.offset, count * sizeof(float));
   const double largest = factors.empty() ? 1.0 : factors.back();
-  const std::vector<double> expected = llama3_factors(theta, head_dim, largest, static_cast<double>(original));
+  const std::vector<double> expected = llama3_factors(
+      {.theta = theta, .head_dim = head_dim, .factor = largest, .positions = static_cast<double>(original)});
   constexpr double kTolerance = 1e-5;
   for (std::size_t i = 0; i < count; ++i) {
     if (!(std::fabs(factors[i] - expected[i]) <= kTolerance * expected[i])) {
@@ -186,6 +176,8 @@ struct Sizes {
   std::int64_t head_dim = 0;
   std::int64_t intermediate = 0;
   std::int64_t positions = 0;
+  std::int64_t experts = 0;  // of a layer
+  std::int64_t expert_intermediate = 0;
 };
 
 Sizes read_sizes(const GgufFile& file, Keys& keys) {
@@ -194,7 +186,10 @@ Sizes read_sizes(const GgufFile& file, Keys& keys) {
   sizes.layers = keys.require("block_count");
   sizes.heads = keys.require("attention.head_count");
   sizes.kv_heads = keys.integer("attention.head_count_kv", sizes.heads);
-  sizes.intermediate = keys.require("feed_forward_length");
+  sizes.experts = keys.integer("expert_count", 0);
+  sizes.expert_intermediate = keys.integer("expert_feed_forward_length", 0);
+  sizes.intermediate = sizes.experts > 0 ? keys.integer("feed_forward_length", sizes.expert_intermediate)
+                                         : keys.require("feed_forward_length");
   sizes.positions = keys.require("context_length");
   if (sizes.heads < 1) {
     file.fail(keys.full("attention.head_count"), "is " + std::to_string(sizes.heads));
@@ -277,38 +272,130 @@ json transformers_config(const GgufFile& file, Keys& keys, const Sizes& sizes) {
           {"tie_word_embeddings", find_tensor(file, "output.weight") == nullptr}};
 }
 
-bool is_bidirectional(std::string_view architecture) { return architecture == "dream" || architecture == "llada"; }
+// What llama.cpp's code of an architecture does, whatever the file says.
+bool is_bidirectional(std::string_view architecture) {
+  return architecture == "dream" || architecture == "llada" || architecture == "llada-moe" || architecture == "rnd1";
+}
+bool normalizes_experts(std::string_view architecture) { return architecture != "llada-moe"; }
+bool has_experts(std::string_view architecture) {
+  return architecture == "qwen3moe" || architecture == "llada-moe" || architecture == "rnd1";
+}
+
+// Keys of routers that these architectures do not have.
+void check_router(const GgufFile& file, Keys& keys, std::string_view architecture) {
+  constexpr std::int64_t kSoftmax = 1;
+  const auto expect = [&](std::string_view key, std::int64_t value) {
+    if (const std::int64_t found = keys.integer(key, value); found != value) {
+      refuse(file, "has '" + keys.full(key) + "' " + std::to_string(found) + "; the models that are read have " +
+                       std::to_string(value));
+    }
+  };
+  for (const std::string_view key : {"expert_shared_count", "expert_shared_feed_forward_length"}) {
+    expect(key, 0);
+  }
+  for (const std::string_view key : {"expert_group_count", "expert_group_used_count"}) {
+    expect(key, 1);
+  }
+  expect("expert_gating_func", kSoftmax);
+  const bool normalizes = normalizes_experts(architecture);
+  if (keys.number("expert_weights_scale", 1.0) != 1.0 ||
+      keys.boolean("expert_weights_norm", normalizes) != normalizes) {
+    refuse(file, "scales or normalizes the weights of experts otherwise than llama.cpp's code of " +
+                     std::string(architecture) + " does");
+  }
+}
+
+json experts_config(const GgufFile& file, Keys& keys, const Sizes& sizes, const std::string& architecture) {
+  check_router(file, keys, architecture);
+  const std::int64_t width = keys.require("expert_feed_forward_length");
+  json config = transformers_config(file, keys, sizes);
+  config["num_experts"] = sizes.experts;
+  config["num_experts_per_tok"] = keys.require("expert_used_count");
+  if (architecture == "llada-moe") {
+    config.erase("intermediate_size");
+    config["dense_intermediate_size"] = sizes.intermediate;
+    config["expert_intermediate_size"] = width;
+    config["moe_layer_freq"] = std::vector<int>(
+        static_cast<std::size_t>(std::clamp<std::int64_t>(sizes.layers, 0, std::ssize(file.tensors()))), 1);
+    config["qk_layernorm"] = true;
+  } else {
+    config["moe_intermediate_size"] = width;
+    config["norm_topk_prob"] = true;
+  }
+  return config;
+}
+
+const Family& find_family(const GgufFile& file, const std::string& architecture) {
+  const auto* family = std::ranges::find(kFamilies, architecture, &Family::gguf);
+  if (family == kFamilies.end()) {
+    refuse(file, "is of the architecture \"" + architecture +
+                     "\"; llama, qwen2, qwen3, qwen3moe, dream, llada, llada-moe and rnd1 are read from GGUF");
+  }
+  return *family;
+}
+
+// The family whose mask and sampler the keys ask for.
+const Family& choose_family(const GgufFile& file, Keys& keys, const std::string& architecture) {
+  const Family& family = find_family(file, architecture);
+  const bool is_causal = keys.boolean("attention.causal", !is_bidirectional(architecture));
+  const bool shifts_by_itself = architecture == "dream" || architecture == "rnd1";
+  const bool shifts = file.boolean("diffusion.shift_logits").value_or(shifts_by_itself);
+  const auto* a2d = std::ranges::find(kA2dFamilies, architecture, &Family::gguf);
+  const bool is_a2d = a2d != kA2dFamilies.end() && !is_causal && !shifts;
+  if (is_a2d) {
+    return *a2d;
+  }
+  if (is_causal == is_bidirectional(architecture) || (!is_causal && shifts != shifts_by_itself)) {
+    refuse(file, "has '" + keys.full("attention.causal") + "' " + (is_causal ? "true" : "false") +
+                     " and 'diffusion.shift_logits' " + (shifts ? "true" : "false") +
+                     ", which no model of the architecture " + architecture + " has");
+  }
+  return family;
+}
 
 }  // namespace
 
+std::vector<double> llama3_factors(const Llama3Rule& rule) {
+  std::vector<double> factors;
+  for (std::int64_t i = 0; i < rule.head_dim / 2; ++i) {
+    const double wavelength = 2.0 * std::numbers::pi *
+                              std::pow(rule.theta, 2.0 * static_cast<double>(i) / static_cast<double>(rule.head_dim));
+    if (wavelength < rule.positions / rule.high_frequency) {
+      factors.push_back(1.0);
+    } else if (wavelength > rule.positions / rule.low_frequency) {
+      factors.push_back(rule.factor);
+    } else {
+      const double smooth =
+          (rule.positions / wavelength - rule.low_frequency) / (rule.high_frequency - rule.low_frequency);
+      factors.push_back(1.0 / ((1.0 - smooth) / rule.factor + smooth));
+    }
+  }
+  return factors;
+}
+
 json gguf_config(const GgufFile& file) {
   const std::string architecture = file.text("general.architecture").value_or("");
-  const auto* family = std::ranges::find(kFamilies, architecture, &Family::gguf);
-  if (family == kFamilies.end()) {
-    refuse(file,
-           "is of the architecture \"" + architecture + "\"; llama, qwen2, qwen3, dream and llada are read from GGUF");
-  }
+  find_family(file, architecture);
   Keys keys(file, architecture);
-  if (const std::int64_t experts = keys.integer("expert_count", 0); experts > 0) {
-    refuse(file, "has " + std::to_string(experts) + " experts in each layer, which are not read from GGUF");
-  }
-  keys.ignore({"expert_used_count"});
+  const Family& family = choose_family(file, keys, architecture);
   const Sizes sizes = read_sizes(file, keys);
-  json config = architecture == "llada" ? llada_config(file, keys, sizes) : transformers_config(file, keys, sizes);
-  add_common(file, keys, *family, config);
+  if ((sizes.experts > 0) != has_experts(architecture)) {
+    refuse(file, "is of the architecture " + architecture + " and has " + std::to_string(sizes.experts) +
+                     " experts in each layer");
+  }
+  json config;
+  if (sizes.experts > 0) {
+    config = experts_config(file, keys, sizes, architecture);
+  } else {
+    keys.ignore({"expert_used_count", "expert_feed_forward_length"});
+    config = architecture == "llada" ? llada_config(file, keys, sizes) : transformers_config(file, keys, sizes);
+  }
+  add_common(file, keys, family, config);
   if (architecture == "llama" || architecture == "qwen3") {
     config["attention_bias"] = find_tensor(file, "blk.0.attn_q.bias") != nullptr;
   }
   if (architecture == "llama") {
     config["mlp_bias"] = find_tensor(file, "blk.0.ffn_up.bias") != nullptr;
-  }
-  const std::string causal = architecture + ".attention.causal";
-  if (file.boolean(causal).value_or(!is_bidirectional(architecture)) != is_bidirectional(architecture)) {
-    keys.ignore({"attention.causal"});
-  }
-  const std::string shift = architecture + ".diffusion.shift_logits";
-  if (file.boolean(shift).value_or(architecture == "dream") == (architecture == "dream")) {
-    keys.ignore({"diffusion.shift_logits"});
   }
   for (const std::string& key : keys.unknown()) {
     config[key] = "a key of the GGUF file";

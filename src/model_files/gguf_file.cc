@@ -1,10 +1,13 @@
 #include "model_files/gguf_file.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -253,6 +256,14 @@ std::vector<std::string> GgufFile::keys() const {
   return keys;
 }
 
+const GgufValue& GgufFile::value(std::string_view key) const {
+  const GgufValue* value = find(key);
+  if (value == nullptr) {
+    fail(key, "is missing");
+  }
+  return *value;
+}
+
 void GgufFile::fail(std::string_view key, const std::string& what) const {
   throw Error(ErrorCode::kBadFile, path().string() + ": '" + std::string(key) + "'", what);
 }
@@ -354,6 +365,69 @@ std::vector<float> GgufFile::floats(std::string_view key) const {
     std::memcpy(numbers.data(), value.bytes.data(), value.bytes.size());
   }
   return numbers;
+}
+
+namespace {
+
+// Which bytes a path stands for.
+struct FileIdentity {
+  dev_t device = 0;
+  ino_t number = 0;
+  off_t size = 0;
+  std::int64_t changed_seconds = 0;
+  std::int64_t changed_nanoseconds = 0;
+
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+
+FileIdentity identity_of(const std::filesystem::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) {
+    return {};  // opening it will say what is wrong
+  }
+#ifdef __APPLE__
+  const timespec& changed = status.st_mtimespec;
+#else
+  const timespec& changed = status.st_mtim;
+#endif
+  return {.device = status.st_dev,
+          .number = status.st_ino,
+          .size = status.st_size,
+          .changed_seconds = changed.tv_sec,
+          .changed_nanoseconds = changed.tv_nsec};
+}
+
+// Those that somebody has. It keeps none of them alive.
+class OpenFiles {
+ public:
+  std::shared_ptr<const GgufFile> open(const std::filesystem::path& path) {
+    const FileIdentity identity = identity_of(path);
+    const std::scoped_lock lock(mutex_);
+    std::erase_if(files_, [](const auto& entry) { return entry.second.file.expired(); });
+    Entry& entry = files_[path];
+    std::shared_ptr<const GgufFile> file = entry.identity == identity ? entry.file.lock() : nullptr;
+    if (file == nullptr) {
+      file = std::make_shared<const GgufFile>(path);
+      entry = {.identity = identity, .file = file};
+    }
+    return file;
+  }
+
+ private:
+  struct Entry {
+    FileIdentity identity;
+    std::weak_ptr<const GgufFile> file;
+  };
+
+  std::mutex mutex_;
+  std::map<std::filesystem::path, Entry> files_;
+};
+
+}  // namespace
+
+std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& path) {
+  static OpenFiles files;
+  return files.open(path);
 }
 
 bool is_gguf(const std::filesystem::path& path) {

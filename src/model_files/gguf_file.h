@@ -64,7 +64,8 @@ class GgufFile {
 
   // Values of keys; nullopt where the key is absent. Throw Error{kBadFile} naming file and key for another type.
   bool has(std::string_view key) const { return values_.contains(key); }
-  std::vector<std::string> keys() const;  // all, in order
+  std::vector<std::string> keys() const;               // all, in order
+  const GgufValue& value(std::string_view key) const;  // of a key that is there
   std::optional<std::int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;
   std::optional<bool> boolean(std::string_view key) const;
@@ -88,6 +89,10 @@ class GgufFile {
   std::span<const std::byte> data_;
   std::uint64_t alignment_ = 32;
 };
+
+// The file; the same object for all who have it at one time, unless it has changed since it was opened. Errors: those
+// of the constructor.
+std::shared_ptr<const GgufFile> open_gguf(const std::filesystem::path& path);
 
 // Whether the file begins as GGUF does. False for what is no file.
 bool is_gguf(const std::filesystem::path& path);

@@ -19,8 +19,7 @@ using nlohmann::json;
 
 constexpr std::string_view kTokens = "tokenizer.ggml.tokens";
 
-// llama.cpp's kinds of tokens.
-enum TokenType : std::int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+constexpr std::int64_t number_of(GgufTokenType type) { return static_cast<std::int64_t>(type); }
 
 [[noreturn]] void refuse_tokenizer(const GgufFile& file, const std::string& what) {
   throw Error(ErrorCode::kUnsupported, file.path().string(), what,
@@ -31,13 +30,16 @@ struct Vocabulary {
   std::vector<std::string_view> tokens;
   std::vector<std::int64_t> types;
 
-  bool is_added(std::size_t id) const { return types[id] == kControl || types[id] == kUserDefined; }
+  bool has_type(std::size_t id, GgufTokenType type) const { return types[id] == number_of(type); }
+  bool is_added(std::size_t id) const {
+    return has_type(id, GgufTokenType::kControl) || has_type(id, GgufTokenType::kUserDefined);
+  }
 };
 
 Vocabulary read_vocabulary(const GgufFile& file) {
   Vocabulary vocabulary{.tokens = file.texts(kTokens), .types = file.integers("tokenizer.ggml.token_type")};
   if (vocabulary.types.empty()) {
-    vocabulary.types.assign(vocabulary.tokens.size(), kNormal);
+    vocabulary.types.assign(vocabulary.tokens.size(), number_of(GgufTokenType::kNormal));
   }
   if (vocabulary.types.size() != vocabulary.tokens.size()) {
     file.fail("tokenizer.ggml.token_type", "has " + std::to_string(vocabulary.types.size()) + " elements for " +
@@ -69,7 +71,7 @@ json added_tokens(const Vocabulary& vocabulary) {
                        {"lstrip", false},
                        {"rstrip", false},
                        {"normalized", false},
-                       {"special", vocabulary.types[id] == kControl}});
+                       {"special", vocabulary.has_type(id, GgufTokenType::kControl)}});
     }
   }
   return added;
@@ -79,7 +81,7 @@ json added_tokens(const Vocabulary& vocabulary) {
 json ids_by_token(const GgufFile& file, const Vocabulary& vocabulary) {
   json ids = json::object();
   for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) {
-    if (vocabulary.types[id] == kUnused) {
+    if (vocabulary.has_type(id, GgufTokenType::kUnused)) {
       continue;
     }
     const auto [position, inserted] = ids.emplace(vocabulary.tokens[id], id);
@@ -116,9 +118,14 @@ constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Of the vocabulary that LLaDA shares with Ling.
+constexpr std::string_view kLingPattern =
+    R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)";
 
 constexpr PreTokenizerRule kLlama3{.pattern = kLlama3Pattern, .ignores_merges = true, .begins_with_bos = true};
 constexpr PreTokenizerRule kQwen2{.pattern = kQwen2Pattern, .composes = true};
+constexpr PreTokenizerRule kSmaug{.pattern = kLlama3Pattern};
+constexpr PreTokenizerRule kLing{.pattern = kLingPattern};
 constexpr PreTokenizerRule kGpt2{};
 constexpr PreTokenizerRule kSmolLm{.pattern = {}, .digits_apart = true};
 
@@ -128,6 +135,10 @@ constexpr std::array kPreTokenizers = {
     std::pair<std::string_view, PreTokenizerRule>{"llama-v3", kLlama3},
     std::pair<std::string_view, PreTokenizerRule>{"qwen2", kQwen2},
     std::pair<std::string_view, PreTokenizerRule>{"deepseek-r1-qwen", kQwen2},
+    std::pair<std::string_view, PreTokenizerRule>{"smaug-bpe", kSmaug},
+    std::pair<std::string_view, PreTokenizerRule>{"bailingmoe", kLing},
+    std::pair<std::string_view, PreTokenizerRule>{"bailingmoe2", kLing},
+    std::pair<std::string_view, PreTokenizerRule>{"llada-moe", kLing},
     std::pair<std::string_view, PreTokenizerRule>{"gpt-2", kGpt2},
     std::pair<std::string_view, PreTokenizerRule>{"smollm", kSmolLm},
 };
@@ -141,7 +152,7 @@ PreTokenizerRule pre_tokenizer_rule(const GgufFile& file) {
   return found->second;
 }
 
-json pre_tokenizer(const PreTokenizerRule& rule) {
+json pre_tokenizer_of(const PreTokenizerRule& rule) {
   if (!rule.pattern.empty()) {
     return sequence_of(
         "pretokenizers",
@@ -152,6 +163,33 @@ json pre_tokenizer(const PreTokenizerRule& rule) {
     return sequence_of("pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)});
   }
   return byte_level(true);
+}
+
+// The steps with what changes the pieces, and nothing else.
+json essential_steps(const json& pre_tokenizer) {
+  json steps = json::array();
+  if (!pre_tokenizer.is_object()) {
+    return steps;
+  }
+  const auto type = pre_tokenizer.find("type");
+  const auto members = pre_tokenizer.find("pretokenizers");
+  if (type != pre_tokenizer.end() && *type == "Sequence" && members != pre_tokenizer.end()) {
+    for (const json& step : *members) {
+      for (json& inner : essential_steps(step)) {
+        steps.push_back(std::move(inner));
+      }
+    }
+    return steps;
+  }
+  json step = pre_tokenizer;
+  step.erase("trim_offsets");
+  for (const auto& [key, usual] : {std::pair{"use_regex", true}, std::pair{"invert", false}}) {
+    if (const auto member = step.find(key); member != step.end() && *member == usual) {
+      step.erase(key);
+    }
+  }
+  steps.push_back(std::move(step));
+  return steps;
 }
 
 // What puts the beginning-of-sequence token before a text.
@@ -190,7 +228,7 @@ json byte_level_tokenizer(const GgufFile& file, const Vocabulary& vocabulary) {
   if (rule.composes) {
     document["normalizer"] = {{"type", "NFC"}};
   }
-  document["pre_tokenizer"] = pre_tokenizer(rule);
+  document["pre_tokenizer"] = pre_tokenizer_of(rule);
   document["post_processor"] = post_processor(file, vocabulary, rule.begins_with_bos);
   document["decoder"] = byte_level(true);
   return document;
@@ -304,6 +342,15 @@ void check_utf8(const GgufFile& file, const json& document) {
 }
 
 }  // namespace
+
+std::optional<std::string_view> gguf_pre_tokenizer_name(const json& pre_tokenizer, bool ignores_merges) {
+  const json steps = essential_steps(pre_tokenizer);
+  const auto* found = std::ranges::find_if(kPreTokenizers, [&](const auto& named) {
+    const auto& [name, rule] = named;
+    return rule.ignores_merges == ignores_merges && essential_steps(pre_tokenizer_of(rule)) == steps;
+  });
+  return found == kPreTokenizers.end() ? std::nullopt : std::optional(found->first);
+}
 
 bool has_gguf_tokenizer(const GgufFile& file) { return file.count(kTokens) > 0; }
 

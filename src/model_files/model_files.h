@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -25,5 +26,9 @@ void copy_document(const std::filesystem::path& path, const std::filesystem::pat
 
 // The file that holds the document: itself, or the GGUF file.
 std::filesystem::path document_file(const std::filesystem::path& path);
+
+// As long as the result lives, a GGUF file is parsed once for all that ask for its documents, and the text of each is
+// made once. Nothing for a folder, or what is neither.
+std::shared_ptr<const void> hold_documents(const std::filesystem::path& model);
 
 }  // namespace diffulex_edge

@@ -13,6 +13,7 @@
 #include "diffulex_edge/error.h"
 #include "diffulex_edge/model.h"
 #include "model_files/gguf_file.h"
+#include "model_files/model_files.h"
 #include "models/adapter_config.h"
 #include "models/architecture.h"
 #include "models/parsed_config.h"
@@ -155,6 +156,7 @@ std::shared_ptr<const Checkpoint> open_weights(const ModelPlace& place, const Pa
 Model load_model(const std::filesystem::path& name, const ModelOptions& options) {
   const ModelPlace place = find_place(name, options);
   const std::filesystem::path& folder = place.folder;
+  const auto documents = hold_documents(folder);
   const ParsedConfig parsed = parse_config(folder, options);
   refuse_to_guess(parsed, folder, options);
   Model model{.path = folder, .config = parsed.config};

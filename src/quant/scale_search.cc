@@ -73,12 +73,28 @@ IntegerGrid integer_grid(const WeightFormat& format) {
 }
 
 float storable_scale(float scale, ElementType type) {
+  if (type == ElementType::kF16) {
+    // Only GGUF has such scales, and llama.cpp computes with subnormal ones.
+    constexpr float kLeast = 0x1p-24F;
+    return kernels::scalar::f16_to_f32_one(
+        kernels::scalar::f32_to_f16_one(std::clamp(scale, kLeast, kernels::kMaxFinite16)));
+  }
   const float normal = std::max(scale, std::numeric_limits<float>::min());
   if (type != ElementType::kBF16) {
     return std::min(normal, std::numeric_limits<float>::max());
   }
   constexpr std::uint16_t kLargest = 0x7F7F;
   return kernels::scalar::bf16_to_f32_one(std::min(kernels::scalar::f32_to_bf16_one(normal), kLargest));
+}
+
+void store_scale(float scale, ElementType type, std::byte* target) {
+  if (type == ElementType::kF32) {
+    std::memcpy(target, &scale, sizeof(scale));
+    return;
+  }
+  const std::uint16_t bits =
+      type == ElementType::kBF16 ? kernels::scalar::f32_to_bf16_one(scale) : kernels::scalar::f32_to_f16_one(scale);
+  std::memcpy(target, &bits, sizeof(bits));
 }
 
 double squared_error(std::span<const float> weights, std::span<const float> importance, float scale,
@@ -226,14 +242,8 @@ void round_row(std::span<const float> weights, std::span<const float> importance
     } else {
       kernels::f32_to_i4_rtn(group.data(), reinterpret_cast<std::uint8_t*>(values + begin / 2), size, scale);
     }
-    if (format.scale_type == ElementType::kBF16) {
-      const std::uint16_t bits = kernels::scalar::f32_to_bf16_one(scale);
-      std::memcpy(scales, &bits, sizeof(bits));
-      scales += sizeof(bits);
-    } else {
-      std::memcpy(scales, &scale, sizeof(scale));
-      scales += sizeof(scale);
-    }
+    store_scale(scale, format.scale_type, scales);
+    scales += format.scale_bytes();
   }
 }
 

@@ -24,6 +24,9 @@ IntegerGrid integer_grid(const WeightFormat& format);
 // The nearest scale that a format can store: rounded to its type, normal, finite.
 float storable_scale(float scale, ElementType type);
 
+// Writes it as that type, to any address.
+void store_scale(float scale, ElementType type, std::byte* target);
+
 // q = clamp(round(weight / scale), low, high). Adding 1.5 * 2^23 leaves no bit below 1 in a float, so that the sum is
 // rounded to nearest even; as the bounds are integers, it does not matter that they come first.
 inline float nearest_integer(float weight, float scale, const IntegerGrid& grid) {

@@ -10,6 +10,7 @@
 #include "quant/codebook.h"
 #include "quant/kernels/kernels.h"
 #include "quant/weight_check.h"
+#include "quant/weight_decoder.h"
 
 namespace diffulex_edge {
 namespace {
@@ -49,6 +50,7 @@ class RowEncoder {
     const float largest = check_values(source_, row, weights);
     if (format_.is_grid()) {
       round_row(weights, {}, format_, options_.method, scratch_.search, values, scales);
+      keep_integers(row, weights, values, scales);
       return;
     }
     if (format_.has_codebook()) {
@@ -70,6 +72,43 @@ class RowEncoder {
         break;
     }
     throw Error(ErrorCode::kInternal, source_.values->where(), "no weight is stored as " + to_string(format_.element));
+  }
+
+  // Another program's integers of 4 bits stay as they are in the groups that have the same weights: their scale gives
+  // them back, unless it stands for an integer that is not ours (8, where the other program's scale is negative). There
+  // the scale with the lesser error is taken.
+  void keep_integers(std::int64_t row, std::span<const float> weights, std::byte* values, std::byte* scales) {
+    const RowDecoder* decoder = source_.values->decoder;
+    const bool is_grouped = format_.bits() == 4 && format_.granularity == Granularity::kGroup;
+    if (decoder == nullptr || !is_grouped) {
+      return;
+    }
+    scratch_.scales.resize(static_cast<std::size_t>(format_.scales_per_row(source_.columns)));
+    if (!decoder->read_scales(row, format_.group_size, scratch_.scales)) {
+      return;
+    }
+    const IntegerGrid grid = integer_grid(format_);
+    const auto size = static_cast<std::size_t>(format_.group_size);
+    for (std::size_t i = 0; i < scratch_.scales.size(); ++i) {
+      const std::span<const float> group = weights.subspan(i * size, size);
+      const float stored = storable_scale(scratch_.scales[i], format_.scale_type);
+      std::byte* group_scale = scales + static_cast<std::ptrdiff_t>(i) * format_.scale_bytes();
+      if (scratch_.scales[i] > 0.0F &&
+          (!clips(group, stored, grid) ||
+           squared_error(group, {}, stored, grid) < squared_error(group, {}, load_scale(group_scale), grid))) {
+        kernels::f32_to_i4_rtn(group.data(), reinterpret_cast<std::uint8_t*>(values + i * size / 2), size, stored);
+        store_scale(stored, format_.scale_type, group_scale);
+      }
+    }
+  }
+
+  float load_scale(const std::byte* scale) const {
+    return load_scales({scale, static_cast<std::size_t>(format_.scale_bytes())}, format_.scale_type).front();
+  }
+
+  static bool clips(std::span<const float> group, float scale, const IntegerGrid& grid) {
+    const kernels::MinMax range = kernels::f32_min_max(group.data(), group.size());
+    return range.max > (grid.high + 0.5F) * scale || range.min < (grid.low - 0.5F) * scale;
   }
 
   // One row; or several of a weight with a decoder.

@@ -17,6 +17,7 @@ namespace diffulex_edge {
 struct EncodeScratch {
   std::vector<float> rows;
   std::vector<std::byte> aligned;
+  std::vector<float> scales;
   ScaleSearch search;
 };
 

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "core/printable.h"
+#include "diffulex_edge/gguf_output.h"
 #include "diffulex_edge/report.h"
 #include "report/calibration_report.h"
 #include "report/description.h"
@@ -175,7 +176,8 @@ std::string to_json(const QuantizeReport& report) {
 
 std::string to_text(const QuantizeReport& report) {
   const QuantizationResult& result = report.result;
-  return printable_lines(report.output + ": model.safetensors has " + format_count(report.file_bytes) + " bytes (" +
+  const std::string file = is_gguf_name(report.output) ? ": " : ": model.safetensors has ";
+  return printable_lines(report.output + file + format_count(report.file_bytes) + " bytes (" +
                          format_bytes(report.file_bytes) + ")\n" + report.model.config.family + ", " +
                          format_count(result.parameters) + " parameters, " + describe(result.plan.config) + "\n" +
                          sizes_text(result) + format_number(report.seconds, 3) + " s, peak RSS " +

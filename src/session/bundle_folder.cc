@@ -135,7 +135,7 @@ bool is_only_a_bundle(const fs::path& folder) {
 
 BundleFolder::BundleFolder(const Model& model, const std::string& backend, const BackendConfig& config,
                            const fs::path& target)
-    : target_(target), model_folder_(model.path) {
+    : target_(target), model_folder_(model.path), documents_(hold_documents(model.path)) {
   const std::vector<fs::path> tokenizer = tokenizer_files(model.path);
   if (tokenizer.empty()) {
     throw Error(ErrorCode::kBadFile, model.path.string(),

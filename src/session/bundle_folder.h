@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,8 @@ class BundleFolder {
   Bundle bundle_;
   std::string readme_;
   std::filesystem::path model_folder_;
-  std::vector<std::string> copied_;  // files of the model's folder
+  std::shared_ptr<const void> documents_;  // of a GGUF file: made once
+  std::vector<std::string> copied_;        // files of the model's folder
 };
 
 // Whether a folder holds a bundle of this version and nothing else, so that another may take its place.

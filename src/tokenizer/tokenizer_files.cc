@@ -107,6 +107,7 @@ TokenizerSource read_tokenizer_source(const fs::path& path) {
   if (!fs::is_directory(path, ignored) && !is_gguf(path)) {
     return reader_of(path).read(path);
   }
+  const auto documents = hold_documents(path);
   const MainFile* file = find_main_file(path);
   if (file == nullptr) {
     throw Error(ErrorCode::kBadFile, path.string(), "has no tokenizer: " + std::string(kTokenizerFilesText));

@@ -22,14 +22,18 @@ from torch import Tensor
 Array = NDArray[Any]
 
 ARCHITECTURES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "dream": "dream", "llada": "llada"}
-"""GGUF's name of each family that is read from it."""
+"""GGUF's name of each dense family that is read from it."""
+EXPERT_ARCHITECTURES: Final = {"qwen3_moe": "qwen3moe", "rnd1": "rnd1", "llada_moe": "llada-moe"}
+"""The same of families with experts."""
 
 _TRANSFORMERS: Final = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps", "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }  # fmt: skip
 _LLADA: Final = {
     "model.transformer.wte": "token_embd", "model.transformer.ln_f": "output_norm",
@@ -81,8 +85,26 @@ def encoded(weight: Tensor, type_: Type, seed: int) -> tuple[Array, Tensor]:
     return data, torch.from_numpy(gguf.quants.dequantize(data, type_).copy())
 
 
+def is_llada_moe(config: dict[str, Any]) -> bool:
+    return config["architectures"] == ["LLaDAMoEModelLM"]
+
+
+def family_of(config: dict[str, Any]) -> str:
+    """As ARCHITECTURES and EXPERT_ARCHITECTURES name it."""
+    if is_llada_moe(config):
+        return "llada_moe"
+    return {"Dream": "dream"}.get(config["model_type"], config["model_type"])
+
+
+def add_experts(writer: Any, config: dict[str, Any]) -> None:
+    writer.add_expert_count(config["num_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    width = "expert_intermediate_size" if is_llada_moe(config) else "moe_intermediate_size"
+    writer.add_expert_feed_forward_length(config[width])
+
+
 def add_settings(writer: Any, config: dict[str, Any]) -> None:
-    is_llada = config["model_type"] == "llada"
+    is_llada = config["model_type"] == "llada" and not is_llada_moe(config)
     names = {
         "hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
         "num_key_value_heads": "n_kv_heads", "intermediate_size": "mlp_hidden_size",
@@ -96,18 +118,34 @@ def add_settings(writer: Any, config: dict[str, Any]) -> None:
     writer.add_block_count(key("num_hidden_layers"))
     writer.add_head_count(key("num_attention_heads"))
     writer.add_head_count_kv(key("num_key_value_heads"))
-    writer.add_feed_forward_length(key("intermediate_size"))
+    writer.add_feed_forward_length(config.get("dense_intermediate_size") or key("intermediate_size"))
+    if "num_experts" in config:
+        add_experts(writer, config)
     writer.add_context_length(key("max_position_embeddings"))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
-    if config["model_type"] in ("llada", "Dream"):
+    if config["model_type"] in ("llada", "Dream", "rnd1"):
         writer.add_causal_attention(False)
     for token in ("bos", "eos", "mask"):
         if config.get(f"{token}_token_id") is not None:
             getattr(writer, f"add_{token}_token_id")(config[f"{token}_token_id"])
+
+
+def write_experts(writer: Any, tensors: dict[str, Tensor], type_of: Callable[[str], Type]) -> dict[str, Tensor]:
+    """The matrices of a layer's experts as one tensor; the values that it holds."""
+    stacks: dict[str, list[str]] = {}
+    for name in sorted(name for name in tensors if ".mlp.experts." in name):
+        before, _, after = name.partition(".experts.")
+        stacks.setdefault(f"{before}.experts.{after.partition('.')[2]}", []).append(name)
+    values = {}
+    for seed, (stack, names) in enumerate(stacks.items()):
+        parts = [encoded(tensors[name], type_of(name), 1000 * seed + i) for i, name in enumerate(names)]
+        writer.add_tensor(gguf_name(stack), np.stack([data for data, _ in parts]), raw_dtype=type_of(names[0]))
+        values |= {name: value for name, (_, value) in zip(names, parts, strict=True)}
+    return values
 
 
 def write_gguf(
@@ -116,12 +154,15 @@ def write_gguf(
     """Writes the checkpoint `model` as GGUF, each matrix in the type of its name; the values that it holds, by the
     checkpoint's names. `add` may write more keys and tensors."""
     config: dict[str, Any] = json.loads((model / "config.json").read_text())
-    family = {"Dream": "dream"}.get(config["model_type"], config["model_type"])
-    writer = gguf.GGUFWriter(path, ARCHITECTURES[family])
+    family = family_of(config)
+    writer = gguf.GGUFWriter(path, (ARCHITECTURES | EXPERT_ARCHITECTURES)[family])
     add_settings(writer, config)
     add(writer)
-    values = {}
-    for seed, (name, tensor) in enumerate(load_file(model / "model.safetensors").items()):
+    tensors = load_file(model / "model.safetensors")
+    values = write_experts(writer, tensors, type_of)
+    for seed, (name, tensor) in enumerate(tensors.items()):
+        if name in values:
+            continue
         heads = 0
         if family in ("llama", "llada") and ".q_proj." in name:
             heads = config.get("num_attention_heads") or config["n_heads"]

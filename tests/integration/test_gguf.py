@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from command import BAD_FILE, COMMAND, UNSUPPORTED, assert_fails, run, run_bounded, run_json, tiny_llada_text
+from expert_families import ExpertReference, make_expert_checkpoint
 from families import Reference, compare, make_config, make_weights, write_checkpoint
 from gguf import GGMLQuantizationType as Type
-from gguf_models import ARCHITECTURES, write_gguf
+from gguf_models import ARCHITECTURES, EXPERT_ARCHITECTURES, write_gguf
 from safetensors.torch import load_file
 from simulation import simulated_logits
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -73,6 +74,61 @@ def test_every_architecture_computes_as_its_checkpoint(family: str, tmp_path: Pa
     report = run_json("inspect", tmp_path / "model.gguf")
     assert report["kind"] == "gguf"
     assert {tensor["name"] for tensor in report["tensors"]} == set(values)
+
+
+EXPERT_SIZES: Final = {
+    "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 160, "num_hidden_layers": 1,
+    "num_experts": 4, "mask_token_id": 159,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", EXPERT_ARCHITECTURES)
+def test_experts_compute_as_their_checkpoint(family: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"moe_layer_freq": [1]} if family == "llada_moe" else {"head_dim": 64}
+    sizes = EXPERT_SIZES | ({"mask_token_id": None} if family == "qwen3_moe" else {})
+    model = make_expert_checkpoint(tmp_path / "original", family, **sizes, **more)
+    types = {"gate_proj": Type.Q8_0, "up_proj": Type.Q4_0, "down_proj": Type.Q5_1}
+    values = write_gguf(tmp_path / "model.gguf", model, lambda name: types.get(name.split(".")[-2], Type.F32))
+    reference = plain(tmp_path, model, values)
+    ids = token_ids()
+    ours = simulated_logits(tmp_path / "model.gguf", ids, tmp_path)
+    assert torch.equal(ours, simulated_logits(reference, ids, tmp_path))
+    assert compare(ours, ExpertReference(reference).logits(ids))["max_abs"] < 1e-3
+    assert {tensor["name"] for tensor in run_json("inspect", tmp_path / "model.gguf")["tensors"]} == set(values)
+
+
+def test_experts_that_are_not_as_llama_cpp_computes_them_are_refused(tmp_path: Path) -> None:
+    model = make_expert_checkpoint(tmp_path / "original", "qwen3_moe")
+    target = tmp_path / "model.gguf"
+    for add, words in {
+        lambda writer: writer.add_expert_weights_norm(False): ("normalizes the weights of experts",),
+        lambda writer: writer.add_expert_group_count(4): ("'qwen3moe.expert_group_count' 4",),
+        lambda writer: writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID): ("expert_gating_func",),
+    }.items():
+        write_gguf(target, model, lambda _: Type.F32, add)
+        assert_fails(run("inspect", target), UNSUPPORTED, str(target), *words)
+    write_gguf(target, model, lambda _: Type.F32)
+    data = target.read_bytes()
+    shape = struct.pack("<IQQQ", 3, 96, 64, 8)
+    assert shape in data
+    target.write_bytes(data.replace(shape, struct.pack("<IQQQ", 3, 96, 32, 16), 1))
+    assert_fails(run("inspect", target), BAD_FILE, "_exps.weight", "one for each of 8 experts")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "dream"])
+def test_a_full_mask_without_a_shift_is_a2ds(family: str, tmp_path: Path) -> None:
+    model = checkpoint(tmp_path, family)
+
+    def add(writer: Any) -> None:
+        if family != "dream":
+            writer.add_causal_attention(False)
+        writer.add_diffusion_shift_logits(False)
+
+    write_gguf(tmp_path / "model.gguf", model, lambda _: Type.F32, add)
+    config = run_json("inspect", tmp_path / "model.gguf")["config"]
+    assert (config["family"], config["block_length"]) == ("a2d", 0)
+    ours = simulated_logits(tmp_path / "model.gguf", token_ids(), tmp_path)
+    assert torch.equal(ours, simulated_logits(model, token_ids(), tmp_path, "--block-length", 0))
 
 
 def test_exports_are_those_of_the_checkpoint(tmp_path: Path) -> None:
@@ -285,7 +341,7 @@ def test_other_types_and_architectures_are_refused(tmp_path: Path) -> None:
     target.write_bytes(data[:at] + struct.pack("<I", 10) + data[at + 4 :])
     assert_fails(run("inspect", target), UNSUPPORTED, "attn_q.weight", "Q2_K", "Q4_K")
     target.write_bytes(data.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0gemma", 1))
-    assert_fails(run("inspect", target), UNSUPPORTED, '"gemma"', "llama, qwen2, qwen3, dream and llada")
+    assert_fails(run("inspect", target), UNSUPPORTED, '"gemma"', "qwen3moe, dream, llada")
     target.write_bytes(data.replace(b"llama.context_length", b"llama.kontext_length", 1))
     assert_fails(run("inspect", target), BAD_FILE, "'llama.context_length'", "is missing")
     target.write_bytes(b"GGUF" + struct.pack("<I", 1) + data[8:])
@@ -302,7 +358,7 @@ def test_an_unknown_key_is_named_with_what_lets_it_pass(tmp_path: Path) -> None:
     run_json("inspect", target, "--ignore-config-key", "llama.logit_scale")
 
 
-def test_experts_are_refused(tmp_path: Path) -> None:
+def test_experts_of_a_dense_architecture_are_refused(tmp_path: Path) -> None:
     model = checkpoint(tmp_path, "llama")
     target = tmp_path / "model.gguf"
     write_gguf(target, model, lambda _: Type.Q8_0, lambda writer: writer.add_expert_count(8))
