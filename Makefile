@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python \
   test-package test-tools package bench bench-coreml bench-decoding bench-generation bench-module bench-plan \
-  bench-qnn bench-rounding bench-runtime bench-steps fuzz-bundles fuzz-modules lint runner \
+  bench-qnn bench-rounding bench-runtime bench-steps fuzz-bundles fuzz-modules lint models runner \
   format clean
 
 build: build/packages.stamp
@@ -75,6 +75,10 @@ FUZZ_MODULES ?= 10000
 FUZZ_SEED ?= 0
 fuzz-modules: build $(VENV)/test.stamp $(VENV)/package.stamp
 	$(VENV)/bin/python tests/integration/random_modules.py --count $(FUZZ_MODULES) --seed $(FUZZ_SEED)
+
+## The user guide's table of published models, measured (a minute). UPDATE=1 puts it into the guide.
+models: test-tools $(VENV)/test.stamp
+	@DIFFULEX_EDGE=$(BIN) $(VENV)/bin/python scripts/print_models.py $(if $(UPDATE),--update)
 
 # Programs through which the tests reach what has no subcommand.
 test-tools: build

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 
 #include "checkpoint/row_decoder.h"
 #include "checkpoint/same_bytes.h"
@@ -13,12 +14,11 @@ namespace {
 // Equal for equal tensors: type, shape, and the first bytes.
 std::string beginning_of(const TensorView& view) {
   constexpr std::size_t kBytes = 64;
-  const auto first = view.bytes.first(std::min(kBytes, view.bytes.size()));
   std::string key = std::to_string(static_cast<int>(view.dtype)) + " " + to_string(static_shape(view.shape)) + " ";
-  for (const std::byte byte : first) {
-    key += static_cast<char>(byte);
-  }
-  MappedFile::release(first);
+  const std::size_t described = key.size();
+  const std::size_t count = std::min(kBytes, view.bytes.size());
+  key.resize(described + count);
+  MappedFile::copy_alone(view.bytes.first(count), std::as_writable_bytes(std::span(key).subspan(described)));
   return key;
 }
 

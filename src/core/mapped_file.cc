@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -146,6 +147,21 @@ void MappedFile::will_need(std::span<const std::byte> range) { advise(range, MAD
 void MappedFile::release(std::span<const std::byte> range) {
   if (const MappedFile* file = advise(range, MADV_DONTNEED)) {
     file->check();
+  }
+}
+
+void MappedFile::copy_alone(std::span<const std::byte> range, std::span<std::byte> target) {
+  const MappedFile* file = mappings().find(range.data());
+  if (file != nullptr) {
+    will_need(range);  // these pages only, unlike a page fault
+  }
+  std::ranges::copy(range, target.begin());
+  if (file != nullptr) {
+    constexpr std::size_t kMappedAround = std::size_t{64} << 10U;
+    const auto first = static_cast<std::size_t>(range.data() - file->data_);
+    const std::size_t begin = first / kMappedAround * kMappedAround;
+    const std::size_t end = std::min(first + range.size() + kMappedAround, file->size_);
+    release(file->bytes().subspan(begin, end - begin));
   }
 }
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 import torch
 from command import COMMAND, SANITIZED_COMMAND, tiny_llada
 from evaluation_data import cut
-from families import make_checkpoint, make_config, read_architecture
+from families import make_checkpoint, make_config, read_architecture, write_sparse_checkpoint
 
 torch.set_num_threads(2)
 
@@ -71,11 +68,7 @@ def few(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bfloat16 checkpoint of 0.4 GB, so that an export takes long enough to be disturbed.
-
-    All zeros but for the first bytes of each tensor, since equal tensors are stored once: the file is sparse and takes
-    no time to write.
-    """
+    """A bfloat16 checkpoint of 0.4 GB, so that an export takes long enough to be disturbed."""
     config = make_config(
         "llama",
         "bfloat16",
@@ -86,25 +79,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=8,
         vocab_size=32000,
     )
-    folder = tmp_path_factory.mktemp("large")
-    (folder / "config.json").write_text(json.dumps(config))
     architecture = read_architecture(config)
-    header: dict[str, Any] = {}
-    begins = []
-    end = 0
-    for module, (shape, _) in architecture.modules().items():
-        begins.append(end)
-        end += 2 * math.prod(shape)
-        entry = {"dtype": "BF16", "shape": shape, "data_offsets": [begins[-1], end]}
-        header[f"{architecture.module_name(module)}.weight"] = entry
-    text = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
-        for number, begin in enumerate(begins):
-            file.seek(8 + len(text) + begin)
-            file.write(struct.pack("<H", 0x3F80 + number))  # 1.0 and a little more
-    return folder
+    shapes = {f"{architecture.module_name(name)}.weight": shape for name, (shape, _) in architecture.modules().items()}
+    return write_sparse_checkpoint(tmp_path_factory.mktemp("large"), config, shapes)
 
 
 @pytest.fixture(scope="session")

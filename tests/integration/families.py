@@ -290,6 +290,29 @@ def make_checkpoint(
     return write_checkpoint(path, config, weights, shards)
 
 
+def write_sparse_checkpoint(path: str | Path, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Path:
+    """Write a bfloat16 model of any size, nearly all zeros, that takes little room on the disk and no time.
+
+    The first four bytes of every tensor are numbers that no other has, since equal tensors are stored once.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (path / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        for number, entry in enumerate(header.values()):
+            file.seek(8 + len(text) + entry["data_offsets"][0])
+            file.write((0x3F80 + number % 128 << 16 | 0x3E00 + number // 128).to_bytes(4, "little"))
+    return path
+
+
 def _only(config: Mapping[str, Any], key: str, default: Any, allowed: Sequence[Any]) -> Any:
     value = config.get(key, default)
     if value not in allowed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command import BAD_FILE, UNSUPPORTED, assert_fails, export, run, run_json
-from expert_families import EXPERT_FAMILIES, ExpertReference, make_expert_checkpoint, make_expert_config
+from expert_families import EXPERT_FAMILIES, ExpertReference, make_expert_checkpoint
 from families import OMIT
 from program import Program, cut_into_steps, random_ids
 from safetensors.torch import load_file, save_file
@@ -324,37 +323,3 @@ def test_inspect_shows_the_experts(experts: MakeExperts) -> None:
     }
     text = run("inspect", experts("llada2_moe")).stdout
     assert "experts 8 (3 a token) of intermediate 64 and a shared one of 64" in text
-
-
-def sparse_model(path: Path, config: dict[str, Any]) -> Path:
-    """A model of the real size, nearly all zeros, that takes little room on the disk. No two tensors are equal."""
-    from expert_families import read_expert_architecture
-
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in read_expert_architecture(config).tensors().items():
-        size = 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(config))
-    with (path / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-        for number, entry in enumerate(header.values()):
-            file.seek(8 + len(text) + entry["data_offsets"][0])
-            file.write((0x3F80 + number % 128 << 16 | 0x3E00 + number // 128).to_bytes(4, "little"))
-    return path
-
-
-def test_the_real_shapes_are_planned_without_reading_them(tmp_path: Path) -> None:
-    llada_moe = {
-        "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16, "num_hidden_layers": 16,
-        "vocab_size": 157184, "max_position_embeddings": 8192, "num_experts": 64, "num_experts_per_tok": 8,
-        "dense_intermediate_size": 8192, "expert_intermediate_size": 1024, "moe_layer_freq": [1] * 16,
-    }  # fmt: skip
-    model = sparse_model(tmp_path / "llada-moe", make_expert_config("llada_moe", **llada_moe))
-    report = run_json("export", model, "-o", tmp_path / "x.pte", "--dtype", "int4", "--dry-run")
-    assert report["parameters"] == 7356880896
-    assert report["peak_rss_bytes"] < 400 << 20

@@ -190,8 +190,8 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
-def write_vocabulary_and_merges(folder: Path) -> int:
-    """vocab.json and merges.txt, byte-level as Qwen2's; returns the number of tokens."""
+def byte_level_tokenizer() -> Tokenizer:
+    """Byte-level BPE of at most 1000 tokens, as Qwen2's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -202,6 +202,12 @@ def write_vocabulary_and_merges(folder: Path) -> int:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(text_lines(), trainer)
+    return tokenizer
+
+
+def write_vocabulary_and_merges(folder: Path) -> int:
+    """vocab.json and merges.txt; returns the number of tokens."""
+    tokenizer = byte_level_tokenizer()
     tokenizer.model.save(str(folder))
     return tokenizer.get_vocab_size()
 
