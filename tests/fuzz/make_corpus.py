@@ -116,7 +116,11 @@ def config_seeds(place: Path) -> Iterator[tuple[str, bytes]]:
     llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
               "original_max_position_embeddings": 16}  # fmt: skip
     parameters = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
-    for name, change in {"yarn": {"rope_scaling": yarn}, "llama3": {"rope_scaling": llama3}, "nested": parameters}.items():
+    for name, change in {
+        "yarn": {"rope_scaling": yarn},
+        "llama3": {"rope_scaling": llama3},
+        "nested": parameters,
+    }.items():
         yield name, json.dumps(config | change).encode()
     yield "tokens", joined({
         "config.json": config | {"eos_token_id": [1, 2]},
@@ -144,11 +148,11 @@ def checkpoint_seeds(place: Path, command: Path) -> Iterator[tuple[str, bytes]]:
         "config.json": (sharded / "config.json").read_text(), "model.safetensors.index.json": index,
         "model-1.safetensors": first.read_bytes(), "model-2.safetensors": second.read_bytes()})  # fmt: skip
     wide = small_model(place / "wide", "qwen3", **WIDE)
-    for name, options in {"int8": ["--dtype", "int8"], "int4": ["--dtype", "int4", "--group-size", "32"]}.items():
-        target = place / f"ours-{name}"
-        words = [command, "quantize", wide, "-o", target, "--embedding-dtype", "int8", *options]
+    for model, dtype in ((place / "qwen3", "int8"), (wide, "int4")):
+        target = place / f"ours-{dtype}"
+        words = [command, "quantize", model, "-o", target, "--dtype", dtype, "--embedding-dtype", "int8"]
         subprocess.run(words, check=True, capture_output=True)
-        yield f"ours-{name}", folder_input(target)
+        yield f"ours-{dtype}", folder_input(target)
     yield from foreign_seeds(place, small_model(place / "foreign", "qwen3", num_key_value_heads=2))
 
 
@@ -243,7 +247,7 @@ def plan_seeds(place: Path, command: Path) -> Iterator[tuple[str, bytes]]:
     words = [command, "plan", model, "-o", place / "plan.json", "--calibration", place / "data.npy",
              "--target-size", "30kB"]  # fmt: skip
     subprocess.run(words, check=True, capture_output=True)
-    document = json.loads((place / "plan.json").read_text())
+    document = json.loads((place / "plan.json").read_text()) | {"model": "model"}
     yield "measured", json.dumps(document).encode()
     plain = {key: document[key] for key in ("format", "version", "mode", "method")}
     yield "default", json.dumps(plain | {"default": "int8", "layers": {"lm_head": "fp16"}}).encode()
@@ -302,7 +306,8 @@ def tokenizer_seeds(place: Path) -> Iterator[tuple[str, bytes]]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     bpe = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-           "vocab": BYTES | {"in": 110, "\u0120t": 111, "he": 112}, "merges": ["i n", ["\u0120", "t"], "h e"]}  # fmt: skip
+           "vocab": BYTES | {"in": 110, "\u0120t": 111, "he": 112}, "merges": ["i n", ["\u0120", "t"],
+           "h e"]}  # fmt: skip
     split = {"type": "Split", "pattern": {"Regex": r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|\s+(?!\S)|\s+"},
              "behavior": "Isolated", "invert": False}  # fmt: skip
     qwen = tokenizer_json(bpe, normalizer={"type": "NFC"}, decoder=byte_level,
@@ -335,7 +340,8 @@ def tokenizer_seeds(place: Path) -> Iterator[tuple[str, bytes]]:
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "in", "the", "beg", "##in", "##ning", "##s", "3", ".", "a"]
     word_piece = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": 100, "vocab": {word: index for index, word in enumerate(words)}}  # fmt: skip
+                  "max_input_chars_per_word": 100,
+                  "vocab": {word: index for index, word in enumerate(words)}}  # fmt: skip
     bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
             "lowercase": True}  # fmt: skip
     yield "word-piece", joined({"tokenizer.json": tokenizer_json(

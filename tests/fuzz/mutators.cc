@@ -350,7 +350,8 @@ std::optional<std::pair<std::string, std::size_t>> laid_out(const std::string& h
       continue;
     }
     const auto type = tensor["dtype"].get<std::string>();
-    std::size_t bytes = std::clamp<std::size_t>(std::strtoul(type.data() + type.find_first_of("0123456789"), nullptr, 10) / 8, 1, 8);
+    std::size_t bytes =
+        std::clamp<std::size_t>(std::strtoul(type.data() + type.find_first_of("0123456789"), nullptr, 10) / 8, 1, 8);
     for (const auto& size : tensor["shape"]) {
       bytes *= size.is_number_unsigned() ? std::min<std::size_t>(size.get<std::size_t>(), 4096) : 1;
       bytes = std::min<std::size_t>(bytes, 1U << 16U);

@@ -7,8 +7,8 @@
 namespace diffulex_edge::fuzz {
 
 void read_coreml_package(std::string_view input) {
-  static InputFolder folder(
-      {coreml::kModelFile, coreml::kManifestFile, "Data/com.apple.CoreML/weights/weight.bin"}, ".mlpackage");
+  static InputFolder folder({coreml::kModelFile, coreml::kManifestFile, "Data/com.apple.CoreML/weights/weight.bin"},
+                            ".mlpackage");
   folder.fill(input);
   show(folder.path());
 }

@@ -20,9 +20,8 @@ void read_jsonl(std::string_view input) {
   const std::filesystem::path file = folder / "data.jsonl";
   read_or_refuse(
       [&] { static_cast<void>(read_token_sequences(file, &tokenizer, {.length = 64, .vocab_size = 1000})); });
-  read_or_refuse([&] {
-    static_cast<void>(read_generation_tasks(file, &tokenizer, {.vocab_size = 1000, .has_judge = true}));
-  });
+  read_or_refuse(
+      [&] { static_cast<void>(read_generation_tasks(file, &tokenizer, {.vocab_size = 1000, .has_judge = true})); });
 }
 
 }  // namespace diffulex_edge::fuzz

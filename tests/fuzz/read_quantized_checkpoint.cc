@@ -7,8 +7,8 @@
 namespace diffulex_edge::fuzz {
 
 void read_quantized_checkpoint(std::string_view input) {
-  static InputFolder folder({"config.json", "quantize_config.json", "model.safetensors",
-                             "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"});
+  static InputFolder folder({"config.json", "quantize_config.json", "model.safetensors", "model.safetensors.index.json",
+                             "model-1.safetensors", "model-2.safetensors"});
   folder.fill(input);
   const Model model = load_model(folder.path());
   show(folder.path());

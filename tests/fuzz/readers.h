@@ -1,5 +1,5 @@
-// The readers of files from anywhere, as fuzzers call them: each takes one input, reads it as programs do, and does with
-// it what its user does next. What is fine: to return, or to throw an Error that is not kInternal.
+// The readers of files from anywhere, as fuzzers call them: each takes one input, reads it as programs do, and does
+// with it what its user does next. What is fine: to return, or to throw an Error that is not kInternal.
 #pragma once
 
 #include <array>
