@@ -5,8 +5,8 @@ Run it where a reader learns to read something new, and commit what it writes:
 
     .venv/bin/python tests/fuzz/make_corpus.py --command build/release/bin/diffulex-edge
 
-Inputs of findings are added by hand, under names that say what was wrong. They stay: only files that begin with
-"seed-" are written anew.
+Files that begin with "seed-" are read without an error, those with "part-" as far as they go. Inputs of findings are
+added by hand, under names that say what was wrong; they stay.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any, Final
 FUZZ: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(FUZZ.parent / "integration"))
 
+import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 import prequantized  # noqa: E402
 import sentencepiece  # noqa: E402
@@ -33,7 +34,7 @@ import torch  # noqa: E402
 from expert_families import make_expert_checkpoint  # noqa: E402
 from families import FAMILIES, make_checkpoint  # noqa: E402
 from gguf import GGMLQuantizationType  # noqa: E402
-from gguf_models import write_gguf  # noqa: E402
+from gguf_models import random_blocks, write_gguf  # noqa: E402
 from safetensors.torch import load_file, save, save_file  # noqa: E402
 
 CORPUS: Final = FUZZ / "corpus"
@@ -209,6 +210,15 @@ def gguf_seeds(place: Path) -> Iterator[tuple[str, bytes]]:
     kinds = [types.Q8_0, types.Q4_0, types.Q4_1, types.Q5_0, types.Q5_1]
     write_gguf(place / "blocks.gguf", wide, lambda name: kinds[len(name) % len(kinds)])
     yield "blocks", (place / "blocks.gguf").read_bytes()
+    # Blocks of 256, which no small model's rows have: a file that is no model, of which every tensor is read.
+    writer = gguf.GGUFWriter(place / "k.gguf", "llama")
+    for kind in (types.Q4_K, types.Q5_K, types.Q6_K):
+        writer.add_tensor(f"{kind.name}.weight", random_blocks(kind, (1, 256), 1), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    yield "part-k-blocks", (place / "k.gguf").read_bytes()
 
 
 def npy_seeds() -> Iterator[tuple[str, bytes]]:
@@ -277,7 +287,7 @@ PROGRAMS: Final = {
 }
 PACKAGES: Final = {
     "fp16": ["llada", "--backend", "coreml"],
-    "int4": ["qwen3", "--backend", "coreml", "--dtype", "int4", "--group-size", "32"],
+    "pipeline": ["llada", "--backend", "coreml", "--dtype", "int8", "--chunk-size", "2500"],
     "palette": ["llada", "--backend", "coreml", "--dtype", "palette4", "--minimum-deployment-target", "iOS16"],
 }
 ONNX: Final = {
@@ -359,12 +369,15 @@ def tokenizer_seeds(place: Path) -> Iterator[tuple[str, bytes]]:
                                   "added_tokens_decoder": {str(size): special}, "mask_token": "<|mask|>"},
         "special_tokens_map.json": {"mask_token": "<|mask|>"}})  # fmt: skip
 
-    for kind, size in {"bpe": 60, "unigram": 60}.items():
+    # A table of characters that is small, instead of nmt_nfkc's.
+    (place / "rules.tsv").write_text("41\t61\n42\t62\nE9\t65 301\nFB01\t66 69\n")
+    for kind, rules in {"bpe": {"normalization_rule_name": "identity"},
+                        "unigram": {"normalization_rule_tsv": place / "rules.tsv"}}.items():  # fmt: skip
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(["in the beginning god created the heaven and the earth", "and the earth was 3.14"]),
-            model_writer=model, vocab_size=size, model_type=kind, hard_vocab_limit=False, minloglevel=2,
-            num_threads=1, normalization_rule_name="identity", byte_fallback=False,
+            model_writer=model, vocab_size=60, model_type=kind, hard_vocab_limit=False, minloglevel=2,
+            num_threads=1, **rules,
         )  # fmt: skip
         config = {"tokenizer_class": "LlamaTokenizer", "legacy": True} if kind == "bpe" else {}
         yield f"sentencepiece-{kind}", joined({
@@ -403,14 +416,14 @@ def template_seeds() -> Iterator[tuple[str, bytes]]:
 def write(reader: str, seeds: Iterator[tuple[str, bytes]]) -> None:
     folder = CORPUS / reader
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("seed-*"):
+    for path in [*folder.glob("seed-*"), *folder.glob("part-*")]:
         path.unlink()
     total = 0
     for name, content in seeds:
         if len(content) > LIMIT:
             print(f"{reader}: {name} has {len(content):,} bytes and is left out")
             continue
-        (folder / f"seed-{name}").write_bytes(content)
+        (folder / (name if name.startswith("part-") else f"seed-{name}")).write_bytes(content)
         total += len(content)
     print(f"{reader}: {len(list(folder.iterdir()))} files, {total:,} bytes")
 
