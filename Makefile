@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
 .PHONY: build benchmarks demo test test-unit test-kernels test-asan test-aarch64 test-integration test-python \
   test-package test-tools package bench bench-coreml bench-decoding bench-generation bench-module bench-plan \
-  bench-qnn bench-rounding bench-runtime bench-steps fuzz-bundles fuzz-modules lint models runner \
+  bench-qnn bench-rounding bench-runtime bench-steps fuzz fuzz-bundles fuzz-modules lint models runner \
   format clean
 
 build: build/packages.stamp
@@ -64,6 +64,14 @@ runner: build/packages-wheel.stamp $(VENV)/test.stamp
 	  -DDIFFULEX_EDGE_EXECUTORCH_WHEEL=$$($(VENV)/bin/python -c 'import executorch; print(next(iter(executorch.__path__)))') \
 	  >build/configure-runner.log || { cat build/configure-runner.log; exit 1; }
 	cmake --build build/runner
+
+## Every reader of files, each for SECONDS, by libFuzzer under the sanitizers (tests/fuzz/README.md). READERS="gguf npy"
+## runs these.
+SECONDS ?= 60
+fuzz: build/packages-sanitizers.stamp
+	@cmake --preset fuzz $(OPTIONS) >build/configure-fuzz.log || { cat build/configure-fuzz.log; exit 1; }
+	cmake --build --preset fuzz --target fuzzers
+	$(PYTHON) tests/fuzz/run.py --build build/fuzz --seconds $(SECONDS) --jobs $(CMAKE_BUILD_PARALLEL_LEVEL) $(READERS)
 
 ## A hundred thousand damaged bundles, opened as a runner does; none may crash, hang or end in an internal error.
 FUZZ_BUNDLES ?= 100000

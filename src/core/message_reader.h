@@ -50,6 +50,12 @@ class MessageReader {
     expect(protozero::pbf_wire_type::varint);
     return static_cast<std::int64_t>(reader_.get_uint64());
   }
+  bool truth() { return integer() != 0; }
+
+  float number() {
+    expect(protozero::pbf_wire_type::fixed32);
+    return reader_.get_float();
+  }
 
   // Of a repeated field, packed or not.
   void append_integers(std::vector<std::int64_t>& values) {

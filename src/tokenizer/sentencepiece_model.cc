@@ -2,10 +2,10 @@
 
 #include <cmath>
 #include <protozero/exception.hpp>
-#include <protozero/pbf_reader.hpp>
 #include <string_view>
 
 #include "core/mapped_file.h"
+#include "core/message_reader.h"
 #include "diffulex_edge/error.h"
 #include "tokenizer/piece_trie.h"
 #include "tokenizer/tokenizer_json.h"
@@ -43,17 +43,17 @@ class Reader {
   explicit Reader(const std::filesystem::path& path) : where_(path.string()) {}
 
   SentencePieceModel read(std::string_view bytes) {
-    protozero::pbf_reader message(bytes.data(), bytes.size());
+    MessageReader message(bytes);
     while (message.next()) {
       switch (message.tag()) {
         case model_field::kPieces:
-          read_piece(message.get_message());
+          read_piece(message.message());
           break;
         case model_field::kTrainer:
-          read_trainer(message.get_message());
+          read_trainer(message.message());
           break;
         case model_field::kNormalizer:
-          read_normalizer(message.get_message());
+          read_normalizer(message.message());
           break;
         default:
           message.skip();
@@ -68,15 +68,15 @@ class Reader {
   [[noreturn]] void fail(const std::string& what) const { throw Error(ErrorCode::kBadFile, where_, what); }
 
  private:
-  std::string text(protozero::pbf_reader& message) const {
-    std::string text = message.get_string();
+  std::string text(MessageReader& message) const {
+    std::string text = message.text();
     if (invalid_utf8(text)) {
       fail("has a text that is not valid UTF-8");
     }
     return text;
   }
 
-  void read_piece(protozero::pbf_reader message) {
+  void read_piece(MessageReader message) {
     const std::string number = std::to_string(model_.pieces.size());
     SentencePieceModel::Piece piece;
     while (message.next()) {
@@ -85,10 +85,10 @@ class Reader {
           piece.text = text(message);
           break;
         case piece_field::kScore:
-          piece.score = message.get_float();
+          piece.score = message.number();
           break;
         case piece_field::kKind:
-          piece.kind = static_cast<SentencePieceModel::Kind>(message.get_enum());
+          piece.kind = static_cast<SentencePieceModel::Kind>(message.integer());
           break;
         default:
           message.skip();
@@ -108,29 +108,29 @@ class Reader {
     model_.pieces.push_back(std::move(piece));
   }
 
-  void read_trainer(protozero::pbf_reader message) {
+  void read_trainer(MessageReader message) {
     while (message.next()) {
       switch (message.tag()) {
         case trainer_field::kAlgorithm:
-          model_.algorithm = static_cast<SentencePieceModel::Algorithm>(message.get_enum());
+          model_.algorithm = static_cast<SentencePieceModel::Algorithm>(message.integer());
           break;
         case trainer_field::kSpaceIsSuffix:
-          if (message.get_bool()) {
+          if (message.truth()) {
             throw Error(ErrorCode::kUnsupported, where_, "'treat_whitespace_as_suffix' is not supported",
                         kTokenizerAdvice);
           }
           break;
         case trainer_field::kByteFallback:
-          model_.has_byte_fallback = message.get_bool();
+          model_.has_byte_fallback = message.truth();
           break;
         case trainer_field::kUnknownId:
-          model_.unknown_id = message.get_int32();
+          model_.unknown_id = message.integer();
           break;
         case trainer_field::kBeginId:
-          model_.begin_id = message.get_int32();
+          model_.begin_id = message.integer();
           break;
         case trainer_field::kEndId:
-          model_.end_id = message.get_int32();
+          model_.end_id = message.integer();
           break;
         case trainer_field::kUnknownPiece:
           model_.unknown_piece = text(message);
@@ -152,20 +152,20 @@ class Reader {
     }
   }
 
-  void read_normalizer(protozero::pbf_reader message) {
+  void read_normalizer(MessageReader message) {
     while (message.next()) {
       switch (message.tag()) {
         case normalizer_field::kCharacterMap:
-          model_.character_map = message.get_bytes();
+          model_.character_map = message.text();
           break;
         case normalizer_field::kDummyPrefix:
-          model_.adds_dummy_prefix = message.get_bool();
+          model_.adds_dummy_prefix = message.truth();
           break;
         case normalizer_field::kExtraSpaces:
-          model_.removes_extra_spaces = message.get_bool();
+          model_.removes_extra_spaces = message.truth();
           break;
         case normalizer_field::kEscapesSpaces:
-          model_.escapes_spaces = message.get_bool();
+          model_.escapes_spaces = message.truth();
           break;
         default:
           message.skip();
