@@ -25,8 +25,9 @@ struct Pass {
   std::int64_t sees = 0;
   std::vector<std::int64_t> positions;  // of the canvas, whose tokens are to be sampled; may be none
   bool is_greedy = false;               // the most probable tokens, whatever the temperature
-  std::vector<std::int64_t> order;      // of the canvas, the positions of the tokens that are computed; empty: from begin on
-  std::int64_t banned = -1;             // a token that has no probability in this pass; -1: none
+  std::vector<std::int64_t>
+      order;                 // of the canvas, the positions of the tokens that are computed; empty: from begin on
+  std::int64_t banned = -1;  // a token that has no probability in this pass; -1: none
 };
 
 class Decoder {

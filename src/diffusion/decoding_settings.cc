@@ -17,8 +17,8 @@ constexpr std::int64_t kFastDllmV2SubBlock = 8;
 constexpr double kSdarThreshold = 0.85;
 constexpr double kCautiousThreshold = 0.95;  // of LLaDA 2 and Stable-DiffCoder
 constexpr double kFastDllmV2Threshold = 1.0;
-constexpr std::int64_t kPostSteps = 16;     // of LLaDA 2.1's editing
-constexpr std::int64_t kWindow = 16;            // of WeDLM
+constexpr std::int64_t kPostSteps = 16;  // of LLaDA 2.1's editing
+constexpr std::int64_t kWindow = 16;     // of WeDLM
 constexpr double kWindowEntropy = 0.4;
 constexpr double kWindowPenalty = 0.02;
 constexpr std::int64_t kInitialMasks = 4;  // of DreamOn
@@ -243,6 +243,10 @@ ExpansionSettings expansion_settings(const DiffusionGenerationConfig& config, st
   if (expand_token < 0 || expand_token >= vocab_size) {
     refuse("expand_id", std::to_string(expand_token) + " is not in the vocabulary of " + std::to_string(vocab_size));
   }
+  if (expand_token == settings.mask_token) {
+    refuse("expand_id", std::to_string(expand_token) + " is the mask token",
+           "give the token that stands for two masks");
+  }
   const auto refuse_if = [](bool is_given, const std::string& option) {
     if (is_given) {
       refuse(option, "is for a canvas of a fixed length: DreamOn writes one token in each pass",
@@ -274,7 +278,8 @@ ExpansionSettings expansion_settings(const DiffusionGenerationConfig& config, st
 void refuse_parts_of_expansion(const DiffusionGenerationConfig& config) {
   const auto refuse_if = [](bool is_given, const std::string& option) {
     if (is_given) {
-      refuse(option, "is for a canvas that grows, and there is no token that lets it", "leave it out, or give expand_id");
+      refuse(option, "is for a canvas that grows, and there is no token that lets it",
+             "leave it out, or give expand_id");
     }
   };
   refuse_if(config.initial_masks.has_value(), "initial_masks");

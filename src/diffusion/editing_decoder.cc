@@ -1,6 +1,6 @@
-// LLaDA 2.1 (https://github.com/inclusionAI/LLaDA2.X, https://arxiv.org/abs/2602.08676): masks become tokens as in other
-// block-causal models, and the same pass replaces tokens of the block that were placed before. A block ends with a
-// pass that finds no mask and changes nothing, or after the last of its post steps.
+// LLaDA 2.1 (https://github.com/inclusionAI/LLaDA2.X, https://arxiv.org/abs/2602.08676): masks become tokens as in
+// other block-causal models, and the same pass replaces tokens of the block that were placed before. A block ends with
+// a pass that finds no mask and changes nothing, or after the last of its post steps.
 
 #include <algorithm>
 #include <vector>

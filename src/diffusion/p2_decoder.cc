@@ -23,7 +23,8 @@ class P2Decoder final : public Decoder {
   }
 
   void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) override {
-    const std::int64_t kept = std::ssize(positions_) - masked_share(std::ssize(positions_), settings_.steps_per_block, step_);
+    const std::int64_t kept =
+        std::ssize(positions_) - masked_share(std::ssize(positions_), settings_.steps_per_block, step_);
     std::vector<bool> is_kept(positions_.size(), false);
     for (const std::size_t i : select({.selection = Selection::kBest}, samples, {.tokens = kept}, random)) {
       is_kept[i] = true;

@@ -1,7 +1,7 @@
-// WeDLM (https://github.com/Tencent/WeDLM, https://arxiv.org/abs/2512.22737): the model is causal, so that what is known
-// has to come before the masks that are to see it. Each pass computes the placed tokens of a window and then its masks,
-// both in the order of the text, with the positions that they have there. What is placed without a mask before it is
-// final, and its keys are those of any causal model.
+// WeDLM (https://github.com/Tencent/WeDLM, https://arxiv.org/abs/2512.22737): the model is causal, so that what is
+// known has to come before the masks that are to see it. Each pass computes the placed tokens of a window and then its
+// masks, both in the order of the text, with the positions that they have there. What is placed without a mask before
+// it is final, and its keys are those of any causal model.
 
 #include <algorithm>
 #include <vector>

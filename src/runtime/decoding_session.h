@@ -24,8 +24,8 @@ struct Window {
   // Attention sees positions before this one; those outside of the window are in the cache. At least the window's end.
   std::int64_t end = 0;
   std::vector<std::int64_t> rows;  // places in `tokens` whose logits are wanted, ascending
-  // Where the tokens stand in the text, if that is not `start`, `start` + 1, ...: rotary embeddings go by it. Which token
-  // sees which, and where its keys are kept, goes by their order.
+  // Where the tokens stand in the text, if that is not `start`, `start` + 1, ...: rotary embeddings go by it. Which
+  // token sees which, and where its keys are kept, goes by their order.
   std::vector<std::int64_t> positions;
 };
 
