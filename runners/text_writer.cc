@@ -66,8 +66,7 @@ WrittenText TextWriter::write(const TextRequest& request, const std::function<bo
   WrittenText written;
   written.result = generate(
       artefact_facts(bundle_.model),
-      [&](const ForwardStep& step, std::span<float> logits) { model_->step(step, logits); },
-      std::move(generation),
+      [&](const ForwardStep& step, std::span<float> logits) { model_->step(step, logits); }, std::move(generation),
       [&](const GenerationState& state) {
         return give_new(stream.take(
             state.tokens.subspan(static_cast<std::size_t>(state.begin), static_cast<std::size_t>(state.written))));

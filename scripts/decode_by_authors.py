@@ -1202,6 +1202,8 @@ def with_canvas_tokens(runner: Runner, program: str, model: Options, prompt: lis
     ordered = sorted(set(tokens), key=lambda token: (tokens.count(token), token), reverse=True)
     if len(ordered) < 4:
         raise RejectedError("too few tokens differ")
+    if ordered[0] in (*prompt, *options.get("suffix", ())):
+        raise RejectedError("the program expands tokens of the prompt")
     return options | {"expand_id": ordered[0], "eos_ids": [ordered[1]]}
 
 

@@ -82,8 +82,9 @@ struct DiffusionGenerationConfig {
   std::optional<std::int64_t> expand_budget;  // masks that may be added (twice the most that there is room for)
   bool pad_delete_to_right = false;           // a mask that becomes an end token takes those behind it with it
 
-  // WeDLM: masks in a window behind what is written (16). All that are certain enough become tokens, at least one: those
-  // whose entropy, and a penalty for each position behind the first mask, is below the threshold, in nats (0.4, 0.02).
+  // WeDLM: masks in a window behind what is written (16). All that are certain enough become tokens, at least one:
+  // those whose entropy, and a penalty for each position behind the first mask, is below the threshold, in nats (0.4,
+  // 0.02).
   std::optional<std::int64_t> window_size;  // 0: token by token
   std::optional<double> entropy_threshold;
   std::optional<double> pos_penalty_factor;

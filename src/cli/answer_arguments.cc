@@ -45,7 +45,8 @@ void AnswerArguments::add_to(CLI::App& command) {
 }
 
 AnswerJob::AnswerJob(const AnswerArguments& arguments, const Model& model, std::uint64_t seed)
-    : config_(arguments.generation.parsed(find_eos_ids(model), find_expand_id(model))), at_once_(static_cast<std::size_t>(arguments.at_once)) {
+    : config_(arguments.generation.parsed(find_eos_ids(model), find_expand_id(model))),
+      at_once_(static_cast<std::size_t>(arguments.at_once)) {
   config_.block_length = arguments.block_length;
   config_.seed = seed;
   if (config_.temperature != 0.0) {

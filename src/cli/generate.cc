@@ -124,9 +124,8 @@ std::vector<std::int64_t> chat_prompt(const GenerateArguments& arguments, const 
 }
 
 GenerationRequest make_request(const GenerateArguments& arguments, const TextModel& model) {
-  GenerationRequest request{.prompt = {},
-                            .suffix = {},
-                            .config = arguments.generation.parsed(model.eos_ids(), model.expand_id())};
+  GenerationRequest request{
+      .prompt = {}, .suffix = {}, .config = arguments.generation.parsed(model.eos_ids(), model.expand_id())};
   request.config.block_length = arguments.model.block_length;
   if (arguments.prompt_ids) {
     request.prompt = read_ids(*arguments.prompt_ids);

@@ -246,6 +246,10 @@ ExpansionSettings expansion_settings(const DiffusionGenerationConfig& config, st
   if (expand_token < 0 || expand_token >= vocab_size) {
     refuse("expand_id", std::to_string(expand_token) + " is not in the vocabulary of " + std::to_string(vocab_size));
   }
+  if (expand_token == settings.mask_token) {
+    refuse("expand_id", std::to_string(expand_token) + " is the mask token",
+           "give the token that stands for two masks");
+  }
   const auto refuse_if = [](bool is_given, const std::string& option) {
     if (is_given) {
       refuse(option, "is for a canvas of a fixed length: DreamOn writes one token in each pass",

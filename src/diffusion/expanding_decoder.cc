@@ -32,13 +32,14 @@ class ExpandingDecoder final : public Decoder {
   void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) override {
     const std::size_t best = select(settings_.rule, samples, {.tokens = 1}, random).front();
     const std::int64_t position = pass.positions[best];
-    canvas_.set(position, samples[best].token);
-    if (settings_.expansion->deletes_to_right) {
-      erase_behind_an_end(pass.positions);
-    } else if (ends(samples[best].token)) {
+    const std::int64_t token = samples[best].token;
+    canvas_.set(position, token);
+    if (ends(token) && !settings_.expansion->deletes_to_right) {
       canvas_.erase(position);
+      return;
     }
-    if (position < canvas_.size() && canvas_.token(position) == settings_.expansion->expand_token) {
+    const std::int64_t erased_from = settings_.expansion->deletes_to_right ? erase_to_right(pass.positions) : longest_;
+    if (token == settings_.expansion->expand_token && position < erased_from) {
       canvas_.mask(position);
       canvas_.insert_mask(position);
       --budget_;
@@ -50,8 +51,9 @@ class ExpandingDecoder final : public Decoder {
     return std::ranges::find(settings_.expansion->delete_tokens, token) != settings_.expansion->delete_tokens.end();
   }
 
-  // Of the positions that were masked. As the published program has it, an end token of the prompt counts too.
-  void erase_behind_an_end(const std::vector<std::int64_t>& positions) {
+  // Of the positions that were masked, those from the first end token on, which is returned. As the published program
+  // has it, an end token of the prompt counts too.
+  std::int64_t erase_to_right(const std::vector<std::int64_t>& positions) {
     const std::vector<std::int64_t>& tokens = canvas_.tokens();
     const auto first = std::ranges::find_if(tokens, [this](std::int64_t token) { return ends(token); });
     const std::int64_t end = first - tokens.begin();
@@ -60,6 +62,7 @@ class ExpandingDecoder final : public Decoder {
         canvas_.erase(position);
       }
     }
+    return end;
   }
 
   std::int64_t longest_;  // that the canvas may be

@@ -142,10 +142,10 @@ std::optional<std::int64_t> find_expand_id(const Model& model) {
       continue;
     }
     if (ids.front() < 0 || ids.front() >= model.config.vocab_size) {
-      throw Error(ErrorCode::kBadFile, file.string() + ": 'expand_token_id'",
-                  std::to_string(ids.front()) + " is not in the vocabulary of " +
-                      std::to_string(model.config.vocab_size),
-                  "give --fixed-length");
+      throw Error(
+          ErrorCode::kBadFile, file.string() + ": 'expand_token_id'",
+          std::to_string(ids.front()) + " is not in the vocabulary of " + std::to_string(model.config.vocab_size),
+          "give --fixed-length");
     }
     return ids.front();
   }

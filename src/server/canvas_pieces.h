@@ -15,9 +15,9 @@ class CanvasPieces {
   // `model` must outlive this.
   explicit CanvasPieces(const TextModel& model) : model_(model) {}
 
-  // What is written, from left to right: {"text", "new"}, where `new` means that another token or a mask was there at the
-  // last call, and {"masks": count}.
-  // Characters that have bytes in several tokens are not cut: such pieces count as new together.
+  // What is written, from left to right: {"text", "new"}, where `new` means that another token or a mask was there at
+  // the last call, and {"masks": count}. Characters that have bytes in several tokens are not cut: such pieces count as
+  // new together.
   nlohmann::ordered_json take(const GenerationState& state);
 
  private:

@@ -31,25 +31,23 @@ struct Way {
   const char* name;
   const char* network;
   const char* family;
-  std::int64_t block_length;
   std::function<void(DiffusionGenerationConfig&)> set;
 };
 
 void PrintTo(const Way& way, std::ostream* stream) { *stream << way.name; }
 
-const Way kEditing = {"editing", "sdar", "llada2_moe", 8, [](DiffusionGenerationConfig& config) {
+const Way kEditing = {"editing", "sdar", "llada2_moe", [](DiffusionGenerationConfig& config) {
                         config.threshold = 0.1;
                         config.editing_threshold = 0.05;
                       }};
-const Way kP2 = {
-    "p2", "dream", "dream", 0, [](DiffusionGenerationConfig& config) { config.remasking = Remasking::P2; }};
-const Way kP2Whole = {
-    "p2_of_llada", "llada", "llada", 0, [](DiffusionGenerationConfig& config) { config.remasking = Remasking::P2; }};
-const Way kWindow = {"window", "qwen3", "wedlm", 1, [](DiffusionGenerationConfig& config) {
+const Way kP2 = {"p2", "dream", "dream", [](DiffusionGenerationConfig& config) { config.remasking = Remasking::P2; }};
+const Way kP2Whole = {"p2_of_llada", "llada", "llada",
+                      [](DiffusionGenerationConfig& config) { config.remasking = Remasking::P2; }};
+const Way kWindow = {"window", "qwen3", "wedlm", [](DiffusionGenerationConfig& config) {
                        config.window_size = 6;
                        config.entropy_threshold = 3.2;
                      }};
-const Way kExpanding = {"expanding", "dream", "dream", 0, [](DiffusionGenerationConfig& config) {
+const Way kExpanding = {"expanding", "dream", "dream", [](DiffusionGenerationConfig& config) {
                           config.expand_id = 9;
                           config.eos_ids = {14};
                         }};
@@ -179,8 +177,9 @@ TEST_F(EditingEngine, ReplacesTokensOfItsBlockOnly) {
         ++edits;
         EXPECT_GE(i, kPrompt.size());
         EXPECT_NE(seen[pass][i], -1);
-        const std::size_t block = i / 4 * 4;
-        EXPECT_TRUE(block + 4 >= seen[pass].size() || seen[pass][block + 4] == -1) << "a later block has begun";
+        const auto length = static_cast<std::size_t>(model_.config.block_length);
+        const std::size_t next = i / length * length + length;
+        EXPECT_TRUE(next >= seen[pass].size() || seen[pass][next] == -1) << "a later block has begun";
       }
     }
   }
@@ -271,11 +270,14 @@ TEST_F(ExpandingEngine, MayEndWithNothing) {
   for (std::int64_t id = 0; id < kMask; ++id) {
     shrinking.config.eos_ids.push_back(id);  // whatever is written is deleted
   }
-  shrinking.config.expand_id = kMask;
+  shrinking.config.expand_id = 35;
   const GenerationResult result = engine_->generate(shrinking);
   EXPECT_TRUE(result.tokens.empty());
   EXPECT_EQ(result.forward_passes, 4);
+  shrinking.suffix = {35};  // given, and so no mask
+  EXPECT_EQ(engine_->generate(shrinking).forward_passes, 4);
   shrinking.config.ignore_eos = true;
+  shrinking.config.expand_budget = 0;
   EXPECT_EQ(tokens(shrinking).size(), 4U);
 }
 
@@ -291,6 +293,7 @@ TEST_F(ExpandingEngine, RefusesWhatIsForAFixedLength) {
   expect_refused({"cache", "fixed length"}, [](Config& c) { c.cache = CacheKind::DUAL; });
   expect_refused({"remasking", "entropy"}, [](Config& c) { c.remasking = Remasking::ORIGIN; });
   expect_refused({"expand_id", "37", "vocabulary"}, [](Config& c) { c.expand_id = 37; });
+  expect_refused({"expand_id", "36", "mask token"}, [](Config& c) { c.expand_id = kMask; });
   expect_refused({"initial_masks", "0"}, [](Config& c) { c.initial_masks = 0; });
   expect_refused({"initial_masks", "expand_id"}, [](Config& c) {
     c.expand_id.reset();
@@ -319,12 +322,18 @@ class WindowEngine : public WayOf {
 };
 
 TEST_F(WindowEngine, PlacesTokensBehindMasks) {
+  GenerationRequest best = request();
+  best.config.entropy_threshold = 0.0;  // one in each pass, wherever it is
+  best.config.pos_penalty_factor = 0.0;
   bool has_hole = false;
-  for (const Ids& canvas : canvases(request())) {
+  for (const Ids& canvas : canvases(best)) {
     const auto first = std::ranges::find(canvas, -1);
     has_hole = has_hole || std::any_of(first, canvas.end(), [](std::int64_t token) { return token >= 0; });
   }
   EXPECT_TRUE(has_hole);
+  GenerationRequest uncached = best;
+  uncached.config.cache = CacheKind::NONE;
+  EXPECT_EQ(tokens(best), tokens(uncached));
 }
 
 TEST_F(WindowEngine, WritesTokenByTokenWhereItHasNone) {
@@ -342,8 +351,8 @@ TEST_F(WindowEngine, WritesTokenByTokenWhereItHasNone) {
 }
 
 TEST_F(WindowEngine, LongPromptsAreComputedInPieces) {
-  Model model = load_model(folder_ / "model", {.seq_len = 1200, .block_length = {}, .mask_token_id = kMask,
-                                               .ignored_config_keys = {}});
+  Model model = load_model(folder_ / "model",
+                           {.seq_len = 1200, .block_length = {}, .mask_token_id = kMask, .ignored_config_keys = {}});
   model.config.mask_token_id = kMask;
   model.config.family = "wedlm";
   const DiffusionEngine engine(model);
