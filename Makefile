@@ -84,9 +84,10 @@ FUZZ_SEED ?= 0
 fuzz-modules: build $(VENV)/test.stamp $(VENV)/package.stamp
 	$(VENV)/bin/python tests/integration/random_modules.py --count $(FUZZ_MODULES) --seed $(FUZZ_SEED)
 
-## The user guide's table of published models, measured (a minute). UPDATE=1 puts it into the guide.
+## The user guide's table of published models, measured (a minute). UPDATE=1 puts it into the guide; SIZES=1 measures instead
+## what planning the published sizes takes.
 models: test-tools $(VENV)/test.stamp
-	@DIFFULEX_EDGE=$(BIN) $(VENV)/bin/python scripts/print_models.py $(if $(UPDATE),--update)
+	@DIFFULEX_EDGE=$(BIN) $(VENV)/bin/python scripts/print_models.py $(if $(UPDATE),--update) $(if $(SIZES),--sizes)
 
 # Programs through which the tests reach what has no subcommand.
 test-tools: build

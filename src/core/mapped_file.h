@@ -38,8 +38,8 @@ class MappedFile {
   static void will_need(std::span<const std::byte> range);
   static void release(std::span<const std::byte> range);
 
-  // Copies a few bytes to `target`, of the same size, from a place of which nothing else is wanted: a plain access would
-  // read 128 KiB of the disk ahead, and keep what the system maps around a page, 64 KiB of what is in its cache.
+  // Copies a few bytes to `target`, of the same size, from a place of which nothing else is wanted: a plain access
+  // would read 128 KiB of the disk ahead, and keep what the system maps around a page, 64 KiB of what is in its cache.
   static void copy_alone(std::span<const std::byte> range, std::span<std::byte> target);
 
  private:

@@ -26,10 +26,11 @@ std::string lower(std::string_view text) {
 
 // "embedding" is every embedding, whatever a module calls it ("embed_tokens", "wte").
 bool matches(const std::vector<std::string>& patterns, const LayerPlan& layer) {
+  const std::string name = lower(layer.layer);
+  const std::string tensor = lower(layer.tensor);
   return std::ranges::any_of(patterns, [&](const std::string& pattern) {
     const std::string wanted = lower(pattern);
-    return !wanted.empty() && (lower(layer.layer).find(wanted) != std::string::npos ||
-                               lower(layer.tensor).find(wanted) != std::string::npos ||
+    return !wanted.empty() && (name.find(wanted) != std::string::npos || tensor.find(wanted) != std::string::npos ||
                                (layer.role == LayerRole::kEmbedding && wanted == to_string(LayerRole::kEmbedding)));
   });
 }

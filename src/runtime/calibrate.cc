@@ -330,7 +330,7 @@ CalibratedModel calibrate_with(const CalibrationData& data, const Model& model, 
                                const QuantizationRequest& request,
                                const std::function<std::filesystem::path()>& workspace, const RunControl& control) {
   const QuantizationConfig& config = request.config;
-  CalibratedModel result{.model = model, .findings = request.known, .calibration = {}};
+  CalibratedModel result{.rounded = {}, .findings = request.known, .calibration = {}};
   check_module_options(data, request.calibration);
   if (needs_ranges(model, config, request.target, request.known) || has_palettes(config)) {
     result.calibration = calibrate_activations(model, config, request.target, data, request.calibration, control);
@@ -343,7 +343,7 @@ CalibratedModel calibrate_with(const CalibrationData& data, const Model& model, 
     const std::filesystem::path folder = workspace();
     const QuantizationPlan plan = quantize_model(model, config, result.findings, request.target).plan;
     CalibrationResult rounding = round_with_calibration(model, plan, data, request.calibration, folder, control);
-    result.model = load_rounded(model, model_options, folder);
+    result.rounded = load_rounded(model, model_options, folder);
     if (result.calibration) {
       rounding.statistics = std::move(result.calibration->statistics);
       rounding.seconds += result.calibration->seconds;
@@ -363,7 +363,7 @@ CalibratedModel calibrate_model(const Model& model, const ModelOptions& model_op
                                 const std::function<std::filesystem::path()>& workspace, const RunControl& control) {
   const auto uses = request.has_data() ? can_use_calibration : needs_calibration;
   if (!uses(model, request.config, request.target, request.known)) {
-    return {.model = model, .findings = request.known, .calibration = {}};
+    return {.rounded = {}, .findings = request.known, .calibration = {}};
   }
   if (!request.has_data()) {
     throw Error(ErrorCode::kInvalidArgument, "calibration", "has no data", "give at least one input");

@@ -36,10 +36,10 @@ CalibrationResult round_with_calibration(const Model& model, const QuantizationP
                                          const CalibrationOptions& options, const std::filesystem::path& folder,
                                          const RunControl& control = {});
 
-// A model with what its config asks of calibration done. The config holds for `model`, too: what was rounded keeps its
-// integers. Of a module, the rounded copy is its graph with the workspace's weights.
+// A model with what its config asks of calibration done. The config holds for the rounded copy, too: what was rounded
+// keeps its integers. Of a module, the rounded copy is its graph with the workspace's weights.
 struct CalibratedModel {
-  Model model;                   // the one given, or its rounded copy
+  std::optional<Model> rounded;  // the copy that stands for the one given, if there is one
   CalibrationFindings findings;  // those given, and what `calibration` found beside them
   std::optional<CalibrationResult> calibration;
 };

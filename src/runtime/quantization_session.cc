@@ -106,7 +106,10 @@ void QuantizationSession::calibrate(const RunControl& control) {
   state.calibrated = calibrate_model(state.original, state.options, wanted, folder, control);
 }
 
-const Model& QuantizationSession::model() const { return state_->result().model; }
+const Model& QuantizationSession::model() const {
+  const std::optional<Model>& rounded = state_->result().rounded;
+  return rounded ? *rounded : state_->original;
+}
 const CalibrationFindings& QuantizationSession::findings() const { return state_->result().findings; }
 const std::optional<CalibrationResult>& QuantizationSession::calibration() const {
   return state_->result().calibration;

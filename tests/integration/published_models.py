@@ -1,12 +1,13 @@
 """The list of published models: what the tests run, what `make models` prints and the user guide shows.
 
-An entry has the keys of the published config.json in a small size, what computes the same model, and the sizes that were
-published. A new model is one more entry, which `make models UPDATE=1` brings into the guide.
+An entry has the keys of the published config.json in a small size, what computes the same model, and the sizes that
+were published. A new model is one more entry, which `make models UPDATE=1` brings into the guide.
 
-The keys are those of the authors' own files: the models' config.json, dllm's A2D classes, WeDLM's hf_compat, Open-dLLM's
-upload script, the modeling files of Stable-DiffCoder and Dream. Sizes are from the models' config.json and, where these
-were not at hand, from what repeats them: dFactory's configs/model_configs (LLaDA 2.0), RND1's rnd/modeling_rnd.py with
-Qwen3-30B-A3B (which it continues), Seed-Coder-8B (which Stable-DiffCoder continues), Qwen2.5 and Qwen3 (all the others).
+The keys are those of the authors' own files: the models' config.json, dllm's A2D classes, WeDLM's hf_compat,
+Open-dLLM's upload script, the modeling files of Stable-DiffCoder and Dream. Sizes are from config.json of the models,
+or from what repeats them: dFactory's configs/model_configs (LLaDA 2), Seed-Coder-8B (which Stable-DiffCoder continues),
+Qwen3-30B-A3B (RND1, SDAR-30B-A3B), Qwen2.5 and Qwen3 (all others that continue these). Counts of parameters are those
+that the hub shows, where it does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from expert_families import (
     make_expert_config,
     read_expert_architecture,
 )
-from families import Reference, attention_mask, make_checkpoint, make_config, read_architecture
+from families import (
+    Reference,
+    attention_mask,
+    make_checkpoint,
+    make_config,
+    read_architecture,
+    write_sparse_checkpoint,
+)
 from program import random_ids
 from test_runtime import forward
 from tokenizer_kinds import FOLDERS, byte_level_tokenizer
@@ -39,6 +47,7 @@ LIMIT: Final = 1e-5
 VOCABULARY: Final = 1001
 MASK_TOKEN: Final = 1000
 EXPORTS: Final = {"XNNPACK": "xnnpack", "Core ML": "coreml", "QNN": "qnn"}
+ARTEFACTS: Final = {"xnnpack": "model.pte", "coreml": "model.mlpackage", "qnn": "qnn"}
 
 Forward = Callable[[Sequence[int]], Tensor]
 """Token ids to logits [sequence, V]."""
@@ -213,7 +222,7 @@ def check_commands(model: Published, folder: Path, work: Path) -> None:
     config = run_json("inspect", folder, "--no-hash")["config"]
     assert (config["family"], config["block_length"]) == (model.family, model.block_length)
     for name, backend in EXPORTS.items():
-        target = work / {"xnnpack": "a.pte", "coreml": "a.mlpackage", "qnn": "qnn"}[backend]
+        target = work / ARTEFACTS[backend]
         options = ("-o", target, "--backend", backend, "--dtype", "int4", "--seq-len", 16)
         if name in model.refused:
             assert_fails(run("export", folder, *options), UNSUPPORTED, "routed experts", "--backend xnnpack")
@@ -226,6 +235,23 @@ def check_commands(model: Published, folder: Path, work: Path) -> None:
     assert run_json("evaluate", folder, "--data", work / "text.txt", "--length", 16, *mask)["success"]
     written = run_json("generate", folder, "--prompt", "And God said", "--max-new-tokens", 8, *mask)
     assert len(written["tokens"]) >= 1
+
+
+def largest_sizes() -> dict[str, str]:
+    """The largest size of every arithmetic, and its model."""
+    largest: dict[OfTransformers | Written, tuple[str, str]] = {}
+    for name, model in MODELS.items():
+        for size, published in model.sizes.items():
+            known = largest.get(model.authors)
+            if known is None or MODELS[known[1]].sizes[known[0]].parameters < published.parameters:
+                largest[model.authors] = (size, name)
+    return dict(largest.values())
+
+
+def write_published_size(name: str, size: str, folder: Path) -> Path:
+    """A sparse checkpoint of a published size, of which only the shapes and a few bytes are there."""
+    model = MODELS[name]
+    return write_sparse_checkpoint(folder, model.published_config(size), model.published_shapes(size))
 
 
 # Configurations of small models: three query heads on one key-value head, two layers.
@@ -387,7 +413,7 @@ _LLADA2_MINI: Final = _size(
     16_255_643_392, 2048, 20, (16, 4), 5120, 157184, moe_intermediate_size=512, **_LLADA2
 )  # fmt: skip
 _LLADA2_FLASH: Final = _size(
-    102_890_000_000, 4096, 32, (32, 4), 9216, 157184, moe_intermediate_size=1024, **_LLADA2
+    102_889_705_216, 4096, 32, (32, 4), 9216, 157184, moe_intermediate_size=1024, **_LLADA2
 )  # fmt: skip
 _NO_EXPERTS: Final = ("Core ML", "QNN")
 
@@ -619,7 +645,7 @@ MODELS: Final[dict[str, Published]] = {
             pad_token_id=1,
             rms_norm_eps=1e-06,
         ),
-        sizes={"Stable-DiffCoder-8B": _size(8_250_724_352, 4096, 32, (32, 8), 14336, 155136)},
+        sizes={"Stable-DiffCoder-8B": _size(8_250_462_208, 4096, 32, (32, 8), 14336, 155136)},
     ),
     "Qwen2.5": Published(
         hub=("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B"),

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Final
 
 import pytest
-from command import UNSUPPORTED, assert_fails, run, run_json
+from command import COMMAND, UNSUPPORTED, assert_fails, run, run_json
 from families import make_checkpoint
 from published_models import (
+    ARTEFACTS,
+    EXPORTS,
     LIMIT,
     MODELS,
     Forward,
     check_commands,
     guide_parts,
     largest_difference,
+    largest_sizes,
     make_table,
     table_row,
+    write_published_size,
 )
+
+SHELL: Final = Path("/bin/sh")
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -44,6 +54,46 @@ def test_the_guide_has_the_list_and_differences_within_the_limit() -> None:
     rows = [table_row(name, difference) for name, difference in zip(MODELS, differences, strict=True)]
     assert table == make_table(rows), "run `make models UPDATE=1`"
     assert max(map(float, differences)) < LIMIT
+
+
+@pytest.mark.parametrize(("size", "name"), largest_sizes().items())
+def test_published_sizes_are_planned_in_little_memory(size: str, name: str, tmp_path: Path) -> None:
+    model = MODELS[name]
+    folder = write_published_size(name, size, tmp_path / "model")
+    inspected = run("-c", 'ulimit -d 98304; exec "$@"', "sh", COMMAND, "inspect", folder, "--no-hash", command=SHELL)
+    assert inspected.returncode == 0, inspected.stderr
+    for refusing, backend in EXPORTS.items():
+        if refusing in model.refused:
+            continue
+        report = run_json(
+            "export", folder, "-o", tmp_path / ARTEFACTS[backend], "--backend", backend, "--dtype", "int4", "--dry-run"
+        )
+        assert report["parameters"] == model.sizes[size].parameters
+        # Where there are tens of thousands of experts' tensors, their plans and graphs are most of it.
+        assert report["peak_rss_bytes"] < max(100e6, 11e3 * len(model.published_shapes(size)))
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.skipif(shutil.which("fincore") is None, reason="util-linux's fincore is not there")
+def test_planning_reads_a_page_of_each_tensor_from_the_disk(tmp_path: Path) -> None:
+    """A page fault alone reads 32 pages: of thousands of experts' tensors, that is most of the file."""
+    folder = write_published_size("LLaDA-MoE", "LLaDA-MoE-7B-A1B", tmp_path / "model")
+    file = folder / "model.safetensors"
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached_pages(file) > 0:
+        pytest.skip("the file system keeps its files in memory")
+    run_json("export", folder, "-o", tmp_path / "x.pte", "--dtype", "int4", "--dry-run")
+    tensors = len(MODELS["LLaDA-MoE"].published_shapes("LLaDA-MoE-7B-A1B"))
+    assert tensors < cached_pages(file) < 3 * tensors
+    file.unlink()
+
+
+def cached_pages(file: Path) -> int:
+    """How many pages of the file the system has in memory."""
+    words = ("fincore", "--raw", "--noheadings", "--output", "PAGES", file)
+    return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
 def test_open_dcoder_is_known_by_its_code(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <span>
+#include <string_view>
 
 #include "diffulex_edge/error.h"
 #include "graph/graph_parts.h"
@@ -47,6 +48,20 @@ std::vector<std::size_t> last_delegates(const diffulex_edge::Graph& graph, const
   return last;
 }
 
+using PlanKey = std::pair<std::string_view, std::string_view>;
+
+PlanKey key_of(const LayerPlan* plan) { return {plan->layer, plan->tensor}; }
+
+std::vector<const LayerPlan*> sorted(const std::vector<LayerPlan>& plans) {
+  std::vector<const LayerPlan*> result;
+  result.reserve(plans.size());
+  for (const LayerPlan& plan : plans) {
+    result.push_back(&plan);
+  }
+  std::ranges::stable_sort(result, {}, key_of);
+  return result;
+}
+
 }  // namespace
 
 Datatype datatype(DType dtype) {
@@ -88,6 +103,7 @@ std::string named_by(const std::string& name, const ContentDigest& digest) { ret
 DelegateValues::DelegateValues(const Model& model, const QuantizationResult& quantization,
                                const std::optional<CachePlan>& cache)
     : plan_(quantization.plan),
+      sorted_plans_(sorted(plan_.layers)),
       graph_(lowered_graph(model, cache)),
       compute_(plan_.target.half == TargetArithmetic::Half::kNever ? DType::kF32 : DType::kF16),
       result_(std::make_unique<LoweredProgram>(WeightStore(*model.checkpoint, quantization.plan.config.saturate_fp16))),
@@ -95,6 +111,8 @@ DelegateValues::DelegateValues(const Model& model, const QuantizationResult& qua
       is_used_(used_values(graph_)),
       last_delegates_(last_delegates(graph_, cache)) {
   result_->warnings = quantization.warnings;
+  result_->layers.reserve(plan_.layers.size());
+  result_->named.reserve(plan_.layers.size());
   result_->delegates.emplace_back();
 }
 
@@ -182,16 +200,17 @@ XnnId DelegateValues::constant_operand(std::uint32_t segment, const std::vector<
 }
 
 std::uint32_t DelegateValues::packed_constant(std::uint32_t segment, std::size_t bytes, const std::string& packing) {
-  const ConstantKey key(segment, bytes, packing);
-  const auto [position, inserted] = packed_constants_.emplace(key, 0);
+  const std::size_t packing_number = packings_.emplace(packing, packings_.size()).first->second;
+  const auto [known, is_new] = named_.emplace(ConstantKey(segment, bytes, packing_number), result_->named.size());
+  if (is_new) {
+    result_->named.push_back(
+        {.name = named_by(segment_name(segment), {}), .segment = segment, .packing = packing, .uses = {}});
+  }
+  LoweredProgram::NamedConstant& constant = result_->named[known->second];
+  const auto [position, inserted] = packed_constants_.emplace(known->second, 0);
   if (inserted) {
-    const std::string name = named_by(segment_name(segment), {});
-    position->second = delegate().constant(name, bytes);
-    const auto [number, is_new] = named_.emplace(key, result_->named.size());
-    if (is_new) {
-      result_->named.push_back({.name = name, .segment = segment, .packing = packing, .uses = {}});
-    }
-    result_->named[number->second].uses.emplace_back(result_->delegates.size() - 1, position->second);
+    position->second = delegate().constant(constant.name, bytes);
+    constant.uses.emplace_back(result_->delegates.size() - 1, position->second);
   }
   return position->second;
 }
@@ -262,7 +281,12 @@ DType DelegateValues::common_type(const Node& node) {
 }
 
 const LayerPlan& DelegateValues::layer_plan(const Node& user, ValueId weight) const {
-  return plan_.at(user.name, graph_.tensor(weight));
+  const PlanKey key(user.name, graph_.tensor(weight));
+  const auto found = std::ranges::lower_bound(sorted_plans_, key, {}, key_of);
+  if (found == sorted_plans_.end() || key_of(*found) != key) {
+    throw Error(ErrorCode::kInternal, user.name, "has no plan for tensor " + graph_.tensor(weight));
+  }
+  return **found;
 }
 
 void DelegateValues::note_layer(const LayerPlan& plan, std::string kernel, std::int64_t stored_bytes) {

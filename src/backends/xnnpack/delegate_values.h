@@ -121,6 +121,7 @@ class DelegateValues {
   XnnId define_output(const std::vector<std::uint32_t>& dims);
 
   const QuantizationPlan& plan_;
+  std::vector<const LayerPlan*> sorted_plans_;  // a model with experts has tens of thousands
   diffulex_edge::Graph graph_;
   DType compute_;
   std::unique_ptr<LoweredProgram> result_;
@@ -131,14 +132,15 @@ class DelegateValues {
     std::int32_t tensor = 0;
     DType dtype = DType::kF32;
   };
-  std::map<ValueId, Passing> passing_;      // values that a delegate made for later ones
-  std::vector<ValueId> no_longer_passing_;  // whose tensors others may take
-  using ConstantKey = std::tuple<std::uint32_t, std::size_t, std::string>;  // segment, bytes, packing
+  std::map<ValueId, Passing> passing_;           // values that a delegate made for later ones
+  std::vector<ValueId> no_longer_passing_;       // whose tensors others may take
+  std::map<std::string, std::size_t> packings_;  // numbers of the few that there are
+  using ConstantKey = std::tuple<std::uint32_t, std::size_t, std::size_t>;  // segment, bytes, packing
   std::map<ConstantKey, std::size_t> named_;                                // among the result's
   using OperandKey = std::pair<std::uint32_t, std::vector<std::uint32_t>>;  // segment and dimensions
   std::map<OperandKey, std::int32_t> operand_tensors_;
   // Of the delegate that is under construction.
-  std::map<ConstantKey, std::uint32_t> packed_constants_;
+  std::map<std::size_t, std::uint32_t> packed_constants_;  // by their place in the result's `named`
   std::map<OperandKey, XnnId> operands_;
   std::vector<std::int32_t> arguments_;        // of its call
   std::size_t output_argument_ = kNoArgument;  // the place of the output among them

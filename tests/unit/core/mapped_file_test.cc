@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "support/expect_error.h"
@@ -42,6 +44,9 @@ TEST(MappedFile, HintsOnAnyRangeChangeNoByte) {
         MappedFile::will_need(range);
         MappedFile::release(range);
         EXPECT_EQ(text_of(range), content.substr(begin, size));
+        std::string copy(size, ' ');
+        MappedFile::copy_alone(range, std::as_writable_bytes(std::span(copy)));
+        EXPECT_EQ(copy, content.substr(begin, size));
       }
     }
   }
