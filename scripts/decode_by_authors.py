@@ -30,8 +30,8 @@ import tempfile
 import types
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import pairwise
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Optional
 
@@ -1133,7 +1133,8 @@ def wedlm_settings() -> Iterator[Setting]:
     class_name = ["WeDLMForCausalLM"]
 
     def decode(seed: int, prompt: int, new: int, window: int, entropy: float, penalty: float, **more: Any) -> Setting:
-        model = random_model("qwen3", seed, model_type="wedlm", architectures=class_name, qk_norm=True, mask_token_id=MASK)
+        keys = {"model_type": "wedlm", "architectures": class_name, "qk_norm": True, "mask_token_id": MASK}
+        model = random_model("qwen3", seed, **keys)
         options = {"max_new_tokens": new, "window_size": window}
         return "wedlm", model, prompt, options | {"entropy_threshold": entropy, "pos_penalty_factor": penalty} | more
 
@@ -1207,8 +1208,10 @@ def with_canvas_tokens(runner: Runner, program: str, model: Options, prompt: lis
     return options | {"expand_id": ordered[0], "eos_ids": [ordered[1]]}
 
 
-MATTERS: tuple[str, ...] = ("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache", "editing_threshold")
-MATTERS += ("expand_budget", "pad_delete_to_right")
+MATTERS: Final = (
+    *("cfg_scale", "top_p", "top_k", "logits_eos_inf", "confidence_eos_eot_inf", "cache"),
+    *("editing_threshold", "expand_budget", "pad_delete_to_right"),
+)
 """Options without which another answer comes out: a program that forgets one of them writes other tokens."""
 
 

@@ -13,7 +13,9 @@ namespace {
 class EditingDecoder final : public BlockDecoder {
  public:
   EditingDecoder(DecodingSettings settings, Canvas canvas)
-      : BlockDecoder(std::move(settings), std::move(canvas)), is_ours_(canvas_.masked()) {}
+      : BlockDecoder(std::move(settings), std::move(canvas)),
+        editing_(settings_.editing.value_or(EditingSettings())),
+        is_ours_(canvas_.masked()) {}
 
   void take(const Pass& pass, std::span<const SampleOutput> samples, Random& random) override {
     keep_clean(pass);
@@ -28,7 +30,7 @@ class EditingDecoder final : public BlockDecoder {
       if (canvas_.is_masked(position)) {
         masks.push_back(position);
         of_masks.push_back(samples[i]);
-      } else if (samples[i].token != canvas_.token(position) && samples[i].confidence > settings_.editing->threshold) {
+      } else if (samples[i].token != canvas_.token(position) && samples[i].confidence > editing_.threshold) {
         canvas_.set(position, samples[i].token);
         is_edited = true;
       }
@@ -44,7 +46,7 @@ class EditingDecoder final : public BlockDecoder {
     if (masks.empty() && !is_edited) {
       is_open_ = false;
       clean_ = pass.end;  // it saw the block as it stays
-    } else if (canvas_.first_mask() >= block_end() && post_steps_ >= settings_.editing->post_steps) {
+    } else if (canvas_.first_mask() >= block_end() && post_steps_ >= editing_.post_steps) {
       is_open_ = false;
     }
   }
@@ -75,6 +77,7 @@ class EditingDecoder final : public BlockDecoder {
     return pass;
   }
 
+  EditingSettings editing_;
   std::vector<bool> is_ours_;  // the positions that were masked at first
   std::int64_t step_ = 0;
   std::int64_t post_steps_ = 0;

@@ -14,8 +14,9 @@ class ExpandingDecoder final : public Decoder {
  public:
   ExpandingDecoder(DecodingSettings settings, Canvas canvas)
       : Decoder(std::move(settings), std::move(canvas)),
-        longest_(canvas_.size() + settings_.expansion->room),
-        budget_(settings_.expansion->budget.value_or(2 * (longest_ - canvas_.first_mask()))) {}
+        expansion_(settings_.expansion.value_or(ExpansionSettings())),
+        longest_(canvas_.size() + expansion_.room),
+        budget_(expansion_.budget.value_or(2 * (longest_ - canvas_.first_mask()))) {}
 
   std::optional<Pass> next() override {
     Pass pass{.begin = 0, .end = canvas_.size(), .sees = canvas_.size(), .positions = {}};
@@ -24,7 +25,7 @@ class ExpandingDecoder final : public Decoder {
       return std::nullopt;
     }
     if (canvas_.size() >= longest_ || budget_ == 0) {
-      pass.banned = settings_.expansion->expand_token;
+      pass.banned = expansion_.expand_token;
     }
     return pass;
   }
@@ -34,12 +35,12 @@ class ExpandingDecoder final : public Decoder {
     const std::int64_t position = pass.positions[best];
     const std::int64_t token = samples[best].token;
     canvas_.set(position, token);
-    if (ends(token) && !settings_.expansion->deletes_to_right) {
+    if (ends(token) && !expansion_.deletes_to_right) {
       canvas_.erase(position);
       return;
     }
-    const std::int64_t erased_from = settings_.expansion->deletes_to_right ? erase_to_right(pass.positions) : longest_;
-    if (token == settings_.expansion->expand_token && position < erased_from) {
+    const std::int64_t erased_from = expansion_.deletes_to_right ? erase_to_right(pass.positions) : longest_;
+    if (token == expansion_.expand_token && position < erased_from) {
       canvas_.mask(position);
       canvas_.insert_mask(position);
       --budget_;
@@ -48,7 +49,7 @@ class ExpandingDecoder final : public Decoder {
 
  private:
   bool ends(std::int64_t token) const {
-    return std::ranges::find(settings_.expansion->delete_tokens, token) != settings_.expansion->delete_tokens.end();
+    return std::ranges::find(expansion_.delete_tokens, token) != expansion_.delete_tokens.end();
   }
 
   // Of the positions that were masked, those from the first end token on, which is returned. As the published program
@@ -65,6 +66,7 @@ class ExpandingDecoder final : public Decoder {
     return end;
   }
 
+  ExpansionSettings expansion_;
   std::int64_t longest_;  // that the canvas may be
   std::int64_t budget_;   // masks that may still be added
 };

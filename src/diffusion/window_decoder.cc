@@ -14,8 +14,9 @@ namespace {
 class WindowDecoder final : public Decoder {
  public:
   // Behind the last new token the window has masks too.
-  WindowDecoder(DecodingSettings settings, Canvas canvas) : Decoder(std::move(settings), std::move(canvas)) {
-    canvas_.extend(settings_.window->size - 1);
+  WindowDecoder(DecodingSettings settings, Canvas canvas)
+      : Decoder(std::move(settings), std::move(canvas)), window_(settings_.window.value_or(WindowSettings())) {
+    canvas_.extend(window_.size - 1);
   }
 
   std::optional<Pass> next() override {
@@ -32,7 +33,7 @@ class WindowDecoder final : public Decoder {
                   .positions = {},
                   .order = {}};
     }
-    const std::int64_t end = std::min(first + settings_.window->size, canvas_.size());
+    const std::int64_t end = std::min(first + window_.size, canvas_.size());
     Pass pass{.begin = clean_, .end = end, .sees = end, .positions = canvas_.masks(first, end), .order = {}};
     for (std::int64_t i = clean_; i < end; ++i) {
       if (!canvas_.is_masked(i)) {
@@ -54,7 +55,7 @@ class WindowDecoder final : public Decoder {
     for (std::size_t i = 0; i < samples.size(); ++i) {
       const double entropy = penalized(pass, samples, i);
       best = entropy < penalized(pass, samples, best) ? i : best;
-      if (entropy < settings_.window->entropy_threshold) {
+      if (entropy < window_.entropy_threshold) {
         has_certain = true;
         canvas_.set(pass.positions[i], samples[i].token);
       }
@@ -76,9 +77,10 @@ class WindowDecoder final : public Decoder {
  private:
   double penalized(const Pass& pass, std::span<const SampleOutput> samples, std::size_t i) const {
     const auto distance = static_cast<double>(pass.positions[i] - pass.positions.front());
-    return samples[i].entropy + distance * settings_.window->penalty;
+    return samples[i].entropy + distance * window_.penalty;
   }
 
+  WindowSettings window_;
   std::int64_t clean_ = 0;  // tokens that the cache has in the order of the text
 };
 

@@ -37,6 +37,7 @@ from families import (
     write_sparse_checkpoint,
 )
 from program import random_ids
+from safetensors.torch import load_file, save_file
 from test_runtime import forward
 from tokenizer_kinds import FOLDERS, byte_level_tokenizer
 from torch import Tensor
@@ -58,6 +59,8 @@ class OfTransformers:
     """A class of transformers that computes the model once it gets the model's mask."""
 
     name: str
+    renamed: tuple[tuple[str, str], ...] = ()  # beginnings of tensors' names: the class's, the model's
+    like: str = ""  # the family of `families` that has the same shapes, if it is not the class's own
 
     def describe(self, block_length: int) -> str:
         masks = {0: "under a full mask", 1: "as it is"}
@@ -66,6 +69,9 @@ class OfTransformers:
     def write(self, config: Mapping[str, Any], block_length: int, folder: Path) -> Forward:
         network = self._network(config)
         network.save_pretrained(folder)
+        if self.renamed:
+            tensors = load_file(folder / "model.safetensors")
+            save_file({self.rename(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
         (folder / "generation_config.json").unlink(missing_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=2))
 
@@ -77,6 +83,13 @@ class OfTransformers:
             return logits
 
         return compute
+
+    def rename(self, tensor: str) -> str:
+        """The model's name of one of the class's tensors."""
+        for own, models in self.renamed:
+            if tensor.startswith(own):
+                return models + tensor.removeprefix(own)
+        return tensor
 
     def _network(self, config: Mapping[str, Any]) -> Any:
         """With random weights that are no trivial ones, float32."""
@@ -125,6 +138,9 @@ LLAMA: Final = OfTransformers("LlamaForCausalLM")
 QWEN2: Final = OfTransformers("Qwen2ForCausalLM")
 QWEN3: Final = OfTransformers("Qwen3ForCausalLM")
 QWEN3_MOE: Final = OfTransformers("Qwen3MoeForCausalLM")
+MINISTRAL: Final = OfTransformers(
+    "Ministral3ForCausalLM", renamed=(("model.", "encoder."), ("lm_head.", "diffusion_head.")), like="llama"
+)
 LLADA_FILE: Final = Written("modeling_llada.py")
 LLADA_MOE_FILE: Final = Written("modeling_lladamoe.py")
 LLADA2_FILE: Final = Written("modeling_llada2_moe.py")
@@ -194,13 +210,15 @@ class Published:
             return read_expert_architecture(config).tensors()
         if self.authors != LLADA_FILE:
             class_name = self.authors.name
-            family = class_name.removesuffix("ForCausalLM").lower()
-            config |= {"model_type": family, "architectures": [class_name]}
+            family = self.authors.like or class_name.removesuffix("ForCausalLM").lower()
+            config |= {"model_type": family, "architectures": [f"{family.capitalize()}ForCausalLM"]}
         architecture = read_architecture(config)
         shapes = {}
         for module, (shape, has_bias) in architecture.modules().items():
             name = architecture.module_name(module)
             shapes |= {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if has_bias else {})
+        if self.authors != LLADA_FILE:
+            shapes = {self.authors.rename(name): shape for name, shape in shapes.items()}
         return shapes
 
 
@@ -484,7 +502,7 @@ MODELS: Final[dict[str, Published]] = {
         family="dream",
         block_length=0,
         authors=QWEN2,
-        config=_DREAM | {"use_cache": False},
+        config=_DREAM | {"use_cache": False, "expand_token_id": 999},
         sizes={"DreamOn-7B": _QWEN25_7B},
         tokenizer="dream",
     ),
@@ -631,6 +649,55 @@ MODELS: Final[dict[str, Published]] = {
             tie_word_embeddings=False,
         ),
         sizes={"WeDLM-7B": Size(_QWEN25_7B.parameters, dict(_QWEN25_7B.keys) | {"head_dim": 128})},
+    ),
+    "Nemotron-Labs-Diffusion": Published(
+        hub=tuple(f"nvidia/Nemotron-Labs-Diffusion-{size}" for size in ("3B-Base", "3B", "8B", "14B")),
+        family="nemotron_diffusion",
+        block_length=0,
+        authors=MINISTRAL,
+        config=_SIZES
+        | {
+            "ar_loss_weight": 1.0,
+            "architectures": ["NemotronLabsDiffusionModel"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "attn_implementation": "sdpa",
+            "auto_map": {
+                "AutoConfig": "configuration_nemotron_labs_diffusion.NemotronLabsDiffusionConfig",
+                "AutoModel": "modeling_nemotron_labs_diffusion.NemotronLabsDiffusionModel",
+            },
+            "block_size": 32,
+            "dlm_loss_weight": None,
+            "dlm_paradigm": "bidirectional",
+            "dp_varying_mask_ratio": False,
+            "head_dim": 32,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "mask_token_id": MASK_TOKEN,
+            "mlp_bias": False,
+            "model_type": "nemotron_labs_diffusion",
+            "rms_norm_eps": 1e-05,
+            "rope_parameters": {
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "factor": 16.0,
+                "llama_4_scaling_beta": 0.1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 64,
+                "rope_theta": 1000000.0,
+                "rope_type": "yarn",
+            },
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "transformers_version": "5.0.0",
+            "use_cache": False,
+        },
+        sizes={
+            "Nemotron-Labs-Diffusion-3B": _size(3_831_653_376, 3072, 26, (32, 8), 9216, 131072),
+            "Nemotron-Labs-Diffusion-8B": _size(8_489_537_536, 4096, 34, (32, 8), 14336, 131072),
+        },
     ),
     "Stable-DiffCoder": Published(
         hub=("ByteDance-Seed/Stable-DiffCoder-8B-Base", "ByteDance-Seed/Stable-DiffCoder-8B-Instruct"),

@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
-from command import COMMAND, UNSUPPORTED, assert_fails, run, run_json
+from command import BAD_FILE, COMMAND, UNSUPPORTED, USAGE_ERROR, assert_fails, run, run_json
 from families import make_checkpoint
+from program import random_ids
 from published_models import (
     ARTEFACTS,
     EXPORTS,
@@ -94,6 +96,38 @@ def cached_pages(file: Path) -> int:
     """How many pages of the file the system has in memory."""
     words = ("fincore", "--raw", "--noheadings", "--output", "PAGES", file)
     return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def test_dreamon_is_known_by_its_expand_token(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model", "dream", expand_token_id=999)
+    np.save(tmp_path / "prompt.npy", random_ids(5, 990)[None].numpy())
+    generate = ("generate", folder, "--prompt-ids", tmp_path / "prompt.npy", "--max-new-tokens", 12, "--ignore-eos")
+    assert len(run_json(*generate, "--expand-budget", 0)["tokens"]) == 4
+    assert len(run_json(*generate, "--expand-budget", 0, "--initial-masks", 7)["tokens"]) == 7
+    assert len(run_json(*generate, "--fixed-length", "--steps", 6)["tokens"]) == 12
+    assert_fails(run(*generate, "--json", "--steps", 6), USAGE_ERROR, "steps", "fixed length")
+    assert_fails(run(*generate, "--json", "--fixed-length", "--expand-id", 3), USAGE_ERROR, "--expand-id")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"expand_token_id": 1001}))
+    assert_fails(run(*generate, "--json"), BAD_FILE, "config.json", "expand_token_id", "1001")
+    assert_fails(
+        run("generate", make_checkpoint(tmp_path / "plain", "dream"), *generate[2:], "--json", "--initial-masks", 4),
+        USAGE_ERROR,
+        "initial_masks",
+        "expand_id",
+    )
+
+
+def test_wedlm_without_a_mask_token_says_so(tmp_path: Path) -> None:
+    keys = {"model_type": "wedlm", "architectures": ["WeDLMForCausalLM"], "qk_norm": True}
+    folder = make_checkpoint(tmp_path / "model", "qwen3", **keys)
+    np.save(tmp_path / "prompt.npy", random_ids(5, 990)[None].numpy())
+    generate = ("generate", folder, "--prompt-ids", tmp_path / "prompt.npy", "--max-new-tokens", 8, "--ignore-eos")
+    assert_fails(run(*generate, "--json"), USAGE_ERROR, "mask token", "--mask-token-id")
+    assert len(run_json(*generate, "--mask-token-id", 1000)["tokens"]) == 8
+    single = run_json(*generate, "--window-size", 0)
+    assert len(single["tokens"]) == single["forward_passes"] == 8
+    assert_fails(run(*generate, "--json", "--window-size", -1), USAGE_ERROR, "window_size")
 
 
 def test_open_dcoder_is_known_by_its_code(tmp_path: Path) -> None:

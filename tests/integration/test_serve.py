@@ -143,8 +143,9 @@ def test_sixteen_at_once_write_what_each_writes_alone(client: OpenAI, server: Se
     assert passes < sequences / 2  # they went through the model together
 
 
-def test_the_canvas_shows_masks_that_become_the_text(server: Server) -> None:
-    body = {"prompt": PROMPT, "max_tokens": 24, "stream": True, "canvas": True}
+@pytest.mark.parametrize("more", [{}, {"remasking": "p2"}], ids=str)
+def test_the_canvas_shows_masks_that_become_the_text(server: Server, more: dict[str, Any]) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 24, "stream": True, "canvas": True, **more}
     events = [line[6:] for line in server.ask("/v1/completions", body).body.splitlines() if line]
     assert events[-1] == "[DONE]"
     objects = [json.loads(event) for event in events[:-1]]
