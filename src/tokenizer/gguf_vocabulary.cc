@@ -104,9 +104,10 @@ void add_byte_level(const TokenizerSource& source, const BpeSource& bpe, TokenTa
   merges.reserve(bpe.merges.size());
   for (const auto& [left, right] : bpe.merges) {
     if (left.find(' ') != std::string::npos || right.find(' ') != std::string::npos) {
-      refuse(source, "has a merge of '" + left + "' and '" + right + "' with a space");
+      refuse(source, "has merge number " + std::to_string(merges.size()) + " with a space in it");
     }
-    merges.push_back(left + " " + right);
+    merges.push_back(left);
+    merges.back().append(" ").append(right);
   }
   set_normal(bpe.vocabulary, table);
   set_added(source, table);

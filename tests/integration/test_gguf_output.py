@@ -135,7 +135,10 @@ def blocks_of_int8(weight: Array) -> Array:
 
 def test_int8_has_a_scale_for_each_block(tmp_path: Path) -> None:
     model = small_model(tmp_path, "qwen3")
-    write(model, tmp_path / "x.gguf", "--dtype", "int8", "--embedding-dtype", "int8", "--head-dtype", "fp16")
+    formats = ("--dtype", "int8", "--embedding-dtype", "int8", "--head-dtype", "fp16")
+    report = write(model, tmp_path / "x.gguf", *formats)
+    stored = {layer["format"] for layer in report["layers"] if "gate_proj" in layer["layer"]}
+    assert stored == {"i8 groups of 32, f16 scales"}
     types = {t.name: t.tensor_type for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     assert types["token_embd.weight"] == types["blk.1.ffn_up.weight"] == Type.Q8_0
     assert (types["output.weight"], types["output_norm.weight"]) == (Type.F16, Type.F32)
@@ -257,7 +260,8 @@ def test_blocks_of_a_gguf_file_stay_byte_for_byte(tmp_path: Path) -> None:
     for source, dtype in (("q4", "int4"), ("q8", "int8")):
         if source == "q8":
             write_gguf(tmp_path / "q8.gguf", model, lambda name: Type.Q8_0 if "layers" in name else Type.F16, add)
-        write(tmp_path / f"{source}.gguf", tmp_path / "x.gguf", "--dtype", dtype)
+        report = write(tmp_path / f"{source}.gguf", tmp_path / "x.gguf", "--dtype", dtype)
+        assert any(f"keep their blocks of {source.upper()}_0 byte" in warning for warning in report["warnings"])
         assert raw_bytes(tmp_path / "x.gguf") == raw_bytes(tmp_path / f"{source}.gguf")
         keys, others = fields(tmp_path / f"{source}.gguf"), fields(tmp_path / "x.gguf")
         assert {key: value for key, value in others.items() if key.startswith("tokenizer.")}.items() <= keys.items()
