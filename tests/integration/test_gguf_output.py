@@ -348,7 +348,8 @@ def encoded(model: Path, text: str) -> list[int]:
 def test_pieces_have_sentencepieces_scores_and_kinds(tmp_path: Path) -> None:
     model = small_model(tmp_path, "llama", vocab_size=768)
     config = (model / "config.json").read_text()
-    write_sentencepiece(model, "bpe", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True})
+    tokenizer = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    write_sentencepiece(model, "bpe", tokenizer, byte_fallback=True)
     (model / "config.json").write_text(config)
     write(model, tmp_path / "x.gguf")
     found = fields(tmp_path / "x.gguf")
@@ -398,6 +399,11 @@ def test_tokenizers_without_a_name_in_llama_cpp_are_refused(tmp_path: Path) -> N
     ]}  # fmt: skip
     (model / "tokenizer.json").write_text(json.dumps(document))
     assert_fails(run("quantize", model, "-o", tmp_path / "x.gguf"), UNSUPPORTED, "the pre-tokenizer", "w+|")
+    (model / "tokenizer.json").unlink()
+    config = (model / "config.json").read_text()
+    write_sentencepiece(model, "bpe", {"tokenizer_class": "LlamaTokenizer"})
+    (model / "config.json").write_text(config)
+    assert_fails(run("quantize", model, "-o", tmp_path / "x.gguf"), UNSUPPORTED, "no tokens of single bytes")
     small = small_model(tmp_path / "small", "qwen3", vocab_size=500)
     (small / "tokenizer.json").write_bytes((tiny_llada_text() / "tokenizer.json").read_bytes())
     assert_fails(run("quantize", small, "-o", tmp_path / "x.gguf"), BAD_FILE, "tokenizer.json", "has 500 tokens")
