@@ -48,12 +48,19 @@ struct FileLayout {
 
 bool is_bias(const LayerPlan& layer) { return layer.role == LayerRole::kBias; }
 
-// A head that shares the embedding's weight in its format is not written: llama.cpp takes the embedding.
-bool is_tied_head(const QuantizationPlan& plan, const LayerPlan& layer) {
-  return layer.layer == "lm_head" && !is_bias(layer) && std::ranges::any_of(plan.layers, [&](const LayerPlan& other) {
-           return other.role == LayerRole::kEmbedding && other.tensor == layer.tensor && other.dtype == layer.dtype &&
-                  other.format == layer.format;
-         });
+// The embedding whose weight the head shares, in one format: llama.cpp takes it where there is no head. Otherwise
+// nullptr.
+const LayerPlan* find_tied_embedding(const QuantizationPlan& plan, const LayerPlan& layer) {
+  if (layer.layer != "lm_head" || is_bias(layer)) {
+    return nullptr;
+  }
+  const auto shares = [&](const LayerPlan& other) {
+    const bool has_groups = format_row(layer.dtype).takes_groups;
+    return other.role == LayerRole::kEmbedding && other.tensor == layer.tensor && other.dtype == layer.dtype &&
+           (!has_groups || other.format.group_size == layer.format.group_size);
+  };
+  const auto found = std::ranges::find_if(plan.layers, shares);
+  return found == plan.layers.end() ? nullptr : &*found;
 }
 
 GgufHeadRows head_rows(const GgufPlace& place, const LayerPlan& layer) {
@@ -83,7 +90,7 @@ FileLayout lay_out_tensors(const Model& model, const QuantizationPlan& plan) {
                               .bytes = count * static_cast<std::int64_t>(sizeof(float))});
   }
   for (const LayerPlan& layer : plan.layers) {
-    if (is_tied_head(plan, layer)) {
+    if (find_tied_embedding(plan, layer) != nullptr) {
       continue;
     }
     const GgufPlace place = gguf_place(model.config, layer.layer, is_bias(layer) ? "bias" : "weight");
@@ -270,9 +277,11 @@ struct GgufOutput::State {
 
 GgufOutput::GgufOutput(const Model& original) : state_(new State{.original = original}) {
   add_gguf_settings(original.config, state_->settings);
+  const bool has_files = !original.path.empty();
   state_->warnings =
-      add_gguf_tokenizer(original.path, original.config.vocab_size, find_mask_token(original), state_->tokenizer);
-  if (!original.path.empty()) {
+      add_gguf_tokenizer(original.path, original.config.vocab_size,
+                         has_files ? find_mask_token(original) : original.config.mask_token_id, state_->tokenizer);
+  if (has_files) {
     add_templates(original.path, state_->tokenizer);
   }
 }
@@ -294,6 +303,11 @@ QuantizationResult GgufOutput::in_gguf_formats(const Model& model, QuantizationR
   result.quantized_memory_mb = static_cast<double>(bytes) / kMegabyte;
   for (const PlacedWeight& weight : layout.weights) {
     result.plan.layers[static_cast<std::size_t>(weight.layer - source.layers.data())].format = format_in_file(weight);
+  }
+  for (LayerPlan& layer : result.plan.layers) {
+    if (const LayerPlan* embedding = find_tied_embedding(result.plan, layer)) {
+      layer.format = embedding->format;
+    }
   }
   const std::vector<std::string> notes = describe_blocks(layout);
   result.warnings.insert(result.warnings.end(), notes.begin(), notes.end());

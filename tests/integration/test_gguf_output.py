@@ -125,6 +125,21 @@ def test_values_are_those_of_the_quantized_checkpoint(family: str, tmp_path: Pat
         assert torch.equal(ours, simulated_logits(folder, torch.arange(20), tmp_path))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tied_table_is_written_once(dtype: str, tmp_path: Path) -> None:
+    """Also where the file's type is not the plan's; two formats are two tensors."""
+    model = small_model(tmp_path, "qwen2", tie_word_embeddings=True, dtype="bfloat16")
+    report = write(model, tmp_path / "x.gguf", "--embedding-dtype", dtype, "--head-dtype", dtype)
+    values = values_in(tmp_path / "x.gguf")
+    assert "output.weight" not in values
+    formats = {layer["layer"]: layer["format"] for layer in report["layers"]}
+    assert formats["lm_head"] == formats["embedding"]
+    if dtype != "fp32":
+        write(model, tmp_path / "x.gguf", "--embedding-dtype", dtype)
+        kinds = {name: kind for name, (kind, _) in raw_bytes(tmp_path / "x.gguf").items()}
+        assert kinds["output.weight"] == "BF16" != kinds["token_embd.weight"]
+
+
 def blocks_of_int8(weight: Array) -> Array:
     """Of 32 weights: the scale in FP16 first, then the integers that are nearest with it."""
     blocks = weight.reshape(-1, 32)
