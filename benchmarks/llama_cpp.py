@@ -107,6 +107,15 @@ def count_token_differences(program: Path, model: Path, gguf: Path, folder: Path
     return sum(a != b for a, b in zip(ours, theirs, strict=True))
 
 
+def make_a2d(path: Path, family: str) -> Path:
+    make_checkpoint(path, family, **SIZES)
+    config = json.loads((path / "config.json").read_text())
+    name = {"llama": "A2DLlama", "qwen2": "A2DQwen2", "qwen3": "A2DQwen3"}[family]
+    config |= {"model_type": f"a2d-{family}", "architectures": [f"{name}LMHeadModel"], "mask_token_id": 319}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
 def random_models(folder: Path) -> dict[str, Path]:
     models = {}
     for family in ("llama", "qwen2", "qwen3", "dream", "llada"):
@@ -120,6 +129,10 @@ def random_models(folder: Path) -> dict[str, Path]:
     }.items():  # fmt: skip
         family = name.split(",")[0]
         models[name] = make_checkpoint(folder / name, family, **SIZES, rope_scaling=rope)
+    models["llama, biases"] = make_checkpoint(folder / "biases", "llama", **SIZES, attention_bias=True, mlp_bias=True)
+    models["llada, biases"] = make_checkpoint(folder / "llada-biases", "llada", **LLADA_SIZES, include_qkv_bias=True)
+    for family in ("llama", "qwen2", "qwen3"):
+        models[f"a2d-{family}"] = make_a2d(folder / f"a2d-{family}", family)
     for family in ("qwen3_moe", "rnd1", "llada_moe"):
         models[family] = make_expert_checkpoint(folder / family, family)
     models["the bundled LLaDA"] = tiny_llada_text()

@@ -1,5 +1,7 @@
 #include "model_files/gguf_header.h"
 
+#include <ranges>
+
 #include "core/round_up.h"
 
 namespace diffulex_edge {
@@ -101,8 +103,8 @@ std::string GgufHeader::lay_out(std::span<GgufTensorToWrite> tensors, std::int64
     end = tensor.offset + tensor.bytes;
     put_text(head, tensor.name);
     put(head, static_cast<std::uint32_t>(tensor.shape.size()));
-    for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size) {
-      put(head, static_cast<std::uint64_t>(*size));
+    for (const std::int64_t size : std::views::reverse(tensor.shape)) {
+      put(head, static_cast<std::uint64_t>(size));
     }
     put(head, tensor.type);
     put(head, static_cast<std::uint64_t>(tensor.offset));

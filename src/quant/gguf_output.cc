@@ -1,9 +1,12 @@
 #include "diffulex_edge/gguf_output.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "chat/template_files.h"
@@ -11,6 +14,7 @@
 #include "core/output_file.h"
 #include "core/parallel.h"
 #include "diffulex_edge/error.h"
+#include "model_files/gguf_file.h"
 #include "model_files/gguf_header.h"
 #include "models/gguf_architecture.h"
 #include "models/special_tokens.h"
@@ -44,12 +48,19 @@ struct FileLayout {
 
 bool is_bias(const LayerPlan& layer) { return layer.role == LayerRole::kBias; }
 
-// A head that shares the embedding's weight in its format is not written: llama.cpp takes the embedding.
-bool is_tied_head(const QuantizationPlan& plan, const LayerPlan& layer) {
-  return layer.layer == "lm_head" && !is_bias(layer) && std::ranges::any_of(plan.layers, [&](const LayerPlan& other) {
-           return other.role == LayerRole::kEmbedding && other.tensor == layer.tensor && other.dtype == layer.dtype &&
-                  other.format == layer.format;
-         });
+// The embedding whose weight the head shares, in one format: llama.cpp takes it where there is no head. Otherwise
+// nullptr.
+const LayerPlan* find_tied_embedding(const QuantizationPlan& plan, const LayerPlan& layer) {
+  if (layer.layer != "lm_head" || is_bias(layer)) {
+    return nullptr;
+  }
+  const auto shares = [&](const LayerPlan& other) {
+    const bool has_groups = format_row(layer.dtype).takes_groups;
+    return other.role == LayerRole::kEmbedding && other.tensor == layer.tensor && other.dtype == layer.dtype &&
+           (!has_groups || other.format.group_size == layer.format.group_size);
+  };
+  const auto found = std::ranges::find_if(plan.layers, shares);
+  return found == plan.layers.end() ? nullptr : &*found;
 }
 
 GgufHeadRows head_rows(const GgufPlace& place, const LayerPlan& layer) {
@@ -79,7 +90,7 @@ FileLayout lay_out_tensors(const Model& model, const QuantizationPlan& plan) {
                               .bytes = count * static_cast<std::int64_t>(sizeof(float))});
   }
   for (const LayerPlan& layer : plan.layers) {
-    if (is_tied_head(plan, layer)) {
+    if (find_tied_embedding(plan, layer) != nullptr) {
       continue;
     }
     const GgufPlace place = gguf_place(model.config, layer.layer, is_bias(layer) ? "bias" : "weight");
@@ -103,7 +114,7 @@ FileLayout lay_out_tensors(const Model& model, const QuantizationPlan& plan) {
     if (place.part) {
       place_part(place, model.config, weight, layout.tensors[weight.tensor]);
     }
-    layout.weights.push_back(std::move(weight));
+    layout.weights.push_back(weight);
   }
   return layout;
 }
@@ -133,6 +144,24 @@ std::string name_of(const fs::path& path) {
   }
   const fs::path last = path.has_filename() ? path : path.parent_path();
   return last.stem().string();
+}
+
+// What the file is, in words: of a GGUF file, all that it says of itself.
+void add_description(const fs::path& path, GgufHeader& header) {
+  if (!is_gguf(path)) {
+    header.add_text("general.type", "model");
+    header.add_text("general.name", name_of(path));
+    return;
+  }
+  constexpr std::array<std::string_view, 4> kOwn = {"general.architecture", "general.file_type",
+                                                    "general.quantization_version", "general.alignment"};
+  const std::shared_ptr<const GgufFile> file = open_gguf(path);
+  for (const std::string& key : file->keys()) {
+    if (key.starts_with("general.") && std::ranges::find(kOwn, key) == kOwn.end()) {
+      header.add_value(key, file->value(key));
+    }
+  }
+  file->file().check();
 }
 
 // Where a row goes. Elements of a vector are rows of one column.
@@ -183,6 +212,44 @@ void copy_blocks(const PlacedWeight& weight, std::int64_t offset, OutputFile& fi
   });
 }
 
+// Blocks that are no format of ours keep the plan's: floats.
+WeightFormat format_in_file(const PlacedWeight& weight) {
+  const GgufEncoding& encoding = weight.encoding;
+  if (encoding.copied == nullptr) {
+    return encoding.encoded;
+  }
+  const LayerPlan& layer = *weight.layer;
+  if (!layer.format.is_quantized()) {
+    return layer.format;
+  }
+  return {.element = layer.format.element,
+          .granularity = Granularity::kGroup,
+          .group_size = encoding.type->elements,
+          .scale_type = ElementType::kF16};
+}
+
+std::vector<std::string> describe_blocks(const FileLayout& layout) {
+  std::set<std::string> with_row_scales;
+  std::map<std::string_view, std::int64_t> copied;
+  for (const PlacedWeight& weight : layout.weights) {
+    const GgufEncoding& encoding = weight.encoding;
+    if (encoding.copied != nullptr && encoding.copied->is_quantized()) {
+      ++copied[encoding.type->name];
+    } else if (encoding.copied == nullptr && encoding.encoded.granularity == Granularity::kChannel) {
+      with_row_scales.insert(std::string(format_row(weight.layer->dtype).title));
+    }
+  }
+  std::vector<std::string> notes;
+  for (const std::string& title : with_row_scales) {
+    notes.push_back(title + " weights have one scale for each row, which GGUF has in each block, rounded to FP16");
+  }
+  for (const auto& [name, count] : copied) {
+    notes.push_back(std::to_string(count) + (count == 1 ? " weight keeps its" : " weights keep their") + " blocks of " +
+                    std::string(name) + " byte for byte");
+  }
+  return notes;
+}
+
 void add_templates(const fs::path& folder, GgufHeader& header) {
   const auto templates = chat::find_template_files(folder);
   if (!templates || is_gguf(folder)) {
@@ -210,9 +277,11 @@ struct GgufOutput::State {
 
 GgufOutput::GgufOutput(const Model& original) : state_(new State{.original = original}) {
   add_gguf_settings(original.config, state_->settings);
+  const bool has_files = !original.path.empty();
   state_->warnings =
-      add_gguf_tokenizer(original.path, original.config.vocab_size, find_mask_token(original), state_->tokenizer);
-  if (!original.path.empty()) {
+      add_gguf_tokenizer(original.path, original.config.vocab_size,
+                         has_files ? find_mask_token(original) : original.config.mask_token_id, state_->tokenizer);
+  if (has_files) {
     add_templates(original.path, state_->tokenizer);
   }
 }
@@ -224,23 +293,24 @@ QuantizationResult GgufOutput::in_gguf_formats(const Model& model, QuantizationR
     throw Error(ErrorCode::kUnsupported, "mode static", "GGUF has no place for ranges of activations",
                 "leave out --mode");
   }
-  const FileLayout layout = lay_out_tensors(model, result.plan);
+  const QuantizationPlan source = result.plan;
+  const FileLayout layout = lay_out_tensors(model, source);
   std::int64_t bytes = 0;
   for (const GgufTensorToWrite& tensor : layout.tensors) {
     bytes += tensor.bytes;
   }
   constexpr double kMegabyte = 1e6;
   result.quantized_memory_mb = static_cast<double>(bytes) / kMegabyte;
-  std::set<std::string> rounded;
   for (const PlacedWeight& weight : layout.weights) {
-    if (weight.encoding.copied == nullptr && weight.encoding.encoded.granularity == Granularity::kChannel) {
-      rounded.insert(std::string(format_row(weight.layer->dtype).title));
+    result.plan.layers[static_cast<std::size_t>(weight.layer - source.layers.data())].format = format_in_file(weight);
+  }
+  for (LayerPlan& layer : result.plan.layers) {
+    if (const LayerPlan* embedding = find_tied_embedding(result.plan, layer)) {
+      layer.format = embedding->format;
     }
   }
-  for (const std::string& title : rounded) {
-    result.warnings.push_back(title +
-                              " weights have one scale for each row, which GGUF has in each block, rounded to FP16");
-  }
+  const std::vector<std::string> notes = describe_blocks(layout);
+  result.warnings.insert(result.warnings.end(), notes.begin(), notes.end());
   result.warnings.insert(result.warnings.end(), state_->warnings.begin(), state_->warnings.end());
   return result;
 }
@@ -250,8 +320,7 @@ std::int64_t GgufOutput::write(const Model& model, const QuantizationPlan& plan,
   FileLayout layout = lay_out_tensors(model, plan);
   GgufHeader header;
   header.add_text("general.architecture", gguf_architecture(model.config));
-  header.add_text("general.type", "model");
-  header.add_text("general.name", name_of(state_->original.path));
+  add_description(state_->original.path, header);
   header.add_integer("general.file_type", file_type(layout));
   header.add_integer("general.quantization_version", 2);
   header.append(state_->settings);

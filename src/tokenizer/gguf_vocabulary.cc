@@ -104,9 +104,10 @@ void add_byte_level(const TokenizerSource& source, const BpeSource& bpe, TokenTa
   merges.reserve(bpe.merges.size());
   for (const auto& [left, right] : bpe.merges) {
     if (left.find(' ') != std::string::npos || right.find(' ') != std::string::npos) {
-      refuse(source, "has a merge of '" + left + "' and '" + right + "' with a space");
+      refuse(source, "has merge number " + std::to_string(merges.size()) + " with a space in it");
     }
-    merges.push_back(left + " " + right);
+    merges.push_back(left);
+    merges.back().append(" ").append(right);
   }
   set_normal(bpe.vocabulary, table);
   set_added(source, table);
@@ -185,6 +186,18 @@ std::optional<SentencePieceModel> find_pieces(const fs::path& folder) {
   return model.algorithm == SentencePieceModel::Algorithm::kBpe ? std::optional(std::move(model)) : std::nullopt;
 }
 
+// llama.cpp looks each byte up that no piece covers, and ends where it is not there.
+bool has_all_bytes(const Vocabulary& vocabulary) {
+  constexpr std::size_t kByteTokens = 256;
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  for (std::size_t byte = 0; byte < kByteTokens; ++byte) {
+    if (!vocabulary.id_of(std::string("<0x") + kDigits[byte / 16] + kDigits[byte % 16] + ">")) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool is_byte_token(std::string_view token) {
   return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">");
 }
@@ -206,6 +219,9 @@ void set_pieces_by_merges(const TokenizerSource& source, const BpeSource& bpe, T
 
 void add_pieces(const fs::path& folder, const TokenizerSource& source, const BpeSource& bpe, bool has_space,
                 TokenTable& table, GgufHeader& header) {
+  if (!has_all_bytes(bpe.vocabulary)) {
+    refuse(source, "has no tokens of single bytes, <0x00> to <0xFF>");
+  }
   std::vector<float> scores(table.tokens.size(), kScoreOfNone);
   if (const auto model = find_pieces(folder)) {
     std::int64_t id = 0;

@@ -125,6 +125,21 @@ def test_values_are_those_of_the_quantized_checkpoint(family: str, tmp_path: Pat
         assert torch.equal(ours, simulated_logits(folder, torch.arange(20), tmp_path))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tied_table_is_written_once(dtype: str, tmp_path: Path) -> None:
+    """Also where the file's type is not the plan's; two formats are two tensors."""
+    model = small_model(tmp_path, "qwen2", tie_word_embeddings=True, dtype="bfloat16")
+    report = write(model, tmp_path / "x.gguf", "--embedding-dtype", dtype, "--head-dtype", dtype)
+    values = values_in(tmp_path / "x.gguf")
+    assert "output.weight" not in values
+    formats = {layer["layer"]: layer["format"] for layer in report["layers"]}
+    assert formats["lm_head"] == formats["embedding"]
+    if dtype != "fp32":
+        write(model, tmp_path / "x.gguf", "--embedding-dtype", dtype)
+        kinds = {name: kind for name, (kind, _) in raw_bytes(tmp_path / "x.gguf").items()}
+        assert kinds["output.weight"] == "BF16" != kinds["token_embd.weight"]
+
+
 def blocks_of_int8(weight: Array) -> Array:
     """Of 32 weights: the scale in FP16 first, then the integers that are nearest with it."""
     blocks = weight.reshape(-1, 32)
@@ -135,7 +150,10 @@ def blocks_of_int8(weight: Array) -> Array:
 
 def test_int8_has_a_scale_for_each_block(tmp_path: Path) -> None:
     model = small_model(tmp_path, "qwen3")
-    write(model, tmp_path / "x.gguf", "--dtype", "int8", "--embedding-dtype", "int8", "--head-dtype", "fp16")
+    formats = ("--dtype", "int8", "--embedding-dtype", "int8", "--head-dtype", "fp16")
+    report = write(model, tmp_path / "x.gguf", *formats)
+    stored = {layer["format"] for layer in report["layers"] if "gate_proj" in layer["layer"]}
+    assert stored == {"i8 groups of 32, f16 scales"}
     types = {t.name: t.tensor_type for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     assert types["token_embd.weight"] == types["blk.1.ffn_up.weight"] == Type.Q8_0
     assert (types["output.weight"], types["output_norm.weight"]) == (Type.F16, Type.F32)
@@ -257,7 +275,8 @@ def test_blocks_of_a_gguf_file_stay_byte_for_byte(tmp_path: Path) -> None:
     for source, dtype in (("q4", "int4"), ("q8", "int8")):
         if source == "q8":
             write_gguf(tmp_path / "q8.gguf", model, lambda name: Type.Q8_0 if "layers" in name else Type.F16, add)
-        write(tmp_path / f"{source}.gguf", tmp_path / "x.gguf", "--dtype", dtype)
+        report = write(tmp_path / f"{source}.gguf", tmp_path / "x.gguf", "--dtype", dtype)
+        assert any(f"keep their blocks of {source.upper()}_0 byte" in warning for warning in report["warnings"])
         assert raw_bytes(tmp_path / "x.gguf") == raw_bytes(tmp_path / f"{source}.gguf")
         keys, others = fields(tmp_path / f"{source}.gguf"), fields(tmp_path / "x.gguf")
         assert {key: value for key, value in others.items() if key.startswith("tokenizer.")}.items() <= keys.items()
@@ -344,7 +363,8 @@ def encoded(model: Path, text: str) -> list[int]:
 def test_pieces_have_sentencepieces_scores_and_kinds(tmp_path: Path) -> None:
     model = small_model(tmp_path, "llama", vocab_size=768)
     config = (model / "config.json").read_text()
-    write_sentencepiece(model, "bpe", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True})
+    tokenizer = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    write_sentencepiece(model, "bpe", tokenizer, byte_fallback=True)
     (model / "config.json").write_text(config)
     write(model, tmp_path / "x.gguf")
     found = fields(tmp_path / "x.gguf")
@@ -394,6 +414,11 @@ def test_tokenizers_without_a_name_in_llama_cpp_are_refused(tmp_path: Path) -> N
     ]}  # fmt: skip
     (model / "tokenizer.json").write_text(json.dumps(document))
     assert_fails(run("quantize", model, "-o", tmp_path / "x.gguf"), UNSUPPORTED, "the pre-tokenizer", "w+|")
+    (model / "tokenizer.json").unlink()
+    config = (model / "config.json").read_text()
+    write_sentencepiece(model, "bpe", {"tokenizer_class": "LlamaTokenizer"})
+    (model / "config.json").write_text(config)
+    assert_fails(run("quantize", model, "-o", tmp_path / "x.gguf"), UNSUPPORTED, "no tokens of single bytes")
     small = small_model(tmp_path / "small", "qwen3", vocab_size=500)
     (small / "tokenizer.json").write_bytes((tiny_llada_text() / "tokenizer.json").read_bytes())
     assert_fails(run("quantize", small, "-o", tmp_path / "x.gguf"), BAD_FILE, "tokenizer.json", "has 500 tokens")

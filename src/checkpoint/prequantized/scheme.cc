@@ -51,6 +51,8 @@ std::string describe(const PrequantizedLayouts& layouts, bool ignores_activation
   }
   return join(kinds, ", ", " and ", [](const std::string& kind) { return kind; }) +
          ": dequantized as they are read; quantizing them again adds to their loss" +
+         (layouts.contains("GGUF Q4_0") ? ", least as INT4 in groups of 32, which keeps Q4_0's integers where it can"
+                                        : "") +
          (ignores_activations ? "; that activations were quantized too has no effect here" : "");
 }
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "support/expect_error.h"
 #include "support/gguf_bytes.h"
 #include "support/temporary_folder.h"
@@ -60,6 +62,37 @@ TEST_F(GgufTensorsTest, PutsRowsOfHeadsInOrder) {
   std::vector<float> rows(8);
   checkpoint.at("model.layers.0.self_attn.q_proj.weight").decoder->decode(0, 8, rows);
   EXPECT_EQ(rows, (std::vector<float>{0, 2, 1, 3, 4, 6, 5, 7}));
+}
+
+TEST_F(GgufTensorsTest, SplitsExpertsAndChecksHowManyThereAre) {
+  std::string data;
+  for (int i = 0; i < 12; ++i) {
+    data += raw(static_cast<float>(i));
+  }
+  const auto open_with = [&](std::uint32_t experts) {
+    return open({{.name = "blk.1.ffn_up_exps.weight", .sizes = {2, 3, 2}, .type = kF32, .offset = 0}}, data,
+                {gguf_key("general.architecture", 8, gguf_text("qwen3moe")),
+                 gguf_key("qwen3moe.expert_count", 4, raw(experts))});
+  };
+  const Checkpoint checkpoint = open_with(2);
+  const TensorView& view = checkpoint.at("model.layers.1.mlp.experts.1.up_proj.weight");
+  EXPECT_EQ(view.shape, (std::vector<std::int64_t>{3, 2}));
+  float first = 0.0F;
+  std::memcpy(&first, view.bytes.data(), sizeof(first));
+  EXPECT_EQ(first, 6.0F);
+  EXPECT_EQ(checkpoint.tensors().size(), 2U);
+  testing::expect_error(ErrorCode::kBadFile, {"ffn_up_exps", "each of 3 experts"}, [&] { open_with(3); });
+}
+
+TEST_F(GgufTensorsTest, GivesTheMagnitudesOfScales) {
+  std::string data = raw<std::uint16_t>(0xB800) + std::string(16, '\0') + raw<std::uint16_t>(0x3C00);  // -0.5 and 1
+  data += std::string(16, '\0');
+  const Checkpoint checkpoint = open({{.name = "token_embd.weight", .sizes = {64, 1}, .type = 2, .offset = 0}}, data);
+  const RowDecoder* decoder = checkpoint.at("model.embed_tokens.weight").decoder;
+  std::vector<float> scales(2);
+  ASSERT_TRUE(decoder->read_scales(0, 32, scales));
+  EXPECT_EQ(scales, (std::vector<float>{0.5F, 1.0F}));
+  EXPECT_FALSE(decoder->read_scales(0, 64, scales));
 }
 
 TEST_F(GgufTensorsTest, ChecksPlacesBeforeTheyAreRead) {
