@@ -695,8 +695,8 @@ MODELS: Final[dict[str, Published]] = {
             "use_cache": False,
         },
         sizes={
-            "Nemotron-Labs-Diffusion-3B": _size(3_831_653_376, 3072, 26, (32, 8), 9216, 131072),
-            "Nemotron-Labs-Diffusion-8B": _size(8_489_537_536, 4096, 34, (32, 8), 14336, 131072),
+            "Nemotron-Labs-Diffusion-3B": _size(3_831_659_520, 3072, 26, (32, 8), 9216, 131072),
+            "Nemotron-Labs-Diffusion-8B": _size(8_489_553_920, 4096, 34, (32, 8), 14336, 131072),
         },
     ),
     "Stable-DiffCoder": Published(
