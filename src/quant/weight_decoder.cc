@@ -119,6 +119,7 @@ std::vector<float> load_scales(std::span<const std::byte> scales, ElementType ty
 std::vector<float> load_tensor(const Checkpoint& checkpoint, std::string_view name) {
   const StoredWeight source = find_stored_weight(checkpoint, name);
   std::vector<float> tensor(static_cast<std::size_t>(source.rows * source.columns));
+  source.will_need(0, source.rows);  // a page fault would read far beyond a small tensor
   load_rows(source, 0, source.rows, tensor);
   source.release(0, source.rows);
   return tensor;
