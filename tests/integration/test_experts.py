@@ -323,3 +323,49 @@ def test_inspect_shows_the_experts(experts: MakeExperts) -> None:
     }
     text = run("inspect", experts("llada2_moe")).stdout
     assert "experts 8 (3 a token) of intermediate 64 and a shared one of 64" in text
+
+
+def edited(
+    reference: ExpertReference, prompt: list[int], new: int, limits: tuple[float, float]
+) -> tuple[list[int], int]:
+    """LLaDA 2.1's decoding as its modeling file has it, without a cache; and how many passes it took.
+
+    A block ends with a pass that finds no mask and replaces nothing, or after two passes without a mask.
+    """
+    mask, block = 200, 32
+    canvas = prompt + [mask] * (-(-(len(prompt) + new) // block) * block - len(prompt))
+    passes = 0
+    for begin in range(len(prompt) // block * block, len(canvas), block):
+        own = range(max(begin, len(prompt)), begin + block)
+        post_steps = 0
+        while post_steps < 2:
+            masked = [place for place in own if canvas[place] == mask]
+            post_steps += not masked
+            probabilities = reference.logits(canvas[: begin + block]).softmax(-1)
+            probabilities[:, mask] = -1  # it counts in the others' probabilities, and is not written
+            best, tokens = probabilities.max(-1)
+            passes += 1
+            chosen = [place for place in masked if best[place] > limits[0]]
+            if masked and not chosen:
+                chosen = [max(masked, key=lambda place: float(best[place]))]
+            replaced = [
+                place for place in own if canvas[place] not in (mask, int(tokens[place])) and best[place] > limits[1]
+            ]
+            for place in chosen + replaced:
+                canvas[place] = int(tokens[place])
+            if not masked and not replaced:
+                break
+    return canvas[len(prompt) : len(prompt) + new], passes
+
+
+def test_llada2_edits_what_it_has_placed(tmp_path: Path) -> None:
+    limits = (0.02, 0.015)
+    folder = make_expert_checkpoint(tmp_path / "model", "llada2_moe")
+    prompt = [5, 9, 11, 300, 42]
+    np.save(tmp_path / "prompt.npy", np.array([prompt]))
+    tokens, passes = edited(ExpertReference(folder), prompt, 27, limits)
+    words = ("generate", folder, "--prompt-ids", tmp_path / "prompt.npy", "--max-new-tokens", 27, "--ignore-eos")
+    options = ("--mask-token-id", 200, "--threshold", limits[0], "--max-post-steps", 2, "--editing-threshold")
+    found = run_json(*words, *options, limits[1])
+    assert (found["tokens"], found["forward_passes"]) == (tokens, passes)
+    assert run_json(*words, *options, 1.0)["tokens"] != tokens

@@ -28,6 +28,7 @@ from command import (
     tiny_llada_text,
     tiny_sdar,
 )
+from families import make_checkpoint
 from fuzz_bundles import fuzz
 from runner import RUNNER, assert_refuses, bundle, run_bundle, written
 
@@ -129,6 +130,37 @@ def test_a_bidirectional_model(dtype: str, cache: str, tmp_path: Path) -> None:
     words = ("--prompt", PROMPT, "--max-new-tokens", 32, "--cache", cache)
     expected = expected_text(tiny_llada_text(), tmp_path / "b", dtype, *words)
     assert written(tmp_path / "b", *words)["tokens"] == expected["tokens"]
+
+
+def test_placed_tokens_are_edited_as_in_the_engine(tmp_path: Path) -> None:
+    bundle(tiny_sdar(), tmp_path / "b", *FORMATS["fp32"], *CACHE)
+    words = ("--prompt", PROMPT, "--max-new-tokens", 24, "--threshold", 0.5, "--editing-threshold", 0.3)
+    expected = run_json("generate", tiny_sdar(), *words, *FORMATS["fp32"])
+    assert expected["tokens"] != run_json("generate", tiny_sdar(), *words[:-2], *FORMATS["fp32"])["tokens"]
+    found = written(tmp_path / "b", *words)
+    assert (found["tokens"], found["forward_passes"]) == (expected["tokens"], expected["forward_passes"])
+    edit(tmp_path / "b", lambda document: document["decoding"].update(editing_threshold=0.3))
+    assert written(tmp_path / "b", *words[:-2])["tokens"] == expected["tokens"]
+
+
+def test_a_canvas_grows_as_in_the_engine(tmp_path: Path) -> None:
+    tiny = json.loads((tiny_llada_text() / "config.json").read_text())
+    mask = ("--mask-token-id", tiny["mask_token_id"])
+    model = make_checkpoint(tmp_path / "model", "dream", vocab_size=tiny["vocab_size"], expand_token_id=9)
+    for file in tiny_llada_text().glob("token*"):
+        shutil.copy(file, model)
+    bundle(model, tmp_path / "b", *FORMATS["fp32"], "--seq-len", 96, *mask)
+    said = json.loads((tmp_path / "b/generation.json").read_text())
+    assert (said["version"], said["decoding"]["expand_id"]) == (2, 9)
+    words = ("--prompt", PROMPT, "--max-new-tokens", 24)
+    engine = ("generate", model, *words, *FORMATS["fp32"], *mask)
+    tokens = run_json(*engine, "--fixed-length")["tokens"]
+    expands = max(tokens, key=tokens.count)
+    edit(tmp_path / "b", lambda document: document["decoding"].update(expand_id=expands, initial_masks=3))
+    expected = run_json(*engine, "--expand-id", expands, "--initial-masks", 3)
+    found = written(tmp_path / "b", *words)
+    assert (found["tokens"], found["forward_passes"]) == (expected["tokens"], expected["forward_passes"])
+    assert found["forward_passes"] > len(found["tokens"])
 
 
 def test_sampling_draws_the_same_numbers(sdar: Path) -> None:

@@ -55,6 +55,18 @@ def test_options_stand_over_the_config(engine: DiffusionEngine) -> None:
     assert result.forward_passes == 1
 
 
+def test_canvases_change_as_the_commands_do(engine: DiffusionEngine) -> None:
+    words = [COMMAND, "generate", TINY, "--prompt", PROMPT, "--dtype", "int4", "--json", "--max-new-tokens", "16"]
+    report = json.loads(subprocess.check_output([*words, "--remasking", "p2", "--steps", "8"]))
+    result = engine.generate(PROMPT, max_new_tokens=16, remasking="p2", steps=8)
+    assert (result.tokens, result.forward_passes) == (report["tokens"], 8)
+    for name, value in {"editing_threshold": 0.5, "expand_id": 9, "initial_masks": 4, "window_size": 8}.items():
+        with pytest.raises(InvalidArgumentError, match=name):
+            engine.generate(PROMPT, **{name: value})
+    with pytest.raises(InvalidArgumentError, match="fixed_length"):
+        engine.generate(PROMPT, expand_id=9, fixed_length=True)
+
+
 def test_stream_gives_the_text_in_pieces(engine: DiffusionEngine) -> None:
     stream = engine.stream(PROMPT, SHORT)
     pieces = list(stream)
