@@ -110,6 +110,12 @@ Value Context::charge(Value value) {
   return value;
 }
 
+void Context::charge_letters(const Value& value) {
+  if (const std::string* text = value.if_text()) {
+    budget.take(text->size());
+  }
+}
+
 Value Context::make_namespace(const Arguments& arguments) {
   auto made = std::make_shared<Namespace>();
   for (const auto& [key, value] : dict_items(arguments)) {

@@ -26,6 +26,9 @@ class Context {
 
   // Counts steps for its size, if `value` was just made.
   Value charge(Value value);
+  // Counts steps for walking a text letter by letter, as filters and methods do, which takes many times what copying it
+  // does.
+  void charge_letters(const Value& value);
   Value make_namespace(const Arguments& arguments);
 
   Budget budget;

@@ -149,7 +149,7 @@ Value Interpreter::evaluate_call(const Expression& expression, const ScopePointe
     throw Failure("a " + function.type_name() + " can't be called");
   }
   if (object.is_text()) {
-    context_.charge(object);
+    context_.charge_letters(object);
     if (!arguments.positional.empty()) {
       charge_search(object, arguments.positional.front());
     }
@@ -177,6 +177,9 @@ Value Interpreter::evaluate_test(const Expression& expression, const ScopePointe
   const Arguments arguments = evaluate_arguments(expression, scope);
   line_ = expression.line;
   context_.budget.take(value.is_text() ? value.weight() : 1);
+  if (expression.name == "lower" || expression.name == "upper") {
+    context_.charge_letters(value);
+  }
   if (!arguments.positional.empty()) {
     charge_comparison(expression.name == "in", value, arguments.positional.front());
   }

@@ -28,13 +28,14 @@ Arguments without_first(const Arguments& arguments, std::size_t count) {
   return rest;
 }
 
-// Of looking at the input once. Results, and comparisons, are counted where they are made.
-std::uint64_t cost_of(std::string_view name, const Value& input) {
+// For looking at the input once. Results, and comparisons, are counted where they are made.
+void charge_input(Context& context, std::string_view name, const Value& input) {
   if (name == "length" || name == "count" || name == "default" || name == "d") {
-    return 1;
+    return;
   }
   const auto list = input.if_list();
-  return list ? list->items.size() : input.weight();
+  context.budget.take(list ? list->items.size() : input.weight());
+  context.charge_letters(input);
 }
 
 // map("filter", ...) and map(attribute="a.b", default=...).
@@ -105,7 +106,7 @@ Value apply_filter(Context& context, const std::string& name, const Value& input
   if (filter == nullptr) {
     fail_unsupported("the filter '" + name + "'");
   }
-  context.budget.take(cost_of(name, input));
+  charge_input(context, name, input);
   ArgumentReader reader(name, arguments);
   Value result = filter(context, input, reader);
   reader.finish();

@@ -15,7 +15,7 @@ constexpr std::size_t kMaxText = std::size_t{32} << 20U;       // bytes of any t
 constexpr std::size_t kMaxItems = 1'000'000;                   // of any list or dict
 constexpr std::uint64_t kMaxWeight = std::uint64_t{1} << 24U;  // of any list or dict: see Value::weight
 constexpr std::size_t kMaxAttributes = 1000;                   // of a namespace
-constexpr std::uint64_t kMaxSteps = std::uint64_t{1} << 26U;   // of one rendering: less than a few seconds
+constexpr std::uint64_t kMaxSteps = std::uint64_t{1} << 24U;   // of one rendering: less than a second
 
 // Throw Failure beyond the limit; to be called before memory is taken.
 void check_text(std::size_t bytes);

@@ -90,8 +90,12 @@ Value filter_join(Context& /*context*/, const Value& input, ArgumentReader& argu
   return Value::text(std::move(text));
 }
 
-Value comparable(const Value& value, bool case_sensitive) {
-  return value.is_text() && !case_sensitive ? Value::text(lower(*value.if_text())) : value;
+Value comparable(Context& context, const Value& value, bool case_sensitive) {
+  if (!value.is_text() || case_sensitive) {
+    return value;
+  }
+  context.charge_letters(value);
+  return Value::text(lower(*value.if_text()));
 }
 
 // By Python's sort: stable, also in reverse.
@@ -128,7 +132,7 @@ Value filter_sort(Context& context, const Value& input, ArgumentReader& argument
   for (const Value& item : items) {
     std::vector<Value> key;
     for (const Value& each : paths) {
-      key.push_back(comparable(path_of(item, each), case_sensitive));
+      key.push_back(comparable(context, path_of(item, each), case_sensitive));
     }
     keys.push_back(make_list(std::move(key)));
   }
@@ -148,7 +152,7 @@ Value filter_dictsort(Context& context, const Value& input, ArgumentReader& argu
   std::vector<Value> keys;
   for (const auto& [key, value] : dict->items) {
     items.push_back(make_list({key, value}, ListKind::kTuple));
-    keys.push_back(comparable(by == "key" ? key : value, case_sensitive));
+    keys.push_back(comparable(context, by == "key" ? key : value, case_sensitive));
   }
   return make_list(sorted(context, std::move(items), keys, reverse));
 }
@@ -159,7 +163,7 @@ Value filter_unique(Context& context, const Value& input, ArgumentReader& argume
   Dict seen;
   std::vector<Value> result;
   for (const Value& item : iterate(input)) {
-    const Value key = comparable(path_of(item, path), case_sensitive);
+    const Value key = comparable(context, path_of(item, path), case_sensitive);
     check_hashable(key);
     context.budget.take(key.is_text() ? key.weight() : 1 + seen.weight);
     if (seen.find(key) == nullptr) {
@@ -178,9 +182,9 @@ Value extreme(Context& context, const Value& input, ArgumentReader& arguments, b
     return Value::undefined("the least or greatest item of something empty");
   }
   const Value* found = &items.front();
-  Value key = comparable(path_of(*found, path), case_sensitive);
+  Value key = comparable(context, path_of(*found, path), case_sensitive);
   for (std::size_t i = 1; i < items.size(); ++i) {
-    const Value next = comparable(path_of(items[i], path), case_sensitive);
+    const Value next = comparable(context, path_of(items[i], path), case_sensitive);
     context.budget.take(next.weight());
     if (greatest ? less(key, next) : less(next, key)) {
       found = &items[i];
