@@ -86,7 +86,7 @@ void run(const ServeArguments& arguments, std::stop_token stop) {
                        .threads = arguments.output_options.threads},
                       metrics);
   // What the command line says is wrong before the first request comes.
-  scheduler.check(shortest_request(served.defaults, served.capacity));
+  scheduler.check(shortest_request(served.text.engine().config(), served.defaults, served.capacity));
   TextService service(served, scheduler, metrics, server,
                       {.api_key = arguments.api_key, .is_loopback = server.is_loopback()});
   if (!arguments.output_options.quiet) {

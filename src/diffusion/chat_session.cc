@@ -51,7 +51,7 @@ ChatSession::ChatSession(const TextModel& model, Options options, const RunContr
                 std::to_string(options_.config.max_new_tokens) + " is not 1 or more");
   }
   // What the options say is wrong, before the first turn.
-  loop_.check(shortest_request(options_.config, options_.capacity));
+  loop_.check(shortest_request(model.engine().config(), options_.config, options_.capacity));
   reset();
 }
 

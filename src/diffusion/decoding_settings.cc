@@ -18,7 +18,8 @@ constexpr double kSdarThreshold = 0.85;
 constexpr double kCautiousThreshold = 0.95;  // of LLaDA 2 and Stable-DiffCoder
 constexpr double kFastDllmV2Threshold = 1.0;
 constexpr std::int64_t kPostSteps = 16;  // of LLaDA 2.1's editing
-constexpr std::int64_t kWindow = 16;     // of WeDLM
+constexpr std::int64_t kMostWindow = 4096;
+constexpr std::int64_t kWindow = 16;  // of WeDLM
 constexpr double kWindowEntropy = 0.4;
 constexpr double kWindowPenalty = 0.02;
 constexpr std::int64_t kInitialMasks = 4;  // of DreamOn
@@ -69,7 +70,7 @@ void check_ranges(const DiffusionGenerationConfig& config) {
   check_range("max_post_steps", static_cast<double>(config.max_post_steps.value_or(0)), 0.0, double{kMost});
   check_positive("initial_masks", config.initial_masks);
   check_range("expand_budget", static_cast<double>(config.expand_budget.value_or(0)), 0.0, double{kMost});
-  check_range("window_size", static_cast<double>(config.window_size.value_or(0)), 0.0, 4096.0);
+  check_range("window_size", static_cast<double>(config.window_size.value_or(0)), 0.0, double{kMostWindow});
   check_range("entropy_threshold", config.entropy_threshold.value_or(0.0), 0.0, kAny);
   check_range("pos_penalty_factor", config.pos_penalty_factor.value_or(0.0), 0.0, kAny);
   if (config.max_post_steps && !config.editing_threshold) {
@@ -407,9 +408,16 @@ DiffusionGenerationConfig family_defaults(const ModelConfig& model) {
   return config;
 }
 
-GenerationRequest shortest_request(const DiffusionGenerationConfig& config, std::int64_t capacity) {
+std::int64_t tokens_behind(const ModelConfig& model, const DiffusionGenerationConfig& config) {
+  const std::int64_t window = has_window(model) ? config.window_size.value_or(kWindow) : 0;
+  return std::clamp(window, std::int64_t{1}, kMostWindow) - 1;  // whatever was asked for
+}
+
+GenerationRequest shortest_request(const ModelConfig& model, const DiffusionGenerationConfig& config,
+                                   std::int64_t capacity) {
   GenerationRequest request{.prompt = {0}, .suffix = {}, .config = config};
-  request.config.max_new_tokens = std::min(config.max_new_tokens, std::max<std::int64_t>(capacity - 1, 1));
+  const std::int64_t room = capacity - 1 - tokens_behind(model, config);
+  request.config.max_new_tokens = std::min(config.max_new_tokens, std::max<std::int64_t>(room, 1));
   return request;
 }
 

@@ -81,6 +81,10 @@ bool has_causal_context(const ModelConfig& model);
 DiffusionGenerationConfig family_defaults(const ModelConfig& model);
 
 // A request that fits into a cache of `capacity` tokens: what is refused of it is its options, before a real one comes.
-GenerationRequest shortest_request(const DiffusionGenerationConfig& config, std::int64_t capacity);
+GenerationRequest shortest_request(const ModelConfig& model, const DiffusionGenerationConfig& config,
+                                   std::int64_t capacity);
+
+// Tokens of the cache that a request takes behind its answer: masks of a window.
+std::int64_t tokens_behind(const ModelConfig& model, const DiffusionGenerationConfig& config);
 
 }  // namespace diffulex_edge

@@ -8,6 +8,7 @@
 
 #include "core/json.h"
 #include "diffulex_edge/error.h"
+#include "diffusion/decoding_settings.h"
 #include "server/api_error.h"
 #include "server/request_fields.h"
 
@@ -140,7 +141,8 @@ void set_length(const RequestFields& fields, std::int64_t least, const ServedMod
   const std::optional<std::int64_t> length = fields.integer(name, least);
   // Models with blocks fill up their last one.
   const std::int64_t block = std::max<std::int64_t>(model.text.engine().config().block_length, 1);
-  const auto used = static_cast<std::int64_t>(request.prompt.size() + request.suffix.size());
+  const auto used = static_cast<std::int64_t>(request.prompt.size() + request.suffix.size()) +
+                    tokens_behind(model.text.engine().config(), request.config);
   const std::int64_t room = model.capacity / block * block - used;
   if (room < length.value_or(1)) {
     throw ApiError(400,
