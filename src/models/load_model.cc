@@ -126,7 +126,7 @@ void add_adapter(Checkpoint& checkpoint, const ModelPlace& place, const ModelCon
   if (!have_same_file(place.adapter, place.folder, "tokenizer.json") ||
       !have_same_file(place.adapter, place.folder, "tokenizer_config.json") ||
       !have_same_file(place.adapter, place.folder, "chat_template.jinja")) {
-    warnings.push_back(
+    warnings.emplace_back(
         "the adapter's folder has another tokenizer or chat template than the model, which are not used");
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "diffulex_edge/error.h"
 #include "graph/graph_parts.h"
@@ -58,7 +59,8 @@ std::vector<const LayerPlan*> sorted(const std::vector<LayerPlan>& plans) {
   for (const LayerPlan& plan : plans) {
     result.push_back(&plan);
   }
-  std::ranges::stable_sort(result, {}, key_of);
+  // Of equal keys the first plan comes first, as it is found without sorting.
+  std::ranges::sort(result, {}, [](const LayerPlan* plan) { return std::pair(key_of(plan), plan); });
   return result;
 }
 
