@@ -176,7 +176,7 @@ class Merge {
   }
 
   // "base_model.model.model.layers.0.mlp.up_proj" is "model.layers.0.mlp.up_proj" in the model.
-  std::string in_model(const TensorView& view, const std::string& name) const {
+  static std::string in_model(const TensorView& view, const std::string& name) {
     if (!name.starts_with(kPeftPrefix)) {
       fail_tensor(view, "does not begin with \"" + std::string(kPeftPrefix) + "\", as peft's tensors do");
     }

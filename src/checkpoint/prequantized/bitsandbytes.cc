@@ -79,7 +79,7 @@ class ByteWeight final : public RowDecoder {
   void decode(std::int64_t row_begin, std::int64_t count, std::span<float> target) const override {
     constexpr float kUnit = 1.0F / 127.0F;
     for (std::int64_t i = 0; i < count; ++i) {
-      const float magnitude = element_at<float>(part(1), row_begin + i);
+      const auto magnitude = element_at<float>(part(1), row_begin + i);
       for (std::int64_t j = 0; j < columns(); ++j) {
         const auto element = static_cast<float>(element_at<std::int8_t>(part(0), (row_begin + i) * columns() + j));
         target[static_cast<std::size_t>(i * columns() + j)] = element * magnitude * kUnit;

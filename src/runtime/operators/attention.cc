@@ -140,7 +140,7 @@ class Attention {
   }
 
   // Keys that a query sees; the rest of them come behind.
-  std::int64_t seen_by(const Sequence& sequence, std::int64_t query) const {
+  static std::int64_t seen_by(const Sequence& sequence, std::int64_t query) {
     const std::int64_t block = sequence.block;
     return block == 0 ? sequence.keys : std::min(sequence.keys, ((sequence.start + query) / block + 1) * block);
   }

@@ -118,7 +118,7 @@ TEST_F(FamilyConfig, RefusesByNameWhatChangesTheMathematics) {
       {"layer_types", {"full_attention", "sliding_attention"}},
       {"layer_types", {"linear_attention"}},
       {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}},
-      {"quantization_config", {{"quant_method", "awq"}, {"version", "gemv"}}},
+      {"quantization_config", {{"quant_method", "awq"}, {"version", "gemv_fast"}}},
   };
   for (const char* family : kTransformersFamilies) {
     for (const auto& [key, value] : kTransformers) {
