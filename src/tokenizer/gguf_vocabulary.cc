@@ -15,6 +15,7 @@
 #include "model_files/gguf_file.h"
 #include "model_files/gguf_tokenizer.h"
 #include "model_files/model_files.h"
+#include "tokenizer/metaspace.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/tokenizer_files.h"
 #include "tokenizer/tokenizer_source.h"
@@ -26,9 +27,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::size_t kMaxDocumentBytes = std::size_t{32} << 20U;
-constexpr float kScoreOfAdded = -1000.0F;      // of SentencePiece's, as llama.cpp's converter writes it
-constexpr float kScoreOfNone = -10000.0F;      // the same, of ids without a token
-constexpr const char* kMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space
+constexpr float kScoreOfAdded = -1000.0F;  // of SentencePiece's, as llama.cpp's converter writes it
+constexpr float kScoreOfNone = -10000.0F;  // the same, of ids without a token
 
 [[noreturn]] void refuse(const TokenizerSource& source, const std::string& what) {
   throw Error(ErrorCode::kUnsupported, source.where, what + ", which llama.cpp has no tokenizer for",
@@ -123,7 +123,7 @@ void add_byte_level(const TokenizerSource& source, const BpeSource& bpe, TokenTa
 // Whether a space comes before a text; nothing where its spaces are not SentencePiece's.
 std::optional<bool> adds_space(const TokenizerSource& source) {
   const auto is_space_mark = [](const json& step) {
-    return is_type(step, "Replace") && step.value("content", json()) == kMark &&
+    return is_type(step, "Replace") && step.value("content", json()) == kSentencePieceSpace &&
            step.value("pattern", json()) == json{{"String", " "}};
   };
   if (is_type(source.pre_tokenizer, "Metaspace") && source.normalizer.is_null()) {
@@ -142,7 +142,7 @@ std::optional<bool> adds_space(const TokenizerSource& source) {
     return std::nullopt;
   }
   const bool has_prefix =
-      steps.size() == 2 && is_type(steps[0], "Prepend") && steps[0].value("prepend", json()) == kMark;
+      steps.size() == 2 && is_type(steps[0], "Prepend") && steps[0].value("prepend", json()) == kSentencePieceSpace;
   return has_prefix || steps.size() == 1 ? std::optional(has_prefix) : std::nullopt;
 }
 

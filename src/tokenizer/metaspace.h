@@ -8,6 +8,9 @@
 
 namespace diffulex_edge {
 
+// U+2581 in UTF-8: SentencePiece's space.
+inline constexpr const char* kSentencePieceSpace = "\xE2\x96\x81";
+
 // Where a text gets one that has none at its beginning.
 enum class MetaspacePrefix { kAlways, kFirst, kNever };
 

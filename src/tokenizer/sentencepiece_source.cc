@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "diffulex_edge/error.h"
+#include "tokenizer/metaspace.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/utf8.h"
 
@@ -16,7 +17,6 @@ using Piece = SentencePieceModel::Piece;
 using Kind = SentencePieceModel::Kind;
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
-constexpr const char* kMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kLlamaTokens = {
     {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"unk_token", "<unk>"}}};
 
@@ -66,7 +66,7 @@ Merges merges_by_score(const SentencePieceModel& model) {
 
 nlohmann::json decoder_json(bool has_byte_fallback, bool strips_space) {
   nlohmann::json decoders = nlohmann::json::array();
-  decoders.push_back({{"type", "Replace"}, {"pattern", {{"String", kMark}}}, {"content", " "}});
+  decoders.push_back({{"type", "Replace"}, {"pattern", {{"String", kSentencePieceSpace}}}, {"content", " "}});
   if (has_byte_fallback) {
     decoders.push_back({{"type", "ByteFallback"}});
   }
@@ -78,7 +78,10 @@ nlohmann::json decoder_json(bool has_byte_fallback, bool strips_space) {
 }
 
 nlohmann::json metaspace_json(const char* prepend_scheme) {
-  return {{"type", "Metaspace"}, {"replacement", kMark}, {"prepend_scheme", prepend_scheme}, {"split", false}};
+  return {{"type", "Metaspace"},
+          {"replacement", kSentencePieceSpace},
+          {"prepend_scheme", prepend_scheme},
+          {"split", false}};
 }
 
 nlohmann::json replace_json(const char* kind, const char* pattern, const char* content) {
@@ -127,7 +130,7 @@ nlohmann::json general_normalizer(const SentencePieceModel& model, bool is_legac
     steps.push_back(replace_json("Regex", " {2,}", " "));
   }
   if (model.escapes_spaces) {
-    steps.push_back(replace_json("String", " ", kMark));
+    steps.push_back(replace_json("String", " ", kSentencePieceSpace));
   }
   if (model.adds_dummy_prefix && is_legacy) {
     // SentencePiece adds its prefix where there is a space already, too.
