@@ -12,7 +12,7 @@
 namespace diffulex_edge {
 namespace {
 
-constexpr std::size_t kMaxConfigBytes = 16U << 20U;
+constexpr std::size_t kMaxAdapterConfigBytes = 16U << 20U;
 constexpr const char* kMergeFirst =
     "merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER)";
 
@@ -67,7 +67,7 @@ LoraScheme read_adapter_config(const std::filesystem::path& folder, const std::v
   if (!is_present(path)) {
     throw Error(ErrorCode::kBadFile, folder.string(), "has no adapter_config.json", "name the folder of an adapter");
   }
-  nlohmann::json document = read_json_file(path, kMaxConfigBytes, JsonNumbers::kPython);
+  nlohmann::json document = read_json_file(path, kMaxAdapterConfigBytes, JsonNumbers::kPython);
   // Every version of peft adds keys for its newer methods; what is off or empty changes nothing.
   if (document.is_object()) {
     for (auto entry = document.begin(); entry != document.end();) {
