@@ -10,7 +10,6 @@
 
 #include "backends/package_contents.h"
 #include "bundle/bundle.h"
-#include "checkpoint/lora.h"
 #include "checkpoint/row_decoder.h"
 #include "checkpoint/stored_weight.h"
 #include "core/mapped_file.h"
@@ -70,8 +69,7 @@ Inspection inspect_checkpoint(const ModelPlace& place, const InspectOptions& opt
       read_prequantized(checkpoint, *parsed.prequantized);
     }
     if (!place.adapter.empty()) {
-      merge_lora(checkpoint, Checkpoint(find_adapter_weights(place.adapter)),
-                 read_adapter_config(place.adapter, options.ignored_config_keys), parsed.config.tie_word_embeddings);
+      merge_adapter(checkpoint, place.adapter, parsed.config, options.ignored_config_keys);
     }
   }
   std::vector<std::span<const std::byte>> bytes;

@@ -287,8 +287,7 @@ class Merge {
     if (view.name.ends_with(kSecond)) {
       fail_tensor(view, "has no lora_A.weight beside it");
     }
-    throw Error(ErrorCode::kUnsupported, view.where(), "is of a kind of adapter that is not read here",
-                "merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER)");
+    throw Error(ErrorCode::kUnsupported, view.where(), "is of a kind of adapter that is not read here", kMergeFirst);
   }
 
   Checkpoint& base_;

@@ -11,6 +11,10 @@
 
 namespace diffulex_edge {
 
+// What to do with an adapter that is not read here.
+inline constexpr const char* kMergeFirst =
+    "merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER)";
+
 // What adapter_config.json says that the tensors do not.
 struct LoraScheme {
   double alpha = 8.0;

@@ -13,8 +13,6 @@ namespace diffulex_edge {
 namespace {
 
 constexpr std::size_t kMaxAdapterConfigBytes = 16U << 20U;
-constexpr const char* kMergeFirst =
-    "merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER)";
 
 [[noreturn]] void refuse(const ConfigReader& config, const std::string& key, const std::string& what) {
   throw Error(ErrorCode::kUnsupported, config.where() + ": '" + key + "'", what, kMergeFirst);
@@ -121,6 +119,12 @@ LoraScheme read_adapter_config(const std::filesystem::path& folder, const std::v
                  "ensure_weight_tying"});
   config.finish();
   return scheme;
+}
+
+MergedLora merge_adapter(Checkpoint& checkpoint, const std::filesystem::path& folder, const ModelConfig& config,
+                         const std::vector<std::string>& ignored_keys) {
+  const LoraScheme scheme = read_adapter_config(folder, ignored_keys);
+  return merge_lora(checkpoint, Checkpoint(find_adapter_weights(folder)), scheme, config.tie_word_embeddings);
 }
 
 }  // namespace diffulex_edge

@@ -118,9 +118,7 @@ bool have_same_file(const std::filesystem::path& a, const std::filesystem::path&
 
 void add_adapter(Checkpoint& checkpoint, const ModelPlace& place, const ModelConfig& config,
                  const ModelOptions& options, std::vector<std::string>& warnings) {
-  const LoraScheme scheme = read_adapter_config(place.adapter, options.ignored_config_keys);
-  const MergedLora merged =
-      merge_lora(checkpoint, Checkpoint(find_adapter_weights(place.adapter)), scheme, config.tie_word_embeddings);
+  const MergedLora merged = merge_adapter(checkpoint, place.adapter, config, options.ignored_config_keys);
   warnings.push_back("the adapter " + place.adapter.string() + " is merged while weights are read: " +
                      describe(merged) + " of the model " + place.folder.string());
   if (!have_same_file(place.adapter, place.folder, "tokenizer.json") ||

@@ -67,7 +67,7 @@ class OfTransformers:
         return f"transformers' `{self.name}`, {masks.get(block_length, f'under a mask of blocks of {block_length}')}"
 
     def write(self, config: Mapping[str, Any], block_length: int, folder: Path) -> Forward:
-        network = self._network(config)
+        network = self.network(config)
         network.save_pretrained(folder)
         if self.renamed:
             tensors = load_file(folder / "model.safetensors")
@@ -91,7 +91,7 @@ class OfTransformers:
                 return models + tensor.removeprefix(own)
         return tensor
 
-    def _network(self, config: Mapping[str, Any]) -> Any:
+    def network(self, config: Mapping[str, Any]) -> Any:
         """With random weights that are no trivial ones, float32."""
         # Not of the arithmetic, or said by this class.
         others = {"architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version", "qk_norm"}

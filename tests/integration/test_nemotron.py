@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,85 +11,20 @@ import torch
 from command import UNSUPPORTED, assert_fails, run, run_json
 from families import attention_mask
 from program import random_ids
-from safetensors.torch import save_file
+from published_models import MINISTRAL, MODELS
 from simulation import simulated_logits
 from test_runtime import forward
-from transformers import Ministral3Config, Ministral3ForCausalLM
+from transformers import Ministral3ForCausalLM
 
-ROPE: Final = {
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "factor": 16.0,
-    "llama_4_scaling_beta": 0.1,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-    "original_max_position_embeddings": 64,
-    "rope_theta": 1000000.0,
-    "rope_type": "yarn",
-}
-SIZES: Final = {
-    "hidden_size": 96,
-    "intermediate_size": 160,
-    "num_attention_heads": 3,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-    "vocab_size": 1001,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-05,
-    "tie_word_embeddings": False,
-}
-CONFIG: Final[dict[str, Any]] = {
-    "ar_loss_weight": 1.0,
-    "architectures": ["NemotronLabsDiffusionModel"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "attn_implementation": "sdpa",
-    "auto_map": {
-        "AutoConfig": "configuration_nemotron_labs_diffusion.NemotronLabsDiffusionConfig",
-        "AutoModel": "modeling_nemotron_labs_diffusion.NemotronLabsDiffusionModel",
-    },
-    "block_size": 32,
-    "bos_token_id": 1,
-    "dlm_loss_weight": None,
-    "dlm_paradigm": "bidirectional",
-    "dp_varying_mask_ratio": False,
-    "eos_token_id": 11,
-    "hidden_act": "silu",
-    "initializer_range": 0.02,
-    "mask_token_id": 100,
-    "mlp_bias": False,
-    "model_type": "nemotron_labs_diffusion",
-    "rope_parameters": ROPE,
-    "sliding_window": None,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "5.0.0",
-    "use_cache": False,
-} | SIZES
+CONFIG: Final = MODELS["Nemotron-Labs-Diffusion"].config
+ROPE: Final[dict[str, Any]] = CONFIG["rope_parameters"]
 
 
-def ministral(rope: dict[str, Any]) -> Ministral3ForCausalLM:
-    """Transformers' model of the same arithmetic, with random weights that are no trivial ones."""
-    torch.manual_seed(0)
-    config = Ministral3Config(**SIZES, rope_parameters=rope, attn_implementation="eager", sliding_window=None)
-    network = Ministral3ForCausalLM(config).float().eval()
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            spread = torch.randn_like(parameter)
-            parameter.copy_(1.0 + 0.2 * spread if "norm" in name else spread * parameter.shape[-1] ** -0.5)
-    return network
-
-
-def write_nemotron(folder: Path, network: Ministral3ForCausalLM, **changes: Any) -> Path:
-    """Its checkpoint under the names of Nemotron-Labs-Diffusion's."""
-    folder.mkdir()
-    renamed = {}
-    for name, tensor in network.state_dict().items():
-        new = "diffusion_head.weight" if name == "lm_head.weight" else name.replace("model.", "encoder.", 1)
-        renamed[new] = tensor.clone()
-    save_file(renamed, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
-    return folder
+def write_nemotron(folder: Path, **changes: Any) -> tuple[Path, Ministral3ForCausalLM]:
+    """The small model of the published list with other keys, and transformers' network of its weights."""
+    config = CONFIG | changes
+    MINISTRAL.write(config, 0, folder)
+    return folder, MINISTRAL.network(config)
 
 
 def logits_of(network: Ministral3ForCausalLM, ids: list[int], block_length: int) -> torch.Tensor:
@@ -107,8 +41,7 @@ def assert_close(logits: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("factor", [16.0, 0.25])  # of 8B and of 3B-Base
 def test_logits_are_ministrals(factor: float, tmp_path: Path) -> None:
     rope = ROPE | {"factor": factor}
-    network = ministral(rope)
-    model = write_nemotron(tmp_path / "model", network, rope_parameters=rope)
+    model, network = write_nemotron(tmp_path / "model", rope_parameters=rope)
     sequences = [random_ids(length, 1001).tolist() for length in (1, 7, 33, 64)]
     for ids, logits in zip(sequences, forward(model, sequences), strict=True):
         assert_close(logits, logits_of(network, ids, 0))
@@ -118,8 +51,7 @@ def test_logits_are_ministrals(factor: float, tmp_path: Path) -> None:
 
 def test_positions_whose_queries_are_scaled_are_refused(tmp_path: Path) -> None:
     """From original_max_position_embeddings on, Llama 4's scaling changes the logits."""
-    network = ministral(ROPE)
-    model = write_nemotron(tmp_path / "model", network)
+    model, _ = write_nemotron(tmp_path / "model")
     assert run_json("inspect", model, "--no-hash")["config"]["max_positions"] == 64
     result = run("export", model, "-o", tmp_path / "a.pte", "--seq-len", 65)
     assert_fails(result, UNSUPPORTED, "65", "llama_4_scaling_beta", "at most 64")
@@ -128,7 +60,7 @@ def test_positions_whose_queries_are_scaled_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("paradigm", ["block_diff", "sbd_block_diff"])
 def test_training_with_blocks_in_the_mask_is_refused(paradigm: str, tmp_path: Path) -> None:
-    model = write_nemotron(tmp_path / "model", ministral(ROPE), dlm_paradigm=paradigm)
+    model, _ = write_nemotron(tmp_path / "model", dlm_paradigm=paradigm)
     assert_fails(run("inspect", model), UNSUPPORTED, "dlm_paradigm", paradigm)
 
 
@@ -175,8 +107,7 @@ def generated(model: Path, prompt: list[int], folder: Path, *options: object) ->
 @pytest.mark.parametrize("threshold", [None, 0.015])
 @pytest.mark.parametrize("block", [1, 4, 8])
 def test_text_is_that_of_the_authors_program(block: int, threshold: float | None, tmp_path: Path) -> None:
-    network = ministral(ROPE)
-    model = write_nemotron(tmp_path / "model", network)
+    model, network = write_nemotron(tmp_path / "model")
     prompt = random_ids(13, 1001).tolist()
     options = ("--max-new-tokens", 16, "--block-length", block, "--ignore-eos")
     options += () if threshold is None else ("--threshold", threshold)
@@ -189,8 +120,7 @@ def test_text_is_that_of_the_authors_program(block: int, threshold: float | None
 
 
 def test_an_end_token_ends_the_text(tmp_path: Path) -> None:
-    network = ministral(ROPE)
-    model = write_nemotron(tmp_path / "model", network)
+    model, network = write_nemotron(tmp_path / "model")
     prompt = random_ids(13, 1001).tolist()
     eos = decoded(network, prompt, 16, 8, None)[5]
     report = generated(model, prompt, tmp_path, "--max-new-tokens", 16, "--block-length", 8, "--eos-id", eos)
@@ -200,8 +130,7 @@ def test_an_end_token_ends_the_text(tmp_path: Path) -> None:
 
 def test_without_a_cache_all_tokens_see_one_another(tmp_path: Path) -> None:
     """As LLaDA decodes: another text, which an artefact writes too; it has no pass with a causal mask."""
-    network = ministral(ROPE)
-    model = write_nemotron(tmp_path / "model", network)
+    model, network = write_nemotron(tmp_path / "model")
     prompt = random_ids(13, 1001).tolist()
     options = ("--max-new-tokens", 8, "--block-length", 8, "--ignore-eos")
     ids = [*prompt, *[CONFIG["mask_token_id"]] * 8]
