@@ -28,9 +28,17 @@ std::vector<const T*> list(const flatbuffers::Vector<flatbuffers::Offset<T>>* ve
   return vector == nullptr ? std::vector<const T*>() : std::vector<const T*>(vector->begin(), vector->end());
 }
 
+// The verifier sees to the alignment of a vector's length, not of its elements.
 template <typename T>
 std::vector<std::int64_t> integers(const flatbuffers::Vector<T>* vector) {
-  return vector == nullptr ? std::vector<std::int64_t>() : std::vector<std::int64_t>(vector->begin(), vector->end());
+  std::vector<std::int64_t> values;
+  if (vector != nullptr) {
+    const auto bytes = std::as_bytes(std::span(vector->Data(), vector->size() * sizeof(T)));
+    for (std::size_t i = 0; i < vector->size(); ++i) {
+      values.push_back(static_cast<std::int64_t>(load<T>(bytes, i * sizeof(T))));
+    }
+  }
+  return values;
 }
 
 }  // namespace diffulex_edge::flat
